@@ -1,0 +1,39 @@
+"""Convert ckpt.pt into an integrate-and-fire network.
+
+    python SNN_conversion.py --flagfile config/SNN_convert/demo.txt
+    python SNN_conversion.py --flagfile config/SNN_convert/CIFAR10_snn.txt
+
+Reads ckpt.pt in --logdir; writes converted_snn.pt, gap.json and images/. Nothing is trained: the weights are those
+of the quantized network, and the table it prints says how far the spiking network is from it under each schedule.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ann2snn import build, flags
+from ann2snn.flags import FLAGS
+from ann2snn.stages import convert, train
+
+flags.define()
+
+
+def main() -> int:
+    build.require_action(FLAGS.eval, "eval")
+    device, sample, spiking = build.device(), build.sample_config(), build.spiking_config()
+    source = build.load_checkpoint(Path(FLAGS.logdir) / train.CHECKPOINT)
+    sample.check_fits(source.net.diffusion)
+    return convert.run(
+        build.logdir("convert"),
+        source,
+        spiking,
+        sample,
+        device,
+        grid_images=FLAGS.gen_images,
+        gap_images=FLAGS.gap_images,
+        batch_size=FLAGS.batch_size,
+    )
+
+
+if __name__ == "__main__":
+    flags.run_script(main)

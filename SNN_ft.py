@@ -1,0 +1,40 @@
+"""Fine-tune the converted network block by block, so that its stream schedule comes closer to the quantized ANN.
+
+    python SNN_ft.py --flagfile config/SNN_ft/demo.txt
+    python SNN_ft.py --flagfile config/SNN_ft/CIFAR10_snnft.txt
+
+Reads ckpt.pt in --logdir and the training images; writes SNN_<bit>bit_ft/ with model_best.pt, model_backpacks/,
+ft_blocks_samples/ and finetune.json. The same command continues an interrupted run at the next block.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ann2snn import build, flags
+from ann2snn.flags import FLAGS
+from ann2snn.stages import finetune, train
+
+flags.define()
+
+
+def main() -> int:
+    build.require_action(FLAGS.fine_tune, "fine_tune")
+    device, sample, spiking = build.device(), build.sample_config(), build.spiking_config(schedule="stream")
+    config = finetune.FineTuneConfig(
+        steps=FLAGS.ft_steps,
+        lr=FLAGS.lr,
+        batch_size=FLAGS.ft_batch_size,
+        save_step=2000 if FLAGS.save_step is None else FLAGS.save_step,
+        sample_size=FLAGS.sample_size if FLAGS.sample_step else 0,
+        resume=FLAGS.resume,
+        seed=FLAGS.seed,
+    )
+    source = build.load_checkpoint(Path(FLAGS.logdir) / train.CHECKPOINT)
+    sample.check_fits(source.net.diffusion)
+    dataset = build.dataset_for(source)
+    return finetune.run(build.logdir("finetune"), source, dataset, spiking, config, sample, device)
+
+
+if __name__ == "__main__":
+    flags.run_script(main)

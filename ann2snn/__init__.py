@@ -1,0 +1,27 @@
+"""ANN-to-SNN conversion of diffusion models.
+
+>>> import torch, ann2snn
+>>> net = ann2snn.build_unet(ch=8, ch_mult=(1, 2), num_res_blocks=1, norm_groups=4, image_size=8, bit=2).double().eval()
+>>> snn = ann2snn.convert(net, schedule="stream", settle_steps="auto")
+>>> x, t = torch.randn(2, 3, 8, 8, dtype=torch.float64), torch.tensor([50, 700])
+>>> bool((snn(x, t) - net(x, t)).norm() <= 1e-12 * net(x, t).norm())
+True
+"""
+
+from .api import build_unet, convert, gap, load, sample
+from .config import DiffusionConfig, SampleConfig, SpikingConfig, UNetConfig
+from .errors import UserError
+
+__version__ = "0.1.0"
+__all__ = [
+    "DiffusionConfig",
+    "SampleConfig",
+    "SpikingConfig",
+    "UNetConfig",
+    "UserError",
+    "build_unet",
+    "convert",
+    "gap",
+    "load",
+    "sample",
+]

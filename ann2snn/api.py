@@ -1,0 +1,87 @@
+"""The stages from Python: load, build, convert, sample, measure the gap."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from .config import DiffusionConfig, SampleConfig, SpikingConfig, UNetConfig
+from .convert import GapReport, SpikingDenoiser, measure_gap
+from .convert import convert as convert_network
+from .io import checkpoint
+from .nets import UNet
+from .sampling import generate_all
+
+__all__ = ["build_unet", "convert", "gap", "load", "sample"]
+
+
+def load(
+    path: str | os.PathLike, *, weights: str = "ema", bit: int | None = None, device: str = "cpu", **spiking: object
+) -> UNet | SpikingDenoiser:
+    """Read a network, ANN or SNN, of this program or of the published conversion code, in eval mode.
+
+    weights: "ema" (averaged) or "net" (raw; training checkpoints only).
+    bit: activation bits, for the published code's files, which do not store them.
+    spiking: fields of `SpikingConfig` (schedule, signed, …) that override how a spiking network runs.
+
+    The network knows itself: `config`, `in_channels`, `image_size`, `diffusion` (and `spiking`, if it is one).
+
+    Raises UserError (a ValueError) for a missing, damaged or foreign file.
+    """
+    net = checkpoint.load(path, weights=weights, bit=bit).net.to(device)
+    if spiking:
+        if not isinstance(net, SpikingDenoiser):
+            raise TypeError(f"{', '.join(spiking)} given, but {path} is an ANN: use ann2snn.convert")
+        net.clock.config = override(net.spiking, spiking)
+    return net
+
+
+def override(stored: SpikingConfig, changes: dict) -> SpikingConfig:
+    """`stored` with `changes`; leaving `stream` also leaves its settling behind."""
+    if changes.get("schedule") == "layer_sync" and "settle_steps" not in changes:
+        changes = {**changes, "settle_steps": 0}
+    return replace(stored, **changes)
+
+
+def build_unet(*, bit: int = 8, diffusion: DiffusionConfig | None = None, **config: object) -> UNet:
+    """A U-Net with fresh weights; `bit=32` is the plain ReLU network. `config`: fields of `UNetConfig`."""
+    settings = UNetConfig(bits=bit, **config)
+    return UNet(settings, diffusion=diffusion)
+
+
+def convert(ann: UNet, **options: object) -> SpikingDenoiser:
+    """The integrate-and-fire network of a quantized U-Net; the ANN is left as it is.
+
+    options: schedule="layer_sync" | "stream", signed=True, stream_norm="cumulative" | "per_step",
+    if_neuron="bounded" | "reference", settle_steps=0 | n | "auto".
+
+    Raises UserError where there is nothing to count: full precision, or activation levels that are not uniform.
+    """
+    return convert_network(ann, **options)
+
+
+def sample(
+    net: nn.Module,
+    n: int,
+    *,
+    sampler: str = "ddim",
+    steps: int = 50,
+    seed: int = 0,
+    eta: float = 0.0,
+    clip: bool = True,
+    batch_size: int = 64,
+) -> Tensor:
+    """Images 0..n−1 of seed `seed`, uint8 [n, C, H, W]; the same noise for every network and batch size."""
+    config = SampleConfig(sampler, steps, eta, clip, seed)
+    config.check_fits(net.diffusion)
+    return generate_all(net, config, n, batch_size)
+
+
+def gap(ann: UNet, snn: SpikingDenoiser, x: Tensor, t: Tensor) -> GapReport:
+    """Relative L2 error of the SNN's time-averaged output against the ANN's, block by block; see `GapReport`.
+
+    x [N, C, H, W], t [N]. Both networks must share a dtype; float64 tells exactness from rounding.
+    """
+    return measure_gap(ann, snn, x, t)

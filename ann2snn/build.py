@@ -1,0 +1,116 @@
+"""Composition root: from flags to the objects the stages work on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from . import flags
+from .config import SampleConfig, SpikingConfig, TrainConfig
+from .convert import SpikingDenoiser
+from .data import ImageDataset, load_dataset
+from .errors import UserError
+from .flags import FLAGS
+from .io import checkpoint
+from .io.atomic import write_text
+from .runtime import choose_device, prepare_folder
+from .stages.convert import CONVERTED
+from .stages.train import CHECKPOINT
+
+
+def device() -> torch.device:
+    """The device asked for, and a word about `--parallel`. Raises UserError."""
+    if FLAGS.num_threads:
+        torch.set_num_threads(FLAGS.num_threads)
+    chosen = choose_device(FLAGS.device)
+    if FLAGS.parallel:
+        print(f"--parallel: several processes are not supported yet; running on one device ({chosen})")
+    return chosen
+
+
+def logdir(stage: str) -> Path:
+    """The run's folder, created and writable; a stage's flags are kept beside its results. Raises UserError.
+
+    Training writes `flagfile.txt`, the others `flagfile.{stage}.txt`.
+    """
+    folder = prepare_folder(FLAGS.logdir)
+    name = "flagfile.txt" if stage == "train" else f"flagfile.{stage}.txt"
+    write_text(folder / name, FLAGS.flags_into_string())
+    return folder
+
+
+def dataset(train: bool = True) -> ImageDataset:
+    """The data set the flags name. Raises UserError."""
+    return load_dataset(FLAGS.dataset_type, FLAGS.data_dir, FLAGS.img_size, train=train)
+
+
+def dataset_for(source: checkpoint.Loaded) -> ImageDataset:
+    """The images a checkpoint was trained on: its own data set unless `--dataset_type` says otherwise."""
+    trained_on = source.raw.get("config", {}).get("train", {}).get("dataset_type")
+    name = FLAGS.dataset_type if flags.given("dataset_type") or not trained_on else trained_on
+    net = source.net
+    channels = net.in_channels if name == "folder" else None
+    images = load_dataset(name, FLAGS.data_dir, net.image_size, channels=channels)
+    if images.channels != net.in_channels:
+        raise UserError(
+            f"{name} has {images.channels} image channels, the network of {source.path} {net.in_channels}: "
+            "give the --dataset_type it was trained on"
+        )
+    return images
+
+
+def sample_config() -> SampleConfig:
+    return SampleConfig(FLAGS.sampler, FLAGS.sampler_steps, FLAGS.eta, FLAGS.clip_x0, FLAGS.seed)
+
+
+def train_config() -> TrainConfig:
+    return TrainConfig(**{name: FLAGS[name].value for name in TrainConfig.__dataclass_fields__})
+
+
+def spiking_config(stored: SpikingConfig | None = None, **defaults: object) -> SpikingConfig:
+    """How the SNN runs: flags given by hand, over a checkpoint's own settings, over the stage's defaults."""
+    base = (stored or SpikingConfig(**defaults)).to_dict()
+    asked = {name: FLAGS[name].value for name in base if FLAGS[name].value is not None}
+    if asked.get("schedule") == "layer_sync" and "settle_steps" not in asked:
+        base["settle_steps"] = 0  # a stored stream network run under layer_sync has nothing to settle
+    return SpikingConfig(**base | asked)
+
+
+def load_checkpoint(path: Path, weights: str = "ema") -> checkpoint.Loaded:
+    """Read a network; any flag given by hand must agree with it. Raises UserError."""
+    expected = flags.given_fields({**flags.NETWORK_FLAGS, **flags.DIFFUSION_FLAGS})
+    if "bits" in expected:
+        bit = FLAGS.bit
+        expected["bits"] = ("bit", int(bit) if bit == int(bit) else bit)
+    loaded = checkpoint.load(
+        path,
+        weights=weights,
+        bit=int(FLAGS.bit) if flags.given("bit") else None,
+        image_size=FLAGS.img_size if flags.given("img_size") else None,
+        expected=expected,
+    )
+    if flags.given("var_type"):  # a choice of the sampler, not of the network
+        unet = loaded.net.unet if isinstance(loaded.net, SpikingDenoiser) else loaded.net
+        unet.diffusion = replace(unet.diffusion, var_type=FLAGS.var_type)
+    return loaded
+
+
+def load_network() -> checkpoint.Loaded:
+    """The network to evaluate, run as the flags say: --eval_model_path, else the logdir's converted_snn.pt or ckpt.pt."""
+    folder = Path(FLAGS.logdir)
+    candidates = [Path(FLAGS.eval_model_path)] if FLAGS.eval_model_path else [folder / CONVERTED, folder / CHECKPOINT]
+    path = next((p for p in candidates if p.exists()), candidates[0])
+    loaded = load_checkpoint(path)
+    if isinstance(loaded.net, SpikingDenoiser):
+        loaded.net.clock.config = spiking_config(loaded.net.spiking)
+    elif FLAGS.schedule is not None:
+        raise UserError(f"--schedule={FLAGS.schedule}: {path} is an ANN; convert it first (SNN_conversion.py)")
+    return loaded
+
+
+def require_action(chosen: bool, flag: str) -> None:
+    """Raise UserError when a script is called without the flag that makes it act."""
+    if not chosen:
+        raise UserError(f"nothing to do: add --{flag} (the flagfiles under config/ do), or see --help")

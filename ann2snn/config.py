@@ -1,0 +1,220 @@
+"""Frozen, validated settings. Below the scripts nothing reads a command-line flag: it reads one of these.
+
+Every field is checked on construction, so that a bad value stops a run before anything is computed or written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from .errors import UserError
+
+FULL_PRECISION = 32
+SCHEDULES = ("layer_sync", "stream")
+STREAM_NORMS = ("cumulative", "per_step")
+IF_NEURONS = ("bounded", "reference")
+MEAN_TYPES = ("epsilon", "xstart", "xprev")
+VAR_TYPES = ("fixedlarge", "fixedsmall")
+AUTO = "auto"
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError(message)` unless `condition` holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def check_bits(bits: int, flag: str) -> int:
+    """Return `bits` as an integer; 2 to 8 or 32 (full precision). Raises UserError."""
+    require(float(bits) == int(bits), f"{flag}={bits}: a bit width is a whole number")
+    bits = int(bits)
+    require(bits in range(2, 9) or bits == FULL_PRECISION, f"{flag}={bits}: use 2 to 8, or 32 for full precision")
+    return bits
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Shape and precision of the denoiser; stored in every checkpoint.
+
+    bits: activation width; 32 is a plain ReLU network. weight_bits: 32 keeps full-precision weights.
+    norm_groups: groups of every GroupNorm. With one channel per group a norm cancels the time embedding, which is
+    added per channel just before it, so keep at least two channels per group in the narrowest block.
+    """
+
+    in_channels: int = 3
+    image_size: int = 32
+    ch: int = 128
+    ch_mult: tuple[int, ...] = (1, 2, 2, 2)
+    num_res_blocks: int = 2
+    dropout: float = 0.1
+    bits: int = 8
+    weight_bits: int = FULL_PRECISION
+    weight_quant: str = "apot"
+    diffusion_steps: int = 1000
+    norm_groups: int = 32
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__  # the dataclass is frozen; normalise types once, here
+        set_field(self, "bits", check_bits(self.bits, "--bit"))
+        set_field(self, "weight_bits", check_bits(self.weight_bits, "--weight_bit"))
+        set_field(self, "ch_mult", tuple(int(m) for m in self.ch_mult))
+        require(self.weight_quant in ("apot", "uniform"), f"--weight_quant={self.weight_quant}: use apot or uniform")
+        require(self.in_channels in (1, 3), f"{self.in_channels} image channels: images have 1 (grey) or 3 (colour)")
+        require(0 < self.ch <= 4096, f"--ch={self.ch}: use 1 to 4096")
+        require(1 <= self.num_res_blocks <= 16, f"--num_res_blocks={self.num_res_blocks}: use 1 to 16")
+        require(0 <= self.dropout < 1, f"--dropout={self.dropout}: use a value in [0, 1)")
+        require(1 <= self.diffusion_steps <= 100_000, f"--T={self.diffusion_steps}: use 1 to 100000")
+        require(
+            0 < len(self.ch_mult) <= 4 and min(self.ch_mult, default=0) > 0,
+            f"--ch_mult={','.join(map(str, self.ch_mult))}: give 1 to 4 positive values, each once; a flag repeated "
+            "after a flagfile appends to the flagfile's values, so edit the flagfile instead",
+        )
+        require(self.ch % 2 == 0, f"--ch={self.ch}: must be even (sine and cosine halves of the time embedding)")
+        require(
+            self.norm_groups > 0 and self.ch % self.norm_groups == 0,
+            f"--norm_groups={self.norm_groups}: must divide --ch={self.ch}",
+        )
+        factor = 2 ** (len(self.ch_mult) - 1)
+        require(
+            self.image_size > 0 and self.image_size % factor == 0,
+            f"--img_size={self.image_size}: {len(self.ch_mult)} resolution levels halve it {len(self.ch_mult) - 1} "
+            f"times, so it must be a multiple of {factor}",
+        )
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self) | {"ch_mult": list(self.ch_mult)}
+
+
+@dataclass(frozen=True)
+class SpikingConfig:
+    """How a converted network runs; see docs/theory.md for what each choice costs.
+
+    settle_steps: an integer ≥ 0, or "auto" (run on until no neuron fires). Only `stream` settles.
+    """
+
+    schedule: str = "layer_sync"
+    signed: bool = True
+    stream_norm: str = "cumulative"
+    if_neuron: str = "bounded"
+    settle_steps: int | str = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("schedule", SCHEDULES), ("stream_norm", STREAM_NORMS), ("if_neuron", IF_NEURONS)):
+            value = getattr(self, name)
+            require(value in allowed, f"--{name}={value}: use one of {', '.join(allowed)}")
+        object.__setattr__(self, "settle_steps", self._parse_settle(self.settle_steps))
+        if self.settle_steps != 0:
+            require(
+                self.schedule == "stream",
+                f"--settle_steps={self.settle_steps}: layer_sync has nothing to settle; use it with --schedule=stream",
+            )
+            require(
+                self.stream_norm == "cumulative",
+                f"--settle_steps={self.settle_steps}: only --stream_norm=cumulative lets corrections die out",
+            )
+
+    @staticmethod
+    def _parse_settle(value: int | str) -> int | str:
+        if value == AUTO:
+            return AUTO
+        try:
+            steps = int(value)
+        except (TypeError, ValueError):
+            steps = -1
+        require(0 <= steps <= 10_000, f"--settle_steps={value}: use 0 to 10000, or auto")
+        return steps
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The variance-preserving process of DDPM (Ho et al., 2020): linear betas, what is predicted, which variance."""
+
+    diffusion_steps: int = 1000
+    beta_1: float = 1e-4
+    beta_T: float = 0.02
+    mean_type: str = "epsilon"
+    var_type: str = "fixedlarge"
+
+    def __post_init__(self) -> None:
+        require(self.diffusion_steps >= 1, f"--T={self.diffusion_steps}: use at least 1")
+        require(
+            0 < self.beta_1 <= self.beta_T < 1,
+            f"--beta_1={self.beta_1}, --beta_T={self.beta_T}: need 0 < beta_1 <= beta_T < 1",
+        )
+        require(self.mean_type in MEAN_TYPES, f"--mean_type={self.mean_type}: use one of {', '.join(MEAN_TYPES)}")
+        require(self.var_type in VAR_TYPES, f"--var_type={self.var_type}: use one of {', '.join(VAR_TYPES)}")
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How images are generated. steps counts network calls (ddpm always visits every diffusion step)."""
+
+    sampler: str = "ddpm"
+    steps: int = 50
+    eta: float = 0.0
+    clip: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.sampler in ("ddpm", "ddim"), f"--sampler={self.sampler}: use ddpm or ddim")
+        require(self.steps >= 1, f"--sampler_steps={self.steps}: use at least 1")
+        require(0 <= self.eta <= 1, f"--eta={self.eta}: use 0 (deterministic) to 1")
+        require(self.seed >= 0, f"--seed={self.seed}: use a non-negative integer")
+
+    def check_fits(self, diffusion: DiffusionConfig) -> None:
+        """Raise UserError if the process has fewer steps than asked for."""
+        if self.sampler == "ddim":
+            require(
+                self.steps <= diffusion.diffusion_steps,
+                f"--sampler_steps={self.steps}: more than the {diffusion.diffusion_steps} diffusion steps (--T)",
+            )
+
+    def calls(self, diffusion: DiffusionConfig) -> int:
+        """Network calls per image."""
+        return self.steps if self.sampler == "ddim" else diffusion.diffusion_steps
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimization of a denoiser; stored in `ckpt.pt`, and compared with the flags when a run is resumed."""
+
+    dataset_type: str = "cifar10"
+    lr: float = 2e-4
+    lr_decay: str = "none"
+    grad_clip: float = 1.0
+    total_steps: int = 800_000
+    warmup: int = 5000
+    batch_size: int = 128
+    ema_decay: float = 0.9999
+    act_init: str = "calibrate"
+    dropout: float = 0.1
+    flip: bool | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, f"--lr={self.lr}: must be positive")
+        require(self.grad_clip > 0, f"--grad_clip={self.grad_clip}: must be positive")
+        require(self.total_steps >= 1, f"--total_steps={self.total_steps}: use at least 1")
+        require(self.warmup >= 0, f"--warmup={self.warmup}: use 0 or more")
+        require(self.batch_size >= 1, f"--batch_size={self.batch_size}: use at least 1")
+        require(0 <= self.ema_decay < 1, f"--ema_decay={self.ema_decay}: use a value in [0, 1)")
+        require(self.seed >= 0, f"--seed={self.seed}: use a non-negative integer")
+        if self.act_init != "calibrate":
+            require(_positive(self.act_init), f"--act_init={self.act_init}: use calibrate or a positive number")
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+def _positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < float("inf")
+    except ValueError:
+        return False

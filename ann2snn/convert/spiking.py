@@ -1,0 +1,146 @@
+"""A U-Net of spiking parts, run over its spike window: called like any denoiser, answers with the time average."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ..config import AUTO, FULL_PRECISION, DiffusionConfig, SpikingConfig, UNetConfig
+from ..errors import UserError
+from ..nets import UNet
+from ..neurons import Clock, Clocked, IFNeuron, Monitor
+from .parts import SpikingParts
+
+
+class SpikingDenoiser(nn.Module):
+    """Integrate-and-fire network f(x [N, C, H, W], t [N]) → [N, C, H, W].
+
+    Input and biases are constant currents during T = 2^b − 1 steps; `stream` may then settle with the input off.
+    `last_settle_steps`: settling steps in which something still fired or that were asked for, of the last call.
+    """
+
+    def __init__(self, config: UNetConfig, spiking: SpikingConfig, diffusion: DiffusionConfig | None = None) -> None:
+        super().__init__()
+        require_quantized(config)
+        self.clock = Clock(spiking, config.bits)
+        self.unet = UNet(config, SpikingParts(config, self.clock), diffusion)
+        self.last_settle_steps = 0
+        # A spike crosses at most all layers, each of which corrects its count by at most T.
+        self.settle_limit = self.clock.spike_steps * (1 + sum(1 for _ in self.neurons()))
+
+    @property
+    def config(self) -> UNetConfig:
+        return self.unet.config
+
+    @property
+    def diffusion(self) -> DiffusionConfig:
+        return self.unet.diffusion
+
+    @property
+    def spiking(self) -> SpikingConfig:
+        return self.clock.config
+
+    @property
+    def in_channels(self) -> int:
+        return self.unet.in_channels
+
+    @property
+    def image_size(self) -> int:
+        return self.unet.image_size
+
+    def neurons(self) -> Iterator[tuple[str, IFNeuron]]:
+        """(name inside the U-Net, neuron layer) in the order of registration."""
+        for name, module in self.unet.named_modules():
+            if isinstance(module, IFNeuron):
+                yield name, module
+
+    def blocks(self) -> Iterator[tuple[str, nn.Module]]:
+        return self.unet.blocks()
+
+    def reset(self) -> None:
+        """Forget all neuron and norm state; done at every call."""
+        for module in self.unet.modules():
+            if isinstance(module, Clocked):
+                module.reset()
+        self.clock.elapsed = 0
+
+    @contextlib.contextmanager
+    def running_as(self, spiking: SpikingConfig | None = None, *, materialise: bool = False) -> Iterator[None]:
+        """Run under another schedule, or with the spike trains of `layer_sync` materialised, inside the context."""
+        previous = self.clock.config, self.clock.materialise
+        self.clock.config, self.clock.materialise = spiking or previous[0], materialise
+        try:
+            yield
+        finally:
+            self.clock.config, self.clock.materialise = previous
+
+    @contextlib.contextmanager
+    def monitored(self, monitor: Monitor) -> Iterator[None]:
+        """Send every neuron's events to `monitor` inside the context."""
+        previous, self.clock.monitor = self.clock.monitor, monitor
+        try:
+            yield
+        finally:
+            self.clock.monitor = previous
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """x [N, C, H, W], t [N], integer or fractional → time-averaged prediction [N, C, H, W]."""
+        self.reset()
+        clock = self.clock
+        self.last_settle_steps = 0
+        try:
+            steps = clock.spike_steps if clock.is_stream or clock.materialise else 1
+            total = self._chunk(x, t, steps, input_on=True)
+            if clock.is_stream and self.spiking.settle_steps:
+                total = total + self._settle(x, t)
+            return total / clock.window
+        finally:
+            self.reset()  # do not hold a batch of activations between calls
+
+    def _chunk(self, x: Tensor, t: Tensor, steps: int, *, input_on: bool) -> Tensor:
+        """Run `steps` time steps of the whole network, layer by layer → output summed over them [N, C, H, W]."""
+        clock = self.clock
+        clock.chunk_steps, clock.input_on = steps, input_on
+        rows = x if input_on else torch.zeros_like(x)
+        out = self.unet(rows.repeat(steps, 1, 1, 1), t.repeat(steps))
+        clock.elapsed += steps
+        return clock.unfold(out).sum(0)
+
+    def _settle(self, x: Tensor, t: Tensor) -> Tensor:
+        """Run on without input: a fixed number of steps at once, or step by step until no neuron fires."""
+        wanted = self.spiking.settle_steps
+        if wanted != AUTO:
+            self.last_settle_steps = wanted
+            return self._chunk(x, t, wanted, input_on=False)
+        total = torch.zeros_like(x)
+        counter = _EventCounter(self.clock.monitor)
+        with self.monitored(counter):
+            for _ in range(self.settle_limit):
+                counter.events = 0
+                total = total + self._chunk(x, t, 1, input_on=False)
+                if int(counter.events) == 0:
+                    return total
+                self.last_settle_steps += 1
+        raise RuntimeError(f"the network still fires after {self.settle_limit} settling steps")
+
+
+def require_quantized(config: UNetConfig) -> None:
+    """Raise UserError for a full-precision network: it has no levels to count."""
+    if config.bits == FULL_PRECISION:
+        raise UserError("a full-precision network (--bit=32) has no spike count: train it with --bit=2 to 8")
+
+
+class _EventCounter:
+    """Counts events of any sign and passes them on."""
+
+    def __init__(self, inner: Monitor | None) -> None:
+        self.inner = inner
+        self.events: Tensor | int = 0
+
+    def record(self, neuron: nn.Module, events: Tensor, is_count: bool) -> None:
+        self.events = self.events + torch.count_nonzero(events)
+        if self.inner is not None:
+            self.inner.record(neuron, events, is_count)

@@ -1,0 +1,230 @@
+"""The data sets that networks are trained on and compared with, as 8-bit images of one size."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torchvision import datasets as tv
+
+from ann2snn.data.decode import check_image, decode_image, fit_square, list_images
+from ann2snn.data.idx import read_idx
+from ann2snn.errors import UserError
+
+MAX_SIZE = 4096
+MEMORY_BUDGET = 2**30  # bytes of finished images to keep; larger sets are read image by image
+CELEBA_CROP = 140  # the side usual in the diffusion literature: face without most of the background
+SHIPPED = Path(__file__).parent / "fashion_mnist_10k"
+SHIPPED_TRAIN = 8000
+CHUNK = 256
+
+
+class ImageDataset:
+    """A map-style data set of uint8 images [C, img_size, img_size], without labels.
+
+    Attributes:
+        name: the `dataset_type` it was loaded by.
+        split: "train", "test", or "all" where there is no such division.
+        channels: 1 (grey) or 3 (RGB).
+        img_size: height and width in pixels.
+        flip: whether mirrored images are sensible training data.
+        images: all images, uint8 [N, C, H, W], or None where they are read one by one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        read: Callable[[int], torch.Tensor],
+        count: int,
+        *,
+        channels: int,
+        img_size: int,
+        flip: bool,
+    ):
+        """Read everything now if it fits the memory budget; `read(i)` gives image i as uint8 [C, H, W]."""
+        self.name, self.split = name, split
+        self.channels, self.img_size, self.flip = channels, img_size, flip
+        self._read, self._count = read, count
+        self.images: torch.Tensor | None = None
+        if count * channels * img_size**2 <= MEMORY_BUDGET:
+            self.images = _read_all(read, count, (channels, img_size, img_size))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        """Return image `index`, 0 to len - 1, as uint8 [C, H, W].
+
+        Raises:
+            IndexError: there is no such image.
+            UserError: its file cannot be decoded; the message names it.
+        """
+        if not 0 <= index < self._count:
+            raise IndexError(f"image {index} of {self._count}")
+        return self._read(index) if self.images is None else self.images[index]
+
+
+def load_dataset(
+    dataset_type: str, data_dir: str | os.PathLike, img_size: int, *, train: bool = True, channels: int | None = None
+) -> ImageDataset:
+    """Load a data set and scale it to `img_size` pixels (bilinear, antialiased, centre square first).
+
+    Types:
+        fashion_mnist_10k: 10,000 Fashion-MNIST training images that come with this package; `data_dir` is ignored.
+            It has no held-out split of its own: the first 8,000 serve as train, the last 2,000 as test.
+        cifar10, mnist, fashion_mnist: torchvision's, found under `data_dir` or downloaded to it. Fetch them once
+            before starting several processes.
+        celeba: torchvision's, likewise; the centre 140x140 of each 178x218 picture.
+        folder: every image below `data_dir`, whether in class folders or not, in sorted order. Where `data_dir` has
+            subfolders `train` and `test`, `train` chooses between them; otherwise all images are used either way and
+            the result's `split` says "all". `channels` is 1 or 3 (default 3); files are converted as needed.
+
+    Every file of a folder is opened before training starts, so that a damaged one is named at once. For the types
+    other than `folder`, `channels` may only repeat what the data set has.
+
+    Raises:
+        UserError: unknown type, impossible size or channels, files missing and not downloadable, or damaged files.
+    """
+    if dataset_type not in _LOADERS:
+        raise UserError(f"unknown data set {dataset_type!r}; choose one of {', '.join(DATASET_TYPES)}")
+    if not 1 <= img_size <= MAX_SIZE:
+        raise UserError(f"img_size {img_size} is outside 1 to {MAX_SIZE}; choose the network's image size")
+    dataset = _LOADERS[dataset_type](_Request(dataset_type, Path(data_dir or "."), img_size, train, channels))
+    if channels not in (None, dataset.channels):
+        raise UserError(f"{dataset_type} has {dataset.channels} channels, not {channels}; leave channels out")
+    return dataset
+
+
+@dataclass(frozen=True)
+class _Request:
+    name: str
+    data_dir: Path
+    img_size: int
+    train: bool
+    channels: int | None
+
+    @property
+    def split(self) -> str:
+        return "train" if self.train else "test"
+
+
+@dataclass(frozen=True)
+class _FromArray:
+    """Scales images held in one uint8 array, [N, H, W] or [N, H, W, 3]."""
+
+    array: torch.Tensor
+    img_size: int
+
+    def __call__(self, index: int) -> torch.Tensor:
+        return fit_square(Image.fromarray(self.array[index].numpy()), self.img_size)
+
+
+@dataclass(frozen=True)
+class _FromFiles:
+    """Decodes and scales image files."""
+
+    paths: Sequence[Path]
+    channels: int
+    img_size: int
+    crop: int | None = None
+
+    def __call__(self, index: int) -> torch.Tensor:
+        return fit_square(decode_image(self.paths[index], self.channels), self.img_size, self.crop)
+
+
+def _read_all(read: Callable[[int], torch.Tensor], count: int, shape: tuple[int, ...]) -> torch.Tensor:
+    images = torch.empty((count, *shape), dtype=torch.uint8)
+
+    def fill(start: int) -> None:
+        for index in range(start, min(start + CHUNK, count)):
+            images[index] = read(index)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
+        for _ in pool.map(fill, range(0, count, CHUNK)):
+            pass  # taking the results raises the first failure and drops the chunks not yet begun
+    return images
+
+
+def _array_dataset(request: _Request, array: torch.Tensor, *, flip: bool) -> ImageDataset:
+    channels = 3 if array.dim() == 4 else 1
+    read = _FromArray(array, request.img_size)
+    return ImageDataset(
+        request.name, request.split, read, len(array), channels=channels, img_size=request.img_size, flip=flip
+    )
+
+
+def _shipped(request: _Request) -> ImageDataset:
+    images = read_idx(SHIPPED / "images-idx3-ubyte.gz")
+    images = images[:SHIPPED_TRAIN] if request.train else images[SHIPPED_TRAIN:]
+    return _array_dataset(request, images, flip=False)
+
+
+def _fetch(request: _Request, make: Callable[[], object], where: str):
+    """Call torchvision with its download switched on; say where the files belong if that fails."""
+    try:
+        return make()
+    except (OSError, RuntimeError, ValueError, AssertionError, ImportError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        place = request.data_dir / where
+        raise UserError(f"cannot load or download {request.name} ({reason}); put its files under {place}") from error
+
+
+def _cifar10(request: _Request) -> ImageDataset:
+    source = _fetch(
+        request,
+        lambda: tv.CIFAR10(request.data_dir, train=request.train, download=True),
+        "cifar-10-batches-py, or the archive cifar-10-python.tar.gz beside it",
+    )
+    return _array_dataset(request, torch.from_numpy(source.data), flip=True)
+
+
+def _mnist(request: _Request) -> ImageDataset:
+    kind = {"mnist": tv.MNIST, "fashion_mnist": tv.FashionMNIST}[request.name]
+    source = _fetch(request, lambda: kind(request.data_dir, train=request.train, download=True), f"{kind.__name__}/raw")
+    return _array_dataset(request, source.data, flip=False)
+
+
+def _celeba(request: _Request) -> ImageDataset:
+    source = _fetch(
+        request,
+        lambda: tv.CelebA(request.data_dir, split=request.split, download=True),
+        "celeba (the text lists, and the pictures in img_align_celeba)",
+    )
+    folder = request.data_dir / source.base_folder / "img_align_celeba"
+    read = _FromFiles([folder / name for name in source.filename], 3, request.img_size, CELEBA_CROP)
+    return ImageDataset(
+        request.name, request.split, read, len(read.paths), channels=3, img_size=request.img_size, flip=True
+    )
+
+
+def _folder(request: _Request) -> ImageDataset:
+    channels = 3 if request.channels is None else request.channels
+    if channels not in (1, 3):
+        raise UserError(f"channels {channels} is not possible; choose 1 (grey) or 3 (colour)")
+    folder, split = request.data_dir, "all"
+    if (folder / "train").is_dir() and (folder / "test").is_dir():
+        folder, split = folder / request.split, request.split
+    read = _FromFiles(list_images(folder), channels, request.img_size)
+    dataset = ImageDataset(
+        request.name, split, read, len(read.paths), channels=channels, img_size=request.img_size, flip=True
+    )
+    if dataset.images is None:  # otherwise everything has just been decoded
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for _ in pool.map(check_image, read.paths):
+                pass
+    return dataset
+
+
+_LOADERS: dict[str, Callable[[_Request], ImageDataset]] = {
+    "fashion_mnist_10k": _shipped,
+    "cifar10": _cifar10,
+    "mnist": _mnist,
+    "fashion_mnist": _mnist,
+    "celeba": _celeba,
+    "folder": _folder,
+}
+DATASET_TYPES = tuple(_LOADERS)

@@ -1,0 +1,108 @@
+"""Find image files and decode them within bounds."""
+
+import os
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms.functional import center_crop, pil_to_tensor
+
+from ann2snn.errors import UserError
+
+# Pillow picks a decoder by content, not by name; only those that need no outside program are let in.
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MAX_PIXELS = 64 * 2**20
+GREY_MODES = ("1", "L", "LA", "La")
+DEEP_MODES = ("I", "F")  # and "I;16" and its kin: Pillow would clip these to 8 bits, not scale them
+
+
+def list_images(folder: str | os.PathLike) -> list[Path]:
+    """Return every image file below `folder`, sorted by its path relative to `folder`.
+
+    Image files are known by torchvision's list of extensions, in either case. Names that start with a dot are left
+    out. Links to folders are followed, each real folder once.
+
+    Raises:
+        UserError: `folder` is no folder, or holds no image.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give the folder that holds the images")
+    seen, found = {os.path.realpath(folder)}, []
+    for parent, subfolders, files in os.walk(folder, followlinks=True):
+        fresh = []
+        for name in sorted(subfolders):
+            real = os.path.realpath(os.path.join(parent, name))
+            if not name.startswith(".") and real not in seen:
+                seen.add(real)
+                fresh.append(name)
+        subfolders[:] = fresh  # os.walk descends into what is left here
+        found += [Path(parent, f) for f in files if not f.startswith(".") and f.lower().endswith(IMG_EXTENSIONS)]
+    if not found:
+        raise UserError(f"no image in {folder}; put files there that end in one of {' '.join(IMG_EXTENSIONS)}")
+    return sorted(found, key=lambda path: path.relative_to(folder).parts)
+
+
+def check_image(path: Path) -> None:
+    """Look at an image file's header, and at its checksums where the format has them, without decoding it.
+
+    Raises:
+        UserError: the file is damaged or too large; the message names it.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            _refuse(image, path)
+            image.verify()
+    except UserError:
+        raise
+    except Exception as error:
+        raise _broken(path, error) from error
+
+
+def decode_image(path: Path, channels: int | None = None) -> Image.Image:
+    """Decode a file to a Pillow image of mode "L" (`channels` 1) or "RGB" (3).
+
+    With `channels` None, grey files give "L" and all others "RGB". Transparency is dropped, and a camera's rotation
+    mark is not applied; the first frame of an animation counts.
+
+    Raises:
+        UserError: the file is damaged, too large, or has more than 8 bits per channel; the message names it.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            _refuse(image, path)
+            if channels is None:
+                channels = 1 if image.mode in GREY_MODES else 3
+            return image.convert("L" if channels == 1 else "RGB")
+    except UserError:
+        raise
+    except Exception as error:  # damaged input makes Pillow's decoders raise nearly anything
+        raise _broken(path, error) from error
+
+
+def fit_square(image: Image.Image, size: int, crop: int | None = None) -> torch.Tensor:
+    """Cut the centre square of side `crop` (default: the largest) and scale it to `size`; uint8 [C, size, size].
+
+    The scaling is Pillow's bilinear one, which widens its filter when it shrinks (antialias) and gives the same
+    bytes on every machine.
+    """
+    side = min(image.width, image.height, crop or image.width)
+    if image.size != (side, side):
+        image = center_crop(image, [side, side])
+    if side != size:
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    return pil_to_tensor(image)
+
+
+def _refuse(image: Image.Image, path: Path) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise UserError(
+            f"image {path} has {image.width}x{image.height} pixels, more than {MAX_PIXELS}; shrink or delete it"
+        )
+    if image.mode in DEEP_MODES or image.mode.startswith("I;"):
+        raise UserError(f"image {path} has more than 8 bits per channel; convert it to 8 bits")
+
+
+def _broken(path: Path, error: Exception) -> UserError:
+    return UserError(f"cannot read image {path}: {' '.join(str(error).split())}; replace or delete the file")

@@ -1,0 +1,145 @@
+"""Endless training batches whose content depends on the seed and the step alone."""
+
+import functools
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader
+
+from ann2snn.data.datasets import ImageDataset
+from ann2snn.errors import UserError
+
+
+def batches(
+    dataset: ImageDataset,
+    batch_size: int,
+    *,
+    seed: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+    flip: bool | None = None,
+) -> Iterator[torch.Tensor]:
+    """Yield the batches of steps `start_step`, `start_step` + 1, … without end, each uint8 [batch_size, C, H, W].
+
+    A step's batch is a function of (seed, step) alone, so a run resumed at step k sees what an uninterrupted one
+    would have seen. Each epoch is a fresh permutation of all images; batches run on across epochs, and nothing is
+    dropped, whatever the sizes. `batch_size` is that of one process: `world_size` processes split a global batch of
+    batch_size * world_size images, the same images as one process with a batch that large.
+
+    Args:
+        flip: mirror each image left to right with probability 1/2; None takes the data set's own default.
+        num_workers: processes that decode images; unused where the data set is held in memory.
+
+    The global random state is neither read nor changed.
+
+    Raises:
+        ValueError: a size, step or rank out of range.
+        UserError: the data set is empty; while iterating: an image cannot be decoded.
+    """
+    if batch_size < 1 or start_step < 0 or num_workers < 0 or not 0 <= rank < world_size:
+        raise ValueError(f"{batch_size=}, {start_step=}, {num_workers=}, {rank=} or {world_size=} is out of range")
+    if len(dataset) == 0:
+        raise UserError(f"the data set {dataset.name} is empty; add images")
+    flip = dataset.flip if flip is None else flip
+    plan = _Plan(len(dataset), batch_size, seed, start_step, rank, world_size)
+    return _flipped(_read(dataset, plan, num_workers), plan if flip else None)
+
+
+def to_model_range(images: torch.Tensor) -> torch.Tensor:
+    """Map uint8 images 0…255 to float32 -1…1, any shape."""
+    return images.float() / 127.5 - 1
+
+
+def to_uint8(x: torch.Tensor) -> torch.Tensor:
+    """Map -1…1 to uint8 0…255, any shape: the inverse of `to_model_range`, rounding; values outside are clamped.
+
+    Raises:
+        UserError: a value is not a number, so there is no image to show.
+    """
+    x = x.float()
+    if x.isnan().any():
+        raise UserError("the sampled images contain NaN: the network has diverged; lower the learning rate or retrain")
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+class _Plan:
+    """Which images, mirrored or not, one process uses at each step. Iterating gives lists of indices, endlessly."""
+
+    def __init__(self, count: int, batch_size: int, seed: int, start_step: int, rank: int, world_size: int):
+        self.count, self.batch_size, self.seed, self.start_step = count, batch_size, seed, start_step
+        self.global_batch = batch_size * world_size
+        self.offset = rank * batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        step = self.start_step
+        while True:
+            yield self.indices(step)
+            step += 1
+
+    def indices(self, step: int) -> list[int]:
+        position = step * self.global_batch + self.offset
+        chosen: list[int] = []
+        while len(chosen) < self.batch_size:
+            epoch, first = divmod(position + len(chosen), self.count)
+            wanted = self.batch_size - len(chosen)
+            chosen += _permutation(self.count, self.seed, epoch)[first : first + wanted].tolist()
+        return chosen
+
+    def mirrored(self, step: int) -> torch.Tensor:
+        """Bool [batch_size]. Drawn for the global batch and then cut, so that the split does not matter."""
+        coins = torch.rand(self.global_batch, generator=_generator(self.seed, "flip", step)) < 0.5
+        return coins[self.offset : self.offset + self.batch_size]
+
+
+class _BatchReader:
+    """Reads a batch by its list of indices. Returns a UserError instead of raising it.
+
+    A DataLoader would wrap an exception of its worker in a page of traceback; handed over as a value, the message
+    stays the one line it is.
+    """
+
+    def __init__(self, dataset: ImageDataset):
+        self.dataset = dataset
+
+    def __getitem__(self, indices: list[int]) -> torch.Tensor | UserError:
+        try:
+            return torch.stack([self.dataset[i] for i in indices])
+        except UserError as error:
+            return error
+
+
+def _read(dataset: ImageDataset, plan: _Plan, num_workers: int) -> Iterator[torch.Tensor]:
+    if dataset.images is not None:
+        for indices in plan:
+            yield dataset.images[indices]
+        return
+    # The generator keeps DataLoader from drawing its workers' seeds out of the global random state.
+    loader = DataLoader(
+        _BatchReader(dataset), batch_size=None, sampler=plan, num_workers=num_workers, generator=torch.Generator()
+    )
+    for item in loader:
+        if isinstance(item, UserError):
+            raise item
+        yield item
+
+
+def _flipped(source: Iterator[torch.Tensor], plan: _Plan | None) -> Iterator[torch.Tensor]:
+    if plan is None:
+        yield from source
+        return
+    for step, images in enumerate(source, plan.start_step):
+        yield torch.where(plan.mirrored(step)[:, None, None, None], images.flip(-1), images)
+
+
+@functools.lru_cache(maxsize=4)  # neighbouring steps share an epoch
+def _permutation(count: int, seed: int, epoch: int) -> torch.Tensor:
+    return torch.randperm(count, generator=_generator(seed, "order", epoch))
+
+
+def _generator(seed: int, purpose: str, index: int) -> torch.Generator:
+    # torch's CPU generator uses 32 bits of its seed; hashing spreads all three parts over them.
+    digest = hashlib.blake2b(f"{seed}/{purpose}/{index}".encode(), digest_size=4).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))

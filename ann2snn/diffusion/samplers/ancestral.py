@@ -1,0 +1,48 @@
+"""Ancestral sampling of DDPM (Ho et al., 2020, algorithm 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..predict import predicted_x0
+from ..vp import VP, gather
+
+StepHook = Callable[[int, Tensor], None]
+
+
+@torch.no_grad()
+def sample_ddpm(
+    net: Callable[[Tensor, Tensor], Tensor],
+    process: VP,
+    x: Tensor,
+    *,
+    noise: Callable[[], Tensor],
+    steps: int | None = None,
+    clip: bool = True,
+    on_step: StepHook | None = None,
+) -> Tensor:
+    """x_T [N, C, H, W] → x_0 in [−1, 1]. One draw from `noise` per step but the last.
+
+    Always visits every diffusion step (`steps` must be None or `process.diffusion_steps`). `clip` limits the
+    predicted x_0 to [−1, 1] before the posterior mean is formed, as the original DDPM does; without it only the final
+    image is clipped, as the published conversion code does.
+    """
+    if steps not in (None, process.diffusion_steps):
+        raise ValueError(f"ancestral sampling takes all {process.diffusion_steps} steps, not {steps}")
+    sigma = torch.exp(0.5 * process.model_log_var())
+    direct_mean = process.config.mean_type == "xprev" and not clip
+    for step in reversed(range(process.diffusion_steps)):
+        t = x.new_full((len(x),), step, dtype=torch.long)
+        if on_step is not None:
+            on_step(step, x)
+        output = net(x, t)
+        if direct_mean:
+            mean = output
+        else:
+            x_0 = predicted_x0(process, output, x, t)
+            mean = process.posterior_mean(x_0.clamp(-1, 1) if clip else x_0, x, t)
+        x = mean + gather(sigma, t, x) * noise() if step > 0 else mean
+    return x.clamp(-1, 1)

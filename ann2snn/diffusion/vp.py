@@ -1,0 +1,57 @@
+"""The variance-preserving process of DDPM (Ho et al., 2020): x_t = √ᾱ_t·x_0 + √(1−ᾱ_t)·ε, t = 0..diffusion_steps−1."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..config import DiffusionConfig
+
+
+class VP:
+    """Coefficients in float64; gathered values are cast to the dtype of the images they scale.
+
+    Attributes, each float64 [diffusion_steps]: betas, alphas_bar, alphas_bar_prev (ᾱ_{−1} = 1), and the posterior
+    q(x_{t−1} | x_t, x_0) of eq. 7: posterior_mean_coef1 (of x_0), posterior_mean_coef2 (of x_t), posterior_var.
+    """
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        self.config = config
+        steps = config.diffusion_steps
+        self.betas = torch.linspace(config.beta_1, config.beta_T, steps, dtype=torch.float64)
+        alphas = 1 - self.betas
+        self.alphas_bar = torch.cumprod(alphas, dim=0)
+        self.alphas_bar_prev = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_bar[:-1]])
+        self.posterior_var = self.betas * (1 - self.alphas_bar_prev) / (1 - self.alphas_bar)
+        self.posterior_mean_coef1 = torch.sqrt(self.alphas_bar_prev) * self.betas / (1 - self.alphas_bar)
+        self.posterior_mean_coef2 = torch.sqrt(alphas) * (1 - self.alphas_bar_prev) / (1 - self.alphas_bar)
+        # The posterior variance is 0 at t = 0; its logarithm borrows the next value (both variance types).
+        self.posterior_log_var = torch.log(torch.cat([self.posterior_var[1:2], self.posterior_var[1:]]))
+        if steps == 1:
+            self.posterior_log_var = torch.log(self.betas)
+
+    @property
+    def diffusion_steps(self) -> int:
+        return self.config.diffusion_steps
+
+    def model_log_var(self) -> Tensor:
+        """log σ²_t of the reverse step [diffusion_steps]: fixedlarge is β_t (posterior at t = 0), fixedsmall β̃_t."""
+        if self.config.var_type == "fixedsmall":
+            return self.posterior_log_var
+        return torch.cat([self.posterior_log_var[:1], torch.log(self.betas[1:])])
+
+    def diffuse(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """q(x_t | x_0), eq. 4. x_0, noise [N, C, H, W]; integer t [N]."""
+        return (
+            gather(torch.sqrt(self.alphas_bar), t, x_0) * x_0 + gather(torch.sqrt(1 - self.alphas_bar), t, x_0) * noise
+        )
+
+    def posterior_mean(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Mean of q(x_{t−1} | x_t, x_0), eq. 7."""
+        return gather(self.posterior_mean_coef1, t, x_t) * x_0 + gather(self.posterior_mean_coef2, t, x_t) * x_t
+
+
+def gather(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
+    """values [K], integer t [N] → [N, 1, 1, …] in the dtype and on the device of `like` [N, …]."""
+    picked = values.to(like.device)[t].to(like.dtype)
+    return picked.view(-1, *[1] * (like.dim() - 1))

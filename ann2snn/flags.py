@@ -1,0 +1,216 @@
+"""The one table of command-line flags. Every script accepts all of it, so that one flagfile can drive all stages.
+
+Names and defaults of the first group are those of the published conversion code; its flagfiles run unchanged.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+
+from .config import AUTO, IF_NEURONS, MEAN_TYPES, SCHEDULES, STREAM_NORMS, VAR_TYPES, DiffusionConfig, UNetConfig
+from .errors import UserError
+
+FLAGS = flags.FLAGS
+
+
+def define() -> None:
+    """Register the whole table; call once, from a script."""
+    _define_actions()
+    _define_network()
+    _define_diffusion()
+    _define_data()
+    _define_training()
+    _define_spiking()
+    _define_fine_tuning()
+    _define_sampling()
+    _define_scores()
+    _define_run()
+
+
+def _define_actions() -> None:
+    flags.DEFINE_bool("train", False, "ANN_train: train (or continue training) a network")
+    flags.DEFINE_bool("eval", False, "ANN_train, SNN_conversion, evaluate: run the stage's evaluation or conversion")
+    flags.DEFINE_bool("fine_tune", False, "SNN_ft: fine-tune the converted network")
+    flags.DEFINE_bool(
+        "make_stats",
+        False,
+        "evaluate: write the statistics of the --dataset_type images (--num_images of them at most) to --fid_cache",
+    )
+
+
+def _define_network() -> None:
+    flags.DEFINE_integer("ch", 128, "channels of the first level")
+    flags.DEFINE_multi_integer("ch_mult", [1, 2, 2, 2], "channel multiplier of each resolution level; repeat the flag")
+    flags.DEFINE_multi_integer("attn", [1], "accepted for compatibility; this network has no attention")
+    flags.DEFINE_integer("num_res_blocks", 2, "residual blocks per level")
+    flags.DEFINE_float("dropout", 0.1, "dropout inside residual blocks while training")
+    flags.DEFINE_float(
+        "bit", 8, "activation bits b, 2 to 8; the SNN runs 2^b − 1 steps; 32 trains a plain ReLU network"
+    )
+    flags.DEFINE_integer("weight_bit", 32, "weight bits, 2 to 8, or 32 for full precision")
+    flags.DEFINE_enum("weight_quant", "apot", ["apot", "uniform"], "weight levels when --weight_bit is below 32")
+    flags.DEFINE_integer("norm_groups", 32, "groups of every GroupNorm; keep at least 2 channels in a group")
+
+
+def _define_diffusion() -> None:
+    flags.DEFINE_integer("T", 1000, "diffusion steps")
+    flags.DEFINE_float("beta_1", 1e-4, "first beta")
+    flags.DEFINE_float("beta_T", 0.02, "last beta")
+    flags.DEFINE_enum("mean_type", "epsilon", MEAN_TYPES, "what the network predicts")
+    flags.DEFINE_enum("var_type", "fixedlarge", VAR_TYPES, "variance of an ancestral step")
+
+
+def _define_data() -> None:
+    flags.DEFINE_string(
+        "dataset_type", "cifar10", "fashion_mnist_10k (shipped), cifar10, mnist, fashion_mnist, celeba, folder"
+    )
+    flags.DEFINE_string("data_dir", "./data", "where the data set is, or is downloaded to; for folder, the images")
+    flags.DEFINE_integer("img_size", 32, "height and width; a multiple of 2^(levels − 1)")
+    flags.DEFINE_bool("flip", None, "mirror training images at random; default: what suits the data set")
+    flags.DEFINE_integer("num_workers", 4, "processes that decode images, where a data set does not fit in memory")
+
+
+def _define_training() -> None:
+    flags.DEFINE_float("lr", 2e-4, "learning rate")
+    flags.DEFINE_enum(
+        "lr_decay", "none", ["none", "cosine"], "after the warm-up: constant, or cosine to 0 at --total_steps"
+    )
+    flags.DEFINE_float("grad_clip", 1.0, "largest gradient norm")
+    flags.DEFINE_integer("total_steps", 800000, "training steps")
+    flags.DEFINE_integer("warmup", 5000, "steps over which the learning rate rises; 0 for none")
+    flags.DEFINE_integer("batch_size", 128, "images per step; also the batch of sampling and scoring")
+    flags.DEFINE_float("ema_decay", 0.9999, "decay of the averaged weights")
+    flags.DEFINE_string(
+        "act_init", "calibrate", "first clip value of the activations: calibrate (from one batch) or a number"
+    )
+    flags.DEFINE_integer("sample_step", 1000, "steps between sample grids; 0 for none")
+    flags.DEFINE_integer(
+        "save_step", None, "steps between checkpoints (training 5000, fine-tuning 2000); 0: only the last"
+    )
+    flags.DEFINE_integer("eval_step", 0, "steps between scores while training; 0 for none")
+    flags.DEFINE_integer("log_step", 10, "steps between log entries")
+    flags.DEFINE_bool("resume", True, "continue from the checkpoint in --logdir if there is one")
+
+
+def _define_spiking() -> None:
+    flags.DEFINE_enum("schedule", None, SCHEDULES, "how the SNN runs; default: layer_sync, fine-tuning: stream")
+    flags.DEFINE_bool("signed", None, "signed (ternary) spikes; default on")
+    flags.DEFINE_enum("stream_norm", None, STREAM_NORMS, "GroupNorm under stream; default cumulative")
+    flags.DEFINE_enum("if_neuron", None, IF_NEURONS, "default bounded; reference is the published neuron")
+    flags.DEFINE_string(
+        "settle_steps", None, f"steps after the input stops: a number or {AUTO}; default 0; stream only"
+    )
+
+
+def _define_fine_tuning() -> None:
+    flags.DEFINE_integer("ft_steps", 10000, "fine-tuning steps per block")
+    flags.DEFINE_integer("ft_batch_size", 64, "images per fine-tuning step")
+
+
+def _define_sampling() -> None:
+    flags.DEFINE_enum("sampler", "ddpm", ["ddpm", "ddim"], "ddpm visits every diffusion step")
+    flags.DEFINE_integer("sampler_steps", 50, "network calls of ddim")
+    flags.DEFINE_float("eta", 0.0, "noise of ddim, 0 (deterministic) to 1")
+    flags.DEFINE_bool("clip_x0", True, "clip the predicted image inside the chain; the published code does not")
+    flags.DEFINE_integer("sample_size", 64, "images in a training sample grid")
+    flags.DEFINE_integer("gen_images", 64, "images in the grid SNN_conversion writes")
+    flags.DEFINE_integer("num_images", 50000, "images to generate and score")
+    flags.DEFINE_bool("sample_only", False, "evaluate: generate and save, do not score")
+    flags.DEFINE_string("images_dir", None, "evaluate: folder of the generated images; default: inside --logdir")
+    flags.DEFINE_bool("pic_or_not", False, "evaluate: also write a grid of the first images")
+
+
+def _define_scores() -> None:
+    flags.DEFINE_string("eval_model_path", None, "evaluate: the checkpoint; default: the newest network in --logdir")
+    flags.DEFINE_enum(
+        "extractor", "inception", ["inception", "lite0"], "features: inception gives FID and IS; lite0 is offline"
+    )
+    flags.DEFINE_string("inception_weights", None, "file pt_inception-2015-12-05-6726825d.pth, if not in torch's cache")
+    flags.DEFINE_integer("lite0_size", 224, "side in pixels that images are resized to for lite0; part of its name")
+    flags.DEFINE_string("fid_cache", "./stats/cifar10.train.npz", "statistics of the real images")
+    flags.DEFINE_bool("fid_use_torch", False, "accepted for compatibility; statistics are always float64")
+    flags.DEFINE_integer("gap_images", 8, "images the gap table is measured on")
+
+
+def _define_run() -> None:
+    flags.DEFINE_string("logdir", "./logs/DDPM_CIFAR10_EPS", "folder of the run, shared by all stages")
+    flags.DEFINE_integer("seed", 0, "everything random follows from it")
+    flags.DEFINE_bool("parallel", False, "use all visible GPUs")
+    flags.DEFINE_enum("device", "auto", ["auto", "cpu", "cuda"], "auto takes a GPU if there is one")
+    flags.DEFINE_bool("amp", False, "bfloat16 autocast on a GPU (not tested on one yet)")
+    flags.DEFINE_integer("num_threads", 0, "CPU threads; 0 leaves the choice to torch")
+
+
+# What a checkpoint remembers, by flag: a later stage stops where a flag given by hand disagrees.
+NETWORK_FLAGS = {
+    "bit": "bits",
+    "ch": "ch",
+    "ch_mult": "ch_mult",
+    "num_res_blocks": "num_res_blocks",
+    "weight_bit": "weight_bits",
+    "weight_quant": "weight_quant",
+    "norm_groups": "norm_groups",
+    "T": "diffusion_steps",
+    "img_size": "image_size",
+}
+DIFFUSION_FLAGS = {"T": "diffusion_steps", "beta_1": "beta_1", "beta_T": "beta_T", "mean_type": "mean_type"}
+
+
+def given(name: str) -> bool:
+    """Whether the flag was set on the command line or in a flagfile."""
+    return bool(FLAGS[name].present)
+
+
+def unet_config(in_channels: int) -> UNetConfig:
+    """The network the flags describe. Raises UserError."""
+    fields = {field: FLAGS[name].value for name, field in NETWORK_FLAGS.items()}
+    return UNetConfig(in_channels=in_channels, dropout=FLAGS.dropout, **fields)
+
+
+def diffusion_config() -> DiffusionConfig:
+    """The process the flags describe. Raises UserError."""
+    fields = {field: FLAGS[name].value for name, field in DIFFUSION_FLAGS.items()}
+    return DiffusionConfig(var_type=FLAGS.var_type, **fields)
+
+
+def given_fields(table: dict[str, str]) -> dict[str, tuple[str, object]]:
+    """{config field: (flag name, value)} of those flags in `table` that were set by hand."""
+    return {field: (name, FLAGS[name].value) for name, field in table.items() if given(name)}
+
+
+def run_script(main: Callable[[], int | None]) -> None:
+    """Parse the command line, run `main`, and turn bad input into one line on stderr and exit code 2."""
+
+    def guarded(_: list[str]) -> int:
+        try:
+            return main() or 0
+        except UserError as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = FLAGS(argv)
+    except flags.Error as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    if len(rest) > 1:
+        print(f"error: unexpected argument {rest[1]!r}: flags start with --", file=sys.stderr)
+        sys.exit(2)
+    return rest
+
+
+def _one_line(error: flags.Error) -> str:
+    message = " ".join(str(error).split())
+    if isinstance(error, flags.UnrecognizedFlagError):
+        near = difflib.get_close_matches(error.flagname, list(FLAGS), n=1)
+        hint = f"; did you mean --{near[0]}?" if near else "; --help lists all flags"
+        return f"unknown flag --{error.flagname}{hint}"
+    return message

@@ -1,0 +1,68 @@
+"""Checkpoints of the published conversion code: their keys, and the settings they do not store but imply."""
+
+from __future__ import annotations
+
+import re
+
+from torch import Tensor
+
+from ..config import FULL_PRECISION, UNetConfig
+from ..errors import UserError
+
+TABLE = "time_embedding.timembedding.0.weight"
+
+
+def rename_snn_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Published SNN files wrap every layer in `.block`; DataParallel adds `module.`. Ours carry the ANN's names."""
+    return {name.removeprefix("module.").replace(".block.", "."): value for name, value in state.items()}
+
+
+def kind_of(state: dict[str, Tensor]) -> str:
+    """ "snn" or "ann", by the names; our own files say it themselves."""
+    return "snn" if any(".block." in name for name in state) else "ann"
+
+
+def image_size_of(payload: dict) -> int:
+    """The published training checkpoint keeps its sampling noise x_T [N, C, H, W]; anything else is taken as 32."""
+    x_T = payload.get("x_T")
+    return int(x_T.shape[-1]) if isinstance(x_T, Tensor) and x_T.dim() == 4 else 32
+
+
+def infer_config(state: dict[str, Tensor], path, bit: int | None, image_size: int) -> UNetConfig:
+    """Read the architecture off the shapes. `bit` is the one thing they do not show. Raises UserError."""
+    if "head.weight" not in state or TABLE not in state or state["head.weight"].dim() != 4 or state[TABLE].dim() != 2:
+        raise UserError(f"refusing {path}: its entries are not those of this U-Net")
+    quantized = any(name.endswith("act_alpha") for name in state)
+    if not quantized:
+        bit = FULL_PRECISION if bit is None else bit
+    if bit is None:
+        raise UserError(f"{path} does not store its activation bits: give --bit (bit= in Python)")
+    if quantized == (int(bit) == FULL_PRECISION):
+        kind = "quantized" if quantized else "full-precision"
+        raise UserError(f"--bit={bit} contradicts {path}, which is a {kind} network")
+    ch = state["head.weight"].shape[0]
+    mults, blocks = _levels(state, ch, path)
+    return UNetConfig(
+        in_channels=state["head.weight"].shape[1],
+        image_size=image_size,
+        ch=ch,
+        ch_mult=mults,
+        num_res_blocks=blocks,
+        bits=bit,
+        diffusion_steps=state[TABLE].shape[0],
+    )
+
+
+def _levels(state: dict[str, Tensor], ch: int, path) -> tuple[tuple[int, ...], int]:
+    """(ch_mult, residual blocks per level): walk the way down, where a sampling convolution ends a level."""
+    indices = sorted({int(m[1]) for name in state if (m := re.match(r"downblocks\.(\d+)\.", name))})
+    levels: list[list[int]] = [[]]
+    for index in indices:
+        if f"downblocks.{index}.main.weight" in state:
+            levels.append([])
+        elif (conv := state.get(f"downblocks.{index}.block1.2.weight")) is not None:
+            levels[-1].append(conv.shape[0])
+    widths = {len(level) for level in levels}
+    if len(widths) != 1 or 0 in widths or any(width % ch for level in levels for width in level):
+        raise UserError(f"refusing {path}: its blocks are not those of this U-Net")
+    return tuple(level[0] // ch for level in levels), widths.pop()

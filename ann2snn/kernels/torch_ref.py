@@ -1,0 +1,85 @@
+"""Plain-torch kernels: the executable specification of the neuron's dynamics.
+
+Legend: L time steps, N batch, S any neuron shape. T is the window, 2^b − 1 steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: Membrane at or below this value makes the reference's signed neuron send a negative spike (absolute, not θ-relative).
+REFERENCE_INHIBITION = -1e-3
+
+
+@dataclass(frozen=True)
+class IFRule:
+    """Which integrate-and-fire neuron.
+
+    bounded: net count stays in 0..T and, when signed, ends at clip(floor(S/θ + 1/2), 0, T) for total input S.
+    reference: the published neuron; no upper bound, and both signs may occur in one step (net 0).
+    """
+
+    kind: str = "bounded"
+    signed: bool = True
+
+
+@dataclass
+class IFState:
+    """membrane [N, *S] in units of the current; count [N, *S], the net number of spikes so far."""
+
+    membrane: Tensor
+    count: Tensor
+
+    @classmethod
+    def rest(cls, like: Tensor, theta: Tensor) -> IFState:
+        """Before the first step: initial charge θ/2 (which turns floor into rounding) and no spikes. like [N, *S]."""
+        return cls(torch.zeros_like(like) + theta / 2, torch.zeros_like(like))
+
+
+def if_scan(current: Tensor, state: IFState, theta: Tensor, rule: IFRule, spike_steps: int) -> Tensor:
+    """Run L steps of an integrate-and-fire neuron with subtract reset; `state` is advanced in place.
+
+    current [L, N, *S]; theta broadcastable to [N, *S]. Returns unit events [L, N, *S] in {−1, 0, 1}.
+
+    Step l: V += x_l; fire if V ≥ θ; V −= θ·spike. Signed neurons take a spike back when V turns negative.
+    """
+    step = _bounded_step if rule.kind == "bounded" else _reference_step
+    spikes = torch.empty_like(current)
+    for index in range(current.shape[0]):
+        state.membrane += current[index]
+        spikes[index] = spike = step(state, theta, rule.signed, spike_steps)
+        state.count += spike
+        state.membrane -= spike * theta
+    return spikes
+
+
+def _bounded_step(state: IFState, theta: Tensor, signed: bool, spike_steps: int) -> Tensor:
+    membrane, count = state.membrane, state.count
+    spike = ((membrane >= theta) & (count < spike_steps)).to(membrane.dtype)
+    if signed:
+        spike -= ((membrane < 0) & (count > 0)).to(membrane.dtype)
+    return spike
+
+
+def _reference_step(state: IFState, theta: Tensor, signed: bool, spike_steps: int) -> Tensor:
+    spike = (state.membrane >= theta).to(state.membrane.dtype)
+    if signed:
+        # The inhibition test sees the membrane after the positive spike's reset and counts that spike.
+        after = state.membrane - spike * theta
+        spike -= ((after <= REFERENCE_INHIBITION) & (state.count + spike > 0)).to(spike.dtype)
+    return spike
+
+
+def spread_counts(count: Tensor, spike_steps: int) -> Tensor:
+    """Unit events [T, N, *S] whose sum over T is `count` [N, *S] (integers 0..T), spaced as evenly as possible.
+
+    It is the train an IF neuron fires under the constant current count·θ/T:
+    s_l = floor(l·k/T + 1/2) − floor((l−1)·k/T + 1/2), evaluated in integers so that no rounding can lose a spike.
+    """
+    k = count.to(torch.int64)
+    steps = torch.arange(spike_steps + 1, device=count.device).view(-1, *[1] * count.dim())
+    fired = torch.div(2 * steps * k + spike_steps, 2 * spike_steps, rounding_mode="floor")  # [T+1, N, *S]
+    return (fired[1:] - fired[:-1]).to(count.dtype)

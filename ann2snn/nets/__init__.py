@@ -1,0 +1,5 @@
+"""Network definitions."""
+
+from .unet import UNet
+
+__all__ = ["UNet"]

@@ -1,0 +1,146 @@
+"""The pieces a U-Net is assembled from, and the factory (`AnnParts`) that decides what each piece is.
+
+A U-Net asks its `parts` for activations, norms, convolutions, linear layers and the time table. The ANN gets the
+ones defined here; a spiking network gets its own (`ann2snn.convert.parts.SpikingParts`) with the same parameter
+names. The U-Net itself cannot tell the difference.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quant import QuantConv2d, QuantLinear, QuantReLU
+
+from ..config import FULL_PRECISION, UNetConfig
+
+
+class Parts(Protocol):
+    """Factory of the layers that differ between an ANN and its spiking network."""
+
+    def activation(self) -> nn.Module: ...
+
+    def norm(self, channels: int) -> nn.Module: ...
+
+    def conv(self, c_in: int, c_out: int, kernel: int, stride: int = 1, edge: bool = False) -> nn.Conv2d: ...
+
+    def linear(self, features_in: int, features_out: int) -> nn.Linear: ...
+
+    def time_table(self) -> nn.Module: ...
+
+
+class AnnParts:
+    """Quantized ReLU, GroupNorm, (quantized) convolutions: the network that is trained."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        self.config = config
+
+    def weights(self, edge: bool) -> dict:
+        """Weight precision of a layer; `edge`: the first and last convolution never go below 8 bits (APoT, 2020)."""
+        config = self.config
+        if edge and config.weight_bits != FULL_PRECISION:
+            return {"bits": 8, "power": False, "keep_scale": True}
+        return {"bits": config.weight_bits, "power": config.weight_quant == "apot", "keep_scale": True}
+
+    def activation(self) -> nn.Module:
+        return QuantReLU(self.config.bits)
+
+    def norm(self, channels: int) -> nn.Module:
+        return nn.GroupNorm(self.config.norm_groups, channels)
+
+    def conv(self, c_in: int, c_out: int, kernel: int, stride: int = 1, edge: bool = False) -> nn.Conv2d:
+        return QuantConv2d(c_in, c_out, kernel, stride=stride, padding=kernel // 2, **self.weights(edge))
+
+    def linear(self, features_in: int, features_out: int) -> nn.Linear:
+        return QuantLinear(features_in, features_out, **self.weights(False))
+
+    def time_table(self) -> nn.Module:
+        return SinusoidalTime(self.config.diffusion_steps, self.config.ch)
+
+
+class SinusoidalTime(nn.Module):
+    """Sinusoidal features of diffusion time (Vaswani et al., 2017, section 3.5), sine and cosine interleaved.
+
+    They are computed, so `t` may be fractional. The table of all integer times is kept as buffer `weight`
+    [diffusion_steps, dim] only because the reference's checkpoints carry it; it is never read.
+    """
+
+    def __init__(self, diffusion_steps: int, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.register_buffer("weight", self.features(torch.arange(diffusion_steps)))
+
+    def features(self, t: Tensor) -> Tensor:
+        """t [N] → float32 [N, dim]."""
+        # float32 throughout, in the reference's order of operations: its low-bit networks react to the last bits.
+        frequency = torch.exp(-(torch.arange(0, self.dim, 2, device=t.device) / self.dim * math.log(10000)))
+        angle = t.to(torch.float32)[:, None] * frequency[None, :]
+        return torch.stack([torch.sin(angle), torch.cos(angle)], dim=-1).flatten(1)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """t [N], integer or fractional → [N, dim] in the network's dtype."""
+        return self.features(t).to(self.weight.dtype)
+
+
+class TimeEmbedding(nn.Module):
+    """t [N] → embedding [N, 4·ch]. Submodule names are the reference's."""
+
+    def __init__(self, ch: int, parts: Parts) -> None:
+        super().__init__()
+        self.timembedding = nn.Sequential(
+            parts.time_table(),
+            parts.linear(ch, 4 * ch),
+            parts.activation(),
+            parts.linear(4 * ch, 4 * ch),
+        )
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.timembedding(t)
+
+
+class DownSample(nn.Module):
+    """Halve height and width by a strided 3×3 convolution."""
+
+    def __init__(self, channels: int, parts: Parts) -> None:
+        super().__init__()
+        self.main = parts.conv(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        return self.main(x)  # [N, C, H/2, W/2]
+
+
+class UpSample(nn.Module):
+    """Double height and width (nearest neighbour), then a 3×3 convolution."""
+
+    def __init__(self, channels: int, parts: Parts) -> None:
+        super().__init__()
+        self.main = parts.conv(channels, channels, 3)
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        return self.main(F.interpolate(x, scale_factor=2, mode="nearest"))  # [N, C, 2H, 2W]
+
+
+class ResBlock(nn.Module):
+    """Residual block of DDPM (Ho et al., 2020, appendix B) without attention; ReLU-like activation.
+
+    The residual stream (the sum) stays real-valued in a spiking network as well.
+    """
+
+    def __init__(self, c_in: int, c_out: int, temb_dim: int, dropout: float, parts: Parts) -> None:
+        super().__init__()
+        self.block1 = nn.Sequential(parts.norm(c_in), parts.activation(), parts.conv(c_in, c_out, 3))
+        self.temb_proj = nn.Sequential(parts.activation(), parts.linear(temb_dim, c_out))
+        self.block2 = nn.Sequential(
+            parts.norm(c_out), parts.activation(), nn.Dropout(dropout), parts.conv(c_out, c_out, 3)
+        )
+        self.shortcut = nn.Identity() if c_in == c_out else parts.conv(c_in, c_out, 1)
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        """x [N, C_in, H, W], temb [N, 4·ch] → [N, C_out, H, W]."""
+        h = self.block1(x)
+        h = h + self.temb_proj(temb)[:, :, None, None]
+        return self.block2(h) + self.shortcut(x)

@@ -1,0 +1,102 @@
+"""The U-Net, defined once: plain ReLU network, quantized ANN and spiking network differ only in their parts.
+
+Architecture of DDPM (Ho et al., 2020) without attention. Parameter names are those of the published conversion
+code, so its `ckpt.pt` loads strictly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ..config import DiffusionConfig, UNetConfig
+from .parts import AnnParts, DownSample, Parts, ResBlock, TimeEmbedding, UpSample
+
+
+class UNet(nn.Module):
+    """Denoiser f(x [N, C, H, W], t [N]) → [N, C, H, W]; `t` may be fractional.
+
+    `diffusion` is the process it was trained for; it is carried along, not used.
+    """
+
+    def __init__(
+        self, config: UNetConfig, parts: Parts | None = None, diffusion: DiffusionConfig | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.diffusion = diffusion or DiffusionConfig(diffusion_steps=config.diffusion_steps)
+        parts = parts or AnnParts(config)
+        ch, temb_dim = config.ch, 4 * config.ch
+
+        self.time_embedding = TimeEmbedding(ch, parts)
+        self.head = parts.conv(config.in_channels, ch, 3, edge=True)
+
+        width, skips = ch, [ch]  # channels of the stream, and of every output kept for the way up
+        self.downblocks = nn.ModuleList()
+        for level, mult in enumerate(config.ch_mult):
+            for _ in range(config.num_res_blocks):
+                self.downblocks.append(ResBlock(width, ch * mult, temb_dim, config.dropout, parts))
+                width = ch * mult
+                skips.append(width)
+            if level != len(config.ch_mult) - 1:
+                self.downblocks.append(DownSample(width, parts))
+                skips.append(width)
+
+        self.middleblocks = nn.ModuleList(ResBlock(width, width, temb_dim, config.dropout, parts) for _ in range(2))
+
+        self.upblocks = nn.ModuleList()
+        for level, mult in reversed(list(enumerate(config.ch_mult))):
+            for _ in range(config.num_res_blocks + 1):
+                self.upblocks.append(ResBlock(width + skips.pop(), ch * mult, temb_dim, config.dropout, parts))
+                width = ch * mult
+            if level != 0:
+                self.upblocks.append(UpSample(width, parts))
+
+        self.tail = nn.Sequential(
+            parts.norm(width), parts.activation(), parts.conv(width, config.in_channels, 3, edge=True)
+        )
+        self.initialize()
+
+    def initialize(self) -> None:
+        """Xavier-uniform weights and zero biases; the last convolution of every residual branch starts near zero."""
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        near_zero = [m.block2[-1] for m in self.modules() if isinstance(m, ResBlock)] + [self.tail[-1]]
+        for conv in near_zero:
+            nn.init.xavier_uniform_(conv.weight, gain=1e-5)
+
+    @property
+    def in_channels(self) -> int:
+        return self.config.in_channels
+
+    @property
+    def image_size(self) -> int:
+        return self.config.image_size
+
+    def blocks(self) -> Iterator[tuple[str, nn.Module]]:
+        """(name, module) in data-flow order; each is called as f(x, temb) but head, time embedding and tail: f(x)."""
+        yield "head", self.head
+        yield "time_embedding", self.time_embedding
+        for segment in ("downblocks", "middleblocks", "upblocks"):
+            for index, block in enumerate(getattr(self, segment)):
+                yield f"{segment}.{index}", block
+        yield "tail", self.tail
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        temb = self.time_embedding(t)  # [N, 4·ch]
+        h = self.head(x)  # [N, ch, H, W]
+        skips = [h]
+        for block in self.downblocks:
+            h = block(h, temb)
+            skips.append(h)
+        for block in self.middleblocks:
+            h = block(h, temb)
+        for block in self.upblocks:
+            if isinstance(block, ResBlock):
+                h = torch.cat([h, skips.pop()], dim=1)
+            h = block(h, temb)
+        return self.tail(h)  # [N, C, H, W]

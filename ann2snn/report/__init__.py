@@ -1,0 +1,1 @@
+"""Logs and reports of a run."""

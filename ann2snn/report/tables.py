@@ -1,0 +1,42 @@
+"""Plain-text tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..convert import GapReport
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns aligned, first one left, the others right; numbers shortened to three significant digits."""
+    cells = [[str(h) for h in header], *[[show(value) for value in row] for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = [
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in cells
+    ]
+    lines.insert(1, "  ".join("-" * w for w in widths))
+    return "\n".join(lines)
+
+
+def show(value: object) -> str:
+    """A cell: three significant digits for a float, "–" for nan or None."""
+    if value is None or value != value:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1e5 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def gap_table(reports: Sequence[GapReport]) -> str:
+    """Block by block: error of every report, then firing rate and share of negative spikes of each."""
+    header = ["block"]
+    for report in reports:
+        header += [f"{report.label}: error", "rate", "negative"]
+    rows = []
+    for group in zip(*[report.rows() for report in reports], strict=True):
+        row: list[object] = [group[0].block]
+        for gap in group:
+            row += [gap.error, gap.firing_rate, gap.negative_share]
+        rows.append(row)
+    return text_table(header, rows)

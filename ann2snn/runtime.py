@@ -1,0 +1,75 @@
+"""Device, seeds, run folder and interruption: what every stage needs before it starts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .errors import UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`, `cpu` or `cuda` → device. CUDA_VISIBLE_DEVICES is honoured by torch. Raises UserError without a GPU."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "--device=cuda: torch sees no GPU; use --device=auto, or check the driver and CUDA_VISIBLE_DEVICES"
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def seed_from(*parts: int) -> int:
+    """One 32-bit seed from several non-negative integers; nearby inputs give unrelated seeds."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Seed torch's global generators for one step: its random numbers depend on nothing that came before.
+
+    This is why a resumed run needs no saved random state to continue exactly.
+    """
+    torch.manual_seed(seed_from(seed, step, rank))
+
+
+def prepare_folder(path: str | os.PathLike) -> Path:
+    """Create a folder and check that it can be written. Raises UserError."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --logdir") from None
+    return folder
+
+
+class Interruption:
+    """Context in which SIGINT and SIGTERM ask for a clean stop instead of ending the program.
+
+    `requested` is 0 or the signal's number; exit with 128 + it, after saving. A second signal acts at once.
+    """
+
+    def __init__(self) -> None:
+        self.requested = 0
+
+    def __enter__(self) -> Interruption:
+        self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exc) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame) -> None:
+        self.requested = number
+        signal.signal(number, self.previous[number])
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.requested if self.requested else 0

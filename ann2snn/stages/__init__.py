@@ -1,0 +1,1 @@
+"""The stages of a run: one loop each, called by the scripts."""

@@ -1,0 +1,198 @@
+"""Generate images, keep them, score them; one JSON line per result with everything that makes it comparable."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ..config import SampleConfig, require
+from ..convert import SpikingDenoiser
+from ..data import ImageDataset
+from ..errors import UserError
+from ..io import checkpoint
+from ..io.atomic import write_text
+from ..io.images import existing_indices, iter_folder, save_grid, save_images, save_npz
+from ..metrics.features import FeatureExtractor
+from ..metrics.score import make_stats as gather_stats
+from ..metrics.score import score_images
+from ..metrics.stats_file import ReferenceStatistics, write_stats
+from ..report.tables import show
+from ..runtime import prepare_folder
+from ..sampling import generate_batches
+
+RESULTS = "snn_eval.txt"
+SETTINGS = "settings.json"
+SCORE_BATCH = 64
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """images_dir None: a folder inside the logdir named after the settings. grid: also write a picture of the first."""
+
+    num_images: int
+    batch_size: int
+    images_dir: str | None = None
+    grid: bool = False
+    grid_images: int = 64
+
+    def __post_init__(self) -> None:
+        require(self.num_images >= 1, f"--num_images={self.num_images}: use at least 1")
+        require(self.batch_size >= 1, f"--batch_size={self.batch_size}: use at least 1")
+
+
+def settings(source: checkpoint.Loaded, sample: SampleConfig) -> dict:
+    """Everything that decides which images come out."""
+    net = source.net
+    spiking = net.spiking.to_dict() if isinstance(net, SpikingDenoiser) else None
+    eta = sample.eta if sample.sampler == "ddim" else None
+    return {
+        "checkpoint": source.hash,
+        "step": source.step,
+        "network": "snn" if spiking else "ann",
+        "bits": net.config.bits,
+        "weights": source.weights,
+        "spiking": spiking,
+        "sampler": sample.sampler,
+        "sampler_steps": sample.calls(net.diffusion),
+        "eta": eta,
+        "clip_x0": sample.clip,
+        "var_type": net.diffusion.var_type,
+        "seed": sample.seed,
+    }
+
+
+def run(
+    logdir: Path,
+    source: checkpoint.Loaded,
+    sample: SampleConfig,
+    config: EvalConfig,
+    device: torch.device,
+    extractor: FeatureExtractor | None,
+    stats: ReferenceStatistics | None,
+    stats_name: str = "",
+) -> int:
+    """Generate what is missing of `config.num_images`, then score them unless `extractor` is None."""
+    made_with = settings(source, sample)
+    folder = prepare_folder(config.images_dir or logdir / "generated" / folder_name(made_with))
+    claim_folder(folder, made_with)
+    generate_missing(folder, source, sample, config, device)
+    npz = folder.with_name(f"{folder.name}_{config.num_images}.npz")
+    if not npz.exists():
+        save_npz(torch.cat(list(first_images(folder, config.num_images))), npz)
+    if config.grid:
+        write_grid(logdir, source, folder, config)
+    print(f"{folder}: {config.num_images} images")
+    if extractor is None or stats is None:
+        return 0
+    splits = min(10, config.num_images)
+    scores = score_images(
+        first_images(folder, config.num_images), extractor, stats, splits=splits, total=config.num_images
+    )
+    line = (
+        scores
+        | made_with
+        | {
+            "reference": stats_name,
+            "reference_count": stats.count,
+            "image_size": source.net.image_size,
+            "device": str(device),
+            "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        }
+    )
+    append_result(logdir / RESULTS, line)
+    figures = ", ".join(f"{k} {show(v)}" for k, v in scores.items() if isinstance(v, float))
+    print(f"{figures} ({scores['count']} images, {scores['extractor']}, against {stats_name})")
+    for note in scores["notes"]:
+        print(f"note: {note}")
+    return 0
+
+
+def folder_name(made_with: dict) -> str:
+    """Readable and unambiguous enough; `settings.json` inside the folder holds the rest."""
+    spiking = made_with["spiking"]
+    mode = "ann" if spiking is None else f"snn_{spiking['schedule']}"
+    if spiking and spiking["schedule"] == "stream":
+        mode += f"_{spiking['stream_norm']}_settle{spiking['settle_steps']}"
+        mode += ("" if spiking["signed"] else "_unsigned") + (
+            "_reference" if spiking["if_neuron"] == "reference" else ""
+        )
+    sampler = f"{made_with['sampler']}{made_with['sampler_steps']}"
+    weights = "" if made_with["weights"] == "ema" else f"_{made_with['weights']}"
+    return f"{mode}{weights}_{sampler}_seed{made_with['seed']}_{made_with['checkpoint'][:8]}"
+
+
+def claim_folder(folder: Path, made_with: dict) -> None:
+    """Remember in the folder how its images are made. Raises UserError if it holds images made otherwise."""
+    path = folder / SETTINGS
+    if not path.exists():
+        if existing_indices(folder):
+            raise UserError(f"{folder} holds numbered images of unknown origin: choose another --images_dir")
+        write_text(path, json.dumps(made_with, indent=1) + "\n")
+        return
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"{path} is unreadable: choose another --images_dir") from None
+    for name, value in made_with.items():
+        if not isinstance(stored, dict) or stored.get(name) != value:
+            was = stored.get(name) if isinstance(stored, dict) else None
+            raise UserError(
+                f"{folder} holds images made with {name}={was}, now {name}={value}: choose another --images_dir"
+            )
+
+
+def generate_missing(
+    folder: Path, source: checkpoint.Loaded, sample: SampleConfig, config: EvalConfig, device: torch.device
+) -> None:
+    """Images 0..num_images−1 that are not in `folder` yet, saved batch by batch."""
+    missing = sorted(set(range(config.num_images)) - existing_indices(folder))
+    if not missing:
+        return
+    net = source.net.to(device).eval()
+    for indices, images in generate_batches(net, sample, missing, config.batch_size, label=f"images → {folder.name}"):
+        for index, image in zip(indices, images, strict=True):
+            save_images(image[None], folder, index)
+
+
+def first_images(folder: Path, count: int):
+    """uint8 batches of images 0..count−1 of `folder`, which may hold more."""
+    left = count
+    for batch in iter_folder(folder, SCORE_BATCH):
+        yield batch[:left]
+        left -= len(batch)
+        if left <= 0:
+            return
+
+
+def write_grid(logdir: Path, source: checkpoint.Loaded, folder: Path, config: EvalConfig) -> None:
+    """`images/SDDPM_T{T}.png` (or `images/ANN.png`) from the first generated images."""
+    net = source.net
+    name = f"SDDPM_T{net.clock.spike_steps}.png" if isinstance(net, SpikingDenoiser) else "ANN.png"
+    images = torch.cat(list(first_images(folder, min(config.grid_images, config.num_images))))
+    save_grid(images, logdir / "images" / name, max(1, math.isqrt(len(images))))
+
+
+def append_result(path: Path, line: dict) -> None:
+    """Add one JSON line; what was there stays."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def make_stats(
+    path: Path, dataset: ImageDataset, extractor: FeatureExtractor, num_images: int, overwrite: bool = False
+) -> int:
+    """Write the statistics of the first `num_images` images of a data set to `path`."""
+    count = min(num_images, len(dataset))
+    chunks = range(0, count, SCORE_BATCH)
+    batches = (torch.stack([dataset[i] for i in range(s, min(s + SCORE_BATCH, count))]) for s in chunks)
+    gathered = gather_stats(tqdm(batches, total=len(chunks), desc="statistics", leave=False), extractor, progress=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_stats(path, *gathered.compute(), extractor.name, overwrite=overwrite)
+    print(f"{path}: {count} images of {dataset.name} ({dataset.split}), {extractor.name}")
+    return 0

@@ -1,0 +1,51 @@
+"""Generate images with a network, ANN or SNN, and score them.
+
+    python evaluate.py --flagfile config/SNN_evaluate/demo.txt
+    python evaluate.py --flagfile config/SNN_evaluate/CIFAR10_snn.txt
+    python evaluate.py --eval --logdir logs/RUN --eval_model_path logs/RUN/ckpt.pt --sample_only --num_images 64
+    python evaluate.py --make_stats --dataset_type cifar10 --fid_cache stats/cifar10.train.npz
+
+Images are saved before they are scored, named by index, and not generated twice. Each score is one line of
+snn_eval.txt in --logdir, with every setting that makes it comparable.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ann2snn import build, flags
+from ann2snn.config import require
+from ann2snn.flags import FLAGS
+from ann2snn.metrics.features import make_extractor
+from ann2snn.metrics.stats_file import read_stats
+from ann2snn.stages import evaluate
+
+flags.define()
+
+
+def main() -> int:
+    build.require_action(FLAGS.eval or FLAGS.sample_only or FLAGS.make_stats, "eval, --sample_only or --make_stats")
+    device = build.device()
+    if FLAGS.make_stats:
+        require(not Path(FLAGS.fid_cache).exists(), f"{FLAGS.fid_cache} exists: name another file with --fid_cache")
+        return evaluate.make_stats(Path(FLAGS.fid_cache), build.dataset(), _extractor(device), FLAGS.num_images)
+    sample = build.sample_config()
+    config = evaluate.EvalConfig(
+        FLAGS.num_images, FLAGS.batch_size, FLAGS.images_dir, FLAGS.pic_or_not, FLAGS.gen_images
+    )
+    source = build.load_network()
+    sample.check_fits(source.net.diffusion)
+    extractor = stats = None
+    if not FLAGS.sample_only:
+        extractor = _extractor(device)  # before hours of sampling: a missing file must stop the run now
+        stats = read_stats(FLAGS.fid_cache, extractor.name, extractor.dim)
+    logdir = build.logdir("evaluate")
+    return evaluate.run(logdir, source, sample, config, device, extractor, stats, stats_name=FLAGS.fid_cache)
+
+
+def _extractor(device):
+    return make_extractor(FLAGS.extractor, FLAGS.inception_weights, FLAGS.lite0_size, device)
+
+
+if __name__ == "__main__":
+    flags.run_script(main)

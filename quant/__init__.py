@@ -1,0 +1,42 @@
+"""Quantized activations and weights with learned scales. Knows torch, and nothing of the rest of the project."""
+
+from quant.activation import QuantAvgPool2d, QuantReLU, QuantSwish
+from quant.calibrate import calibrate_activations
+from quant.functional import (
+    MIN_SCALE,
+    absmax_quantize,
+    apot_quantize,
+    check_bits,
+    lsq_gradient_scale,
+    positive_scale,
+    power_levels,
+    scale_gradient,
+    ternary_quantize,
+    uniform_levels,
+    uniform_quantize,
+    uniform_values,
+)
+from quant.weight import FirstConv2d, LastLinear, QuantConv2d, QuantLinear
+
+__all__ = [
+    "MIN_SCALE",
+    "FirstConv2d",
+    "LastLinear",
+    "QuantAvgPool2d",
+    "QuantConv2d",
+    "QuantLinear",
+    "QuantReLU",
+    "QuantSwish",
+    "absmax_quantize",
+    "apot_quantize",
+    "calibrate_activations",
+    "check_bits",
+    "lsq_gradient_scale",
+    "positive_scale",
+    "power_levels",
+    "scale_gradient",
+    "ternary_quantize",
+    "uniform_levels",
+    "uniform_quantize",
+    "uniform_values",
+]

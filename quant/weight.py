@@ -1,0 +1,155 @@
+"""Convolutions and linear layers with quantized weights.
+
+At 32 bits they are the plain layers, parameter for parameter. Below, a learned clip `wgt_alpha` is added, and the
+weights are normalized before they are quantized (weight normalization of Li et al. 2020, arXiv:1909.13144):
+
+    w~ = (w - mean(w)) / std(w)            weight in use = quantize(w~; wgt_alpha)
+
+with the mean and the unbiased standard deviation of the whole tensor. The layer's output has the scale of w~, not w: a
+norm layer behind it, or retraining, is expected to absorb that. Where nothing behind the layer can (residual branches, a
+network's output), `keep_scale` multiplies the standard deviation back in, one factor per tensor.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quant.functional import (
+    FULL_PRECISION,
+    absmax_quantize,
+    apot_quantize,
+    check_bits,
+    positive_scale,
+    ternary_quantize,
+    uniform_quantize,
+)
+
+WGT_ALPHA_INIT = 3.0
+# Keeps an all-equal tensor (zero-initialized layers) at 0 instead of 0 / 0; far below any deviation met in use.
+MIN_STD = 1e-12
+
+
+class _QuantizedWeight:
+    """Mixin: `quantized_weight()` for a layer with a `weight`. Both layers share its options and rule."""
+
+    def _init_quantizer(
+        self, bits: int, power: bool, additive: bool, grad_scale: float | None, keep_scale: bool
+    ) -> None:
+        self.bits = check_bits(bits)
+        self.power, self.additive, self.grad_scale, self.keep_scale = power, additive, grad_scale, keep_scale
+        if bits == FULL_PRECISION:
+            return
+        if self.weight.numel() < 2:
+            raise ValueError(f"a weight of {self.weight.numel()} value(s) has no standard deviation: use bits=32")
+        self.wgt_alpha = nn.Parameter(self.weight.new_tensor(WGT_ALPHA_INIT))
+
+    def quantized_weight(self) -> Tensor:
+        """The weight the layer computes with, of `weight`'s shape; `weight` itself at 32 bits.
+
+        2 bits: {-1, 0, 1} * alpha, whatever `power` says. Else uniform, or (additive) powers of two with `power`.
+        Gradients reach `weight` and `wgt_alpha`.
+        """
+        if self.bits == FULL_PRECISION:
+            return self.weight
+        std = self.weight.std().clamp_min(MIN_STD)
+        weight = self._quantize((self.weight - self.weight.mean()) / std)
+        return weight * std if self.keep_scale else weight
+
+    def _quantize(self, weight: Tensor) -> Tensor:
+        alpha = positive_scale(self.wgt_alpha)
+        if self.bits == 2:
+            return ternary_quantize(weight, alpha, grad_scale=self.grad_scale)
+        if self.power:
+            magnitude_bits = self.bits - 1
+            return apot_quantize(
+                weight, alpha, magnitude_bits, signed=True, additive=self.additive, grad_scale=self.grad_scale
+            )
+        return uniform_quantize(weight, alpha, self.bits, signed=True, grad_scale=self.grad_scale)
+
+    def extra_repr(self) -> str:
+        """The plain layer's description and the bits."""
+        kind = "" if self.bits <= 2 or self.bits == FULL_PRECISION else f", power={self.power}"
+        return f"{super().extra_repr()}, bits={self.bits}{kind}"
+
+
+class QuantConv2d(_QuantizedWeight, nn.Conv2d):
+    """`torch.nn.Conv2d` whose weights are quantized, see the module docstring. The bias is not.
+
+    Shape: [N, C_in, H, W] → [N, C_out, H', W'].
+
+    Args:
+        *args, **kwargs: of `torch.nn.Conv2d`.
+        bits: 2..8, the sign included, or 32.
+        power: (additive) powers of two instead of uniform levels; no effect at 2 bits.
+        additive: sums of powers of two instead of plain powers.
+        grad_scale: factor on the gradient of `wgt_alpha`, see `quant.functional.lsq_gradient_scale`.
+        keep_scale: give the quantized weight the standard deviation of `weight` instead of 1.
+    Raises:
+        ValueError: bits not in 2..8 or 32; fewer than 2 weights to quantize.
+    """
+
+    def __init__(
+        self,
+        *args,
+        bits: int = 32,
+        power: bool = False,
+        additive: bool = True,
+        grad_scale: float | None = None,
+        keep_scale: bool = False,
+        **kwargs,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._init_quantizer(bits, power, additive, grad_scale, keep_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.quantized_weight(), self.bias)
+
+
+class QuantLinear(_QuantizedWeight, nn.Linear):
+    """`torch.nn.Linear` whose weights are quantized, see the module docstring. The bias is not.
+
+    Shape: [..., in_features] → [..., out_features]. Arguments and errors: as `QuantConv2d`.
+    """
+
+    def __init__(
+        self,
+        *args,
+        bits: int = 32,
+        power: bool = False,
+        additive: bool = True,
+        grad_scale: float | None = None,
+        keep_scale: bool = False,
+        **kwargs,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._init_quantizer(bits, power, additive, grad_scale, keep_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.quantized_weight(), self.bias)
+
+
+class FirstConv2d(nn.Conv2d):
+    """First convolution of a quantized network: 8-bit weights, scale max |w| / 127, nothing learned but the weights.
+
+    Shape and arguments: as `torch.nn.Conv2d`.
+    """
+
+    def quantized_weight(self) -> Tensor:
+        """The weight on the 8-bit grid; its gradient passes unchanged to `weight`."""
+        return absmax_quantize(self.weight, bits=8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.quantized_weight(), self.bias)
+
+
+class LastLinear(nn.Linear):
+    """Last layer of a quantized network: 8-bit weights, scale max |w| / 127.
+
+    Shape and arguments: as `torch.nn.Linear`.
+    """
+
+    def quantized_weight(self) -> Tensor:
+        """The weight on the 8-bit grid; its gradient passes unchanged to `weight`."""
+        return absmax_quantize(self.weight, bits=8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.quantized_weight(), self.bias)

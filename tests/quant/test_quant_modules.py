@@ -1,0 +1,166 @@
+"""The modules: parameters, names, full precision, use under autocast, errors."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import quant
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_relu_has_one_parameter_below_full_precision(bits):
+    layer = quant.QuantReLU(bits, alpha_init=2.5)
+    assert list(layer.state_dict()) == ["act_alpha"]
+    assert layer.act_alpha.shape == () and layer.act_alpha.item() == 2.5 and layer.act_alpha.requires_grad
+    assert (layer.bits, layer.levels, layer.is_uniform) == (bits, 2**bits - 1, True)
+    assert not quant.QuantReLU(bits, power=True).is_uniform
+    assert quant.QuantReLU(bits).act_alpha.item() == 6.0
+
+
+def test_relu_at_full_precision_is_a_relu_that_leaves_its_input_alone():
+    layer = quant.QuantReLU(32)
+    assert not list(layer.parameters()) and not layer.quantizes and layer.is_uniform
+    shared = torch.randn(4, 5, requires_grad=True) * 1.0
+    before = shared.detach().clone()
+    (layer(shared) + layer(shared)).sum().backward()
+    assert torch.equal(shared.detach(), before) and torch.equal(layer(before), before.relu())
+
+
+@pytest.mark.parametrize("power", [False, True])
+def test_a_clip_that_went_negative_stays_usable_and_comes_back(power):
+    layer = quant.QuantReLU(2, power=power)
+    layer.act_alpha.data.fill_(-0.5)
+    x = torch.rand(100, generator=torch.Generator().manual_seed(0)) + 0.5
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    assert layer(x).isfinite().all() and layer(x).min() >= 0 and layer.clip().item() == pytest.approx(quant.MIN_SCALE)
+    for _ in range(60):
+        optimizer.zero_grad()
+        (layer(x) - x).square().mean().backward()
+        optimizer.step()
+    assert layer.act_alpha.item() > 0.5
+
+
+def test_relu_under_autocast_and_in_double_precision():
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), quant.QuantReLU(2, alpha_init=1.0), nn.Conv2d(3, 1, 3))
+    x = torch.randn(1, 2, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = net(x)
+    out.float().sum().backward()
+    assert out.dtype == torch.bfloat16 and net[1].act_alpha.grad.dtype == torch.float32
+    levels = net[1](torch.linspace(-1, 2, 50)).detach().unique()
+    torch.testing.assert_close(levels, torch.tensor([0, 1 / 3, 2 / 3, 1]))
+    assert copy.deepcopy(net).double()(x.double()).dtype == torch.float64
+
+
+def test_state_dict_round_trip_is_strict():
+    a, b = quant.QuantReLU(3, alpha_init=1.25), quant.QuantReLU(3)
+    b.load_state_dict(a.state_dict(), strict=True)
+    assert b.act_alpha.item() == 1.25
+    with pytest.raises(RuntimeError, match="act_alpha"):
+        quant.QuantReLU(32).load_state_dict(a.state_dict(), strict=True)
+
+
+LAYERS = {
+    "conv": (quant.QuantConv2d, nn.Conv2d, (4, 6, 3), {"padding": 1, "stride": 2}, (2, 4, 7, 7)),
+    "circular conv": (
+        quant.QuantConv2d,
+        nn.Conv2d,
+        (4, 4, 3),
+        {"padding": 1, "padding_mode": "circular"},
+        (2, 4, 7, 7),
+    ),
+    "linear": (quant.QuantLinear, nn.Linear, (12, 5), {"bias": False}, (3, 12)),
+}
+each = pytest.mark.parametrize("name", LAYERS)
+
+
+@each
+def test_weights_at_full_precision_are_the_plain_layer(name):
+    quantized, plain, args, kwargs, shape = LAYERS[name]
+    torch.manual_seed(0)
+    a = quantized(*args, **kwargs)
+    torch.manual_seed(0)
+    b = plain(*args, **kwargs)
+    assert a.state_dict().keys() == b.state_dict().keys() and a.quantized_weight() is a.weight
+    x = torch.randn(shape)
+    assert torch.equal(a(x), b(x))
+
+
+@each
+@pytest.mark.parametrize("power", [False, True])
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_weights_have_at_most_the_levels_of_their_bits(name, bits, power):
+    quantized, plain, args, kwargs, shape = LAYERS[name]
+    layer = quantized(*args, **kwargs, bits=bits, power=power)
+    assert layer.wgt_alpha.shape == () and layer.wgt_alpha.item() == 3.0
+    w = layer.quantized_weight().detach()
+    levels = w.unique()
+    assert 2 <= len(levels) <= 2**bits - 1 and w.abs().max() <= 3 + 1e-6
+    other = plain(*args, **kwargs)
+    other.weight.data = w
+    if layer.bias is not None:
+        other.bias.data = layer.bias.data
+    x = torch.randn(shape)
+    torch.testing.assert_close(layer(x), other(x))
+    layer(x).square().sum().backward()
+    assert layer.weight.grad.abs().sum() > 0 and layer.wgt_alpha.grad.abs() > 0
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_equal_weights_give_zeros_instead_of_nan(bits):
+    layer = quant.QuantConv2d(3, 3, 3, bits=bits)
+    nn.init.zeros_(layer.weight)
+    assert not layer.quantized_weight().any()
+    layer(torch.randn(1, 3, 4, 4)).sum().backward()
+    assert layer.wgt_alpha.grad.isfinite()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_a_weight_clip_that_went_negative_does_not_flip_the_weights(bits):
+    layer = quant.QuantLinear(6, 4, bits=bits)
+    layer.wgt_alpha.data.fill_(-1.0)
+    w = layer.quantized_weight()
+    assert (w * (layer.weight - layer.weight.mean()) >= 0).all()
+    torch.testing.assert_close(w.abs().max().item(), quant.MIN_SCALE)
+
+
+def test_a_subclass_sees_the_quantized_weight():
+    class Doubled(quant.QuantLinear):
+        def forward(self, x):
+            return x @ (2 * self.quantized_weight()).T
+
+    layer = Doubled(6, 2, bits=3, bias=False)
+    x = torch.randn(5, 6)
+    torch.testing.assert_close(layer(x), 2 * quant.QuantLinear.forward(layer, x))
+
+
+def test_modules_print():
+    net = nn.Sequential(quant.QuantReLU(2), quant.QuantReLU(3, power=True), quant.QuantConv2d(2, 2, 1, bits=4))
+    text = repr(net)
+    assert "bits=2, uniform" in text and "additive powers" in text and "bits=4, power=False" in text
+    assert "uniform" not in repr(quant.QuantReLU(32))
+
+
+@pytest.mark.parametrize("bits", [1, 9, 31, 2.5, 32.0, True])
+def test_modules_refuse_other_bits(bits):
+    for make in (
+        lambda: quant.QuantReLU(bits),
+        lambda: quant.QuantSwish(bits),
+        lambda: quant.QuantAvgPool2d(2, bits=bits),
+        lambda: quant.QuantConv2d(2, 2, 1, bits=bits),
+        lambda: quant.QuantLinear(2, 2, bits=bits),
+    ):
+        with pytest.raises(ValueError, match=rf"2, 3, 4, 5, 6, 7, 8, 32 \(an integer\), got {bits!r}"):
+            make()
+
+
+def test_other_refusals():
+    with pytest.raises(ValueError, match="alpha_init must be positive, got 0"):
+        quant.QuantReLU(2, alpha_init=0.0)
+    with pytest.raises(ValueError, match="no standard deviation"):
+        quant.QuantLinear(1, 1, bits=4)
+    assert quant.QuantLinear(1, 1, bits=32).weight.numel() == 1
+    with pytest.raises(AttributeError):
+        quant.QuantReLU(32).clip()
