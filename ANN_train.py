@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from ann2snn import build, flags
 from ann2snn.flags import FLAGS
-from ann2snn.stages import train
+from ann2snn.stages import evaluate, train
 
 flags.define()
 
@@ -19,25 +19,41 @@ flags.define()
 def main() -> int:
     build.require_action(FLAGS.train or FLAGS.eval, "train or --eval")
     device = build.device()
-    if FLAGS.train:
-        diffusion, sample, config = flags.diffusion_config(), build.sample_config(), build.train_config()
-        sample.check_fits(diffusion)
-        flags.unet_config(in_channels=3)  # refuse bad flags before the data are read
-        dataset = build.dataset()
-        schedule = train.Schedule(
-            sample_step=FLAGS.sample_step,
-            save_step=5000 if FLAGS.save_step is None else FLAGS.save_step,
-            log_step=FLAGS.log_step,
-            sample_size=FLAGS.sample_size,
-            num_workers=FLAGS.num_workers,
-        )
-        network = flags.unet_config(dataset.channels)
-        logdir = build.logdir("train")
-        code = train.run(
-            logdir, dataset, network, diffusion, config, sample, schedule, device, resume=FLAGS.resume, amp=FLAGS.amp
-        )
-        if code:
-            return code
+    code = run_training(device) if FLAGS.train else 0
+    return code or (run_evaluation(device) if FLAGS.eval else 0)
+
+
+def run_training(device) -> int:
+    diffusion, sample, config = flags.diffusion_config(), build.sample_config(), build.train_config()
+    sample.check_fits(diffusion)
+    flags.unet_config(in_channels=3)  # refuse bad flags before the data are read
+    schedule = train.Schedule(
+        sample_step=FLAGS.sample_step,
+        save_step=5000 if FLAGS.save_step is None else FLAGS.save_step,
+        log_step=FLAGS.log_step,
+        sample_size=FLAGS.sample_size,
+        num_workers=FLAGS.num_workers,
+        eval_step=FLAGS.eval_step,
+        score=build.scorer(sample, device) if FLAGS.eval_step else None,
+    )
+    dataset = build.dataset()
+    network = flags.unet_config(dataset.channels)
+    logdir = build.logdir("train")
+    return train.run(
+        logdir, dataset, network, diffusion, config, sample, schedule, device, resume=FLAGS.resume, amp=FLAGS.amp
+    )
+
+
+def run_evaluation(device) -> int:
+    """samples.png and samples_ema.png, and the scores of both sets of weights."""
+    sample = build.sample_config()
+    extractor, stats = (None, None) if FLAGS.sample_only else build.extractor_and_stats(device)
+    logdir = build.logdir("evaluate")
+    for weights, grid in (("net", "samples.png"), ("ema", "samples_ema.png")):
+        source = build.load_checkpoint(logdir / train.CHECKPOINT, weights)
+        sample.check_fits(source.net.diffusion)
+        config = evaluate.EvalConfig(FLAGS.num_images, FLAGS.batch_size, None, True, 256, 16, grid)
+        evaluate.run(logdir, source, sample, config, device, extractor, stats, stats_name=FLAGS.fid_cache)
     return 0
 
 

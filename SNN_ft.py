@@ -33,7 +33,9 @@ def main() -> int:
     source = build.load_checkpoint(Path(FLAGS.logdir) / train.CHECKPOINT)
     sample.check_fits(source.net.diffusion)
     dataset = build.dataset_for(source)
-    return finetune.run(build.logdir("finetune"), source, dataset, spiking, config, sample, device)
+    return finetune.run(
+        build.logdir("finetune"), source, dataset, spiking, config, sample, device, gap_images=FLAGS.gap_images
+    )
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ from pathlib import Path
 from ann2snn import build, flags
 from ann2snn.config import require
 from ann2snn.flags import FLAGS
-from ann2snn.metrics.features import make_extractor
-from ann2snn.metrics.stats_file import read_stats
 from ann2snn.stages import evaluate
 
 flags.define()
@@ -28,7 +26,7 @@ def main() -> int:
     device = build.device()
     if FLAGS.make_stats:
         require(not Path(FLAGS.fid_cache).exists(), f"{FLAGS.fid_cache} exists: name another file with --fid_cache")
-        return evaluate.make_stats(Path(FLAGS.fid_cache), build.dataset(), _extractor(device), FLAGS.num_images)
+        return evaluate.make_stats(Path(FLAGS.fid_cache), build.dataset(), build.extractor(device), FLAGS.num_images)
     sample = build.sample_config()
     config = evaluate.EvalConfig(
         FLAGS.num_images, FLAGS.batch_size, FLAGS.images_dir, FLAGS.pic_or_not, FLAGS.gen_images
@@ -37,14 +35,9 @@ def main() -> int:
     sample.check_fits(source.net.diffusion)
     extractor = stats = None
     if not FLAGS.sample_only:
-        extractor = _extractor(device)  # before hours of sampling: a missing file must stop the run now
-        stats = read_stats(FLAGS.fid_cache, extractor.name, extractor.dim)
+        extractor, stats = build.extractor_and_stats(device)  # before the sampling: a missing file must stop it now
     logdir = build.logdir("evaluate")
     return evaluate.run(logdir, source, sample, config, device, extractor, stats, stats_name=FLAGS.fid_cache)
-
-
-def _extractor(device):
-    return make_extractor(FLAGS.extractor, FLAGS.inception_weights, FLAGS.lite0_size, device)
 
 
 if __name__ == "__main__":

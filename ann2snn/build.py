@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,11 @@ from .errors import UserError
 from .flags import FLAGS
 from .io import checkpoint
 from .io.atomic import write_text
+from .metrics.features import FeatureExtractor, make_extractor
+from .metrics.score import score_images
+from .metrics.stats_file import ReferenceStatistics, read_stats
 from .runtime import choose_device, prepare_folder
+from .sampling import generate_batches
 from .stages.convert import CONVERTED
 from .stages.train import CHECKPOINT
 
@@ -98,7 +103,7 @@ def load_checkpoint(path: Path, weights: str = "ema") -> checkpoint.Loaded:
 
 
 def load_network() -> checkpoint.Loaded:
-    """The network to evaluate, run as the flags say: --eval_model_path, else the logdir's converted_snn.pt or ckpt.pt."""
+    """The network to evaluate, run as the flags say: --eval_model_path, else the one in --logdir."""
     folder = Path(FLAGS.logdir)
     candidates = [Path(FLAGS.eval_model_path)] if FLAGS.eval_model_path else [folder / CONVERTED, folder / CHECKPOINT]
     path = next((p for p in candidates if p.exists()), candidates[0])
@@ -108,6 +113,30 @@ def load_network() -> checkpoint.Loaded:
     elif FLAGS.schedule is not None:
         raise UserError(f"--schedule={FLAGS.schedule}: {path} is an ANN; convert it first (SNN_conversion.py)")
     return loaded
+
+
+def extractor(device: torch.device) -> FeatureExtractor:
+    """The feature network the flags name. Raises UserError if its weights are not to be had."""
+    return make_extractor(FLAGS.extractor, FLAGS.inception_weights, FLAGS.lite0_size, device)
+
+
+def extractor_and_stats(device: torch.device) -> tuple[FeatureExtractor, ReferenceStatistics]:
+    """The feature network and the reference statistics made with it. Raises UserError."""
+    features = extractor(device)
+    return features, read_stats(FLAGS.fid_cache, features.name, features.dim)
+
+
+def scorer(sample: SampleConfig, device: torch.device) -> Callable[[torch.nn.Module], dict[str, float]]:
+    """Denoiser → named figures on --num_images fresh images, which are not kept. Raises UserError."""
+    features, stats = extractor_and_stats(device)
+
+    def score(net: torch.nn.Module) -> dict[str, float]:
+        images = (b for _, b in generate_batches(net, sample, range(FLAGS.num_images), FLAGS.batch_size))
+        splits = min(10, FLAGS.num_images)
+        scores = score_images(images, features, stats, splits=splits, total=FLAGS.num_images, progress=False)
+        return {name: value for name, value in scores.items() if isinstance(value, float)}
+
+    return score
 
 
 def require_action(chosen: bool, flag: str) -> None:

@@ -5,9 +5,9 @@ weights are normalized before they are quantized (weight normalization of Li et 
 
     w~ = (w - mean(w)) / std(w)            weight in use = quantize(w~; wgt_alpha)
 
-with the mean and the unbiased standard deviation of the whole tensor. The layer's output has the scale of w~, not w: a
-norm layer behind it, or retraining, is expected to absorb that. Where nothing behind the layer can (residual branches, a
-network's output), `keep_scale` multiplies the standard deviation back in, one factor per tensor.
+with the mean and the unbiased standard deviation of the whole tensor. The output has the scale of w~, not of w: a
+norm layer behind it, or retraining, is expected to absorb that. Where nothing behind the layer can (a residual
+branch, a network's output), `keep_scale` multiplies the standard deviation back in, one factor per tensor.
 """
 
 import torch.nn.functional as F

@@ -41,6 +41,7 @@ class GapReport:
     prediction: BlockGap
     spikes_per_image: float
     settle_steps: int
+    name: str = ""
 
     def rows(self) -> list[BlockGap]:
         return [*self.blocks, self.prediction]
@@ -49,7 +50,8 @@ class GapReport:
     def label(self) -> str:
         """Short name of the run mode for tables, such as "stream +2"."""
         settle = self.spiking.settle_steps
-        return self.spiking.schedule + (f" +{settle}" if settle else "")
+        mode = self.spiking.schedule + (f" +{settle}" if settle else "")
+        return f"{self.name} {mode}".strip()
 
     def to_dict(self) -> dict:
         """Plain values for JSON; nan becomes None."""

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ..io.atomic import write_text
 
+RESULTS = "snn_eval.txt"
+
 
 class RunLog:
     """Writes scalars and images of one run to `logdir`. `log.jsonl`: one JSON object a line with `step` and `stage`."""
@@ -55,3 +57,9 @@ def read_log(path: Path) -> list[dict]:
             except json.JSONDecodeError:
                 continue
     return entries
+
+
+def append_result(path: Path, line: dict) -> None:
+    """Add one JSON line; what was there stays."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")

@@ -39,17 +39,15 @@ def run(
     """Write `converted_snn.pt`, `gap.json` and `images/` to `logdir`; print the gap table. Returns the exit code."""
     ann: UNet = source.net.to(device)
     snn = convert(ann, spiking)
-    checkpoint.save(logdir / CONVERTED, checkpoint.snn_payload(snn, source=source.hash, step=source.step))
+    checkpoint.save(
+        logdir / CONVERTED, checkpoint.snn_payload(snn, stage="converted", source=source.hash, step=source.step)
+    )
     print(f"{logdir / CONVERTED}: {ann.config.bits} bits, T = {snn.clock.spike_steps} time steps, {spiking.schedule}")
 
     if gap_images:
         reports = gap_reports(ann, snn, spiking, gap_images, sample.seed)
         write_gap(logdir / GAP_FILE, reports, gap_images)
-        print(gap_table(reports))
-        print(
-            "error: relative L2 of the time-averaged output against the quantized ANN, in float64, on "
-            f"{gap_images} images at {GAP_TIMES} times of the ANN's own sampling path"
-        )
+        print_gap(reports, gap_images)
     if grid_images:
         write_grids(logdir, ann, snn, sample, grid_images, batch_size)
     return 0
@@ -57,14 +55,19 @@ def run(
 
 def gap_reports(ann: UNet, snn: SpikingDenoiser, spiking: SpikingConfig, images: int, seed: int) -> list[GapReport]:
     """Gap under layer_sync, under stream without settling, and (cumulative norm) under stream with auto settling."""
-    ann, snn = copy.deepcopy(ann).double(), copy.deepcopy(snn).double()
-    x, t = sampler_states(ann, images, GAP_TIMES, seed)
     stream = replace(spiking, schedule="stream", settle_steps=0)
     modes = [replace(spiking, schedule="layer_sync", settle_steps=0), stream]
     if spiking.stream_norm == "cumulative":
         modes.append(replace(stream, settle_steps=AUTO))
     if spiking not in modes:
         modes.append(spiking)
+    return gaps_under(ann, snn, modes, images, seed)
+
+
+def gaps_under(ann: UNet, snn: SpikingDenoiser, modes: list[SpikingConfig], images: int, seed: int) -> list[GapReport]:
+    """Gap of `snn` run in each of `modes`, in float64, on states of the ANN's sampling path."""
+    ann, snn = copy.deepcopy(ann).double(), copy.deepcopy(snn).double()
+    x, t = sampler_states(ann, images, GAP_TIMES, seed)
     return [measure_gap(ann, snn, x, t, mode) for mode in modes]
 
 
@@ -72,6 +75,15 @@ def write_gap(path: Path, reports: list[GapReport], images: int, **extra: object
     """The gap table as JSON, with how it was measured."""
     content = {"images": images, "times": GAP_TIMES, "dtype": "float64", "inputs": "states of the ANN's DDIM path"}
     write_text(path, json.dumps(content | extra | {"reports": [r.to_dict() for r in reports]}, indent=1) + "\n")
+
+
+def print_gap(reports: list[GapReport], images: int) -> None:
+    """The table, and what its errors are relative to."""
+    print(gap_table(reports))
+    print(
+        "error: relative L2 of the time-averaged output against the quantized ANN, in float64, on "
+        f"{images} images at {GAP_TIMES} times of the ANN's own sampling path"
+    )
 
 
 def write_grids(

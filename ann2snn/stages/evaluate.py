@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from ..config import SampleConfig, require
@@ -22,24 +23,29 @@ from ..metrics.features import FeatureExtractor
 from ..metrics.score import make_stats as gather_stats
 from ..metrics.score import score_images
 from ..metrics.stats_file import ReferenceStatistics, write_stats
+from ..report.log import RESULTS, append_result
 from ..report.tables import show
 from ..runtime import prepare_folder
 from ..sampling import generate_batches
 
-RESULTS = "snn_eval.txt"
 SETTINGS = "settings.json"
 SCORE_BATCH = 64
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """images_dir None: a folder inside the logdir named after the settings. grid: also write a picture of the first."""
+    """images_dir None: a folder inside the logdir named after the settings.
+
+    grid: also write a picture of the first `grid_images`, `grid_row` to a line, to `grid_path` inside the logdir.
+    """
 
     num_images: int
     batch_size: int
     images_dir: str | None = None
     grid: bool = False
     grid_images: int = 64
+    grid_row: int = 0
+    grid_path: str = ""
 
     def __post_init__(self) -> None:
         require(self.num_images >= 1, f"--num_images={self.num_images}: use at least 1")
@@ -54,7 +60,7 @@ def settings(source: checkpoint.Loaded, sample: SampleConfig) -> dict:
     return {
         "checkpoint": source.hash,
         "step": source.step,
-        "network": "snn" if spiking else "ann",
+        "network": source.raw.get("stage", "converted" if spiking else "trained"),
         "bits": net.config.bits,
         "weights": source.weights,
         "spiking": spiking,
@@ -86,7 +92,10 @@ def run(
     if not npz.exists():
         save_npz(torch.cat(list(first_images(folder, config.num_images))), npz)
     if config.grid:
-        write_grid(logdir, source, folder, config)
+        count = min(config.grid_images, config.num_images)
+        path = logdir / (config.grid_path or grid_name(source.net))
+        write_grid(path, folder, count, config.grid_row or max(1, math.isqrt(count)))
+        print(f"{path}: the first {count}")
     print(f"{folder}: {config.num_images} images")
     if extractor is None or stats is None:
         return 0
@@ -116,7 +125,7 @@ def run(
 def folder_name(made_with: dict) -> str:
     """Readable and unambiguous enough; `settings.json` inside the folder holds the rest."""
     spiking = made_with["spiking"]
-    mode = "ann" if spiking is None else f"snn_{spiking['schedule']}"
+    mode = "ann" if spiking is None else f"{made_with['network']}_{spiking['schedule']}"
     if spiking and spiking["schedule"] == "stream":
         mode += f"_{spiking['stream_norm']}_settle{spiking['settle_steps']}"
         mode += ("" if spiking["signed"] else "_unsigned") + (
@@ -170,18 +179,14 @@ def first_images(folder: Path, count: int):
             return
 
 
-def write_grid(logdir: Path, source: checkpoint.Loaded, folder: Path, config: EvalConfig) -> None:
-    """`images/SDDPM_T{T}.png` (or `images/ANN.png`) from the first generated images."""
-    net = source.net
-    name = f"SDDPM_T{net.clock.spike_steps}.png" if isinstance(net, SpikingDenoiser) else "ANN.png"
-    images = torch.cat(list(first_images(folder, min(config.grid_images, config.num_images))))
-    save_grid(images, logdir / "images" / name, max(1, math.isqrt(len(images))))
+def grid_name(net: nn.Module) -> str:
+    """`images/SDDPM_T{T}.png` for a spiking network, `images/ANN.png` for an ANN."""
+    return f"images/SDDPM_T{net.clock.spike_steps}.png" if isinstance(net, SpikingDenoiser) else "images/ANN.png"
 
 
-def append_result(path: Path, line: dict) -> None:
-    """Add one JSON line; what was there stays."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+def write_grid(path: Path, folder: Path, count: int, nrow: int) -> None:
+    """One picture of the first `count` images of `folder`."""
+    save_grid(torch.cat(list(first_images(folder, count))), path, nrow)
 
 
 def make_stats(

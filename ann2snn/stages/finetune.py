@@ -26,9 +26,11 @@ from ..report.log import RunLog
 from ..report.tables import text_table
 from ..runtime import Interruption, prepare_folder, seed_from
 from ..sampling import generate_all
+from .convert import gaps_under, print_gap, write_gap
 
 BEST = "model_best.pt"
 STATE = "ft_state.pt"
+GAP_FILE = "gap_finetuned.json"
 HELD_BACK = 32  # images of the validation batch, never tuned on
 
 
@@ -67,6 +69,8 @@ def run(
     config: FineTuneConfig,
     sample: SampleConfig,
     device: torch.device,
+    *,
+    gap_images: int = 0,
 ) -> int:
     """Tune every block of the network converted from `source`; write `SNN_<bit>bit_ft/`. Returns the exit code."""
     require(
@@ -83,7 +87,21 @@ def run(
         log.close()
     if code == 0:
         run.finish()
+        if gap_images:
+            measure_result(run, logdir, gap_images)
     return code
+
+
+def measure_result(run: _Run, logdir: Path, images: int) -> None:
+    """`gap_finetuned.json`: the gap of `model_best.pt`, block by block, beside that of the converted network."""
+    best = checkpoint.load(run.folder / BEST).net
+    best.to(next(run.ann.parameters()).device)
+    spiking, seed = run.snn.spiking, run.config.seed
+    [before] = gaps_under(run.ann, convert(run.ann, spiking), [spiking], images, seed)
+    [after] = gaps_under(run.ann, best, [spiking], images, seed)
+    reports = [dataclasses.replace(before, name="converted"), dataclasses.replace(after, name="fine-tuned")]
+    write_gap(logdir / GAP_FILE, reports, images)
+    print_gap(reports, images)
 
 
 class _Run:
@@ -104,7 +122,7 @@ class _Run:
         return {**self.config.fixed(), "source": self.source, "spiking": self.snn.spiking.to_dict()}
 
     def payload(self) -> dict:
-        return checkpoint.snn_payload(self.snn, source=self.source, step=self.steps_done)
+        return checkpoint.snn_payload(self.snn, stage="finetuned", source=self.source, step=self.steps_done)
 
     def restore(self) -> None:
         """Take up a run that stopped between two blocks. Raises UserError if it is another run's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from ..errors import UserError
 from ..io import checkpoint
 from ..io.images import save_grid
 from ..nets import UNet
-from ..report.log import RunLog
+from ..report.log import RESULTS, RunLog, append_result
 from ..runtime import Interruption, seed_step
 from ..sampling import generate_all
 
@@ -42,13 +43,15 @@ FIXED_ON_RESUME = (
 
 @dataclass(frozen=True)
 class Schedule:
-    """When things happen, in steps; 0 is never."""
+    """When things happen, in steps; 0 is never. `score`: denoiser → named figures, for `eval_step`."""
 
     sample_step: int
     save_step: int
     log_step: int
     sample_size: int
     num_workers: int = 0
+    eval_step: int = 0
+    score: Callable[[nn.Module], dict[str, float]] | None = None
 
 
 class Trainer:
@@ -241,6 +244,8 @@ def _loop(trainer: Trainer, stream, log: RunLog, logdir: Path, sample: SampleCon
                 write_sample_grid(trainer, sample, schedule.sample_size, logdir, log)
             if due(step, schedule.save_step):
                 save()
+            if due(step, schedule.eval_step) and schedule.score is not None:
+                score_both(trainer, schedule.score, logdir, log)
     save()
     if interruption.requested:
         print(f"stopped at step {trainer.step}; run the same command to continue")
@@ -250,6 +255,15 @@ def _loop(trainer: Trainer, stream, log: RunLog, logdir: Path, sample: SampleCon
 def due(step: int, every: int) -> bool:
     """Whether something done every `every` steps (0: never) is done after `step` steps."""
     return every > 0 and step % every == 0
+
+
+def score_both(trainer: Trainer, score: Callable, logdir: Path, log: RunLog) -> None:
+    """Score raw and averaged weights; into the log, and as one line with `step` into `snn_eval.txt`."""
+    trainer.net.eval()
+    figures = score(trainer.net) | {f"{name}_EMA": value for name, value in score(trainer.ema).items()}
+    trainer.net.train()
+    log.scalars(trainer.step - 1, **figures)
+    append_result(logdir / RESULTS, {"step": trainer.step, **figures})
 
 
 def _grid_noise(trainer: Trainer, sample: SampleConfig, count: int) -> Tensor:

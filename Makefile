@@ -1,0 +1,47 @@
+# Two commands for a first look: `make demo` and `make test`. Both set up .venv on first use and reuse it afterwards.
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+DEMO   := logs/demo
+EVAL   := $(PY) evaluate.py --flagfile config/SNN_evaluate/demo.txt
+
+.PHONY: demo test test-long lint format install clean-demo
+
+install: $(STAMP)
+
+$(STAMP): requirements.txt requirements-dev.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --upgrade pip
+	$(PY) -m pip install -q -r requirements-dev.txt
+	touch $@
+
+# The four stages through the scripts and flagfiles a user uses, on the data shipped with the package.
+demo: $(STAMP)
+	$(PY) ANN_train.py --flagfile config/train_ANN/demo.txt
+	$(PY) SNN_conversion.py --flagfile config/SNN_convert/demo.txt
+	$(PY) SNN_ft.py --flagfile config/SNN_ft/demo.txt
+	test -e $(DEMO)/stats.npz || $(EVAL) --noeval --make_stats --num_images 2000
+	$(EVAL) --eval_model_path $(DEMO)/ckpt.pt
+	$(EVAL) --eval_model_path $(DEMO)/converted_snn.pt
+	$(EVAL) --eval_model_path $(DEMO)/converted_snn.pt --schedule stream
+	$(EVAL) --eval_model_path $(DEMO)/SNN_2bit_ft/model_best.pt
+	$(PY) -m ann2snn.report $(DEMO)
+
+clean-demo:
+	rm -rf $(DEMO)
+
+test: $(STAMP) lint
+	$(PY) -m pytest -m "not slow and not gpu"
+
+test-long: $(STAMP)
+	$(PY) -m pytest
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(STAMP)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .

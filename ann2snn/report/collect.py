@@ -1,0 +1,235 @@
+"""Gather what the stages left in a run folder. Any of it may be missing; what is damaged becomes a note."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..config import FULL_PRECISION
+from ..errors import UserError
+from ..io.images import existing_indices
+from .log import RESULTS
+from .modes import Mode
+from .parse import (
+    MALFORMED,
+    GapFile,
+    clean,
+    number,
+    parse_gaps,
+    parse_mode,
+    read_json,
+    read_json_lines,
+    whole,
+)
+
+#: Fields of a line of scores that say how the score came about; any other float is a score.
+HOW = (
+    *("count", "extractor", "notes", "checkpoint", "step", "network", "bits", "weights", "spiking", "sampler"),
+    *("sampler_steps", "eta", "clip_x0", "var_type", "seed", "reference", "reference_count", "image_size"),
+    *("device", "date"),
+)
+#: Of these, the ones that may differ between two lines where the newer replaces the older.
+INCIDENTAL = ("notes", "device", "date")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One line of scores. values: by name. line: all its fields, unchecked."""
+
+    mode: Mode
+    values: dict[str, float]
+    count: int | None
+    line: dict
+
+    def text(self, name: str) -> str:
+        """A field as printable text; "–" if it is missing."""
+        value = self.line.get(name)
+        return "–" if value is None else clean(value)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A folder of numbered images. settings: how they were made, unchecked; empty if unknown."""
+
+    mode: Mode
+    folder: Path
+    indices: tuple[int, ...]
+    settings: dict
+
+
+@dataclass(frozen=True)
+class BlockTuned:
+    """Gap of a block's output on held-back images before and after its tuning, and of the prediction after it."""
+
+    block: str
+    gap_before: float
+    gap_after: float
+    prediction_gap: float
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """source: hash of the checkpoint tuned from. prediction_gap: of the network before any tuning."""
+
+    folder: str
+    source: str | None
+    prediction_gap: float
+    blocks: tuple[BlockTuned, ...]
+
+
+@dataclass
+class Run:
+    """Everything the report is made from. loss: (step, loss). training_scores: by step. notes: what went unread."""
+
+    logdir: Path
+    loss: list[tuple[int, float]] = field(default_factory=list)
+    flagfiles: dict[str, str] = field(default_factory=dict)
+    gaps: GapFile | None = None
+    gaps_finetuned: GapFile | None = None
+    finetuned: FineTuned | None = None
+    scores: list[Score] = field(default_factory=list)
+    training_scores: dict[int, dict[str, float]] = field(default_factory=dict)
+    image_sets: list[ImageSet] = field(default_factory=list)
+    pictures: dict[str, Path] = field(default_factory=dict)
+    samples: dict[int, Path] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return clean(self.logdir.resolve().name or "run", 80)
+
+    @property
+    def bits(self) -> int | None:
+        """Activation bits as the newest file tells them."""
+        known = [s.line.get("bits") for s in reversed(self.scores)] + [s.settings.get("bits") for s in self.image_sets]
+        if self.finetuned and (match := re.fullmatch(r"SNN_(\d{1,2})bit_ft", self.finetuned.folder)):
+            known.append(int(match[1]))
+        if match := re.search(r"(?m)^--bit=(\d{1,2})(?:\.0)?$", self.flagfiles.get("flagfile.txt", "")):
+            known.append(int(match[1]))
+        return next((b for b in map(whole, known) if b in (*range(1, 17), FULL_PRECISION)), None)
+
+    @property
+    def spike_steps(self) -> int | None:
+        """Time steps of the window, 2^bits − 1."""
+        return None if self.bits in (None, FULL_PRECISION) else 2**self.bits - 1
+
+    def is_empty(self) -> bool:
+        found = (
+            self.loss,
+            self.flagfiles,
+            self.gaps,
+            self.gaps_finetuned,
+            self.finetuned,
+            self.scores,
+            self.training_scores,
+        )
+        return not any((*found, self.image_sets, self.pictures, self.samples, self.notes))
+
+
+def collect(logdir: Path) -> Run:
+    """Read a run folder. Raises UserError if it does not exist or holds nothing a stage wrote."""
+    if not logdir.is_dir():
+        raise UserError(f"{logdir} is not a folder: give the --logdir of a run")
+    run = Run(logdir)
+    try:
+        _collect_files(run)
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename or logdir}: {error.strerror or error}") from None
+    if run.is_empty():
+        raise UserError(f"{logdir} holds nothing to report on: run ANN_train.py or SNN_conversion.py on it first")
+    return run
+
+
+def _collect_files(run: Run) -> None:
+    logdir, notes = run.logdir, run.notes
+    run.loss = loss_curve(read_json_lines(logdir / "log.jsonl", notes))
+    for path in sorted(logdir.glob("flagfile*.txt")):
+        run.flagfiles[clean(path.name)] = path.read_text(encoding="utf-8", errors="replace")
+    run.gaps = parse_gaps(read_json(logdir / "gap.json", notes), "gap.json", notes)
+    name = "gap_finetuned.json"
+    run.gaps_finetuned = parse_gaps(read_json(logdir / name, notes), name, notes)
+    tuned = sorted(logdir.glob("SNN_*_ft/finetune.json"), key=lambda path: path.stat().st_mtime)
+    for path in tuned[-1:]:
+        run.finetuned = parse_finetuned(read_json(path, notes), path.parent.name, notes)
+    if len(tuned) > 1:
+        notes.append(f"{len(tuned)} fine-tuning folders: the newest, {clean(tuned[-1].parent.name)}, is shown")
+    lines = read_json_lines(logdir / RESULTS, notes)
+    run.scores = newest_scores([line for line in lines if "network" in line], notes)
+    run.training_scores = training_scores([line for line in lines if "network" not in line], notes)
+    run.image_sets = sorted(find_image_sets(logdir, notes), key=lambda found: (found.mode.order, found.folder))
+    found = [logdir / "real.png", *sorted(logdir.glob("images/*.png"))]
+    run.pictures = {path.relative_to(logdir).as_posix(): path for path in found if path.is_file()}
+    steps = [path for path in logdir.glob("sample/*.png") if re.fullmatch(r"[0-9]{1,12}", path.stem)]
+    run.samples = {int(path.stem): path for path in sorted(steps, key=lambda path: int(path.stem))}
+
+
+def loss_curve(entries: list[dict]) -> list[tuple[int, float]]:
+    """(step, training loss), by step."""
+    points = [(whole(e.get("step")), number(e.get("loss"))) for e in entries if e.get("stage") == "train"]
+    return sorted((step, loss) for step, loss in points if step is not None and loss == loss)
+
+
+def newest_scores(lines: list[dict], notes: list[str]) -> list[Score]:
+    """The scores, of lines with the same settings the last; in the order of the file."""
+    newest: dict[str, Score] = {}
+    for line in lines:
+        try:
+            score = Score(parse_mode(line), scores_in(line), whole(line.get("count")), line)
+            key = json.dumps([line.get(name) for name in HOW if name not in INCIDENTAL], sort_keys=True)
+        except MALFORMED:
+            notes.append(f"{RESULTS}: a line without usable settings is left out")
+            continue
+        newest.pop(key, None)
+        newest[key] = score
+    return list(newest.values())
+
+
+def training_scores(lines: list[dict], notes: list[str]) -> dict[int, dict[str, float]]:
+    """Scores by training step, of lines with the same step the last."""
+    found = {}
+    for line in lines:
+        step, values = whole(line.get("step")), scores_in(line)
+        if step is None or not values:
+            notes.append(f"{RESULTS}: a line without usable settings is left out")
+        else:
+            found[step] = values
+    return dict(sorted(found.items()))
+
+
+def scores_in(line: dict) -> dict[str, float]:
+    """The fields that are scores."""
+    return {clean(k, 40): number(v) for k, v in line.items() if k not in HOW and isinstance(v, float)}
+
+
+def find_image_sets(logdir: Path, notes: list[str]) -> Iterable[ImageSet]:
+    """Folders of numbered images below `generated/`."""
+    for folder in sorted(path for path in logdir.glob("generated/*") if path.is_dir()):
+        indices = tuple(sorted(existing_indices(folder)))
+        if not indices:
+            continue
+        settings = read_json(folder / "settings.json", notes)
+        try:
+            yield ImageSet(parse_mode(settings), folder, indices, settings)
+        except MALFORMED:
+            notes.append(f"generated/{clean(folder.name)}: no usable settings.json")
+            yield ImageSet(Mode(clean(folder.name, 40)), folder, indices, {})
+
+
+def parse_finetuned(raw: object, folder: str, notes: list[str]) -> FineTuned | None:
+    """The content of `finetune.json`; None, with a note, if it makes no sense."""
+    if raw is None:
+        return None
+    try:
+        first, *after = [number(gap) for gap in raw["prediction_gap"]]
+        blocks = tuple(
+            BlockTuned(clean(b["block"], 40), number(b["gap_before"]), number(b["gap_after"]), gap)
+            for b, gap in zip(raw["blocks"], after, strict=True)
+        )
+        source = raw.get("identity", {}).get("source")
+        return FineTuned(folder, None if source is None else clean(source, 40), first, blocks)
+    except MALFORMED:
+        notes.append("finetune.json makes no sense and is left out")
+        return None

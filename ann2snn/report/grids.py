@@ -1,0 +1,182 @@
+"""Sample images: one strip for each network, so that a column shows what the same noise became in every network."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from ..data.decode import decode_image
+from ..errors import UserError
+from ..io.images import INDEX_DIGITS
+from .collect import ImageSet, Run
+from .modes import Mode
+from .parse import clean
+
+STRIP_WIDTH = 860  # page pixels a strip may take
+CELL = 64  # page pixels that the side of an image should take, in whole multiples of its own
+MOST_IMAGES = 16
+PICTURE_WIDTH = 342  # page pixels of a picture shown as it is
+GAP = 2  # pixels between images, as in the grids that the stages write
+MOST_STRIPS = 24
+#: What two folders share where image i started from the same noise and took the same way.
+SAME_NOISE = ("sampler", "sampler_steps", "eta", "clip_x0", "var_type", "seed")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A strip or a picture. width: in page pixels, a whole multiple of its own where it fits. mode: None for data."""
+
+    title: str
+    png: bytes
+    width: int
+    mode: Mode | None = None
+    source: str = ""
+
+    @property
+    def data_uri(self) -> str:
+        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+
+
+@dataclass(frozen=True)
+class GridGroup:
+    """Strips to compare; or, with strips False, pictures. heading: how the images were made."""
+
+    heading: str
+    grids: list[Grid]
+    strips: bool = True
+
+
+def sample_groups(run: Run) -> list[GridGroup]:
+    """One group for each way of sampling, real data first; pictures of the stages if nothing was generated."""
+    groups: dict[tuple, list[ImageSet]] = {}
+    for found in run.image_sets[:MOST_STRIPS]:
+        groups.setdefault(tuple(clean(found.settings.get(name)) for name in SAME_NOISE), []).append(found)
+    if len(run.image_sets) > MOST_STRIPS:
+        run.notes.append(f"{len(run.image_sets)} folders of images: the first {MOST_STRIPS} are shown")
+    result = [GridGroup(how_sampled(sets[0].settings), group_grids(sets, run.notes)) for sets in groups.values()]
+    result = [group for group in result if group.grids] or _stage_pictures(run)
+    return _with_real(run, result)
+
+
+def how_sampled(settings: dict) -> str:
+    """Such as "ddim, 50 steps, eta 0.0, seed 0"."""
+    if not settings:
+        return "unknown settings"
+    eta = "" if settings.get("eta") is None else f", eta {clean(settings['eta'])}"
+    clip = "" if settings.get("clip_x0", True) else ", no clipping"
+    steps = f"{clean(settings.get('sampler_steps'))} steps"
+    return f"{clean(settings.get('sampler'))}, {steps}{eta}{clip}, seed {clean(settings.get('seed'))}"
+
+
+def group_grids(sets: list[ImageSet], notes: list[str]) -> list[Grid]:
+    """A strip of the images that all sets have; a set that is damaged is left out with a note."""
+    common = sorted(set.intersection(*(set(found.indices) for found in sets)))
+    grids = []
+    for found in sets:
+        try:
+            images = _load(found, common or found.indices)
+        except UserError as error:
+            notes.append(clean(error))
+            continue
+        grids.append(make_strip(found.mode.label, images, found.mode, clean(found.settings.get("checkpoint", ""), 16)))
+    return grids
+
+
+def make_strip(title: str, images: list[Image.Image], mode: Mode | None = None, source: str = "") -> Grid:
+    """images: of one size, put in one row, on paper-white ground."""
+    width, height = images[0].size
+    strip = Image.new("RGB", (len(images) * (width + GAP) - GAP, height), "white")
+    for index, image in enumerate(images):
+        strip.paste(image, (index * (width + GAP), 0))
+    return _as_grid(title, strip, max(1, CELL // width), mode, source)
+
+
+def fitting(side: int) -> int:
+    """How many images of this side fit in a strip."""
+    scale = max(1, CELL // side)
+    return max(1, min(MOST_IMAGES, (STRIP_WIDTH + GAP * scale) // ((side + GAP) * scale)))
+
+
+def picture_grid(title: str, path: Path, notes: list[str]) -> list[Grid]:
+    """A picture as it is, in a list; none, with a note, if it is damaged."""
+    try:
+        picture = decode_image(path)
+    except UserError as error:
+        notes.append(clean(error))
+        return []
+    if picture.width > 2 * PICTURE_WIDTH:  # keeps the page small
+        picture.thumbnail((2 * PICTURE_WIDTH, 2 * PICTURE_WIDTH))
+    return [_as_grid(title, picture, PICTURE_WIDTH // picture.width)]
+
+
+def training_grids(run: Run, most: int = 3) -> list[Grid]:
+    """Sample grids from along the training, evenly chosen, the last included."""
+    steps = list(run.samples)
+    chosen = sorted({steps[round(i * (len(steps) - 1) / max(1, most - 1))] for i in range(most)}) if steps else []
+    return [grid for step in chosen for grid in picture_grid(f"step {step:,}", run.samples[step], run.notes)]
+
+
+def _as_grid(title: str, picture: Image.Image, scale: int, mode: Mode | None = None, source: str = "") -> Grid:
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, format="PNG", optimize=True)
+    return Grid(title, buffer.getvalue(), picture.width * scale or PICTURE_WIDTH, mode, source)
+
+
+def _load(found: ImageSet, indices: Sequence[int]) -> list[Image.Image]:
+    """The first of the images `indices`, as many as fit. Raises UserError for a damaged one."""
+    images: list[Image.Image] = []
+    for index in indices:
+        image = decode_image(found.folder / f"{index:0{INDEX_DIGITS}}.png")
+        if images and image.size != images[0].size:
+            raise UserError(f"{found.folder.name} holds images of several sizes")
+        images.append(image)
+        if len(images) == fitting(image.width):
+            break
+    return images
+
+
+def _stage_pictures(run: Run) -> list[GridGroup]:
+    """What the conversion wrote to `images/`."""
+    paths = {name: path for name, path in run.pictures.items() if name.startswith("images/")}
+    grids = [grid for name, path in list(paths.items())[:4] for grid in picture_grid(clean(name), path, run.notes)]
+    return [GridGroup("Written by the stages, from the same noise.", grids, strips=False)] if grids else []
+
+
+def _with_real(run: Run, groups: list[GridGroup]) -> list[GridGroup]:
+    """The groups with `real.png` first: a strip like the others where it can be cut into one, else as it is."""
+    path = run.pictures.get("real.png")
+    if path is None:
+        return groups
+    if groups and groups[0].strips:
+        try:
+            cells = _cells(decode_image(path), _side_of(run))
+        except UserError:
+            cells = []
+        if cells:
+            groups[0].grids.insert(0, make_strip("real data", cells[: fitting(cells[0].width)]))
+            return groups
+    pictures = picture_grid("real data", path, run.notes)
+    if groups and not groups[0].strips:
+        groups[0].grids[:0] = pictures
+        return groups
+    return [GridGroup("", pictures, strips=False), *groups] if pictures else groups
+
+
+def _side_of(run: Run) -> int:
+    """Raises UserError if the first generated image is damaged."""
+    first = run.image_sets[0]
+    return decode_image(first.folder / f"{first.indices[0]:0{INDEX_DIGITS}}.png").width
+
+
+def _cells(picture: Image.Image, side: int) -> list[Image.Image]:
+    """The images of a grid with GAP pixels around each; none if the picture is no such grid."""
+    pitch = side + GAP
+    if (picture.width - GAP) % pitch or (picture.height - GAP) % pitch:
+        return []
+    corners = [(x, y) for y in range(GAP, picture.height, pitch) for x in range(GAP, picture.width, pitch)]
+    return [picture.crop((x, y, x + side, y + side)) for x, y in corners]

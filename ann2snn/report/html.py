@@ -1,0 +1,275 @@
+"""The report as one page of HTML that needs nothing outside itself. Every string from a file is escaped."""
+
+from __future__ import annotations
+
+import base64
+import html
+import math
+from collections.abc import Sequence
+
+from .collect import Run, Score
+from .grids import Grid, GridGroup, sample_groups, training_grids
+from .modes import Mode, colours
+from .parse import clean
+from .style import CSS
+from .summary import (
+    all_reports,
+    amount,
+    counted,
+    score_names,
+    score_value,
+    summary_notes,
+    summary_rows,
+    summary_table,
+    verdict,
+)
+from .tables import show
+
+LONGEST_FLAGFILE = 200_000  # characters
+GAP_CAPTION = (
+    "<b>Gap.</b> Relative L2 error of each block's time-averaged output against the quantized ANN, in the order of "
+    "the data; <b>prediction</b> is the network's output. Logarithmic; errors below 1e-9 are rounding."
+)
+RATE_CAPTION = (
+    "<b>Firing rate.</b> Spikes of either sign per neuron and time step of the window; settling adds spikes, not steps."
+)
+SCORES_INTRO = (
+    "A score means something only beside its settings: compare lines that share extractor, images, sampler, seed and "
+    "reference. Lower distances and a higher IS are better. Of scores with the same settings the newest is shown."
+)
+FINETUNE_CAPTION = (
+    "<b>Tuning, block after block.</b> Relative error of each block on images held back from tuning, just before and "
+    "after that block was tuned; and of the prediction with all blocks up to there tuned."
+)
+
+
+def page(run: Run, charts: dict[str, bytes]) -> str:
+    """The whole document. charts: PNG files by name; see `figures.charts`."""
+    groups, training = sample_groups(run), training_grids(run)  # first: they may add notes
+    sections = [
+        _summary(run),
+        _samples(run, groups),
+        _gap(charts),
+        _finetune(charts),
+        _training(run, charts, training),
+        _scores(run),
+        _settings(run),
+    ]
+    title = f"{escape(run.name)}: conversion report"
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{CSS}</style></head><body><main>\n"
+        + _header(run)
+        + "\n".join(section for section in sections if section)
+        + "\n</main></body></html>\n"
+    )
+
+
+def escape(value: object) -> str:
+    """Text for an element or a quoted attribute; what UTF-8 cannot hold becomes "?"."""
+    return html.escape(str(value).encode("utf-8", "replace").decode("utf-8"), quote=True)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], numeric: range) -> str:
+    """A table that scrolls sideways where it must. Cells are HTML; the columns in `numeric` align right."""
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        columns = (f"<{tag}{' class=num' if i in numeric else ''}>{c}</{tag}>" for i, c in enumerate(cells))
+        return f"<tr>{''.join(columns)}</tr>"
+
+    body = "\n".join(line("td", row) for row in rows)
+    head = line("th", header)
+    return f'<div class="scroll"><table><thead>{head}</thead>\n<tbody>{body}</tbody></table></div>'
+
+
+def section(title: str, *parts: str) -> str:
+    return f"<section><h2>{title}</h2>\n" + "\n".join(part for part in parts if part) + "</section>"
+
+
+def chart(charts: dict[str, bytes], name: str, caption: str) -> str:
+    """A chart and what it shows; empty if there is none."""
+    if name not in charts:
+        return ""
+    picture = base64.b64encode(charts[name]).decode("ascii")
+    return (
+        f'<figure class="chart"><figcaption>{caption}</figcaption>'
+        f'<img alt="{name} chart" src="data:image/png;base64,{picture}"></figure>'
+    )
+
+
+def _header(run: Run) -> str:
+    facts = []
+    if run.bits:
+        facts.append(f"{run.bits} bits")
+    if run.spike_steps:
+        facts.append(f"T = {run.spike_steps} time steps")
+    notes = "".join(f"<li>{escape(note)}</li>" for note in dict.fromkeys(run.notes))
+    return (
+        f"<header><p class=kicker>ANN-to-SNN conversion report{''.join(f' · {fact}' for fact in facts)}</p>"
+        f"<h1>{escape(run.name)}</h1><p class=verdict>{escape(verdict(run))}</p>"
+        + (f"<div class=warning><b>Not everything could be read</b><ul>{notes}</ul></div>" if notes else "")
+        + "</header>\n"
+    )
+
+
+def _summary(run: Run) -> str:
+    header, rows = summary_table(run)
+    palette = colours([row.mode for row in summary_rows(run)])
+    cells = [
+        [f'<span class=dot style="background:{colour}"></span>{escape(row[0])}', *map(escape, row[1:])]
+        for row, colour in zip(rows, palette.values(), strict=True)
+    ]
+    notes = "".join(f"<li>{escape(note)}</li>" for note in summary_notes(run))
+    explanation = (
+        "<p class=note><b>Steps per call</b>: time steps for one call of the network. <code>layer_sync</code> takes "
+        "T steps for each neuron layer in sequence, <code>stream</code> T steps for the whole network, plus settling. "
+        "<b>Gap</b>: relative L2 error of the prediction against the quantized ANN"
+        f"{_measured_on(run)}. <b>Spikes</b>: of either sign, for one image and one call; an image takes as many calls "
+        "as the sampler has steps.</p>"
+    )
+    warning = f"<ul class=mind>{notes}</ul>" if notes else ""
+    return section("Summary", table([escape(h) for h in header], cells, range(2, len(header))), warning, explanation)
+
+
+def _measured_on(run: Run) -> str:
+    found = run.gaps or run.gaps_finetuned
+    if not found or found.images is None:
+        return ""
+    return f", on {counted(found.images, 'image')} at {counted(found.times, 'time')} of the ANN's sampling path"
+
+
+def _samples(run: Run, groups: list[GridGroup]) -> str:
+    if not groups:
+        return ""
+    gaps = {mode: report.prediction.error for mode, report in all_reports(run).items()}
+    parts = []
+    for group in groups:
+        sampled = f"{group.heading}. Each column shows what the same noise became." if group.strips else group.heading
+        parts.append(f"<p>{escape(sampled)}</p>" if sampled else "")
+        if group.strips:
+            strips = "".join(_strip(grid, gaps) for grid in group.grids)
+            parts.append(f'<div class="scroll strips">{strips}</div>')
+        else:
+            parts.append(_pictures(group.grids))
+    return section("Samples", *parts)
+
+
+def _image(grid: Grid) -> str:
+    return f'<img alt="{escape(grid.title)}" style="width:{grid.width}px" src="{grid.data_uri}">'
+
+
+def _strip(grid: Grid, gaps: dict[Mode, float]) -> str:
+    """One network's images beside its name, gap and checkpoint."""
+    details = [grid.mode.schedule_label] if grid.mode and grid.mode.spiking else []
+    if grid.mode in gaps:
+        details.append(f"gap {show(gaps[grid.mode])}")
+    if grid.source:
+        details.append(f"checkpoint {grid.source[:8]}")
+    title = grid.mode.network_label() if grid.mode else grid.title
+    small = "".join(f"<small>{escape(detail)}</small>" for detail in details)
+    return f"<figure class=strip><figcaption><b>{escape(title)}</b>{small}</figcaption>{_image(grid)}</figure>"
+
+
+def _pictures(grids: list[Grid]) -> str:
+    cards = "".join(
+        f"<figure class=picture>{_image(grid)}<figcaption>{escape(grid.title)}</figcaption></figure>" for grid in grids
+    )
+    return f"<div class=pictures>{cards}</div>" if cards else ""
+
+
+def _gap(charts: dict[str, bytes]) -> str:
+    shown = chart(charts, "gap", GAP_CAPTION), chart(charts, "firing_rate", RATE_CAPTION)
+    return section("Block by block", *shown) if any(shown) else ""
+
+
+def _finetune(charts: dict[str, bytes]) -> str:
+    picture = chart(charts, "finetune", FINETUNE_CAPTION)
+    return section("Fine-tuning", picture) if picture else ""
+
+
+def _training(run: Run, charts: dict[str, bytes], grids: list[Grid]) -> str:
+    loss = chart(charts, "loss", "<b>Training loss</b> of the ANN.")
+    pictures = f"<p>Samples during training, always from the same noise.</p>{_pictures(grids)}" if grids else ""
+    shown = loss, pictures, _training_scores(run)
+    return section("Training", *shown) if any(shown) else ""
+
+
+def _training_scores(run: Run) -> str:
+    if not run.training_scores:
+        return ""
+    names = list(dict.fromkeys(name for values in run.training_scores.values() for name in values))
+    rows = [
+        [f"{step:,}", *(amount(values.get(name, math.nan)) for name in names)]
+        for step, values in run.training_scores.items()
+    ]
+    intro = "<p>Scores during training; <b>EMA</b> marks the averaged weights.</p>"
+    return intro + table([escape(name) for name in ("step", *names)], rows, range(1, 1 + len(names)))
+
+
+def _scores(run: Run) -> str:
+    if not run.scores:
+        return ""
+    names, footnotes = score_names(run), footnotes_of(run.scores)
+    scores = sorted(run.scores, key=lambda score: score.mode.order)
+    how = [how_scored(score, footnotes) for score in scores]
+    shared = {key: how[0][key] for key in how[0] if len(how) > 1 and len({one[key] for one in how}) == 1}
+    differing = [key for key in how[0] if key not in shared]
+    rows = []
+    for score, one in zip(scores, how, strict=True):
+        values = [score_value(score, name) if name in score.values else "–" for name in names]
+        mode = [score.mode.network_label(run.bits), score.mode.schedule_label]
+        rows.append([escape(cell) for cell in (*mode, *values, *(one[key] for key in differing))])
+    header = [escape(cell) for cell in ("network", "schedule", *names, *differing)]
+    listed = "".join(f"<li>{escape(text)}</li>" for text in footnotes)
+    return section(
+        "Scores",
+        f"<p>{SCORES_INTRO}</p>",
+        table(header, rows, range(2, 2 + len(names))),
+        "<p class=note><b>The same in every line</b>: "
+        + " · ".join(f"{key} <b>{escape(value)}</b>" for key, value in shared.items() if value != "–")
+        + "</p>"
+        if shared
+        else "",
+        f"<p class=note><b>Notes</b></p><ol class=footnotes>{listed}</ol>" if listed else "",
+    )
+
+
+def footnotes_of(scores: Sequence[Score]) -> dict[str, int]:
+    """The notes of all lines, numbered from 1."""
+    lists = [score.line.get("notes") for score in scores]
+    texts = dict.fromkeys(clean(note) for notes in lists if isinstance(notes, list) for note in notes)
+    return {text: index for index, text in enumerate(texts, 1)}
+
+
+def how_scored(score: Score, footnotes: dict[str, int]) -> dict[str, str]:
+    """What makes a score comparable, as plain text by column."""
+    notes = score.line.get("notes")
+    numbers = [str(footnotes[clean(note)]) for note in notes] if isinstance(notes, list) else []
+    eta = "" if score.line.get("eta") is None else f", eta {score.text('eta')}"
+    clip = ", no clipping" if score.line.get("clip_x0") is False else ""
+    return {
+        "images": show(score.count),
+        "extractor": score.text("extractor"),
+        "sampler": f"{score.text('sampler')}, {score.text('sampler_steps')} steps{eta}{clip}",
+        "seed": score.text("seed"),
+        "checkpoint": score.text("checkpoint"),
+        "trained or tuned steps": score.text("step"),
+        "weights": score.text("weights"),
+        "reference": score.text("reference"),
+        "reference images": score.text("reference_count"),
+        "image size": score.text("image_size"),
+        "device": score.text("device"),
+        "date": score.text("date"),
+        "notes": ", ".join(numbers) or "–",
+    }
+
+
+def _settings(run: Run) -> str:
+    if not run.flagfiles:
+        return ""
+    parts = [
+        f"<details><summary>{escape(name)}</summary><pre>{escape(text[:LONGEST_FLAGFILE])}</pre></details>"
+        for name, text in run.flagfiles.items()
+    ]
+    return section("Settings", "<p>The flags of each stage as it ran.</p>", *parts)

@@ -1,0 +1,137 @@
+"""Values from files that may be damaged, foreign or hostile, checked before anything else sees them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from ..config import SpikingConfig
+from ..convert import BlockGap, GapReport
+from ..convert.gap import PREDICTION
+from .modes import Mode
+
+LONGEST = 300  # characters of a string shown
+#: What parsing foreign JSON can raise; UserError is a ValueError.
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
+
+
+def clean(value: object, longest: int = LONGEST) -> str:
+    """`value` as one line of printable text: no control characters, no lone surrogates, cut at `longest`."""
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value)[: longest + 1])
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def number(value: object) -> float:
+    """A JSON number as float; nan for anything else, infinities included."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    try:
+        return float(value) if math.isfinite(value) else math.nan
+    except OverflowError:
+        return math.nan
+
+
+def whole(value: object) -> int | None:
+    """A JSON number without fraction as int; None for anything else."""
+    value = number(value)
+    return int(value) if value == value and value == int(value) else None
+
+
+def read_json(path: Path, notes: list[str]) -> object:
+    """The file's content; None if it is missing, or damaged, which adds a note."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        notes.append(f"{clean(path.name)} cannot be read as JSON and is left out")
+        return None
+
+
+def read_json_lines(path: Path, notes: list[str]) -> list[dict]:
+    """The objects of a JSON-lines file; lines that are none are counted in a note."""
+    if not path.is_file():
+        return []
+    entries, skipped = [], 0
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            entry = None
+        if isinstance(entry, dict):
+            entries.append(entry)
+        else:
+            skipped += 1
+    if skipped:
+        notes.append(f"{clean(path.name)}: {skipped} malformed {'line' if skipped == 1 else 'lines'} skipped")
+    return entries
+
+
+def parse_spiking(raw: dict) -> SpikingConfig:
+    """Raises one of MALFORMED."""
+    names = [field.name for field in fields(SpikingConfig)]
+    given = {name: raw[name] for name in names if name in raw}
+    if not isinstance(given.get("signed", True), bool):
+        raise ValueError("signed is no boolean")
+    return SpikingConfig(**given)
+
+
+def parse_mode(raw: dict) -> Mode:
+    """Mode of a line of scores or of a folder's settings. Raises one of MALFORMED."""
+    spiking = None if raw.get("spiking") is None else parse_spiking(raw["spiking"])
+    return Mode(clean(raw["network"], 40), spiking, clean(raw.get("weights", "ema"), 20))
+
+
+@dataclass(frozen=True)
+class GapFile:
+    """images, times: what the gap was measured on. depth: neuron layers in sequence. reports: by mode."""
+
+    images: int | None
+    times: int | None
+    depth: int | None
+    reports: dict[Mode, GapReport]
+
+
+def parse_gaps(raw: object, name: str, notes: list[str]) -> GapFile | None:
+    """A gap file's content. A report that makes no sense is left out with a note."""
+    if raw is None:
+        return None
+    listed = raw.get("reports") if isinstance(raw, dict) else None
+    if not isinstance(listed, list):
+        notes.append(f"{name} holds no list of reports and is left out")
+        return None
+    reports = {}
+    for entry in listed:
+        try:
+            network = "finetuned" if str(entry["label"]).startswith("fine-tuned") else "converted"
+            report = parse_report(entry)
+        except MALFORMED:
+            notes.append(f"{name}: a malformed report is left out")
+        else:
+            reports[Mode(network, report.spiking)] = report
+    return GapFile(whole(raw.get("images")), whole(raw.get("times")), whole(raw.get("depth")), reports)
+
+
+def parse_report(raw: dict) -> GapReport:
+    """The report behind `GapReport.to_dict`. Raises one of MALFORMED."""
+    rows = [
+        BlockGap(clean(b["block"], 40), *(number(b.get(k)) for k in ("error", "firing_rate", "negative_share")))
+        for b in raw["blocks"]
+    ]
+    blocks = unique(row for row in rows if row.block != PREDICTION)
+    [prediction] = [row for row in rows if row.block == PREDICTION]
+    settle, spikes = whole(raw.get("settle_steps")) or 0, number(raw.get("spikes_per_image"))
+    return GapReport(parse_spiking(raw["spiking"]), blocks, prediction, spikes, settle)
+
+
+def unique(rows: Iterable[BlockGap]) -> tuple[BlockGap, ...]:
+    """The rows, the first of each block."""
+    found: dict[str, BlockGap] = {}
+    for row in rows:
+        found.setdefault(row.block, row)
+    return tuple(found.values())

@@ -1,0 +1,239 @@
+"""The run in a few numbers: the summary table, what to mind when reading it, and a verdict of one sentence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..config import FULL_PRECISION
+from ..convert import GapReport
+from .collect import Run, Score
+from .modes import NETWORK_LABELS, USUAL_MODES, Mode
+from .tables import show, text_table
+
+ROUNDING = 1e-9  # relative errors below are float64's rounding, not the network's
+#: Settings two scores must share to be compared, as the reader knows them.
+COMPARABLE = {
+    "extractor": "extractor",
+    "count": "image count",
+    "image_size": "image size",
+    "sampler": "sampler",
+    "sampler_steps": "sampler steps",
+    "eta": "eta",
+    "clip_x0": "clipping",
+    "var_type": "variance",
+    "seed": "seed",
+    "reference": "reference statistics",
+    "reference_count": "reference images",
+}
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """steps: time steps of one network call. scores: by name of the score, the newest line that has it."""
+
+    mode: Mode
+    steps: str
+    report: GapReport | None
+    scores: dict[str, Score]
+
+    @property
+    def gap(self) -> float:
+        return self.report.prediction.error if self.report else math.nan
+
+
+def all_reports(run: Run) -> dict[Mode, GapReport]:
+    """Gap by mode. `gap.json` counts for the converted network, `gap_finetuned.json` where that has nothing."""
+    files = [found.reports for found in (run.gaps_finetuned, run.gaps) if found]
+    reports = {mode: report for found in files for mode, report in found.items()}
+    return dict(sorted(reports.items(), key=lambda item: item[0].order))
+
+
+def summary_rows(run: Run) -> list[SummaryRow]:
+    """The usual rows, filled where the files have something, and any other mode they mention."""
+    reports = all_reports(run)
+    modes = {*reports, *(score.mode for score in run.scores)}
+    modes |= {usual for usual in USUAL_MODES if not any(usual.same_slot(mode) for mode in modes)}
+    rows = []
+    for mode in sorted(modes, key=lambda mode: mode.order):
+        scores = {name: s for s in run.scores if s.mode == mode for name in s.values}
+        report = reports.get(mode)
+        rows.append(SummaryRow(mode, steps_per_call(run, mode, report), report, scores))
+    return rows
+
+
+def steps_per_call(run: Run, mode: Mode, report: GapReport | None) -> str:
+    """Time steps of one network call: "3 × depth" for layer_sync, "3 + 2" for a settling stream."""
+    if mode.spiking is None:
+        return "–"
+    steps = "T" if run.spike_steps is None else str(run.spike_steps)
+    if mode.spiking.schedule == "layer_sync":
+        depth = run.gaps.depth if run.gaps else None
+        return f"{steps} × {depth or 'depth'}"
+    settle = report.settle_steps if report else mode.spiking.settle_steps
+    return f"{steps} + {settle}" if settle else steps
+
+
+def score_names(run: Run) -> list[str]:
+    """Names of all scores, Fréchet distances first; a standard deviation goes with its score."""
+    names = {name for score in run.scores for name in score.values if not name.endswith("_std")}
+    return sorted(names, key=lambda name: (not name.startswith(("FD", "FID")), name))
+
+
+def summary_table(run: Run) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) as text. Missing is "–"."""
+    names = score_names(run)
+    header = ["network", "schedule", "steps per call", "gap", "spikes per image and call"]
+    header += [f"{name} (images)" for name in names] or ["score"]
+    rows = []
+    for row in summary_rows(run):
+        gap = "reference" if row.mode == USUAL_MODES[0] else show(row.gap)
+        spikes = amount(row.report.spikes_per_image) if row.report else "–"
+        cells = [row.mode.network_label(run.bits), row.mode.schedule_label, row.steps, gap, spikes]
+        rows.append(cells + ([score_cell(row.scores.get(name), name) for name in names] or ["–"]))
+    return header, rows
+
+
+def summary_text(run: Run) -> str:
+    """The table and its notes, for a terminal."""
+    return "\n".join([text_table(*summary_table(run)), *(f"note: {note}" for note in summary_notes(run))])
+
+
+def amount(value: float) -> str:
+    """A count or a score: whole above 1000, else with the digits that mean something."""
+    if value != value:
+        return "–"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
+
+
+def counted(count: int | None, noun: str) -> str:
+    """Such as "8 images"."""
+    return f"{show(count)} {noun}{'' if count == 1 else 's'}"
+
+
+def score_value(score: Score, name: str) -> str:
+    """Such as "9.24 ± 0.11"; the deviation where the line has one."""
+    deviation = score.values.get(f"{name}_std", math.nan)
+    return amount(score.values.get(name, math.nan)) + (f" ± {amount(deviation)}" if deviation == deviation else "")
+
+
+def score_cell(score: Score | None, name: str) -> str:
+    return "–" if score is None else f"{score_value(score, name)} ({show(score.count)})"
+
+
+def summary_notes(run: Run) -> list[str]:
+    """Where two rows of the table must not be compared."""
+    notes = []
+    for name in score_names(run):
+        differing = incomparable([row.scores[name] for row in summary_rows(run) if name in row.scores])
+        if differing:
+            notes.append(f"{name} is not comparable between all rows, which differ in {'; '.join(differing)}")
+    return notes + _gap_notes(run) + _source_notes(run)
+
+
+def incomparable(scores: list[Score]) -> list[str]:
+    """The settings in which the lines differ, with their values."""
+    differing = []
+    for field, words in COMPARABLE.items():
+        values = list(dict.fromkeys(score.text(field) for score in scores))
+        if len(values) > 1:
+            differing.append(f"{words} ({', '.join(values)})")
+    return differing
+
+
+def _gap_notes(run: Run) -> list[str]:
+    if not (run.gaps and run.gaps_finetuned) or run.gaps.images == run.gaps_finetuned.images:
+        return []
+    note = (
+        f"gap measured on {counted(run.gaps_finetuned.images, 'image')} for the fine-tuned network, "
+        f"on {counted(run.gaps.images, 'image')} for the converted"
+    )
+    before, _ = before_and_after(run)
+    if before:
+        note += f"; on the same images the converted network has {show(before.prediction.error)}"
+    return [note]
+
+
+def _source_notes(run: Run) -> list[str]:
+    trained = [s for s in run.scores if s.mode == USUAL_MODES[0] and s.line.get("checkpoint")]
+    source = run.finetuned.source if run.finetuned else None
+    if not trained or not source or trained[-1].text("checkpoint") == source:
+        return []
+    return [f"fine-tuning started from checkpoint {source}, the ANN scored is {trained[-1].text('checkpoint')}"]
+
+
+def before_and_after(run: Run) -> tuple[GapReport | None, GapReport | None]:
+    """Gap of the converted and of the fine-tuned network on the same images."""
+    reports = run.gaps_finetuned.reports if run.gaps_finetuned else {}
+    after = {mode: report for mode, report in reports.items() if mode.network == "finetuned"}
+    for mode, report in after.items():
+        return reports.get(Mode("converted", mode.spiking)), report
+    return None, None
+
+
+def verdict(run: Run) -> str:
+    """One sentence made from the numbers there are."""
+    clauses = [clause for clause in (*_gap_clauses(run), _finetune_clause(run), _score_clause(run)) if clause]
+    if not clauses:
+        clauses = [_training_clause(run)]
+    precision = "full-precision" if run.bits == FULL_PRECISION else f"{run.bits}-bit"
+    subject = f"{precision} network: " if run.bits else ""
+    sentence = subject + "; ".join(clauses)
+    return sentence[0].upper() + sentence[1:] + "."
+
+
+def _gap_clauses(run: Run) -> list[str]:
+    clauses = []
+    for row in summary_rows(run):
+        if row.mode.network != "converted" or row.gap != row.gap:
+            continue
+        name = row.mode.schedule_label
+        if row.mode.spiking.schedule == "stream":
+            name += f" ({row.steps} steps)"
+        clauses.append(f"{name} {distance(row.gap)}")
+    return clauses
+
+
+def distance(gap: float) -> str:
+    """A relative error in words."""
+    if gap == 0:
+        return "equals its quantized ANN exactly"
+    return f"equals it to rounding ({gap:.0e})" if gap < ROUNDING else f"is {percent(gap)} off"
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.3g} %"
+
+
+def _finetune_clause(run: Run) -> str:
+    before, after = before_and_after(run)
+    if after is None or after.prediction.error != after.prediction.error:
+        return ""
+    if before is None or before.prediction.error != before.prediction.error:
+        return f"the fine-tuned network {distance(after.prediction.error)}"
+    return f"fine-tuning takes the gap from {percent(before.prediction.error)} to {percent(after.prediction.error)}"
+
+
+def _score_clause(run: Run) -> str:
+    for name in score_names(run):
+        rows = [row for row in summary_rows(run) if name in row.scores and row.mode.network in NETWORK_LABELS]
+        if not rows or incomparable([row.scores[name] for row in rows]):
+            continue
+        shown = [f"{_short(row.mode)} {amount(row.scores[name].values[name])}" for row in rows]
+        return f"{name} on {counted(rows[0].scores[name].count, 'image')}: {', '.join(shown)}"
+    return ""
+
+
+def _short(mode: Mode) -> str:
+    if mode.spiking is None:
+        return "ANN"
+    return mode.schedule_label if mode.network == "converted" else mode.network_label().removesuffix(" SNN")
+
+
+def _training_clause(run: Run) -> str:
+    if not run.loss:
+        return "nothing measured yet"
+    step, loss = run.loss[-1]
+    return f"trained for {step + 1:,} steps, last logged loss {loss:.3g}; no gap or score measured yet"

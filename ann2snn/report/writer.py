@@ -1,0 +1,34 @@
+"""Write a run's report: one page, and its charts as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import UserError
+from ..io.atomic import replacing, write_text
+from .collect import Run
+from .figures import charts
+from .html import page
+
+REPORT = "report.html"
+FIGURES = "figures"
+
+
+def write(run: Run) -> Path:
+    """`report.html` and `figures/*.png` in the run's folder; returns the page's path.
+
+    Every file appears whole or not at all. Raises UserError if the folder cannot be written.
+    """
+    drawn = charts(run)
+    target = run.logdir / REPORT
+    folder = run.logdir / FIGURES
+    try:
+        if drawn:
+            folder.mkdir(exist_ok=True)
+        for name, png in drawn.items():
+            with replacing(folder / f"{name}.png") as temporary:
+                temporary.write_bytes(png)
+        write_text(target, page(run, drawn))
+    except OSError as error:
+        raise UserError(f"cannot write the report to {run.logdir}: {error.strerror or error}") from None
+    return target

@@ -1,0 +1,134 @@
+"""A run folder as the stages leave it, made by hand: two blocks, five modes, every kind of file."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+LAYER_SYNC = {
+    "schedule": "layer_sync",
+    "signed": True,
+    "stream_norm": "cumulative",
+    "if_neuron": "bounded",
+    "settle_steps": 0,
+}
+STREAM = LAYER_SYNC | {"schedule": "stream"}
+AUTO = STREAM | {"settle_steps": "auto"}
+INPUTS = (
+    *("log.jsonl", "flagfile.txt", "gap.json", "gap_finetuned.json", "SNN_2bit_ft", "snn_eval.txt"),
+    *("generated", "real.png", "sample", "images"),
+)
+
+
+def report(label: str, spiking: dict, error: float, spikes: float, settle: int = 0) -> dict:
+    """What `GapReport.to_dict` gives."""
+    rows = [("head", error / 4, None, None), ("downblocks.0", error / 2, 0.1, 0.0), ("prediction", error, 0.2, 0.1)]
+    names = ("block", "error", "firing_rate", "negative_share")
+    blocks = [dict(zip(names, row, strict=True)) for row in rows]
+    return {
+        "label": label,
+        "spiking": spiking,
+        "spikes_per_image": spikes,
+        "settle_steps": settle,
+        "blocks": blocks,
+    }
+
+
+def gap_file(*reports: dict, images: int = 8) -> dict:
+    return {"images": images, "times": 4, "dtype": "float64", "inputs": "x", "reports": list(reports)}
+
+
+def score_line(network: str, spiking: dict | None, fd: float, **changes: object) -> dict:
+    """A line as `evaluate` writes it."""
+    line = {
+        "FD_efficientnet_lite0": fd,
+        "count": 5000,
+        "extractor": "efficientnet-lite0-1280@64px",
+        "notes": ["a note"],
+        "checkpoint": f"{network:0<16}",
+        "step": 30,
+        "network": network,
+        "bits": 2,
+        "weights": "ema",
+        "spiking": spiking,
+        "sampler": "ddim",
+        "sampler_steps": 50,
+        "eta": 0.0,
+        "clip_x0": True,
+        "var_type": "fixedlarge",
+        "seed": 0,
+        "reference": "stats.npz",
+        "reference_count": 10000,
+        "image_size": 8,
+        "device": "cpu",
+        "date": "2030-01-02 03:04 UTC",
+    }
+    return line | changes
+
+
+def write_json(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def write_lines(path: Path, entries: list[dict]) -> None:
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def write_picture(path: Path, size: tuple[int, int], value: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((size[1], size[0]), value, np.uint8)).save(path)
+
+
+def write_image_set(logdir: Path, network: str, spiking: dict | None, indices, **changes: object) -> Path:
+    """Image i is grey of value 10·i."""
+    folder = logdir / "generated" / f"{network}_{spiking['schedule'] if spiking else 'ann'}"
+    for index in indices:
+        write_picture(folder / f"{index:06}.png", (8, 8), 10 * index)
+    line = score_line(network, spiking, 0.0, **changes)
+    names = (
+        "checkpoint",
+        "network",
+        "bits",
+        "weights",
+        "spiking",
+        "sampler",
+        "sampler_steps",
+        "eta",
+        "clip_x0",
+        "seed",
+    )
+    write_json(folder / "settings.json", {name: line[name] for name in names})
+    return folder
+
+
+def write_run(folder: Path) -> None:
+    """Every input of a report."""
+    folder.mkdir()
+    write_lines(folder / "log.jsonl", [{"stage": "train", "step": i, "loss": 1 / (i + 1)} for i in range(30)])
+    (folder / "flagfile.txt").write_text("--bit=2.0\n--lr=0.0002\n")
+    write_json(
+        folder / "gap.json",
+        gap_file(
+            report("layer_sync", LAYER_SYNC, 0.0, 1111.0),
+            report("stream", STREAM, 0.0654, 2222.0),
+            report("stream +auto", AUTO, 3.2e-16, 3333.0, settle=2),
+        ),
+    )
+    converted, tuned = (
+        report("converted stream", STREAM, 0.0654, 2222.0),
+        report("fine-tuned stream", STREAM, 0.0321, 4444),
+    )
+    write_json(folder / "gap_finetuned.json", gap_file(converted, tuned))
+    blocks = [{"block": f"downblocks.{i}", "gap_before": 0.05, "gap_after": 0.04 - 0.01 * i} for i in range(2)]
+    finetune = {"identity": {"source": "trained000000000"}, "prediction_gap": [0.07, 0.06, 0.05], "blocks": blocks}
+    write_json(folder / "SNN_2bit_ft" / "finetune.json", finetune)
+    modes = [("trained", None, 21.0), ("converted", LAYER_SYNC, 22.0), ("converted", STREAM, 33.0)]
+    modes += [("finetuned", STREAM, 24.0)]
+    write_lines(folder / "snn_eval.txt", [score_line(*mode) for mode in modes])
+    for network, spiking, _ in modes:
+        write_image_set(folder, network, spiking, range(4))
+    write_picture(folder / "real.png", (42, 22), 99)
+    write_picture(folder / "sample" / "20.png", (42, 22))
+    write_picture(folder / "images" / "ANN.png", (42, 22))

@@ -1,0 +1,77 @@
+"""Running the scripts as a user would."""
+
+import os
+import runpy
+import signal
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+NETWORK = [
+    *("--dataset_type=fashion_mnist_10k", "--img_size=8", "--ch=8", "--ch_mult=1", "--ch_mult=2", "--bit=2"),
+    *("--num_res_blocks=1", "--norm_groups=4", "--dropout=0.1", "--T=50", "--num_threads=1", "--device=cpu"),
+]
+SAMPLING = ["--sampler=ddim", "--sampler_steps=3"]
+SECONDS = 300
+
+
+class Done(NamedTuple):
+    """returncode: as subprocess gives it, negative for a signal."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def script(name: str, *flags: str, before=lambda: None) -> Done:
+    """Run a script from the repository's root in a forked process, which saves importing torch once more.
+
+    before: called in the child first, to make a fault happen.
+    """
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        child = os.fork()
+        if child == 0:
+            _child(name, flags, before, out.fileno(), err.fileno())
+        _, status = os.waitpid(child, 0)
+        out.seek(0)
+        err.seek(0)
+        return Done(os.waitstatus_to_exitcode(status), out.read(), err.read())
+
+
+def _child(name: str, flags: tuple, before, out: int, err: int) -> None:
+    code = 1
+    try:
+        signal.alarm(SECONDS)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+        os.chdir(ROOT)
+        sys.argv = [name, *flags]
+        before()
+        runpy.run_path(name, run_name="__main__")
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def check(done: Done) -> str:
+    """Its standard output; fails the test with its errors if it did not end well."""
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def train_flags(logdir: Path, steps: int, *extra: str) -> list[str]:
+    """A training run of seconds, with warm-up and dropout on."""
+    return [
+        *("--train", f"--logdir={logdir}", *NETWORK, f"--total_steps={steps}", "--warmup=3", "--batch_size=8"),
+        *("--lr=1e-3", "--ema_decay=0.9", "--log_step=1", "--save_step=4", "--sample_step=0", *extra),
+    ]

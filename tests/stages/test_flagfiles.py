@@ -1,0 +1,86 @@
+"""The command line is a promise: the published flagfiles parse and mean what they say, in every stage."""
+
+import json
+
+import pytest
+
+from ann2snn import build, flags
+from tests.scripts import ROOT, check, script
+
+PUBLISHED = {
+    "train_ANN/CIFAR10.txt": {"bit": 3.0, "train": True, "num_workers": 0, "total_steps": 800000, "eval": False},
+    "SNN_convert/CIFAR10_snn.txt": {"bit": 2.0, "eval": True, "sample_size": 64, "pic_or_not": False},
+    "SNN_ft/CIFAR10_snnft.txt": {"bit": 3.0, "fine_tune": True, "lr": 1e-6, "ft_steps": 20000, "save_step": 10000},
+    "SNN_evaluate/CIFAR10_snn.txt": {"bit": 2.0, "eval": True, "num_images": 50000},
+}
+DEFAULTS = {
+    **{"ch": 128, "ch_mult": [1, 2, 2, 2], "attn": [1], "num_res_blocks": 2, "dropout": 0.1, "bit": 8.0},
+    **{"beta_1": 1e-4, "beta_T": 0.02, "T": 1000, "mean_type": "epsilon", "var_type": "fixedlarge", "lr": 2e-4},
+    **{"dataset_type": "cifar10", "grad_clip": 1.0, "total_steps": 800000, "warmup": 5000, "ft_steps": 10000},
+    **{"ft_batch_size": 64, "img_size": 32, "batch_size": 128, "num_workers": 4, "ema_decay": 0.9999},
+    **{"parallel": False, "logdir": "./logs/DDPM_CIFAR10_EPS", "sample_size": 64, "sample_step": 1000, "eval_step": 0},
+    **{"num_images": 50000, "fid_use_torch": False, "fid_cache": "./stats/cifar10.train.npz", "gen_images": 64},
+    **{"pic_or_not": False, "train": False, "eval": False, "fine_tune": False},
+}
+
+
+@pytest.fixture
+def table():
+    """The flag table, defined for this test alone."""
+    before = set(flags.FLAGS)
+    flags.define()
+    yield flags.FLAGS
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
+
+
+def test_defaults_are_the_published_ones(table):
+    table(["x"])
+    assert {name: table[name].value for name in DEFAULTS} == DEFAULTS
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_flagfile_parses_and_configures_every_stage(table, name):
+    table(["x", f"--flagfile={ROOT}/config/{name}"])
+    assert {flag: table[flag].value for flag in PUBLISHED[name]} == PUBLISHED[name]
+    assert table.ch_mult == [1, 2, 2, 2]
+    network, diffusion = flags.unet_config(in_channels=3), flags.diffusion_config()
+    assert (network.ch, network.ch_mult, network.num_res_blocks, network.bits) == (128, (1, 2, 2, 2), 2, int(table.bit))
+    assert (diffusion.diffusion_steps, diffusion.beta_1, diffusion.beta_T) == (1000, 1e-4, 0.02)
+    build.train_config(), build.sample_config().check_fits(diffusion), build.spiking_config()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*/*.txt")), ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_every_shipped_flagfile_is_valid(table, path):
+    table(["x", f"--flagfile={path}"])
+    flags.unet_config(in_channels=1), build.train_config(), build.sample_config().check_fits(flags.diffusion_config())
+    build.spiking_config(schedule="stream")
+
+
+def test_published_conversion_flagfile_runs_on_a_matching_run(tmp_path):
+    """Unknown-to-the-stage flags included: pic_or_not, eval_model_path and sample_size belong to other stages."""
+    import torch
+
+    from ann2snn.config import UNetConfig
+    from ann2snn.nets import UNet
+
+    logdir = tmp_path / "run"
+    logdir.mkdir()
+    net = UNet(UNetConfig(ch=128, bits=2))
+    torch.save({"ema_model": net.state_dict(), "net_model": net.state_dict()}, logdir / "ckpt.pt")
+    flagfile = f"--flagfile={ROOT}/config/SNN_convert/CIFAR10_snn.txt"
+    check(script("SNN_conversion.py", flagfile, f"--logdir={logdir}", "--gen_images=0", "--gap_images=0"))
+    assert (logdir / "converted_snn.pt").is_file()
+    target = f"--eval_model_path={logdir}/converted_snn.pt"
+    sampling = ["--sampler=ddim", "--sampler_steps=1", "--num_images=1", "--sample_only", "--pic_or_not"]
+    check(script("evaluate.py", flagfile, f"--logdir={logdir}", target, *sampling))
+    assert (logdir / "images" / "SDDPM_T3.png").is_file()
+    [settings] = list(logdir.glob("generated/*/settings.json"))
+    assert json.loads(settings.read_text())["bits"] == 2
+
+
+def test_help_lists_every_flag():
+    done = script("evaluate.py", "--helpfull")
+    for name in ("schedule", "settle_steps", "inception_weights", "sample_only"):
+        assert f"--{name}" in done.stdout or f"--[no]{name}" in done.stdout

@@ -1,0 +1,117 @@
+"""Interrupted and resumed equals uninterrupted, to the last bit on a CPU."""
+
+import json
+import os
+import signal
+
+import torch
+
+from ann2snn.stages import finetune, train
+from tests.scripts import check, script, train_flags
+
+
+def losses(logdir):
+    lines = [json.loads(line) for line in (logdir / "log.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"], line["lr"]) for line in lines]
+
+
+def equal(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def assert_same_run(first, second):
+    assert losses(first) == losses(second)
+    a, b = (torch.load(folder / "ckpt.pt", weights_only=True) for folder in (first, second))
+    for key in a:
+        assert equal(a[key], b[key]), key
+
+
+def signal_in_training(step: int, number: int):
+    """Send this process a signal when the training step `step` begins."""
+
+    def before():
+        original = train.Trainer.train_step
+
+        def train_step(self, images):
+            if self.step == step:
+                os.kill(os.getpid(), number)
+            return original(self, images)
+
+        train.Trainer.train_step = train_step
+
+    return before
+
+
+def test_training_killed_between_checkpoints_continues_as_if_nothing_had_happened(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    check(script("ANN_train.py", *train_flags(whole, 8)))
+    # At step 6 the log is ahead of the checkpoint of step 4.
+    done = script("ANN_train.py", *train_flags(killed, 8), before=signal_in_training(6, signal.SIGKILL))
+    assert done.returncode == -signal.SIGKILL
+    assert torch.load(killed / "ckpt.pt", weights_only=True)["step"] == 4
+    assert "resuming" in check(script("ANN_train.py", *train_flags(killed, 8)))
+    assert_same_run(whole, killed)
+
+
+def test_signals_end_training_with_a_checkpoint_and_the_usual_exit_code(tmp_path):
+    whole = tmp_path / "whole"
+    flags = ["--save_step=0", "--lr_decay=cosine"]
+    check(script("ANN_train.py", *train_flags(whole, 8), *flags))
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        stopped = tmp_path / str(code)
+        done = script("ANN_train.py", *train_flags(stopped, 8), *flags, before=signal_in_training(5, number))
+        assert done.returncode == code
+        assert torch.load(stopped / "ckpt.pt", weights_only=True)["step"] == 6  # the step in hand is finished
+        check(script("ANN_train.py", *train_flags(stopped, 8), *flags))
+        assert_same_run(whole, stopped)
+
+
+def test_finished_run_is_left_alone(tmp_path):
+    check(script("ANN_train.py", *train_flags(tmp_path, 2)))
+    before = (tmp_path / "ckpt.pt").read_bytes()
+    assert "nothing left to train" in check(script("ANN_train.py", *train_flags(tmp_path, 2)))
+    assert (tmp_path / "ckpt.pt").read_bytes() == before
+
+
+def test_other_settings_do_not_continue_a_run(tmp_path):
+    check(script("ANN_train.py", *train_flags(tmp_path, 2)))
+    before = (tmp_path / "ckpt.pt").read_bytes()
+    changes = {"--lr=0.5": "lr=0.001", "--seed=1": "seed=0", "--bit=3": "bits=2", "--noresume": "exists"}
+    for flag, words in changes.items():
+        done = script("ANN_train.py", *train_flags(tmp_path, 4), flag)
+        assert done.returncode == 2 and words in done.stderr, done.stderr
+        assert done.stderr.count("\n") == 1
+    assert (tmp_path / "ckpt.pt").read_bytes() == before
+
+
+def test_fine_tuning_killed_in_the_third_block_resumes_there(tmp_path):
+    check(script("ANN_train.py", *train_flags(tmp_path, 2)))
+    flags = ["--fine_tune", f"--logdir={tmp_path}", "--ft_steps=2", "--ft_batch_size=4"]
+    flags += ["--sample_step=0", "--gap_images=0", "--num_threads=1"]
+    check(script("SNN_ft.py", *flags))
+    state = tmp_path / "SNN_2bit_ft" / "ft_state.pt"
+    whole = torch.load(state, weights_only=True)
+    state.unlink()
+
+    def before():
+        original, calls = finetune.tune_block, []
+
+        def tune_block(*args):
+            calls.append(args)
+            if len(calls) == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args)
+
+        finetune.tune_block = tune_block
+
+    assert script("SNN_ft.py", *flags, before=before).returncode == -signal.SIGKILL
+    assert len(torch.load(state, weights_only=True)["reports"]) == 2
+    assert "2 blocks are done" in check(script("SNN_ft.py", *flags))
+    resumed = torch.load(state, weights_only=True)
+    assert equal(whole["ema_model"], resumed["ema_model"]) and whole["gaps"] == resumed["gaps"]
