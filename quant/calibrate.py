@@ -1,6 +1,7 @@
 """Initial clips for the activations, from data: low-bit training then starts at useful levels, not at alpha = 6."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -42,27 +43,10 @@ def calibrate_activations(
         raise ValueError(f"percentile must be in (0, 100], got {percentile}")
 
     layers = {name: m for name, m in net.named_modules() if isinstance(m, QuantReLU) and m.quantizes}
-    samples: dict[str, Tensor] = {}
     clips: dict[str, float] = {}
-    generator = torch.Generator().manual_seed(0)
-
-    def make_hook(name: str):
-        def hook(layer: QuantReLU, args: tuple) -> None:
-            new = _positive_sample(layer.preactivation(args[0]), generator, name)
-            samples[name] = torch.cat([samples[name], new]) if name in samples else new
-            if samples[name].numel() == 0:
-                return
-            if method == "mse":
-                clip = _mse_optimal_clip(layer, samples[name])
-            else:
-                clip = samples[name].quantile(percentile / 100).item()
-            layer.act_alpha.fill_(clip)
-            clips[name] = clip
-
-        return hook
-
+    find = _mse_optimal_clip if method == "mse" else partial(_percentile_clip, percentile=percentile)
+    hooks = _hook_layers(layers, clips, find)
     modes = {m: m.training for m in net.modules()}
-    hooks = [m.register_forward_pre_hook(make_hook(name)) for name, m in layers.items()]
     count = 0
     try:
         net.eval()
@@ -77,6 +61,24 @@ def calibrate_activations(
     if count == 0:
         raise ValueError("calibrate_activations needs at least one batch")
     return clips
+
+
+def _hook_layers(layers: dict[str, QuantReLU], clips: dict[str, float], find: Callable) -> list:
+    """Let every layer, just before it answers, set its clip to `find(layer, values seen so far)` and note it."""
+    samples: dict[str, Tensor] = {}
+    generator = torch.Generator().manual_seed(0)
+
+    def make_hook(name: str):
+        def hook(layer: QuantReLU, args: tuple) -> None:
+            new = _positive_sample(layer.preactivation(args[0]), generator, name)
+            samples[name] = torch.cat([samples[name], new]) if name in samples else new
+            if samples[name].numel():
+                clips[name] = find(layer, samples[name])
+                layer.act_alpha.fill_(clips[name])
+
+        return hook
+
+    return [layer.register_forward_pre_hook(make_hook(name)) for name, layer in layers.items()]
 
 
 def _positive_sample(x: Tensor, generator: torch.Generator, name: str) -> Tensor:
@@ -100,3 +102,8 @@ def _mse_optimal_clip(layer: QuantReLU, values: Tensor) -> float:
     ratio = SEARCH_RANGE ** (1 / (COARSE_STEPS - 1))
     best = min((top * ratio**i for i in range(COARSE_STEPS)), key=error)
     return min((best * ratio ** (2 * i / FINE_STEPS - 1) for i in range(FINE_STEPS + 1)), key=error)
+
+
+def _percentile_clip(layer: QuantReLU, values: Tensor, percentile: float) -> float:
+    """That percentile of the values [n]."""
+    return values.quantile(percentile / 100).item()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..config import AUTO, FULL_PRECISION, DiffusionConfig, SpikingConfig, UNetConfig
 from ..errors import UserError
 from ..nets import UNet
+from ..nets.parts import ResBlock
 from ..neurons import Clock, Clocked, IFNeuron, Monitor
 from .parts import SpikingParts
 
@@ -28,8 +29,8 @@ class SpikingDenoiser(nn.Module):
         self.clock = Clock(spiking, config.bits)
         self.unet = UNet(config, SpikingParts(config, self.clock), diffusion)
         self.last_settle_steps = 0
-        # A spike crosses at most all layers, each of which corrects its count by at most T.
-        self.settle_limit = self.clock.spike_steps * (1 + sum(1 for _ in self.neurons()))
+        # A correction crosses at most all layers, each of which corrects its count by at most T.
+        self.settle_limit = self.clock.spike_steps * (1 + self.depth)
 
     @property
     def config(self) -> UNetConfig:
@@ -56,6 +57,11 @@ class SpikingDenoiser(nn.Module):
         for name, module in self.unet.named_modules():
             if isinstance(module, IFNeuron):
                 yield name, module
+
+    @property
+    def depth(self) -> int:
+        """Neuron layers in sequence on the longest path: two per residual block, the tail, and the time embedding."""
+        return 2 * sum(isinstance(module, ResBlock) for module in self.unet.modules()) + 2
 
     def blocks(self) -> Iterator[tuple[str, nn.Module]]:
         return self.unet.blocks()

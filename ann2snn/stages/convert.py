@@ -46,7 +46,7 @@ def run(
 
     if gap_images:
         reports = gap_reports(ann, snn, spiking, gap_images, sample.seed)
-        write_gap(logdir / GAP_FILE, reports, gap_images)
+        write_gap(logdir / GAP_FILE, reports, gap_images, depth=snn.depth)
         print_gap(reports, gap_images)
     if grid_images:
         write_grids(logdir, ann, snn, sample, grid_images, batch_size)
