@@ -22,11 +22,17 @@ flags.define()
 
 
 def main() -> int:
-    build.require_action(FLAGS.eval or FLAGS.sample_only or FLAGS.make_stats, "eval, --sample_only or --make_stats")
+    actions = FLAGS.eval or FLAGS.sample_only or FLAGS.make_stats or FLAGS.score_data
+    build.require_action(actions, "eval, --sample_only, --make_stats or --score_data")
     device = build.device()
     if FLAGS.make_stats:
         require(not Path(FLAGS.fid_cache).exists(), f"{FLAGS.fid_cache} exists: name another file with --fid_cache")
         return evaluate.make_stats(Path(FLAGS.fid_cache), build.dataset(), build.extractor(device), FLAGS.num_images)
+    if FLAGS.score_data:
+        extractor, stats = build.extractor_and_stats(device)
+        data = build.dataset(train=False)
+        logdir = build.logdir("evaluate")
+        return evaluate.score_data(logdir, data, FLAGS.num_images, extractor, stats, FLAGS.fid_cache)
     sample = build.sample_config()
     config = evaluate.EvalConfig(
         FLAGS.num_images, FLAGS.batch_size, FLAGS.images_dir, FLAGS.pic_or_not, FLAGS.gen_images

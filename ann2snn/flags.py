@@ -40,6 +40,7 @@ def _define_actions() -> None:
         False,
         "evaluate: write the statistics of the --dataset_type images (--num_images of them at most) to --fid_cache",
     )
+    flags.DEFINE_bool("score_data", False, "evaluate: score the data set's test images, the floor of every score")
 
 
 def _define_network() -> None:

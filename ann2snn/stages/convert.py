@@ -18,6 +18,7 @@ from ..io.images import save_grid
 from ..nets import UNet
 from ..probe import sampler_states
 from ..report.tables import gap_table
+from ..runtime import place
 from ..sampling import generate_all
 
 CONVERTED = "converted_snn.pt"
@@ -37,7 +38,7 @@ def run(
     batch_size: int,
 ) -> int:
     """Write `converted_snn.pt`, `gap.json` and `images/` to `logdir`; print the gap table. Returns the exit code."""
-    ann: UNet = source.net.to(device)
+    ann: UNet = place(source.net, device)
     snn = convert(ann, spiking)
     checkpoint.save(
         logdir / CONVERTED, checkpoint.snn_payload(snn, stage="converted", source=source.hash, step=source.step)

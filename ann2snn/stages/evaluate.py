@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..config import SampleConfig, require
@@ -25,7 +26,7 @@ from ..metrics.score import score_images
 from ..metrics.stats_file import ReferenceStatistics, write_stats
 from ..report.log import RESULTS, append_result
 from ..report.tables import show
-from ..runtime import prepare_folder
+from ..runtime import place, prepare_folder
 from ..sampling import generate_batches
 
 SETTINGS = "settings.json"
@@ -99,27 +100,50 @@ def run(
     print(f"{folder}: {config.num_images} images")
     if extractor is None or stats is None:
         return 0
-    splits = min(10, config.num_images)
-    scores = score_images(
-        first_images(folder, config.num_images), extractor, stats, splits=splits, total=config.num_images
-    )
-    line = (
-        scores
-        | made_with
-        | {
-            "reference": stats_name,
-            "reference_count": stats.count,
-            "image_size": source.net.image_size,
-            "device": str(device),
-            "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        }
-    )
-    append_result(logdir / RESULTS, line)
+    batches = first_images(folder, config.num_images)
+    where = {"image_size": source.net.image_size, "device": str(device), "reference": stats_name}
+    score_and_record(logdir, batches, config.num_images, extractor, stats, made_with | where)
+    return 0
+
+
+def score_and_record(
+    logdir: Path,
+    batches: Iterable[Tensor],
+    count: int,
+    extractor: FeatureExtractor,
+    stats: ReferenceStatistics,
+    made_with: dict,
+) -> None:
+    """Score uint8 batches [B, C, H, W], `count` images in all; print the figures and append them to `snn_eval.txt`."""
+    scores = score_images(batches, extractor, stats, splits=min(10, count), total=count)
+    date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    append_result(logdir / RESULTS, scores | made_with | {"reference_count": stats.count, "date": date})
     figures = ", ".join(f"{k} {show(v)}" for k, v in scores.items() if isinstance(v, float))
-    print(f"{figures} ({scores['count']} images, {scores['extractor']}, against {stats_name})")
+    print(f"{figures} ({scores['count']} images, {scores['extractor']}, against {made_with['reference']})")
     for note in scores["notes"]:
         print(f"note: {note}")
+
+
+def score_data(
+    logdir: Path,
+    dataset: ImageDataset,
+    count: int,
+    extractor: FeatureExtractor,
+    stats: ReferenceStatistics,
+    stats_name: str,
+) -> int:
+    """Score real images of the data set: what a perfect generator would be expected to reach with as many images."""
+    count = min(count, len(dataset))
+    made_with = {"network": f"real images ({dataset.name}, {dataset.split})", "spiking": None}
+    made_with |= {"image_size": dataset.img_size, "reference": stats_name}
+    score_and_record(logdir, dataset_batches(dataset, count), count, extractor, stats, made_with)
     return 0
+
+
+def dataset_batches(dataset: ImageDataset, count: int) -> Iterator[Tensor]:
+    """The first `count` images in batches, uint8 [B, C, H, W]."""
+    for start in range(0, count, SCORE_BATCH):
+        yield torch.stack([dataset[i] for i in range(start, min(start + SCORE_BATCH, count))])
 
 
 def folder_name(made_with: dict) -> str:
@@ -163,13 +187,13 @@ def generate_missing(
     missing = sorted(set(range(config.num_images)) - existing_indices(folder))
     if not missing:
         return
-    net = source.net.to(device).eval()
+    net = place(source.net, device).eval()
     for indices, images in generate_batches(net, sample, missing, config.batch_size, label=f"images → {folder.name}"):
         for index, image in zip(indices, images, strict=True):
             save_images(image[None], folder, index)
 
 
-def first_images(folder: Path, count: int):
+def first_images(folder: Path, count: int) -> Iterator[Tensor]:
     """uint8 batches of images 0..count−1 of `folder`, which may hold more."""
     left = count
     for batch in iter_folder(folder, SCORE_BATCH):
@@ -194,9 +218,8 @@ def make_stats(
 ) -> int:
     """Write the statistics of the first `num_images` images of a data set to `path`."""
     count = min(num_images, len(dataset))
-    chunks = range(0, count, SCORE_BATCH)
-    batches = (torch.stack([dataset[i] for i in range(s, min(s + SCORE_BATCH, count))]) for s in chunks)
-    gathered = gather_stats(tqdm(batches, total=len(chunks), desc="statistics", leave=False), extractor, progress=False)
+    batches = tqdm(dataset_batches(dataset, count), total=-(-count // SCORE_BATCH), desc="statistics", leave=False)
+    gathered = gather_stats(batches, extractor, progress=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_stats(path, *gathered.compute(), extractor.name, overwrite=overwrite)
     print(f"{path}: {count} images of {dataset.name} ({dataset.split}), {extractor.name}")

@@ -24,9 +24,10 @@ from ..io.images import save_grid
 from ..nets import UNet
 from ..report.log import RunLog
 from ..report.tables import text_table
-from ..runtime import Interruption, prepare_folder, seed_from
+from ..runtime import Interruption, place, prepare_folder, seed_from
 from ..sampling import generate_all
 from .convert import gaps_under, print_gap, write_gap
+from .train import due
 
 BEST = "model_best.pt"
 STATE = "ft_state.pt"
@@ -77,7 +78,7 @@ def run(
         spiking.schedule == "stream",
         "--schedule=layer_sync equals the quantized network already: fine-tune --schedule=stream",
     )
-    ann: UNet = source.net.to(device)
+    ann: UNet = place(source.net, device)
     run = _Run(prepare_folder(logdir / folder_name(ann.config.bits)), ann, spiking, config, source.hash)
     run.restore()
     log = RunLog(logdir, "finetune", run.steps_done)
@@ -95,7 +96,7 @@ def run(
 def measure_result(run: _Run, logdir: Path, images: int) -> None:
     """`gap_finetuned.json`: the gap of `model_best.pt`, block by block, beside that of the converted network."""
     best = checkpoint.load(run.folder / BEST).net
-    best.to(next(run.ann.parameters()).device)
+    place(best, next(run.ann.parameters()).device)
     spiking, seed = run.snn.spiking, run.config.seed
     [before] = gaps_under(run.ann, convert(run.ann, spiking), [spiking], images, seed)
     [after] = gaps_under(run.ann, best, [spiking], images, seed)
@@ -182,10 +183,12 @@ def _tune_blocks(run: _Run, dataset: ImageDataset, sample: SampleConfig, log: Ru
             first = run.steps_done
             stream = noised_batches(dataset, run.ann, config.batch_size, config.seed, start_step=first)
 
-            def on_step(step: int, loss: float, first: int = first) -> None:
+            def on_step(step: int, loss: float, first: int = first, name: str = name) -> None:
                 bar.update(1)
                 if step == 1 or step % 10 == 0:
                     log.scalars(first + step - 1, ft_loss=loss)
+                if step < config.steps and due(step, config.save_step):
+                    save_backpack(run, f"{name}_{step - 1}")
 
             bar.set_postfix_str(name)
             report = tune_block(
@@ -208,13 +211,18 @@ def _tune_blocks(run: _Run, dataset: ImageDataset, sample: SampleConfig, log: Ru
 def _snapshot(run: _Run, name: str, report: BlockReport, sample: SampleConfig) -> None:
     """`model_backpacks/{block}_{step}_model.pt` and `ft_blocks_samples/{block}_{step}_result.png`, step 0-based."""
     stem = f"{name}_{max(0, report.steps - 1)}"
-    backpacks = run.folder / "model_backpacks"
-    backpacks.mkdir(exist_ok=True)
-    checkpoint.save(backpacks / f"{stem}_model.pt", run.payload())
+    save_backpack(run, stem)
     if run.config.sample_size:
         images = generate_all(run.snn, sample, run.config.sample_size, run.config.sample_size)
         path = run.folder / "ft_blocks_samples" / f"{stem}_result.png"
         save_grid(images, path, max(1, math.isqrt(len(images))))
+
+
+def save_backpack(run: _Run, stem: str) -> None:
+    """`model_backpacks/{stem}_model.pt`: the network as it is now."""
+    folder = run.folder / "model_backpacks"
+    folder.mkdir(exist_ok=True)
+    checkpoint.save(folder / f"{stem}_model.pt", run.payload())
 
 
 def noised_batches(

@@ -23,7 +23,7 @@ from ..io import checkpoint
 from ..io.images import save_grid
 from ..nets import UNet
 from ..report.log import RESULTS, RunLog, append_result
-from ..runtime import Interruption, seed_step
+from ..runtime import Interruption, place, seed_step
 from ..sampling import generate_all
 
 CHECKPOINT = "ckpt.pt"
@@ -69,7 +69,7 @@ class Trainer:
         self.process = VP(diffusion)
         self.amp = amp and device.type == "cuda"
         seed_step(train.seed, 0)
-        self.net = UNet(network, diffusion=diffusion).to(device)
+        self.net = place(UNet(network, diffusion=diffusion), device)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=train.lr)
         self.scheduler = LambdaLR(self.optimizer, lambda step: lr_factor(step, train))
         self.step = 0

@@ -94,3 +94,11 @@ def test_train_eval_scores_raw_and_averaged_weights(finished_run, tmp_path):
     assert (logdir / "samples.png").is_file() and (logdir / "samples_ema.png").is_file()
     lines = [json.loads(text) for text in (logdir / "snn_eval.txt").read_text().splitlines()]
     assert [line["weights"] for line in lines[-2:]] == ["net", "ema"]
+
+
+def test_real_test_images_can_be_scored_as_the_floor(finished_run, tmp_path):
+    stats = f"--fid_cache={finished_run[0]}/stats.npz"
+    flags = ["--extractor=lite0", "--lite0_size=32", "--dataset_type=fashion_mnist_10k", "--img_size=8", stats]
+    check(script("evaluate.py", "--score_data", "--num_images=20", f"--logdir={tmp_path}", *flags))
+    [line] = [json.loads(text) for text in (tmp_path / "snn_eval.txt").read_text().splitlines()]
+    assert line["network"] == "real images (fashion_mnist_10k, test)" and line["count"] == 20
