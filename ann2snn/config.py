@@ -25,10 +25,21 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+def check_int(value: object, flag: str) -> int:
+    """Return `value` as an integer if it is one in value (2.0 is, 2.5, nan and "2" are not). Raises UserError."""
+    whole = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    require(whole and abs(value) < 2**53 and value == int(value), f"{flag}={value}: must be a whole number")
+    return int(value)
+
+
+def check_seed(seed: int) -> None:
+    """Seeds of 32 bits: numpy would split a larger one in two words, and image 0 of one could be image 1 of another."""
+    require(0 <= check_int(seed, "--seed") < 2**32, f"--seed={seed}: use 0 to {2**32 - 1}")
+
+
 def check_bits(bits: int, flag: str) -> int:
     """Return `bits` as an integer; 2 to 8 or 32 (full precision). Raises UserError."""
-    require(float(bits) == int(bits), f"{flag}={bits}: a bit width is a whole number")
-    bits = int(bits)
+    bits = check_int(bits, flag)
     require(bits in range(2, 9) or bits == FULL_PRECISION, f"{flag}={bits}: use 2 to 8, or 32 for full precision")
     return bits
 
@@ -58,7 +69,12 @@ class UNetConfig:
         set_field = object.__setattr__  # the dataclass is frozen; normalise types once, here
         set_field(self, "bits", check_bits(self.bits, "--bit"))
         set_field(self, "weight_bits", check_bits(self.weight_bits, "--weight_bit"))
-        set_field(self, "ch_mult", tuple(int(m) for m in self.ch_mult))
+        set_field(self, "ch_mult", tuple(check_int(m, "--ch_mult") for m in self.ch_mult))
+        for name, flag in (
+            *(("in_channels", "image channels"), ("image_size", "--img_size"), ("ch", "--ch")),
+            *(("num_res_blocks", "--num_res_blocks"), ("diffusion_steps", "--T"), ("norm_groups", "--norm_groups")),
+        ):
+            set_field(self, name, check_int(getattr(self, name), flag))
         require(self.weight_quant in ("apot", "uniform"), f"--weight_quant={self.weight_quant}: use apot or uniform")
         require(self.in_channels in (1, 3), f"{self.in_channels} image channels: images have 1 (grey) or 3 (colour)")
         require(0 < self.ch <= 4096, f"--ch={self.ch}: use 1 to 4096")
@@ -113,6 +129,10 @@ class SpikingConfig:
                 self.stream_norm == "cumulative",
                 f"--settle_steps={self.settle_steps}: only --stream_norm=cumulative lets corrections die out",
             )
+            require(
+                self.if_neuron == "bounded",
+                f"--settle_steps={self.settle_steps}: only --if_neuron=bounded is sure to fall silent",
+            )
 
     @staticmethod
     def _parse_settle(value: int | str) -> int | str:
@@ -166,7 +186,7 @@ class SampleConfig:
         require(self.sampler in ("ddpm", "ddim"), f"--sampler={self.sampler}: use ddpm or ddim")
         require(self.steps >= 1, f"--sampler_steps={self.steps}: use at least 1")
         require(0 <= self.eta <= 1, f"--eta={self.eta}: use 0 (deterministic) to 1")
-        require(self.seed >= 0, f"--seed={self.seed}: use a non-negative integer")
+        check_seed(self.seed)
 
     def check_fits(self, diffusion: DiffusionConfig) -> None:
         """Raise UserError if the process has fewer steps than asked for."""
@@ -205,7 +225,7 @@ class TrainConfig:
         require(self.warmup >= 0, f"--warmup={self.warmup}: use 0 or more")
         require(self.batch_size >= 1, f"--batch_size={self.batch_size}: use at least 1")
         require(0 <= self.ema_decay < 1, f"--ema_decay={self.ema_decay}: use a value in [0, 1)")
-        require(self.seed >= 0, f"--seed={self.seed}: use a non-negative integer")
+        check_seed(self.seed)
         if self.act_init != "calibrate":
             require(_positive(self.act_init), f"--act_init={self.act_init}: use calibrate or a positive number")
 

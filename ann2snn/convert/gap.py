@@ -159,8 +159,9 @@ def measure_gap(
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     """‖actual − expected‖₂ / ‖expected‖₂ in float64; 0 when both are zero."""
-    difference = (actual.double() - expected.double()).norm()
-    scale = expected.double().norm()
+    actual, expected = actual.detach().double(), expected.detach().double()
+    difference = (actual - expected).norm()
+    scale = expected.norm()
     return float(difference / scale) if scale > 0 else float(difference)
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import DiffusionConfig, SpikingConfig, UNetConfig
+from ..config import DiffusionConfig, SpikingConfig, UNetConfig, require
 from ..convert import SpikingDenoiser
 from ..errors import UserError
 from ..nets import UNet
 from . import reference
 from .atomic import file_hash, replacing
+
+FORMAT = 1  # of our own files; the reference's carry none
 
 
 @dataclass
@@ -51,6 +53,8 @@ def read(path: str | os.PathLike) -> dict:
         raise UserError(f"no checkpoint at {path}: run the earlier stage with the same --logdir, or correct the path")
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except Exception as error:
         # The unpickler's own messages span pages and advise to switch the protection off.
         if "weights_only" in str(error).lower() or "Unsupported" in str(error):
@@ -66,7 +70,7 @@ def read(path: str | os.PathLike) -> dict:
 def snn_payload(snn: SpikingDenoiser, **extra: object) -> dict:
     """What a spiking network's file holds."""
     config = {"unet": snn.config.to_dict(), "diffusion": snn.diffusion.to_dict(), "spiking": snn.spiking.to_dict()}
-    return {"kind": "snn", "format": 1, "ema_model": snn.unet.state_dict(), "config": config, **extra}
+    return {"kind": "snn", "format": FORMAT, "ema_model": snn.unet.state_dict(), "config": config, **extra}
 
 
 def load(
@@ -89,7 +93,7 @@ def load(
     """
     payload = read(path)
     state = _state(payload, f"{weights}_model", path)
-    kind = payload.get("kind") or reference.kind_of(state)
+    kind, step = _kind_and_step(payload, state, path)
     state = reference.rename_snn_keys(state)
     config, diffusion, stored_spiking = _configs(payload, state, path, bit, image_size, expected or {})
     if kind == "snn":
@@ -98,7 +102,7 @@ def load(
     else:
         net = target = UNet(config, diffusion=diffusion)
     _load_state(target, state, path)
-    return Loaded(net.eval(), Path(path), int(payload.get("step", 0)), weights, payload)
+    return Loaded(net.eval(), Path(path), step, weights, payload)
 
 
 def check_agreement(config: object, expected: dict[str, tuple[str, object]], where: str | os.PathLike) -> None:
@@ -121,9 +125,24 @@ def _text(value: object) -> str:
 
 def _state(payload: dict, key: str, path: str | os.PathLike) -> dict[str, Tensor]:
     state = payload.get(key)
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not state:
         raise UserError(f"refusing {path}: no weights under {key!r}")
+    for name, value in state.items():
+        plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+        if not isinstance(name, str) or not plain or not value.is_floating_point():
+            raise UserError(
+                f"refusing {path}: entry {str(name)[:80]!r} of {key!r} is not a named floating-point tensor"
+            )
     return state
+
+
+def _kind_and_step(payload: dict, state: dict, path: str | os.PathLike) -> tuple[str, int]:
+    kind, step = payload.get("kind", reference.kind_of(state)), payload.get("step", 0)
+    if kind not in ("ann", "snn") or payload.get("format", FORMAT) != FORMAT:
+        raise UserError(f"refusing {path}: it was written by a version of this program that is not this one")
+    if type(step) is not int or step < 0:
+        raise UserError(f"refusing {path}: its step is {str(step)[:40]!r}")
+    return kind, step
 
 
 def _configs(
@@ -135,10 +154,14 @@ def _configs(
             config = UNetConfig(**stored["unet"])
             diffusion = DiffusionConfig(**stored["diffusion"])
             spiking = SpikingConfig(**stored.get("spiking", {}))
-        except (KeyError, TypeError) as error:
-            raise UserError(f"refusing {path}: its configuration is unreadable ({error})") from None
-        except UserError as error:
+            require(
+                diffusion.diffusion_steps == config.diffusion_steps,
+                f"{config.diffusion_steps} diffusion steps in the network, {diffusion.diffusion_steps} in the process",
+            )
+        except UserError as error:  # before ValueError, which it is one of
             raise UserError(f"refusing {path}: its configuration is invalid: {error}") from None
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"refusing {path}: its configuration is unreadable ({error})") from None
         if bit is not None and bit != config.bits:
             expected = {**expected, "bits": ("bit", bit)}
     else:
@@ -159,6 +182,6 @@ def _load_state(net: UNet, state: dict[str, Tensor], path: str | os.PathLike) ->
     for name, value in state.items():
         if value.shape != wanted[name].shape:
             raise UserError(f"refusing {path}: {name} is {list(value.shape)}, expected {list(wanted[name].shape)}")
-        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
-            raise UserError(f"refusing {path}: {name} holds values that are not finite floating-point numbers")
+        if not bool(torch.isfinite(value.to(wanted[name].dtype)).all()):
+            raise UserError(f"refusing {path}: {name} holds values that are not finite")
     net.load_state_dict(state, strict=True)

@@ -90,4 +90,4 @@ def _download(url, target, timeout):
 
 def _sha256(path):
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.sha256(file.read()).hexdigest()

