@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+import textwrap
 from collections.abc import Callable
 
 from absl import app, flags
@@ -19,16 +20,14 @@ FLAGS = flags.FLAGS
 
 def define() -> None:
     """Register the whole table; call once, from a script."""
-    _define_actions()
-    _define_network()
-    _define_diffusion()
-    _define_data()
-    _define_training()
-    _define_spiking()
-    _define_fine_tuning()
-    _define_sampling()
-    _define_scores()
-    _define_run()
+    for title, group in GROUPS.items():
+        before = set(FLAGS)
+        group()
+        HELP[title] = sorted(set(FLAGS) - before)
+
+
+#: Title of a group → its flags, in the order `--help` shows them; filled by `define`.
+HELP: dict[str, list[str]] = {}
 
 
 def _define_actions() -> None:
@@ -45,7 +44,7 @@ def _define_actions() -> None:
 
 def _define_network() -> None:
     flags.DEFINE_integer("ch", 128, "channels of the first level")
-    flags.DEFINE_multi_integer("ch_mult", [1, 2, 2, 2], "channel multiplier of each resolution level; repeat the flag")
+    flags.DEFINE_multi_integer("ch_mult", [1, 2, 2, 2], "channel multiplier of each resolution level")
     flags.DEFINE_multi_integer("attn", [1], "accepted for compatibility; this network has no attention")
     flags.DEFINE_integer("num_res_blocks", 2, "residual blocks per level")
     flags.DEFINE_float("dropout", 0.1, "dropout inside residual blocks while training")
@@ -146,6 +145,19 @@ def _define_run() -> None:
     flags.DEFINE_integer("num_threads", 0, "CPU threads; 0 leaves the choice to torch")
 
 
+GROUPS: dict[str, Callable[[], None]] = {
+    "What to do": _define_actions,
+    "Run": _define_run,
+    "Data": _define_data,
+    "Network": _define_network,
+    "Diffusion": _define_diffusion,
+    "Training": _define_training,
+    "Spiking network": _define_spiking,
+    "Fine-tuning": _define_fine_tuning,
+    "Sampling": _define_sampling,
+    "Scores": _define_scores,
+}
+
 # What a checkpoint remembers, by flag: a later stage stops where a flag given by hand disagrees.
 NETWORK_FLAGS = {
     "bit": "bits",
@@ -197,6 +209,9 @@ def run_script(main: Callable[[], int | None]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
+    if {"--help", "-h", "--helpfull", "--helpshort"} & set(argv):
+        print(help_text(sys.modules["__main__"].__doc__ or ""))
+        sys.exit(0)
     try:
         rest = FLAGS(argv)
     except flags.Error as error:
@@ -206,6 +221,25 @@ def _parse(argv: list[str]) -> list[str]:
         print(f"error: unexpected argument {rest[1]!r}: flags start with --", file=sys.stderr)
         sys.exit(2)
     return rest
+
+
+def help_text(introduction: str) -> str:
+    """The script's docstring and the table of all flags, by group, with their defaults."""
+    lines = [introduction.strip(), "", "--flagfile=FILE reads flags from a file, one a line; later ones win."]
+    for title, names in HELP.items():
+        lines += ["", f"{title}:"]
+        for name in names:
+            flag = FLAGS[name]
+            shown = f"--[no]{name}" if flag.boolean else f"--{name}"
+            default = "" if flag.default is None else f" (default {_shown(flag.default)})"
+            lines += textwrap.wrap(
+                " ".join(f"{shown}: {flag.help}{default}".split()), 100, initial_indent="  ", subsequent_indent="      "
+            )
+    return "\n".join(lines)
+
+
+def _shown(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _one_line(error: flags.Error) -> str:

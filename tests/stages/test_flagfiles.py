@@ -80,7 +80,15 @@ def test_published_conversion_flagfile_runs_on_a_matching_run(tmp_path):
     assert json.loads(settings.read_text())["bits"] == 2
 
 
-def test_help_lists_every_flag():
-    done = script("evaluate.py", "--helpfull")
-    for name in ("schedule", "settle_steps", "inception_weights", "sample_only"):
-        assert f"--{name}" in done.stdout or f"--[no]{name}" in done.stdout
+@pytest.mark.parametrize("name", ["ANN_train.py", "SNN_conversion.py", "SNN_ft.py", "evaluate.py"])
+def test_help_shows_the_command_and_the_flags_with_their_defaults(name):
+    done = script(name, "--help")
+    assert done.returncode == 0 and f"python {name} --flagfile" in done.stdout
+    for flag in [*DEFAULTS, "schedule", "settle_steps", "inception_weights", "sample_only", "device"]:
+        assert f"--{flag}: " in done.stdout or f"--[no]{flag}: " in done.stdout, flag
+    assert "(default 1,2,2,2)" in done.stdout and "Spiking network:" in done.stdout
+
+
+def test_help_table_covers_the_whole_flag_table(table):
+    grouped = [flag for group in flags.HELP.values() for flag in group]
+    assert len(grouped) == len(set(grouped)) and set(DEFAULTS) < set(grouped)
