@@ -188,6 +188,11 @@ def run(
 ) -> int:
     """Train to `train.total_steps`, writing checkpoints, sample grids and logs to `logdir`. Returns the exit code."""
     path = logdir / CHECKPOINT
+    if network.ch == network.norm_groups:
+        print(
+            f"note: --norm_groups={network.norm_groups} leaves one channel per group at --ch={network.ch}: such a norm "
+            "cancels the time embedding; use fewer groups"
+        )
     if path.exists() and not resume:
         raise UserError(
             f"{path} exists and would be overwritten: drop --noresume to continue it, or choose another --logdir"
