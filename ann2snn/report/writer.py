@@ -9,6 +9,7 @@ from ..io.atomic import replacing, write_text
 from .collect import Run
 from .figures import charts
 from .html import page
+from .samples import samples_png
 
 REPORT = "report.html"
 FIGURES = "figures"
@@ -20,12 +21,14 @@ def write(run: Run) -> Path:
     Every file appears whole or not at all. Raises UserError if the folder cannot be written.
     """
     drawn = charts(run)
+    samples = samples_png(run)
     target = run.logdir / REPORT
     folder = run.logdir / FIGURES
     try:
-        if drawn:
+        files = drawn | ({"samples": samples} if samples else {})
+        if files:
             folder.mkdir(exist_ok=True)
-        for name, png in drawn.items():
+        for name, png in files.items():
             with replacing(folder / f"{name}.png") as temporary:
                 temporary.write_bytes(png)
         write_text(target, page(run, drawn))

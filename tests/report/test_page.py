@@ -68,7 +68,7 @@ def test_full_run_has_every_section_and_chart(written):
     for title in ("Summary", "Samples", "Block by block", "Fine-tuning", "Training", "Scores", "Settings"):
         assert f" {title} " in shown.text
     figures = list((written.parent / "figures").iterdir())
-    assert {file.name for file in figures} == {"loss.png", "gap.png", "firing_rate.png", "finetune.png"}
+    assert {file.name for file in figures} == {"loss.png", "gap.png", "firing_rate.png", "finetune.png", "samples.png"}
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in figures)
     assert not list(written.parent.rglob(".*tmp"))
 
@@ -198,3 +198,21 @@ def test_package_imports_without_the_chart_library(monkeypatch):
     importlib.reload(ann2snn.report)
     with pytest.raises(ImportError):
         importlib.import_module("ann2snn.report.writer")
+
+
+def test_samples_picture_has_a_row_per_strip_and_is_left_out_where_nothing_was_generated(logdir):
+    import io
+    import shutil
+
+    from PIL import Image
+
+    from ann2snn.report.collect import collect
+    from ann2snn.report.grids import sample_groups
+    from ann2snn.report.samples import ROW_INCHES, samples_png
+
+    run = collect(logdir)
+    strips = next(group for group in sample_groups(run) if group.strips).grids
+    picture = Image.open(io.BytesIO(samples_png(run)))
+    assert picture.height == int(100 * (ROW_INCHES * len(strips) + 0.1))
+    shutil.rmtree(logdir / "generated")
+    assert samples_png(collect(logdir)) is None
