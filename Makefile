@@ -12,6 +12,8 @@ EVAL   := $(PY) evaluate.py --flagfile config/SNN_evaluate/demo.txt
 install: $(STAMP)
 
 $(STAMP): requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "error: Python 3.10 or newer is needed; name one: make PYTHON=python3.11 ..."; exit 2; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --upgrade pip
 	$(PY) -m pip install -q -r requirements-dev.txt

@@ -48,7 +48,7 @@ def logdir(stage: str) -> Path:
 
 def dataset(train: bool = True) -> ImageDataset:
     """The data set the flags name. Raises UserError."""
-    return load_dataset(FLAGS.dataset_type, FLAGS.data_dir, FLAGS.img_size, train=train)
+    return load_dataset(FLAGS.dataset_type, FLAGS.data_dir, FLAGS.img_size, train=train, channels=FLAGS.channels)
 
 
 def dataset_for(source: checkpoint.Loaded) -> ImageDataset:

@@ -69,6 +69,7 @@ def _define_data() -> None:
         "dataset_type", "cifar10", "fashion_mnist_10k (shipped), cifar10, mnist, fashion_mnist, celeba, folder"
     )
     flags.DEFINE_string("data_dir", "./data", "where the data set is, or is downloaded to; for folder, the images")
+    flags.DEFINE_integer("channels", None, "1 (grey) or 3 (colour) for a folder of images; default 3")
     flags.DEFINE_integer("img_size", 32, "height and width; a multiple of 2^(levels − 1)")
     flags.DEFINE_bool("flip", None, "mirror training images at random; default: what suits the data set")
     flags.DEFINE_integer("num_workers", 4, "processes that decode images, where a data set does not fit in memory")

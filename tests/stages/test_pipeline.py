@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import ann2snn
-from tests.scripts import SAMPLING, check, script
+from tests.scripts import SAMPLING, check, script, train_flags
 
 
 def test_every_stage_leaves_its_files(finished_run):
@@ -102,3 +102,14 @@ def test_real_test_images_can_be_scored_as_the_floor(finished_run, tmp_path):
     check(script("evaluate.py", "--score_data", "--num_images=20", f"--logdir={tmp_path}", *flags))
     [line] = [json.loads(text) for text in (tmp_path / "snn_eval.txt").read_text().splitlines()]
     assert line["network"] == "real images (fashion_mnist_10k, test)" and line["count"] == 20
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_folder_of_images_trains_grey_or_in_colour(tmp_path, channels):
+    for index in range(6):
+        pixels = np.random.default_rng(index).integers(0, 256, (10, 14, 3), dtype=np.uint8)
+        (tmp_path / "images" / f"class{index % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"class{index % 2}" / f"{index}.png")
+    folder = ["--dataset_type=folder", f"--data_dir={tmp_path}/images", f"--channels={channels}"]
+    check(script("ANN_train.py", *train_flags(tmp_path / "run", 2), *folder))
+    assert ann2snn.load(tmp_path / "run" / "ckpt.pt").in_channels == channels
