@@ -1,5 +1,6 @@
 """The data sets that networks are trained on and compared with, as 8-bit images of one size."""
 
+import copy
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -66,6 +67,15 @@ class ImageDataset:
         if not 0 <= index < self._count:
             raise IndexError(f"image {index} of {self._count}")
         return self._read(index) if self.images is None else self.images[index]
+
+    def part(self, start: int, stop: int) -> "ImageDataset":
+        """Images `start` to `stop` - 1 as a data set of their own, sharing memory. Raises ValueError if out of range."""
+        if not 0 <= start < stop <= len(self):
+            raise ValueError(f"images {start} to {stop} of {len(self)}")
+        part = copy.copy(self)
+        part._count, part._read = stop - start, lambda index: self._read(start + index)
+        part.images = None if self.images is None else self.images[start:stop]
+        return part
 
 
 def load_dataset(

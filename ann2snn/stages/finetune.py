@@ -171,9 +171,24 @@ class _Run:
         write_text(self.folder / "finetune.json", json.dumps(summary, indent=1) + "\n")
 
 
+class _Interrupted(Exception):  # noqa: N818 - control flow, not an error
+    """Leaves a block that is being tuned; the next run begins it anew."""
+
+
+def hold_back(dataset: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
+    """(images to tune on, the last `HELD_BACK` images, to judge on). Raises UserError for a set too small to split."""
+    count = len(dataset)
+    require(
+        count > HELD_BACK,
+        f"{dataset.name} has {count} images: fine-tuning holds {HELD_BACK} back and needs more than that",
+    )
+    return dataset.part(0, count - HELD_BACK), dataset.part(count - HELD_BACK, count)
+
+
 def _tune_blocks(run: _Run, dataset: ImageDataset, sample: SampleConfig, log: RunLog) -> int:
     config, names = run.config, tunable_blocks(run.snn)
-    held_back = [next(noised_batches(dataset, run.ann, HELD_BACK, seed_from(config.seed, 1), start_step=0))]
+    tuned_on, judged_on = hold_back(dataset)
+    held_back = [next(noised_batches(judged_on, run.ann, HELD_BACK, config.seed, start_step=0))]
     if not run.gaps:
         run.gaps.append(prediction_gap(run.ann, run.snn, held_back))
         run.keep_if_best()
@@ -181,9 +196,11 @@ def _tune_blocks(run: _Run, dataset: ImageDataset, sample: SampleConfig, log: Ru
         bar.update(run.steps_done)
         for name in names[len(run.reports) :]:
             first = run.steps_done
-            stream = noised_batches(dataset, run.ann, config.batch_size, config.seed, start_step=first)
+            stream = noised_batches(tuned_on, run.ann, config.batch_size, config.seed, start_step=first)
 
             def on_step(step: int, loss: float, first: int = first, name: str = name) -> None:
+                if interruption.requested:
+                    raise _Interrupted
                 bar.update(1)
                 if step == 1 or step % 10 == 0:
                     log.scalars(first + step - 1, ft_loss=loss)
@@ -191,9 +208,11 @@ def _tune_blocks(run: _Run, dataset: ImageDataset, sample: SampleConfig, log: Ru
                     save_backpack(run, f"{name}_{step - 1}")
 
             bar.set_postfix_str(name)
-            report = tune_block(
-                name, run.ann, run.snn, run.proxy, stream, held_back, BlockTuning(config.steps, config.lr), on_step
-            )
+            tuning = BlockTuning(config.steps, config.lr)
+            try:
+                report = tune_block(name, run.ann, run.snn, run.proxy, stream, held_back, tuning, on_step)
+            except _Interrupted:
+                break
             bar.update(config.steps - report.steps)
             run.reports.append(report)
             run.gaps.append(prediction_gap(run.ann, run.snn, held_back))
@@ -201,8 +220,6 @@ def _tune_blocks(run: _Run, dataset: ImageDataset, sample: SampleConfig, log: Ru
             _snapshot(run, name, report, sample)
             run.keep_if_best()
             run.save()
-            if interruption.requested:
-                break
     if interruption.requested:
         print(f"stopped after {len(run.reports)} of {len(names)} blocks; run the same command to continue")
     return interruption.exit_code
