@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 from torch import Tensor, nn
 
-from .config import DiffusionConfig, SampleConfig, SpikingConfig, UNetConfig
+from .config import DiffusionConfig, SampleConfig, UNetConfig
 from .convert import GapReport, SpikingDenoiser, measure_gap
 from .convert import convert as convert_network
 from .io import checkpoint
@@ -34,15 +33,8 @@ def load(
     if spiking:
         if not isinstance(net, SpikingDenoiser):
             raise TypeError(f"{', '.join(spiking)} given, but {path} is an ANN: use ann2snn.convert")
-        net.clock.config = override(net.spiking, spiking)
+        net.clock.config = net.spiking.changed(**spiking)
     return net
-
-
-def override(stored: SpikingConfig, changes: dict) -> SpikingConfig:
-    """`stored` with `changes`; leaving `stream` also leaves its settling behind."""
-    if changes.get("schedule") == "layer_sync" and "settle_steps" not in changes:
-        changes = {**changes, "settle_steps": 0}
-    return replace(stored, **changes)
 
 
 def build_unet(*, bit: int = 8, diffusion: DiffusionConfig | None = None, **config: object) -> UNet:

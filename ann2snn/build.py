@@ -76,11 +76,9 @@ def train_config() -> TrainConfig:
 
 def spiking_config(stored: SpikingConfig | None = None, **defaults: object) -> SpikingConfig:
     """How the SNN runs: flags given by hand, over a checkpoint's own settings, over the stage's defaults."""
-    base = (stored or SpikingConfig(**defaults)).to_dict()
-    asked = {name: FLAGS[name].value for name in base if FLAGS[name].value is not None}
-    if asked.get("schedule") == "layer_sync" and "settle_steps" not in asked:
-        base["settle_steps"] = 0  # a stored stream network run under layer_sync has nothing to settle
-    return SpikingConfig(**base | asked)
+    base = stored or SpikingConfig(**defaults)
+    asked = {name: FLAGS[name].value for name in base.to_dict() if FLAGS[name].value is not None}
+    return base.changed(**asked)
 
 
 def load_checkpoint(path: Path, weights: str = "ema") -> checkpoint.Loaded:

@@ -134,6 +134,12 @@ class SpikingConfig:
                 f"--settle_steps={self.settle_steps}: only --if_neuron=bounded is sure to fall silent",
             )
 
+    def changed(self, **changes: object) -> SpikingConfig:
+        """A copy with other fields; leaving `stream` also leaves its settling behind, unless that is given too."""
+        if changes.get("schedule") == "layer_sync":
+            changes = {"settle_steps": 0, **changes}
+        return dataclasses.replace(self, **changes)
+
     @staticmethod
     def _parse_settle(value: int | str) -> int | str:
         if value == AUTO:
