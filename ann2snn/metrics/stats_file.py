@@ -1,12 +1,12 @@
 """Files of reference statistics: our own `.npz`, and the two-array `.npz` that FID programs share."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ann2snn.errors import UserError
+from ann2snn.io.atomic import replacing
 from ann2snn.metrics.features import INCEPTION_DIM, INCEPTION_NAME
 
 
@@ -72,9 +72,8 @@ def write_stats(path, mu, sigma, count, extractor, overwrite=False):
     if path.exists() and not overwrite:
         raise UserError(f"statistics file {path} exists: choose another name, or allow overwriting")
     stats = ReferenceStatistics(mu, sigma, int(count), str(extractor))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
             np.savez(
                 file,
                 mu=stats.mu,
@@ -82,13 +81,8 @@ def write_stats(path, mu, sigma, count, extractor, overwrite=False):
                 count=np.int64(stats.count),
                 extractor=np.str_(stats.extractor),
             )
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write statistics file {path} ({error.strerror}): check folder and space") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_stats(path, expected_extractor=None, dim=None):

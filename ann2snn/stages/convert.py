@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ..config import AUTO, SampleConfig, SpikingConfig
 from ..convert import GapReport, SpikingDenoiser, convert, measure_gap
@@ -87,13 +88,17 @@ def print_gap(reports: list[GapReport], images: int) -> None:
     )
 
 
+def grid_name(net: nn.Module) -> str:
+    """`images/SDDPM_T{T}.png` for a spiking network, `images/ANN.png` for an ANN."""
+    return f"images/SDDPM_T{net.clock.spike_steps}.png" if isinstance(net, SpikingDenoiser) else "images/ANN.png"
+
+
 def write_grids(
     logdir: Path, ann: UNet, snn: SpikingDenoiser, sample: SampleConfig, count: int, batch_size: int
 ) -> None:
     """`images/SDDPM_T{T}.png` and `images/ANN.png`, from the same noise."""
     nrow = max(1, math.isqrt(count))
-    for net, name in ((snn, f"SDDPM_T{snn.clock.spike_steps}.png"), (ann, "ANN.png")):
-        save_grid(generate_all(net, sample, count, batch_size), logdir / "images" / name, nrow)
-        print(
-            f"{logdir / 'images' / name}: {count} images, {sample.sampler}, {sample.calls(net.diffusion)} network calls"
-        )
+    for net in (snn, ann):
+        path = logdir / grid_name(net)
+        save_grid(generate_all(net, sample, count, batch_size), path, nrow)
+        print(f"{path}: {count} images, {sample.sampler}, {sample.calls(net.diffusion)} network calls")

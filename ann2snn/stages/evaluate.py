@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ..config import SampleConfig, require
@@ -28,6 +28,7 @@ from ..report.log import RESULTS, append_result
 from ..report.tables import show
 from ..runtime import place, prepare_folder
 from ..sampling import generate_batches
+from .convert import grid_name
 
 SETTINGS = "settings.json"
 SCORE_BATCH = 64
@@ -201,11 +202,6 @@ def first_images(folder: Path, count: int) -> Iterator[Tensor]:
         left -= len(batch)
         if left <= 0:
             return
-
-
-def grid_name(net: nn.Module) -> str:
-    """`images/SDDPM_T{T}.png` for a spiking network, `images/ANN.png` for an ANN."""
-    return f"images/SDDPM_T{net.clock.spike_steps}.png" if isinstance(net, SpikingDenoiser) else "images/ANN.png"
 
 
 def write_grid(path: Path, folder: Path, count: int, nrow: int) -> None:
