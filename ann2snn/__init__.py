@@ -8,7 +8,7 @@
 True
 """
 
-from .api import build_unet, convert, gap, load, sample
+from .api import build_unet, convert, cost, fold_thresholds, freeze_norms, gap, load, sample
 from .config import DiffusionConfig, SampleConfig, SpikingConfig, UNetConfig
 from .errors import UserError
 
@@ -21,6 +21,9 @@ __all__ = [
     "UserError",
     "build_unet",
     "convert",
+    "cost",
+    "fold_thresholds",
+    "freeze_norms",
     "gap",
     "load",
     "sample",

@@ -7,13 +7,15 @@ import os
 from torch import Tensor, nn
 
 from .config import DiffusionConfig, SampleConfig, UNetConfig
-from .convert import GapReport, SpikingDenoiser, measure_gap
+from .convert import GapReport, SpikingDenoiser, fold_thresholds, measure_gap
 from .convert import convert as convert_network
+from .convert import freeze_norms as freeze_network_norms
+from .cost import CostReport, count_operations
 from .io import checkpoint
 from .nets import UNet
 from .sampling import generate_all
 
-__all__ = ["build_unet", "convert", "gap", "load", "sample"]
+__all__ = ["build_unet", "convert", "cost", "fold_thresholds", "freeze_norms", "gap", "load", "sample"]
 
 
 def load(
@@ -46,12 +48,21 @@ def build_unet(*, bit: int = 8, diffusion: DiffusionConfig | None = None, **conf
 def convert(ann: UNet, **options: object) -> SpikingDenoiser:
     """The integrate-and-fire network of a quantized U-Net; the ANN is left as it is.
 
-    options: schedule="layer_sync" | "stream", signed=True, stream_norm="cumulative" | "per_step",
-    if_neuron="bounded" | "reference", settle_steps=0 | n | "auto".
+    options: schedule="layer_sync" | "stream", signed=True, stream_norm="cumulative" | "per_step" | "frozen",
+    if_neuron="bounded" | "reference", settle_steps=0 | n | "auto". With "frozen", call `freeze_norms` next.
 
     Raises UserError where there is nothing to count: full precision, or activation levels that are not uniform.
     """
     return convert_network(ann, **options)
+
+
+def freeze_norms(ann: UNet, snn: SpikingDenoiser, x: Tensor, t: Tensor, bins: int = 10) -> None:
+    """Calibrate `snn` for stream_norm="frozen", in place: norm statistics of `ann`, one set a bin of diffusion time.
+
+    x [N, C, H, W], t [N]: noised images and their diffusion times, or states of a sampler's path, on all times that
+    the network is to run at. They are part of the network from then on, and saved with it. Raises UserError.
+    """
+    freeze_network_norms(ann, snn, x, t, bins)
 
 
 def sample(
@@ -77,3 +88,11 @@ def gap(ann: UNet, snn: SpikingDenoiser, x: Tensor, t: Tensor) -> GapReport:
     x [N, C, H, W], t [N]. Both networks must share a dtype; float64 tells exactness from rounding.
     """
     return measure_gap(ann, snn, x, t)
+
+
+def cost(net: SpikingDenoiser | UNet, x: Tensor, t: Tensor) -> CostReport:
+    """Operations per image and network call, layer by layer, counted on a run of `net`; and their energy.
+
+    x [N, C, H, W], t [N]. A U-Net is counted as the quantized ANN it is. See `CostReport` and docs/cost.md.
+    """
+    return count_operations(net, x, t)

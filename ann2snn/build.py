@@ -108,6 +108,7 @@ def load_network() -> checkpoint.Loaded:
     loaded = load_checkpoint(path)
     if isinstance(loaded.net, SpikingDenoiser):
         loaded.net.clock.config = spiking_config(loaded.net.spiking)
+        loaded.net.check_ready()
     elif FLAGS.schedule is not None:
         raise UserError(f"--schedule={FLAGS.schedule}: {path} is an ANN; convert it first (SNN_conversion.py)")
     return loaded

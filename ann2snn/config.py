@@ -12,11 +12,13 @@ from .errors import UserError
 
 FULL_PRECISION = 32
 SCHEDULES = ("layer_sync", "stream")
-STREAM_NORMS = ("cumulative", "per_step")
+STREAM_NORMS = ("cumulative", "per_step", "frozen")
 IF_NEURONS = ("bounded", "reference")
 MEAN_TYPES = ("epsilon", "xstart", "xprev")
 VAR_TYPES = ("fixedlarge", "fixedsmall")
 AUTO = "auto"
+FT_METHODS = ("proxy", "bptt")
+FT_INPUTS = ("data", "sampler")
 
 
 def require(condition: bool, message: str) -> None:
@@ -51,6 +53,7 @@ class UNetConfig:
     bits: activation width; 32 is a plain ReLU network. weight_bits: 32 keeps full-precision weights.
     norm_groups: groups of every GroupNorm. With one channel per group a norm cancels the time embedding, which is
     added per channel just before it, so keep at least two channels per group in the narrowest block.
+    spike_driven: every convolution but the head reads activations, so that in the spiking network it reads spikes.
     """
 
     in_channels: int = 3
@@ -64,6 +67,7 @@ class UNetConfig:
     weight_quant: str = "apot"
     diffusion_steps: int = 1000
     norm_groups: int = 32
+    spike_driven: bool = False
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen; normalise types once, here
@@ -75,6 +79,7 @@ class UNetConfig:
             *(("num_res_blocks", "--num_res_blocks"), ("diffusion_steps", "--T"), ("norm_groups", "--norm_groups")),
         ):
             set_field(self, name, check_int(getattr(self, name), flag))
+        require(isinstance(self.spike_driven, bool), f"--spike_driven={self.spike_driven}: use True or False")
         require(self.weight_quant in ("apot", "uniform"), f"--weight_quant={self.weight_quant}: use apot or uniform")
         require(self.in_channels in (1, 3), f"{self.in_channels} image channels: images have 1 (grey) or 3 (colour)")
         require(0 < self.ch <= 4096, f"--ch={self.ch}: use 1 to 4096")
@@ -106,7 +111,9 @@ class UNetConfig:
 class SpikingConfig:
     """How a converted network runs; see docs/theory.md for what each choice costs.
 
-    settle_steps: an integer ≥ 0, or "auto" (run on until no neuron fires). Only `stream` settles.
+    settle_steps: an integer ≥ 0, or "auto" (run on until no neuron fires). Only `stream` settles, and only with a
+    norm under which corrections die out: cumulative settles to the quantized ANN, frozen to that ANN with its norms
+    replaced by their frozen affine maps.
     """
 
     schedule: str = "layer_sync"
@@ -126,8 +133,9 @@ class SpikingConfig:
                 f"--settle_steps={self.settle_steps}: layer_sync has nothing to settle; use it with --schedule=stream",
             )
             require(
-                self.stream_norm == "cumulative",
-                f"--settle_steps={self.settle_steps}: only --stream_norm=cumulative lets corrections die out",
+                self.stream_norm != "per_step",
+                f"--settle_steps={self.settle_steps}: under --stream_norm=per_step corrections do not die out; "
+                "use cumulative or frozen",
             )
             require(
                 self.if_neuron == "bounded",

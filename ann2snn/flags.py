@@ -12,7 +12,18 @@ from collections.abc import Callable
 
 from absl import app, flags
 
-from .config import AUTO, IF_NEURONS, MEAN_TYPES, SCHEDULES, STREAM_NORMS, VAR_TYPES, DiffusionConfig, UNetConfig
+from .config import (
+    AUTO,
+    FT_INPUTS,
+    FT_METHODS,
+    IF_NEURONS,
+    MEAN_TYPES,
+    SCHEDULES,
+    STREAM_NORMS,
+    VAR_TYPES,
+    DiffusionConfig,
+    UNetConfig,
+)
 from .errors import UserError
 
 FLAGS = flags.FLAGS
@@ -54,6 +65,11 @@ def _define_network() -> None:
     flags.DEFINE_integer("weight_bit", 32, "weight bits, 2 to 8, or 32 for full precision")
     flags.DEFINE_enum("weight_quant", "apot", ["apot", "uniform"], "weight levels when --weight_bit is below 32")
     flags.DEFINE_integer("norm_groups", 32, "groups of every GroupNorm; keep at least 2 channels in a group")
+    flags.DEFINE_bool(
+        "spike_driven",
+        False,
+        "norm and activation before shortcut and resampling convolutions too: all but the head read spikes in the SNN",
+    )
 
 
 def _define_diffusion() -> None:
@@ -100,7 +116,13 @@ def _define_training() -> None:
 def _define_spiking() -> None:
     flags.DEFINE_enum("schedule", None, SCHEDULES, "how the SNN runs; default: layer_sync, fine-tuning: stream")
     flags.DEFINE_bool("signed", None, "signed (ternary) spikes; default on")
-    flags.DEFINE_enum("stream_norm", None, STREAM_NORMS, "GroupNorm under stream; default cumulative")
+    flags.DEFINE_enum(
+        "stream_norm",
+        None,
+        STREAM_NORMS,
+        "GroupNorm under stream; default cumulative; per_step is the published one; frozen has fixed statistics",
+    )
+    flags.DEFINE_integer("norm_bins", 10, "diffusion-time bins of the statistics of --stream_norm=frozen")
     flags.DEFINE_enum("if_neuron", None, IF_NEURONS, "default bounded; reference is the published neuron")
     flags.DEFINE_string(
         "settle_steps", None, f"steps after the input stops: a number or {AUTO}; default 0; stream only"
@@ -110,6 +132,21 @@ def _define_spiking() -> None:
 def _define_fine_tuning() -> None:
     flags.DEFINE_integer("ft_steps", 10000, "fine-tuning steps per block")
     flags.DEFINE_integer("ft_batch_size", 64, "images per fine-tuning step")
+    flags.DEFINE_enum(
+        "ft_method", "proxy", FT_METHODS, "gradient of: the ANN block (proxy), the spikes (bptt)"
+    )
+    flags.DEFINE_list(
+        "ft_learn", None, "any of weights,thresholds,charges; default: weights for proxy, all three for bptt"
+    )
+    flags.DEFINE_enum("ft_granularity", "channel", ["layer", "channel"], "one learned threshold and charge per")
+    flags.DEFINE_float("ft_neuron_lr", 1e-3, "learning rate of thresholds and charges")
+    flags.DEFINE_bool(
+        "ft_calibrate", False, "first set thresholds, charges and output biases from data"
+    )
+    flags.DEFINE_integer("ft_cache", 0, "batches whose block inputs are kept and reused; 0: fresh ones at every step")
+    flags.DEFINE_integer("ft_network_steps", 0, "steps of a last pass over all blocks at once; 0: none")
+    flags.DEFINE_enum("ft_inputs", "data", FT_INPUTS, "noised real images, or states that the sampler visits")
+    flags.DEFINE_string("ft_name", "", "ending of the result folder's name, so that several runs fit in one --logdir")
 
 
 def _define_sampling() -> None:
@@ -168,6 +205,7 @@ NETWORK_FLAGS = {
     "weight_bit": "weight_bits",
     "weight_quant": "weight_quant",
     "norm_groups": "norm_groups",
+    "spike_driven": "spike_driven",
     "T": "diffusion_steps",
     "img_size": "image_size",
 }

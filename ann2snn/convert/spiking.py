@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ..config import AUTO, FULL_PRECISION, DiffusionConfig, SpikingConfig, UNetConfig
 from ..errors import UserError
 from ..nets import UNet
-from ..nets.parts import ResBlock
-from ..neurons import Clock, Clocked, IFNeuron, Monitor
+from ..nets.parts import Resampling, ResBlock
+from ..neurons import Clock, Clocked, IFNeuron, Monitor, SpikingGroupNorm
 from .parts import SpikingParts
 
 
@@ -26,7 +26,7 @@ class SpikingDenoiser(nn.Module):
     def __init__(self, config: UNetConfig, spiking: SpikingConfig, diffusion: DiffusionConfig | None = None) -> None:
         super().__init__()
         require_quantized(config)
-        self.clock = Clock(spiking, config.bits)
+        self.clock = Clock(spiking, config.bits, diffusion_steps=config.diffusion_steps)
         self.unet = UNet(config, SpikingParts(config, self.clock), diffusion)
         self.last_settle_steps = 0
         # A correction crosses at most all layers, each of which corrects its count by at most T.
@@ -60,8 +60,13 @@ class SpikingDenoiser(nn.Module):
 
     @property
     def depth(self) -> int:
-        """Neuron layers in sequence on the longest path: two per residual block, the tail, and the time embedding."""
-        return 2 * sum(isinstance(module, ResBlock) for module in self.unet.modules()) + 2
+        """Neuron layers in sequence on the longest path.
+
+        Two per residual block, the tail, and the time embedding; a spike-driven network's resampling adds its own.
+        """
+        modules = list(self.unet.modules())
+        resampling = sum(isinstance(m, Resampling) for m in modules) if self.config.spike_driven else 0
+        return 2 * sum(isinstance(m, ResBlock) for m in modules) + resampling + 2
 
     def blocks(self) -> Iterator[tuple[str, nn.Module]]:
         return self.unet.blocks()
@@ -71,7 +76,14 @@ class SpikingDenoiser(nn.Module):
         for module in self.unet.modules():
             if isinstance(module, Clocked):
                 module.reset()
-        self.clock.elapsed = 0
+        self.clock.elapsed, self.clock.times = 0, None
+
+    def check_ready(self) -> None:
+        """Raise UserError if the network is set to run on frozen norm statistics that it does not have."""
+        if self.clock.is_stream and self.spiking.stream_norm == "frozen":
+            for module in self.unet.modules():
+                if isinstance(module, SpikingGroupNorm):
+                    module.check_frozen()
 
     @contextlib.contextmanager
     def running_as(self, spiking: SpikingConfig | None = None, *, materialise: bool = False) -> Iterator[None]:
@@ -109,7 +121,7 @@ class SpikingDenoiser(nn.Module):
     def _chunk(self, x: Tensor, t: Tensor, steps: int, *, input_on: bool) -> Tensor:
         """Run `steps` time steps of the whole network, layer by layer → output summed over them [N, C, H, W]."""
         clock = self.clock
-        clock.chunk_steps, clock.input_on = steps, input_on
+        clock.chunk_steps, clock.input_on, clock.times = steps, input_on, t
         rows = x if input_on else torch.zeros_like(x)
         out = self.unet(rows.repeat(steps, 1, 1, 1), t.repeat(steps))
         clock.elapsed += steps

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config import DiffusionConfig, SpikingConfig, UNetConfig, require
-from ..convert import SpikingDenoiser
+from ..convert import SpikingDenoiser, prepare_for
 from ..errors import UserError
 from ..nets import UNet
 from . import reference
@@ -101,7 +101,7 @@ def load(
         target: UNet = net.unet
     else:
         net = target = UNet(config, diffusion=diffusion)
-    _load_state(target, state, path)
+    load_state(target, state, path)
     return Loaded(net.eval(), Path(path), step, weights, payload)
 
 
@@ -173,7 +173,12 @@ def _configs(
     return config, diffusion, spiking
 
 
-def _load_state(net: UNet, state: dict[str, Tensor], path: str | os.PathLike) -> None:
+def load_state(net: UNet, state: dict[str, Tensor], path: str | os.PathLike) -> None:
+    """Copy `state` into `net`, in place but for optional entries. Raises UserError, naming what does not fit."""
+    try:
+        prepare_for(net, state)
+    except UserError as error:
+        raise UserError(f"refusing {path}: {error}") from None
     wanted = net.state_dict()
     missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     if missing or unknown:

@@ -23,7 +23,7 @@ _NUMBERED = re.compile(rf"(\d{{{INDEX_DIGITS}}})\.png")
 _READ_AT_ONCE = 1024
 # What damaged or foreign files make numpy and zipfile raise. A lone .npy loads as an array, which is no context
 # manager: TypeError.
-_NPZ_ERRORS = (OSError, ValueError, EOFError, TypeError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
+NPZ_ERRORS = (OSError, ValueError, EOFError, TypeError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def save_grid(images: torch.Tensor, path: str | os.PathLike, nrow: int) -> None:
@@ -106,7 +106,7 @@ def load_npz(path: str | os.PathLike) -> torch.Tensor:
             array = arrays[NPZ_KEY]
     except KeyError as error:
         raise UserError(f"{path} has no array {NPZ_KEY}; store the images [N, H, W, C] under that key") from error
-    except _NPZ_ERRORS as error:
+    except NPZ_ERRORS as error:
         raise UserError(f"cannot read {path} as npz: {' '.join(str(error).split())}; write it again") from error
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3) or array.size == 0:
         raise UserError(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .surrogate import if_scan_with_gradient
+
 #: Membrane at or below this value makes the reference's signed neuron send a negative spike (absolute, not θ-relative).
 REFERENCE_INHIBITION = -1e-3
 
@@ -20,10 +22,17 @@ class IFRule:
 
     bounded: net count stays in 0..T and, when signed, ends at clip(floor(S/θ + 1/2), 0, T) for total input S.
     reference: the published neuron; no upper bound, and both signs may occur in one step (net 0).
+    smooth: fire by a ramp instead of a step, to check gradients; see `surrogate`.
     """
 
     kind: str = "bounded"
     signed: bool = True
+    smooth: bool = False
+
+    @property
+    def inhibition(self) -> float:
+        """Membrane at or below which the reference neuron sends a negative spike; in units of the current."""
+        return REFERENCE_INHIBITION
 
 
 @dataclass
@@ -34,18 +43,22 @@ class IFState:
     count: Tensor
 
     @classmethod
-    def rest(cls, like: Tensor, theta: Tensor) -> IFState:
-        """Before the first step: initial charge θ/2 (which turns floor into rounding) and no spikes. like [N, *S]."""
-        return cls(torch.zeros_like(like) + theta / 2, torch.zeros_like(like))
+    def rest(cls, like: Tensor, theta: Tensor, charge: Tensor | float = 0.5) -> IFState:
+        """Before the first step: initial charge charge·θ (1/2 turns floor into rounding), no spikes. like [N, *S]."""
+        return cls(torch.zeros_like(like) + theta * charge, torch.zeros_like(like))
 
 
 def if_scan(current: Tensor, state: IFState, theta: Tensor, rule: IFRule, spike_steps: int) -> Tensor:
-    """Run L steps of an integrate-and-fire neuron with subtract reset; `state` is advanced in place.
+    """Run L steps of an integrate-and-fire neuron with subtract reset; `state` is advanced.
 
     current [L, N, *S]; theta broadcastable to [N, *S]. Returns unit events [L, N, *S] in {−1, 0, 1}.
 
     Step l: V += x_l; fire if V ≥ θ; V −= θ·spike. Signed neurons take a spike back when V turns negative.
+    Where a gradient is wanted, `surrogate` runs the same steps and keeps them; otherwise the state changes in place.
     """
+    learns = any(v.requires_grad for v in (current, state.membrane, theta))
+    if rule.smooth or (learns and torch.is_grad_enabled()):
+        return if_scan_with_gradient(current, state, theta, rule, spike_steps)
     step = _bounded_step if rule.kind == "bounded" else _reference_step
     spikes = torch.empty_like(current)
     for index in range(current.shape[0]):

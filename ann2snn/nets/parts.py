@@ -102,26 +102,33 @@ class TimeEmbedding(nn.Module):
         return self.timembedding(t)
 
 
-class DownSample(nn.Module):
+class Resampling(nn.Module):
+    """Base of down- and upsampling: a 3×3 convolution of the residual stream or, `spike_driven`, of its activation."""
+
+    stride = 1
+
+    def __init__(self, channels: int, parts: Parts, spike_driven: bool = False) -> None:
+        super().__init__()
+        self.norm = parts.norm(channels) if spike_driven else nn.Identity()
+        self.act = parts.activation() if spike_driven else nn.Identity()
+        self.main = parts.conv(channels, channels, 3, stride=self.stride)
+
+
+class DownSample(Resampling):
     """Halve height and width by a strided 3×3 convolution."""
 
-    def __init__(self, channels: int, parts: Parts) -> None:
-        super().__init__()
-        self.main = parts.conv(channels, channels, 3, stride=2)
+    stride = 2
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        return self.main(x)  # [N, C, H/2, W/2]
+        return self.main(self.act(self.norm(x)))  # [N, C, H/2, W/2]
 
 
-class UpSample(nn.Module):
+class UpSample(Resampling):
     """Double height and width (nearest neighbour), then a 3×3 convolution."""
 
-    def __init__(self, channels: int, parts: Parts) -> None:
-        super().__init__()
-        self.main = parts.conv(channels, channels, 3)
-
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        return self.main(F.interpolate(x, scale_factor=2, mode="nearest"))  # [N, C, 2H, 2W]
+        h = self.act(self.norm(x))  # before the copying: one neuron for the four pixels that repeat it
+        return self.main(F.interpolate(h, scale_factor=2, mode="nearest"))  # [N, C, 2H, 2W]
 
 
 class ResBlock(nn.Module):
@@ -144,3 +151,18 @@ class ResBlock(nn.Module):
         h = self.block1(x)
         h = h + self.temb_proj(temb)[:, :, None, None]
         return self.block2(h) + self.shortcut(x)
+
+
+class SpikeDrivenResBlock(ResBlock):
+    """The same layers and names, but a projecting shortcut reads block1's activation, as its 3×3 convolution does.
+
+    He et al., "Identity Mappings in Deep Residual Networks", 2016, where the projection follows the pre-activation.
+    An identity shortcut still carries the residual stream itself: it is a sum, without weights.
+    """
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        """x [N, C_in, H, W], temb [N, 4·ch] → [N, C_out, H, W]."""
+        norm, activation, conv = self.block1
+        active = activation(norm(x))
+        h = conv(active) + self.temb_proj(temb)[:, :, None, None]
+        return self.block2(h) + self.shortcut(x if isinstance(self.shortcut, nn.Identity) else active)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import DiffusionConfig, UNetConfig
-from .parts import AnnParts, DownSample, Parts, ResBlock, TimeEmbedding, UpSample
+from .parts import AnnParts, DownSample, Parts, ResBlock, SpikeDrivenResBlock, TimeEmbedding, UpSample
 
 
 class UNet(nn.Module):
@@ -29,6 +29,7 @@ class UNet(nn.Module):
         self.diffusion = diffusion or DiffusionConfig(diffusion_steps=config.diffusion_steps)
         parts = parts or AnnParts(config)
         ch, temb_dim = config.ch, 4 * config.ch
+        res_block = SpikeDrivenResBlock if config.spike_driven else ResBlock
 
         self.time_embedding = TimeEmbedding(ch, parts)
         self.head = parts.conv(config.in_channels, ch, 3, edge=True)
@@ -37,22 +38,22 @@ class UNet(nn.Module):
         self.downblocks = nn.ModuleList()
         for level, mult in enumerate(config.ch_mult):
             for _ in range(config.num_res_blocks):
-                self.downblocks.append(ResBlock(width, ch * mult, temb_dim, config.dropout, parts))
+                self.downblocks.append(res_block(width, ch * mult, temb_dim, config.dropout, parts))
                 width = ch * mult
                 skips.append(width)
             if level != len(config.ch_mult) - 1:
-                self.downblocks.append(DownSample(width, parts))
+                self.downblocks.append(DownSample(width, parts, config.spike_driven))
                 skips.append(width)
 
-        self.middleblocks = nn.ModuleList(ResBlock(width, width, temb_dim, config.dropout, parts) for _ in range(2))
+        self.middleblocks = nn.ModuleList(res_block(width, width, temb_dim, config.dropout, parts) for _ in range(2))
 
         self.upblocks = nn.ModuleList()
         for level, mult in reversed(list(enumerate(config.ch_mult))):
             for _ in range(config.num_res_blocks + 1):
-                self.upblocks.append(ResBlock(width + skips.pop(), ch * mult, temb_dim, config.dropout, parts))
+                self.upblocks.append(res_block(width + skips.pop(), ch * mult, temb_dim, config.dropout, parts))
                 width = ch * mult
             if level != 0:
-                self.upblocks.append(UpSample(width, parts))
+                self.upblocks.append(UpSample(width, parts, config.spike_driven))
 
         self.tail = nn.Sequential(
             parts.norm(width), parts.activation(), parts.conv(width, config.in_channels, 3, edge=True)

@@ -36,6 +36,9 @@ class Clock:
     chunk_steps: int = 1
     input_on: bool = True
     elapsed: int = 0  # steps completed before this chunk, with the input on
+    diffusion_steps: int = 1000
+    times: Tensor | None = field(default=None, repr=False)  # [N], the diffusion times of the current call
+    smooth: bool = False  # neurons fire by a ramp: the differentiable network that bptt's gradients belong to
     monitor: Monitor | None = field(default=None, repr=False)
 
     @property

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from quant.functional import positive_scale, uniform_levels, uniform_values
 
+from ..errors import UserError
 from ..kernels import IFRule, IFState, if_scan, spread_counts
 from .clock import Clock, Clocked, check_state_shape
 
@@ -14,44 +15,84 @@ from .clock import Clock, Clocked, check_state_shape
 class IFNeuron(Clocked):
     """Integrate-and-fire neuron with threshold θ = `act_alpha`, subtract reset and initial charge θ/2.
 
-    Parameter: act_alpha [], the clip value of the quantized ReLU it replaces. Events are unit spikes; they leave the
-    layer scaled by θ, the explicit form of folding θ into the next layer's weight. Under `layer_sync` the layer
-    integrates its whole window first, so its spike count is the quantizer's level.
+    Parameters: act_alpha, the clip value of the quantized ReLU it replaces; and, once fine-tuning has asked for it,
+    charge, the initial charge in units of θ. Both are [], or per channel ([C, 1, 1] for images, [C] for features).
+    Events are unit spikes; they leave the layer scaled by θ, the explicit form of folding θ into the next layer's
+    weight. Under `layer_sync` the layer integrates its whole window first, so its spike count is the quantizer's level.
     """
+
+    charge: nn.Parameter | None
+    unit_events: bool = False  # True where θ is in the weights of the layers that follow (convert/fold.py)
 
     def __init__(self, clock: Clock, alpha_init: float = 6.0) -> None:
         super().__init__()
         self.clock = clock
         self.act_alpha = nn.Parameter(torch.tensor(alpha_init))
+        self.register_parameter("charge", None)
 
     @property
     def theta(self) -> Tensor:
         return positive_scale(self.act_alpha)
 
+    @property
+    def event_size(self) -> Tensor:
+        """What an event is worth when it leaves the layer: θ, or 1 once θ has been folded into the next weights."""
+        return torch.ones_like(self.act_alpha) if self.unit_events else self.theta
+
     def forward(self, current: Tensor) -> Tensor:
         """current [L·N, *S] → spikes·θ [L·N, *S]; on counts, the mean current [N, *S] → count·θ/T [N, *S]."""
         clock = self.clock
         if clock.is_stream:
-            return self._scan(clock.unfold(current)) * self.theta
+            return self._scan(clock.unfold(current)) * self.event_size
         mean = clock.unfold(current).mean(0) if clock.materialise else current
-        count = uniform_levels(mean, self.theta, clock.bits)
+        count = self._window_count(mean)
         if clock.materialise:
             events = spread_counts(count, clock.spike_steps)  # [T, N, *S]
             self._report(events, is_count=False)
-            return events.flatten(0, 1) * self.theta
+            return events.flatten(0, 1) * self.event_size
         self._report(count[None], is_count=True)
         return uniform_values(
-            count, self.theta, clock.bits
+            count, self.event_size, clock.bits
         )  # the quantized ReLU's own arithmetic: equal to the last bit
+
+    def expand(self, shape: tuple[int, ...], *, thresholds: bool, charges: bool) -> None:
+        """Give the layer a threshold and/or an initial charge of `shape`, of the values it has now."""
+        if thresholds:
+            self.act_alpha = nn.Parameter(self.act_alpha.detach().expand(shape).clone())
+        if charges:
+            now = 0.5 if self.charge is None else self.charge.detach()
+            self.charge = nn.Parameter(torch.zeros(shape).to(self.act_alpha) + now)
+
+    def adopt(self, entries: dict[str, Tensor]) -> None:
+        """Make room for what a file holds: a charge, or a threshold per channel. Values are loaded afterwards."""
+        for name in ("act_alpha", "charge"):
+            held = getattr(self, name)
+            if name in entries and (held is None or held.shape != entries[name].shape):
+                setattr(self, name, nn.Parameter(torch.zeros_like(entries[name]).to(self.act_alpha)))
+
+    def _window_count(self, mean: Tensor) -> Tensor:
+        """The level 0..T [N, *S] that a mean current [N, *S] reaches when it is integrated as a whole."""
+        self._check_channels(mean[0])
+        if self.charge is None:
+            return uniform_levels(mean, self.theta, self.clock.bits)
+        window = self.clock.spike_steps
+        return torch.floor(mean * (window / self.theta) + self.charge).clamp(0, window)
+
+    def _check_channels(self, like: Tensor) -> None:
+        """like [*S]. Raises UserError where a file's per-channel values are not one per channel."""
+        for value in (self.act_alpha, self.charge):
+            if value is not None and value.dim() and value.shape != (len(like), *[1] * (like.dim() - 1)):
+                raise UserError(f"a neuron layer of {len(like)} channels has thresholds or charges {list(value.shape)}")
 
     def _scan(self, current: Tensor) -> Tensor:
         """current [L, N, *S] → events [L·N, *S], continuing from the previous chunk's state."""
-        config = self.clock.config
+        config, theta = self.clock.config, self.theta
         if self.state is None:
-            self.state = IFState.rest(current[0], self.theta)
+            self._check_channels(current[0, 0])
+            self.state = IFState.rest(current[0], theta, 0.5 if self.charge is None else self.charge)
         check_state_shape(self.state.membrane.shape, current.shape[1:])
-        rule = IFRule(config.if_neuron, config.signed)
-        events = if_scan(current, self.state, self.theta, rule, self.clock.spike_steps)
+        rule = IFRule(config.if_neuron, config.signed, self.clock.smooth)
+        events = if_scan(current, self.state, theta, rule, self.clock.spike_steps)
         self._report(events, is_count=False)
         return events.flatten(0, 1)
 
@@ -60,4 +101,4 @@ class IFNeuron(Clocked):
             self.clock.monitor.record(self, events, is_count)
 
     def extra_repr(self) -> str:
-        return f"theta={float(self.theta):.4g}, spike_steps={self.clock.spike_steps}"
+        return f"theta={float(self.theta.mean()):.4g}, spike_steps={self.clock.spike_steps}"

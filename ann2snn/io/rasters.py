@@ -1,0 +1,89 @@
+"""The file of spike rasters, `raster.npz`: several run modes of one network on the same neurons."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import fields
+
+import numpy as np
+import torch
+
+from ..config import SpikingConfig
+from ..convert.raster import Raster
+from ..errors import UserError
+from .atomic import replacing
+from .images import NPZ_ERRORS
+
+LARGEST = 1 << 26  # bytes unpacked; a real file has some 10 kB
+
+
+def save_rasters(path: str | os.PathLike, rasters: Sequence[Raster]) -> None:
+    """Write rasters of the same neurons to one npz, whole or not at all.
+
+    Arrays: layers, names [L]; neurons int64 [L, K]; window; t; modes, a JSON object of settings for each raster;
+    events_0, events_1, …, int8 [L, K, steps]. No pickles. Raises ValueError if the rasters differ in more than how
+    the network ran.
+    """
+    first = rasters[0]
+    for other in rasters[1:]:
+        same = (other.layers, other.window, other.t) == (first.layers, first.window, first.t)
+        if not same or not torch.equal(other.neurons, first.neurons):
+            raise ValueError("rasters in one file must be of the same neurons, image and time")
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(
+            file,
+            layers=np.array(first.layers),
+            neurons=first.neurons.numpy(),
+            window=np.int64(first.window),
+            t=np.float64(first.t),
+            modes=np.array([json.dumps(raster.spiking.to_dict()) for raster in rasters]),
+            **{f"events_{index}": raster.events.numpy() for index, raster in enumerate(rasters)},
+        )
+
+
+def load_rasters(path: str | os.PathLike) -> list[Raster]:
+    """What `save_rasters` wrote. Nothing in the file is trusted. Raises UserError for anything else."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > LARGEST:
+                raise ValueError("too large")
+        with np.load(path, allow_pickle=False) as arrays:
+            return _checked(arrays)
+    except (KeyError, AttributeError, OverflowError, RecursionError, *NPZ_ERRORS) as error:  # UserError included
+        raise UserError(f"cannot read {path} as spike rasters: {' '.join(str(error).split())}") from None
+
+
+def _checked(arrays: np.lib.npyio.NpzFile) -> list[Raster]:
+    """Raises ValueError, KeyError or what numpy raises for damage."""
+    layers, neurons, window, t, modes = (arrays[name] for name in ("layers", "neurons", "window", "t", "modes"))
+    _require(layers.dtype.kind == "U" and layers.ndim == 1 and len(layers) > 0, "layers are no list of names")
+    _require(neurons.dtype == np.int64 and neurons.ndim == 2 and len(neurons) == len(layers), "neurons do not fit")
+    _require(window.dtype == np.int64 and window.ndim == 0 and 1 <= window <= 255, "no window of 1 to 255 steps")
+    _require(t.dtype == np.float64 and t.ndim == 0 and bool(np.isfinite(t)), "no diffusion time")
+    _require(modes.dtype.kind == "U" and modes.ndim == 1 and 1 <= len(modes) <= 16, "no list of 1 to 16 modes")
+    names = tuple(str(name) for name in layers)
+    rasters = []
+    for index, mode in enumerate(modes):
+        events = arrays[f"events_{index}"]
+        _require(events.dtype == np.int8 and events.ndim == 3, "events are no int8 [layers, neurons, steps]")
+        _require(events.shape[:2] == neurons.shape and events.size > 0, "events do not fit the neurons")
+        _require(events.shape[2] >= window, "events are fewer than the window's steps")
+        _require(-1 <= events.min() and events.max() <= 1, "events are not -1, 0 or 1")
+        tensors = torch.from_numpy(neurons), torch.from_numpy(events)
+        rasters.append(Raster(_spiking(str(mode)), names, *tensors, int(window), float(t)))
+    return rasters
+
+
+def _spiking(text: str) -> SpikingConfig:
+    raw = json.loads(text)
+    config = SpikingConfig(**{field.name: raw[field.name] for field in fields(SpikingConfig)})
+    _require(isinstance(config.signed, bool), "signed is no boolean")
+    return config
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
