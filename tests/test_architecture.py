@@ -13,7 +13,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 # Higher layers may import lower ones and their own; `errors` and `config` are for everybody above quant and kernels.
 LAYERS = [
     {"stages", "build", "api", "flags"},
-    {"sampling", "probe", "finetune", "metrics", "io", "report", "runtime"},
+    {"sampling", "probe", "finetune", "metrics", "cost", "io", "report", "runtime"},
     {"convert"},
     {"nets", "neurons", "diffusion", "data"},
     {"config", "errors"},

@@ -1,0 +1,53 @@
+"""Counting the operations of a convolution or linear layer, and telling spikes from real values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def weight_in_use(layer: nn.Module) -> Tensor:
+    """The weight a layer computes with: the quantized one, if it quantizes."""
+    quantized = getattr(layer, "quantized_weight", None)
+    return (layer.weight if quantized is None else quantized()).detach()
+
+
+def fan_out(layer: nn.Module, shape: torch.Size) -> tuple[Tensor, float]:
+    """How many operations each input value takes part in.
+
+    shape: of one input row, [C, H, W] or [F]. Returns the number of nonzero weights that meet each value, float64 of
+    that shape, and the sum over all values of the number of weights, zero or not. A convolution's padding is not an
+    input, so values at the border meet fewer weights.
+    """
+    mask = (weight_in_use(layer) != 0).double()
+    if isinstance(layer, nn.Linear):
+        return mask.sum(0), float(mask.numel())
+    geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    sizes = zip(shape[1:], layer.kernel_size, *geometry[:3], strict=True)
+    out = [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in sizes]
+    ones = mask.new_ones(1, layer.out_channels, *out)
+    # The gradient of a convolution's summed output with respect to its input is exactly this number.
+    met = [nn.grad.conv2d_input((1, *shape), weight, ones, *geometry)[0] for weight in (mask, torch.ones_like(mask))]
+    return met[0].round(), float(met[1].round().sum())
+
+
+def effective_operations(x: Tensor, reach: Tensor) -> float:
+    """Operations in which neither the input x [R, *S] nor the weight is zero; reach [*S] as `fan_out` gives it."""
+    return float(((x != 0).sum(0).double() * reach).sum())
+
+
+def magnitudes(x: Tensor) -> tuple[float, ...]:
+    """Largest magnitude in each channel of x [R, C, …]. A copy, a view and nearest-neighbour upsampling keep it."""
+    dims = [0, *range(2, x.dim())]
+    return tuple(torch.maximum(x.amax(dims), -x.amin(dims)).tolist())
+
+
+def has_one_magnitude(x: Tensor, largest: tuple[float, ...]) -> bool:
+    """Whether each channel of x [R, C, …] holds nothing but 0 and ± its largest magnitude."""
+    magnitude = torch.tensor(largest, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.dim() - 2))
+    return bool(((x == 0) | (x.abs() == magnitude)).all())
+
+
+def is_constant(x: Tensor) -> bool:
+    """Whether x [L, N, *S], L > 1, is the same in every step, but for the rounding of a batch's rows."""
+    return len(x) > 1 and bool((x[1:] - x[0]).abs().max() <= 1e-5 * x[0].abs().max())

@@ -1,0 +1,78 @@
+"""Measure what networks cost on states of the sampling path, write it down and print it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..config import SpikingConfig
+from ..convert import SpikingDenoiser
+from ..cost import FP32, INT8, CostReport, count_operations
+from ..io.atomic import write_text
+from ..nets import UNet
+from ..probe import sampler_states
+from ..report.costs import cost_table, generation_table, parse_costs
+from ..report.tables import text_table
+
+COST_FILE = "cost.json"
+COST_IMAGES = 2  # suffice: counts vary little between images
+COST_TIMES = 4  # diffusion times they are taken at
+
+
+def measure_and_write(
+    path: Path,
+    ann: UNet,
+    snn_by_name: Mapping[str, SpikingDenoiser],
+    modes: Sequence[SpikingConfig],
+    images: int,
+    seed: int,
+    calls_per_image: int,
+) -> list[CostReport]:
+    """Write the cost of `ann` and of every spiking network run in each of `modes` to `path`, and print the table.
+
+    Measured on copies in float64, like the gap, so that rounding adds neither spikes nor settling steps.
+    images: on the ANN's DDIM path, each at `COST_TIMES` times. calls_per_image: network calls for one generated image.
+    Returns the reports, the ANN's first.
+    """
+    ann = copy.deepcopy(ann).double()
+    x, t = sampler_states(ann, images, COST_TIMES, seed)
+    reports = [count_operations(ann, x, t)]
+    for name, snn in snn_by_name.items():
+        snn = copy.deepcopy(snn).double()
+        reports += [dataclasses.replace(count_operations(snn, x, t, mode), name=name) for mode in modes]
+    content = {
+        "images": images,
+        "times": COST_TIMES,
+        "dtype": "float64",
+        "inputs": "states of the ANN's DDIM path",
+        "calls_per_image": calls_per_image,
+        "prices": [dataclasses.asdict(prices) for prices in (FP32, INT8)],
+        "reports": [entry(report, calls_per_image) for report in reports],
+    }
+    write_text(path, json.dumps(content, indent=1) + "\n")
+    print_costs(content)
+    return reports
+
+
+def entry(report: CostReport, calls: int) -> dict:
+    """A report for the file: per image and network call, and the energy of a generated image."""
+    plain = report.to_dict()
+    generated = {
+        way: {prices: {part: calls * value for part, value in found.items()} for prices, found in by_prices.items()}
+        for way, by_prices in plain["energy"].items()
+    }
+    return plain | {"energy_per_generated_image": generated}
+
+
+def print_costs(content: dict) -> None:
+    """The totals per network call and the energy of a generated image, as the report page shows them."""
+    costs = parse_costs(content, COST_FILE, notes=[])
+    for header, rows, _ in (cost_table(costs), generation_table(costs)):
+        print(text_table(header, rows))
+    print(
+        f"cost: above per image and network call, on {costs.images} images at {costs.times} times of the ANN's own "
+        f"sampling path; below per generated image, {costs.calls} calls; energies of 45 nm CMOS, see docs/cost.md"
+    )

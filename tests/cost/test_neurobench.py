@@ -1,0 +1,60 @@
+"""The counts agree with NeuroBench's own metrics, layer by layer, where that package is installed."""
+
+import pytest
+import torch
+from torch import nn
+
+from ann2snn.config import SpikingConfig
+from ann2snn.convert import convert, fold_thresholds
+from ann2snn.cost import count_operations
+from ann2snn.cost.layers import SYNAPTIC
+from ann2snn.neurons import IFNeuron
+from quant import QuantReLU
+from tests.helpers import random_ann, random_batch
+
+workload = pytest.importorskip("neurobench.metrics.workload")
+models = pytest.importorskip("neurobench.models")
+
+
+def neurobench(net: nn.Module, call: nn.Module, x: torch.Tensor, t: torch.Tensor, activation: type) -> tuple:
+    """({Effective_MACs, Effective_ACs, Dense} per image, activation sparsity) of `net`, run by calling `call`."""
+    model = models.TorchModel(net)
+    model.add_activation_module(activation)
+    model.register_hooks()
+    try:
+        with torch.no_grad():
+            call(x, t)
+            operations = workload.SynapticOperations()(model, None, (x, None))
+        return operations, workload.ActivationSparsity()(model, None, (x, None))
+    finally:
+        model.cleanup_hooks()
+
+
+def synaptic(report, field: str) -> float:
+    return sum(getattr(layer, field) for layer in report.layers if layer.kind in SYNAPTIC)
+
+
+@pytest.mark.parametrize("schedule", ["layer_sync", "stream"])
+def test_spiking_network(schedule):
+    """NeuroBench counts a constant current in every step, and wants unit events, so thresholds are folded."""
+    ann = random_ann()
+    x, t = random_batch(ann)
+    mode = SpikingConfig(schedule)
+    snn = fold_thresholds(convert(ann, mode))
+    report = count_operations(snn, x, t)
+    with snn.running_as(mode, materialise=schedule == "layer_sync"):
+        operations, sparsity = neurobench(snn.unet, snn, x, t, IFNeuron)
+    repeated = [layer for layer in report.layers if layer.name in ("head", "time_embedding.timembedding.1")]
+    assert operations["Effective_ACs"] == synaptic(report, "ac") > 0
+    assert operations["Effective_MACs"] == synaptic(report, "mac") + 2 * sum(layer.mac for layer in repeated)
+    assert operations["Dense"] == synaptic(report, "dense") + 2 * sum(layer.dense for layer in repeated)
+    assert 1 - sparsity == pytest.approx(report.firing_rate, rel=1e-12)
+
+
+def test_quantized_ann():
+    ann = random_ann()
+    x, t = random_batch(ann)
+    report = count_operations(ann, x, t)
+    operations, _ = neurobench(ann, ann, x, t, QuantReLU)
+    assert operations["Effective_MACs"] == synaptic(report, "mac") > 0 == operations["Effective_ACs"]
+    assert operations["Dense"] == synaptic(report, "dense")
