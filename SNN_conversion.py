@@ -3,8 +3,9 @@
     python SNN_conversion.py --flagfile config/SNN_convert/demo.txt
     python SNN_conversion.py --flagfile config/SNN_convert/CIFAR10_snn.txt
 
-Reads ckpt.pt in --logdir; writes converted_snn.pt, gap.json and images/. Nothing is trained: the weights are those
-of the quantized network, and the table it prints says how far the spiking network is from it under each schedule.
+Reads ckpt.pt in --logdir; writes converted_snn.pt, gap.json, cost.json, raster.npz and images/. Nothing is trained:
+the weights are those of the quantized network. The tables it prints say how far the spiking network is from it under
+each schedule, and what each costs in operations, energy and time steps.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def main() -> int:
         grid_images=FLAGS.gen_images,
         gap_images=FLAGS.gap_images,
         batch_size=FLAGS.batch_size,
+        norm_bins=FLAGS.norm_bins,
     )
 
 

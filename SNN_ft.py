@@ -4,7 +4,8 @@
     python SNN_ft.py --flagfile config/SNN_ft/CIFAR10_snnft.txt
 
 Reads ckpt.pt in --logdir and the training images; writes SNN_<bit>bit_ft/ with model_best.pt, model_backpacks/,
-ft_blocks_samples/ and finetune.json. The same command continues an interrupted run at the next block.
+ft_blocks_samples/, finetune.json, gap.json and cost.json. The same command continues an interrupted run at the next
+block; --ft_name keeps several runs apart in one --logdir.
 """
 
 from __future__ import annotations
@@ -29,6 +30,17 @@ def main() -> int:
         sample_size=FLAGS.sample_size if FLAGS.sample_step else 0,
         resume=FLAGS.resume,
         seed=FLAGS.seed,
+        method=FLAGS.ft_method,
+        learn=tuple(FLAGS.ft_learn) if FLAGS.ft_learn else None,
+        granularity=FLAGS.ft_granularity,
+        neuron_lr=FLAGS.ft_neuron_lr,
+        decay=FLAGS.lr_decay == "cosine",
+        calibrate=FLAGS.ft_calibrate,
+        cache=FLAGS.ft_cache,
+        network_steps=FLAGS.ft_network_steps,
+        inputs=FLAGS.ft_inputs,
+        name=FLAGS.ft_name,
+        norm_bins=FLAGS.norm_bins,
     )
     source = build.load_checkpoint(Path(FLAGS.logdir) / train.CHECKPOINT)
     sample.check_fits(source.net.diffusion)

@@ -1,26 +1,40 @@
 """Fine-tuning of converted networks."""
 
-from .blockwise import (
-    BlockReport,
-    BlockTuning,
-    block_gap,
-    prediction_gap,
+from .blockwise import BlockReport, BlockTuning, prediction_gap, tune_block
+from .calibrate import calibrate
+from .capture import BlockInput, BlockIO, capture_block, capture_inputs, run_block
+from .subject import (
+    EXACT_BLOCKS,
+    LEARNABLE,
+    NETWORK,
+    expand_neurons,
+    make_subject,
     proxy_loss,
+    subject_gap,
+    subject_loss,
     tied_proxy,
     trainable_parameters,
     tunable_blocks,
-    tune_block,
 )
-from .capture import BlockIO, capture_block
 
 __all__ = [
+    "EXACT_BLOCKS",
+    "LEARNABLE",
+    "NETWORK",
     "BlockIO",
+    "BlockInput",
     "BlockReport",
     "BlockTuning",
-    "block_gap",
+    "calibrate",
     "capture_block",
+    "capture_inputs",
+    "expand_neurons",
+    "make_subject",
     "prediction_gap",
     "proxy_loss",
+    "run_block",
+    "subject_gap",
+    "subject_loss",
     "tied_proxy",
     "trainable_parameters",
     "tunable_blocks",

@@ -1,39 +1,46 @@
-"""Block-wise fine-tuning: make each spiking block answer like its quantized counterpart, in data-flow order.
+"""Tune one block, or the whole network, to answer like its quantized counterpart; keep the best.
 
-The teacher is the quantized ANN on the same input; the student block is fed by the already tuned SNN. `proxy` is the
-published method (Yang et al., Fast-SNN, 2023, as applied to diffusion by SDM): the loss sees the SNN block's
-time-averaged output, the gradient flows through the ANN block evaluated on the time-averaged inputs.
+The teacher is the quantized ANN on the same input; the student block is fed by the already tuned SNN. Two methods:
+`proxy` is the published one (Fast-SNN, arXiv:2305.19868, as applied to diffusion by SDM): the loss sees the SNN
+block's time-averaged output, the gradient flows through the ANN block on the time-averaged inputs. `bptt` lets the
+gradient flow through the spiking dynamics themselves (`kernels.surrogate`).
 """
 
 from __future__ import annotations
 
-import copy
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..convert import SpikingDenoiser, relative_error
 from ..nets import UNet
-from .capture import BlockIO, capture_block
-
-#: Blocks fed by constant currents alone: their spikes are exact, so there is nothing to tune but rounding noise.
-EXACT_BLOCKS = ("head", "time_embedding")
-
-Batch = tuple[Tensor, Tensor]  # x_t [N, C, H, W], t [N]
+from .calibrate import calibrate
+from .subject import Batch, Example, Subject, make_subject, subject_gap, subject_loss, trainable_parameters
 
 
 @dataclass(frozen=True)
 class BlockTuning:
-    """How one block is tuned. A block whose gap has not improved for `patience` checks stops early."""
+    """How one block is tuned. A block whose gap has not improved for `patience` checks stops early.
+
+    learn: see `trainable_parameters`. neuron_lr: for thresholds and charges (both of order 1). decay: the rates fall
+    to 0 by a cosine. calibrate: set thresholds and charges from data first. cache: keep the block's inputs for that
+    many batches and go round them, instead of running the network up to the block at every step; 0 for never.
+    """
 
     steps: int
     lr: float
     checks: int = 10
     patience: int = 3
+    method: str = "proxy"
+    learn: tuple[str, ...] = ("weights",)
+    neuron_lr: float = 1e-3
+    decay: bool = False
+    calibrate: bool = False
+    cache: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,34 +55,6 @@ class BlockReport:
     seconds: float
 
 
-def tunable_blocks(net: UNet | SpikingDenoiser) -> list[str]:
-    """Names of the blocks that can carry a conversion error of their own, in data-flow order."""
-    return [name for name, _ in net.blocks() if name not in EXACT_BLOCKS]
-
-
-def tied_proxy(ann: UNet, snn: SpikingDenoiser) -> UNet:
-    """An ANN whose parameters *are* the SNN's: gradients through it land where the SNN reads its weights."""
-    proxy = copy.deepcopy(ann)
-    parameters = dict(snn.unet.named_parameters())
-    for name, module in proxy.named_modules():
-        for leaf in list(module._parameters):
-            full = f"{name}.{leaf}" if name else leaf
-            module._parameters[leaf] = parameters[full]
-    return proxy.eval()
-
-
-def proxy_loss(teacher_output: Tensor, student: BlockIO, proxy_block: nn.Module) -> Tensor:
-    """Mean squared error with the value of the SNN block and the gradient of the ANN block (straight-through)."""
-    surrogate = proxy_block(*student.inputs)
-    output = surrogate + (student.output - surrogate).detach()
-    return F.mse_loss(output, teacher_output)
-
-
-def trainable_parameters(block: nn.Module) -> dict[str, nn.Parameter]:
-    """Weights, biases and norm affines; thresholds (`act_alpha`) and weight clips stay, as published."""
-    return {n: p for n, p in block.named_parameters() if not n.endswith(("act_alpha", "wgt_alpha"))}
-
-
 def tune_block(
     name: str,
     teacher: UNet,
@@ -86,50 +65,117 @@ def tune_block(
     tuning: BlockTuning,
     on_step: Callable[[int, float], None] | None = None,
 ) -> BlockReport:
-    """Tune block `name` of `student` in place, keeping the weights with the smallest gap on `held_back`.
+    """Tune block `name` of `student` in place, keeping the state with the smallest gap on `held_back`.
 
-    The gap is checked about `tuning.checks` times; if no step improves on the start, the block is left as it was.
+    The gap is checked about `tuning.checks` times; if nothing improves on the start, the block is left as it was.
     """
     started = time.monotonic()
-    block = dict(proxy.blocks())[name]
-    parameters = trainable_parameters(block)
-    for parameter in proxy.parameters():
-        parameter.requires_grad_(False)
-    for parameter in parameters.values():
-        parameter.requires_grad_(True)
-    optimizer = torch.optim.Adam(parameters.values(), lr=tuning.lr)
+    subject = make_subject(name, teacher, student, proxy)
+    judged = [subject.example(batch) for batch in held_back]
+    keeper = _BestState(subject, subject_gap(subject, judged))
+    step = 0
+    if keeper.before > 0:
+        examples = _examples(subject, batches, tuning.cache)
+        if tuning.calibrate:
+            first = next(examples)
+            calibrate(subject, [first])
+            keeper.offer(subject_gap(subject, judged), step)
+        if tuning.steps:
+            step = _descend(subject, student, examples, judged, tuning, keeper, on_step)
+    keeper.restore()
+    return BlockReport(name, keeper.before, keeper.gap, keeper.step, step, time.monotonic() - started)
 
-    targets = [capture_block(teacher, name, x, t).output for x, t in held_back]
-    before = best = block_gap(name, student, held_back, targets)
-    best_step, best_state, stale, step = 0, _copy(parameters), 0, 0
-    interval = max(1, tuning.steps // tuning.checks)
-    while step < tuning.steps and stale < tuning.patience and before > 0:
-        x, t = next(batches)
-        target = capture_block(teacher, name, x, t).output
-        loss = proxy_loss(target, capture_block(student, name, x, t), block)
+
+def _descend(
+    subject: Subject,
+    student: SpikingDenoiser,
+    examples: Iterator[Example],
+    judged: list[Example],
+    tuning: BlockTuning,
+    keeper: _BestState,
+    on_step: Callable[[int, float], None] | None,
+) -> int:
+    """Gradient steps until done or out of patience; returns how many."""
+    optimizer, schedule = _optimizer(subject, student, tuning)
+    interval, stale = max(1, tuning.steps // tuning.checks), 0
+    for step in range(1, tuning.steps + 1):
+        loss = subject_loss(subject, next(examples), tuning.method)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        step += 1
+        schedule.step()
         if on_step is not None:
             on_step(step, float(loss.detach()))
         if step % interval == 0 or step == tuning.steps:
-            gap = block_gap(name, student, held_back, targets)
-            if gap < best:
-                best, best_step, best_state, stale = gap, step, _copy(parameters), 0
-            else:
-                stale += 1
-    with torch.no_grad():
-        for key, parameter in parameters.items():
-            parameter.copy_(best_state[key])
+            stale = 0 if keeper.offer(subject_gap(subject, judged), step) else stale + 1
+            if stale >= tuning.patience:
+                break
+    return step
+
+
+def _optimizer(
+    subject: Subject, student: SpikingDenoiser, tuning: BlockTuning
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Adam over what is learned of the subject; everything else of the student is frozen."""
+    for parameter in student.parameters():
+        parameter.requires_grad_(False)
+    groups = []
+    for kinds, lr in ((("weights",), tuning.lr), (("thresholds", "charges"), tuning.neuron_lr)):
+        learn = tuple(kind for kind in kinds if kind in tuning.learn)
+        parameters = [p for module in subject.modules for p in trainable_parameters(module, learn).values()]
+        if parameters:
+            groups.append({"params": parameters, "lr": lr})
+    for group in groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_(True)
+    if not groups:
+        raise ValueError(f"{subject.name} has nothing to learn among {', '.join(tuning.learn)}")
+    optimizer = torch.optim.Adam(groups)
+
+    def factor(step: int) -> float:
+        return 0.5 * (1 + math.cos(math.pi * step / tuning.steps)) if tuning.decay else 1.0
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+class _BestState:
+    """All parameters of the subject at the smallest gap seen so far."""
+
+    def __init__(self, subject: Subject, gap: float) -> None:
+        self.modules = nn.ModuleList(subject.modules)
+        self.before = self.gap = gap
+        self.step, self.state = 0, self._copy()
+
+    def offer(self, gap: float, step: int) -> bool:
+        """Keep the present state if it is better. Not a number is never better."""
+        if not gap < self.gap:
+            return False
+        self.gap, self.step, self.state = gap, step, self._copy()
+        return True
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the best state back. A charge that calibration added and did not help returns to θ/2."""
+        for name, parameter in self.modules.named_parameters():
+            kept = self.state.get(name)
+            parameter.copy_(torch.full_like(parameter, 0.5) if kept is None else kept)
             parameter.grad = None
-    return BlockReport(name, before, best, best_step, step, time.monotonic() - started)
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in self.modules.named_parameters()}
 
 
-def block_gap(name: str, student: SpikingDenoiser, held_back: list[Batch], targets: list[Tensor]) -> float:
-    """Relative L2 error of the block's time-averaged output over all held-back inputs."""
-    outputs = [capture_block(student, name, x, t).output for x, t in held_back]
-    return relative_error(torch.cat(outputs), torch.cat(targets))
+def _examples(subject: Subject, batches: Iterator[Batch], cache: int) -> Iterator[Example]:
+    """Endless examples: a new one at each step, or the first `cache` in turn."""
+    if not cache:
+        while True:
+            yield subject.example(next(batches))
+    kept: list[Example] = []
+    while True:
+        for index in range(cache):
+            if index == len(kept):
+                kept.append(subject.example(next(batches)))
+            yield kept[index]
 
 
 @torch.no_grad()
@@ -137,7 +183,3 @@ def prediction_gap(teacher: UNet, student: SpikingDenoiser, held_back: list[Batc
     """Relative L2 error of the whole network's output over all held-back inputs."""
     actual = torch.cat([student(x, t) for x, t in held_back])
     return relative_error(actual, torch.cat([teacher(x, t) for x, t in held_back]))
-
-
-def _copy(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in parameters.items()}

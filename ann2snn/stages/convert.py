@@ -12,19 +12,26 @@ import torch
 from torch import nn
 
 from ..config import AUTO, SampleConfig, SpikingConfig
-from ..convert import GapReport, SpikingDenoiser, convert, measure_gap
+from ..convert import GapReport, SpikingDenoiser, check_bins, convert, freeze_norms, measure_gap
+from ..convert.raster import record_raster
+from ..errors import UserError
 from ..io import checkpoint
 from ..io.atomic import write_text
 from ..io.images import save_grid
+from ..io.rasters import save_rasters
 from ..nets import UNet
 from ..probe import sampler_states
 from ..report.tables import gap_table
-from ..runtime import place
+from ..runtime import place, seed_from
 from ..sampling import generate_all
+from .cost import COST_FILE, COST_IMAGES, measure_and_write
 
 CONVERTED = "converted_snn.pt"
 GAP_FILE = "gap.json"
+RASTER_FILE = "raster.npz"
 GAP_TIMES = 4  # diffusion times at which the gap is measured
+FREEZE_IMAGES, FREEZE_TIMES = 16, 20  # states of the ANN's sampling path on which norms are frozen
+FREEZE_STREAM = 1  # of the seed: other images than those the gap is measured on
 
 
 def run(
@@ -37,10 +44,14 @@ def run(
     grid_images: int,
     gap_images: int,
     batch_size: int,
+    norm_bins: int = 10,
 ) -> int:
-    """Write `converted_snn.pt`, `gap.json` and `images/` to `logdir`; print the gap table. Returns the exit code."""
+    """Write `converted_snn.pt`, `gap.json`, `cost.json`, `raster.npz` and `images/` to `logdir`; print the tables.
+
+    Returns the exit code.
+    """
     ann: UNet = place(source.net, device)
-    snn = convert(ann, spiking)
+    snn = converted(ann, spiking, norm_bins, sample.seed)
     checkpoint.save(
         logdir / CONVERTED, checkpoint.snn_payload(snn, stage="converted", source=source.hash, step=source.step)
     )
@@ -50,20 +61,46 @@ def run(
         reports = gap_reports(ann, snn, spiking, gap_images, sample.seed)
         write_gap(logdir / GAP_FILE, reports, gap_images, depth=snn.depth)
         print_gap(reports, gap_images)
+        modes, calls = [report.spiking for report in reports], sample.calls(ann.diffusion)
+        images = min(gap_images, COST_IMAGES)
+        measure_and_write(logdir / COST_FILE, ann, {"converted": snn}, modes, images, sample.seed, calls)
+        write_raster(logdir / RASTER_FILE, ann, snn, sample.seed)
     if grid_images:
         write_grids(logdir, ann, snn, sample, grid_images, batch_size)
     return 0
+
+
+def converted(ann: UNet, spiking: SpikingConfig, bins: int, seed: int) -> SpikingDenoiser:
+    """`ann` as a spiking network that is ready to run: norms frozen in `bins` bins if `spiking` asks for it.
+
+    They are frozen on states of the ANN's own sampling path, so no data set is needed. Raises UserError.
+    """
+    frozen = spiking.stream_norm == "frozen"
+    bins = check_bins(bins, ann.config.diffusion_steps) if frozen else bins
+    snn = convert(ann, spiking)
+    if frozen:
+        x, t = sampler_states(ann, FREEZE_IMAGES, FREEZE_TIMES, seed_from(seed, FREEZE_STREAM))
+        freeze_norms(ann, snn, x, t, bins)
+    return snn
 
 
 def gap_reports(ann: UNet, snn: SpikingDenoiser, spiking: SpikingConfig, images: int, seed: int) -> list[GapReport]:
     """Gap under layer_sync, under stream without settling, and (cumulative norm) under stream with auto settling."""
     stream = replace(spiking, schedule="stream", settle_steps=0)
     modes = [replace(spiking, schedule="layer_sync", settle_steps=0), stream]
-    if spiking.stream_norm == "cumulative":
-        modes.append(replace(stream, settle_steps=AUTO))
+    if spiking.stream_norm == "cumulative" and (settled := settling(stream)):
+        modes.append(settled)
     if spiking not in modes:
         modes.append(spiking)
     return gaps_under(ann, snn, modes, images, seed)
+
+
+def settling(spiking: SpikingConfig) -> SpikingConfig | None:
+    """`spiking` under stream until nothing fires any more; None for a norm or a neuron that need not fall silent."""
+    try:
+        return replace(spiking, schedule="stream", settle_steps=AUTO)
+    except UserError:
+        return None
 
 
 def gaps_under(ann: UNet, snn: SpikingDenoiser, modes: list[SpikingConfig], images: int, seed: int) -> list[GapReport]:
@@ -77,6 +114,23 @@ def write_gap(path: Path, reports: list[GapReport], images: int, **extra: object
     """The gap table as JSON, with how it was measured."""
     content = {"images": images, "times": GAP_TIMES, "dtype": "float64", "inputs": "states of the ANN's DDIM path"}
     write_text(path, json.dumps(content | extra | {"reports": [r.to_dict() for r in reports]}, indent=1) + "\n")
+
+
+def write_raster(path: Path, ann: UNet, snn: SpikingDenoiser, seed: int) -> None:
+    """Spikes of a few neurons of every layer under layer_sync and stream, in float64, halfway along a sampling path.
+
+    Stream settles as `snn` is set to, or if it is not, until nothing fires: its first T steps are those without.
+    """
+    ann, snn = copy.deepcopy(ann).double(), copy.deepcopy(snn).double()
+    x, t = sampler_states(ann, 1, 3, seed)
+    middle = slice(len(x) // 2, len(x) // 2 + 1)
+    asked = replace(snn.spiking, schedule="stream")
+    modes = [SpikingConfig("layer_sync"), asked if asked.settle_steps else settling(asked) or asked]
+    rasters = []
+    for mode in modes:
+        with snn.running_as(mode):
+            rasters.append(record_raster(snn, x[middle], t[middle], seed=seed))
+    save_rasters(path, rasters)
 
 
 def print_gap(reports: list[GapReport], images: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from ann2snn.convert import convert
 from ann2snn.finetune import capture_block, proxy_loss, tied_proxy, trainable_parameters, tunable_blocks
-from ann2snn.finetune.blockwise import EXACT_BLOCKS
+from ann2snn.finetune import EXACT_BLOCKS
 from tests.helpers import assert_close, golden, golden_ann
 
 FILE = golden("finetune_full_8px_bit2")

@@ -6,10 +6,11 @@ from ann2snn.convert import convert, relative_error
 from ann2snn.convert.gap import record_outputs
 from ann2snn.finetune import (
     BlockTuning,
-    block_gap,
     capture_block,
+    make_subject,
     prediction_gap,
     proxy_loss,
+    subject_gap,
     tied_proxy,
     trainable_parameters,
     tunable_blocks,
@@ -111,8 +112,8 @@ def test_tuning_a_block_narrows_its_gap_and_touches_nothing_else(trio):
     )  # fmt: skip
     assert report.gap_after < 0.95 * report.gap_before
     assert 0 < report.best_step <= report.steps == len(losses)
-    targets = [capture_block(ann, "middleblocks.0", x, t).output for x, t in held_back]
-    assert block_gap("middleblocks.0", snn, held_back, targets) == pytest.approx(report.gap_after, rel=1e-9)
+    subject = make_subject("middleblocks.0", ann, snn, proxy)
+    assert subject_gap(subject, [subject.example(b) for b in held_back]) == pytest.approx(report.gap_after, rel=1e-9)
     for name, value in snn.unet.state_dict().items():
         changed = not torch.equal(value, before[name])
         assert changed == (name.startswith("middleblocks.0.") and not name.endswith("act_alpha")), name

@@ -8,14 +8,15 @@ import torch
 
 from ann2snn import UserError
 from ann2snn.data import load_dataset
+from ann2snn.finetune.inputs import HELD_BACK, hold_back
 from ann2snn.stages import finetune
 from tests.scripts import check, script, train_flags
 
 
 def test_held_back_images_are_the_last_and_not_among_the_others():
     dataset = load_dataset("fashion_mnist_10k", "", 8)
-    tuned_on, judged_on = finetune.hold_back(dataset)
-    assert len(tuned_on) + len(judged_on) == len(dataset) and len(judged_on) == finetune.HELD_BACK
+    tuned_on, judged_on = hold_back(dataset)
+    assert len(tuned_on) + len(judged_on) == len(dataset) and len(judged_on) == HELD_BACK
     assert torch.equal(tuned_on[0], dataset[0]) and torch.equal(judged_on[0], dataset[len(tuned_on)])
     assert torch.equal(torch.cat([tuned_on.images, judged_on.images]), dataset.images)
     with pytest.raises(IndexError):
@@ -24,7 +25,7 @@ def test_held_back_images_are_the_last_and_not_among_the_others():
 
 def test_a_set_too_small_to_split_is_refused():
     with pytest.raises(UserError, match="holds 32 back"):
-        finetune.hold_back(load_dataset("fashion_mnist_10k", "", 8).part(0, 32))
+        hold_back(load_dataset("fashion_mnist_10k", "", 8).part(0, 32))
 
 
 def test_lazily_read_images_are_split_alike():

@@ -15,10 +15,11 @@ def test_every_stage_leaves_its_files(finished_run):
     logdir, _ = finished_run
     for name in ("ckpt.pt", "flagfile.txt", "log.jsonl", "real.png", "sample/6.png"):
         assert (logdir / name).is_file(), name
-    for name in ("converted_snn.pt", "gap.json", "images/SDDPM_T3.png", "images/ANN.png"):
+    for name in ("converted_snn.pt", "gap.json", "cost.json", "raster.npz", "images/SDDPM_T3.png", "images/ANN.png"):
         assert (logdir / name).is_file(), name
     folder = logdir / "SNN_2bit_ft"
     assert (folder / "model_best.pt").is_file() and (folder / "finetune.json").is_file()
+    assert (folder / "gap.json").is_file() and (folder / "cost.json").is_file()
     assert list((folder / "model_backpacks").glob("tail_*_model.pt"))
     assert list((folder / "ft_blocks_samples").glob("tail_*_result.png"))
     assert list(logdir.glob("events.out.tfevents*"))
@@ -28,7 +29,8 @@ def test_log_has_one_line_per_logged_step(finished_run):
     logdir, _ = finished_run
     lines = [json.loads(line) for line in (logdir / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["stage"] == "train"] == list(range(6))
-    assert {"finetune"} <= {line["stage"] for line in lines}
+    lines = [json.loads(line) for line in (logdir / "SNN_2bit_ft" / "log.jsonl").read_text().splitlines()]
+    assert {line["stage"] for line in lines} == {"finetune"}
 
 
 def test_gap_file_says_layer_sync_and_settled_stream_equal_the_ann(finished_run):

@@ -1,0 +1,69 @@
+"""What fine-tuning runs on: noised real images, or states that the sampler visits; and the images it never sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from ..config import SampleConfig, require
+from ..data import ImageDataset, batches, to_model_range
+from ..diffusion import VP
+from ..nets import UNet
+from ..runtime import seed_from
+from ..sampling import generate
+from .subject import Batch
+
+HELD_BACK = 32  # images of the validation batch, never tuned on
+POOL_IMAGES, POOL_STEPS = 64, 50  # sampling paths that `sampler_batches` draws from, and their states at most
+
+
+def hold_back(dataset: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
+    """(images to tune on, the last `HELD_BACK` images, to judge on). Raises UserError for a set too small to split."""
+    count = len(dataset)
+    require(
+        count > HELD_BACK,
+        f"{dataset.name} has {count} images: fine-tuning holds {HELD_BACK} back and needs more than that",
+    )
+    return dataset.part(0, count - HELD_BACK), dataset.part(count - HELD_BACK, count)
+
+
+def noised_batches(dataset: ImageDataset, net: UNet, batch_size: int, seed: int, start_step: int) -> Iterator[Batch]:
+    """Endless (x_t, t): real images noised at t uniform over all diffusion steps; a function of (seed, step)."""
+    process = VP(net.diffusion)
+    like = next(net.parameters())
+    for step, images in enumerate(batches(dataset, batch_size, seed=seed, start_step=start_step), start_step):
+        generator = torch.Generator().manual_seed(seed_from(seed, step))
+        x_0 = to_model_range(images)
+        t = torch.randint(process.diffusion_steps, (len(x_0),), generator=generator)
+        noise = torch.randn(x_0.shape, generator=generator)
+        x_t = process.diffuse(x_0, t, noise)
+        yield x_t.to(like.device, like.dtype), t.to(like.device)
+
+
+def sampler_batches(net: UNet, sample: SampleConfig, batch_size: int, seed: int, start_step: int) -> Iterator[Batch]:
+    """Endless (x, t) drawn from states of `net`'s own sampling paths; a function of (seed, step).
+
+    `POOL_IMAGES` paths are kept, each with at most `POOL_STEPS` states of `sample`'s sampler, evenly spaced.
+    """
+    visited: list[tuple[int, torch.Tensor]] = []
+    config = SampleConfig(sample.sampler, sample.steps, sample.eta, sample.clip, seed_from(seed, 0) % 2**32)
+    every = max(1, -(-config.calls(net.diffusion) // POOL_STEPS))
+    calls = 0
+
+    def keep(step: int, x: torch.Tensor) -> None:
+        nonlocal calls
+        if calls % every == 0:
+            visited.append((step, x.clone()))
+        calls += 1
+
+    generate(net, config, range(POOL_IMAGES), on_step=keep)
+    states = torch.stack([x for _, x in visited])  # [steps, POOL_IMAGES, C, H, W]
+    times = torch.tensor([step for step, _ in visited])
+    step = start_step
+    while True:
+        generator = torch.Generator().manual_seed(seed_from(seed, step))
+        when = torch.randint(len(times), (batch_size,), generator=generator)
+        which = torch.randint(POOL_IMAGES, (batch_size,), generator=generator)
+        yield states[when.to(states.device), which.to(states.device)], times[when].to(states.device)
+        step += 1

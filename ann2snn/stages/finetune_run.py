@@ -1,0 +1,196 @@
+"""Networks, finished blocks and files of one fine-tuning run: what makes it resumable at any block."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import FT_INPUTS, FT_METHODS, SpikingConfig, require
+from ..convert import SpikingDenoiser
+from ..errors import UserError
+from ..finetune import LEARNABLE, NETWORK, BlockReport, BlockTuning, expand_neurons, tied_proxy, tunable_blocks
+from ..finetune.inputs import HELD_BACK
+from ..io import checkpoint
+from ..io.atomic import write_text
+from ..nets import UNet
+from ..report.tables import text_table
+from .convert import converted
+
+BEST = "model_best.pt"
+STATE = "ft_state.pt"
+SUMMARY = "finetune.json"
+
+
+@dataclass(frozen=True)
+class FineTuneConfig:
+    """steps, lr: per block. sample_size 0: no sample grids. resume: continue from the last finished block.
+
+    method, learn, neuron_lr, decay, calibrate, cache: see `BlockTuning`. network_steps: of a last pass over all blocks
+    at once; 0 for none. granularity: one threshold and charge per "layer" or per "channel". inputs: "data" or
+    "sampler". name: goes to the end of the folder's name.
+    """
+
+    steps: int
+    lr: float
+    batch_size: int
+    save_step: int
+    sample_size: int
+    resume: bool
+    seed: int
+    method: str = "proxy"
+    learn: tuple[str, ...] | None = None
+    granularity: str = "channel"
+    neuron_lr: float = 1e-3
+    decay: bool = False
+    calibrate: bool = False
+    cache: int = 0
+    network_steps: int = 0
+    inputs: str = "data"
+    name: str = ""
+    norm_bins: int = 10
+
+    def __post_init__(self) -> None:
+        if self.learn is None:
+            object.__setattr__(self, "learn", ("weights",) if self.method == "proxy" else LEARNABLE)
+        require(self.method in FT_METHODS, f"--ft_method={self.method}: use one of {', '.join(FT_METHODS)}")
+        require(self.inputs in FT_INPUTS, f"--ft_inputs={self.inputs}: use one of {', '.join(FT_INPUTS)}")
+        require(self.granularity in ("layer", "channel"), f"--ft_granularity={self.granularity}: use layer or channel")
+        unknown = set(self.learn) - set(LEARNABLE)
+        require(
+            bool(self.learn) and not unknown,
+            f"--ft_learn={','.join(self.learn)}: give one or more of {', '.join(LEARNABLE)}",
+        )
+        require(
+            self.method == "bptt" or "charges" not in self.learn,
+            "--ft_learn=charges: the proxy network has no charges and gives them no gradient; use --ft_method=bptt",
+        )
+        least = 0 if self.calibrate or self.network_steps else 1
+        require(self.steps >= least, f"--ft_steps={self.steps}: use at least {least}")
+        require(self.network_steps >= 0, f"--ft_network_steps={self.network_steps}: use 0 or more")
+        require(self.cache >= 0, f"--ft_cache={self.cache}: use 0 or more")
+        require(self.lr > 0, f"--lr={self.lr}: must be positive")
+        require(self.neuron_lr > 0, f"--ft_neuron_lr={self.neuron_lr}: must be positive")
+        require(self.batch_size >= 1, f"--ft_batch_size={self.batch_size}: use at least 1")
+        require(
+            re.fullmatch(r"[A-Za-z0-9-]{0,40}", self.name) is not None,
+            f"--ft_name={self.name}: use up to 40 letters, digits and dashes",
+        )
+
+    def folder_name(self, bits: int) -> str:
+        """Folder of the results inside the logdir."""
+        return f"SNN_{bits}bit_ft" + (f"_{self.name}" if self.name else "")
+
+    def tuning(self, subject: str) -> BlockTuning:
+        """How the block, or the whole network, called `subject` is tuned."""
+        whole = subject == NETWORK
+        return BlockTuning(
+            steps=self.network_steps if whole else self.steps,
+            lr=self.lr,
+            method=self.method,
+            learn=self.learn,
+            neuron_lr=self.neuron_lr,
+            decay=self.decay,
+            calibrate=self.calibrate and not whole,
+            cache=0 if whole else self.cache,
+        )
+
+    def fixed(self) -> dict:
+        """What a resumed run must share with its beginning, by name of the flag."""
+        return {
+            "method": self.method,
+            "ft_steps": self.steps,
+            "lr": self.lr,
+            "ft_batch_size": self.batch_size,
+            "seed": self.seed,
+            "learn": list(self.learn),
+            "granularity": self.granularity,
+            "ft_neuron_lr": self.neuron_lr,
+            "decay": self.decay,
+            "calibrate": self.calibrate,
+            "ft_cache": self.cache,
+            "ft_network_steps": self.network_steps,
+            "inputs": self.inputs,
+            "norm_bins": self.norm_bins,
+        }
+
+
+class Run:
+    """One fine-tuning run of the network converted from `ann`."""
+
+    def __init__(self, folder: Path, ann: UNet, spiking: SpikingConfig, config: FineTuneConfig, source: str) -> None:
+        self.folder, self.ann, self.config, self.source = folder, ann, config, source
+        self.snn: SpikingDenoiser = converted(ann, spiking, config.norm_bins, config.seed)
+        expand_neurons(self.snn, config.learn, config.granularity)
+        self.proxy = tied_proxy(ann, self.snn)
+        self.subjects = tunable_blocks(self.snn) if config.steps or config.calibrate else []
+        self.subjects += [NETWORK] if config.network_steps else []
+        self.reports: list[BlockReport] = []
+        self.gaps: list[float] = []  # prediction gap on held-back images: converted, then after each block
+
+    @property
+    def steps_done(self) -> int:
+        return len(self.reports) * self.config.steps
+
+    @property
+    def steps_planned(self) -> int:
+        return sum(self.config.tuning(name).steps for name in self.subjects)
+
+    def identity(self) -> dict:
+        return {**self.config.fixed(), "source": self.source, "spiking": self.snn.spiking.to_dict()}
+
+    def payload(self) -> dict:
+        return checkpoint.snn_payload(self.snn, stage="finetuned", source=self.source, step=self.steps_done)
+
+    def restore(self) -> None:
+        """Take up a run that stopped between two blocks. Raises UserError if it is another run's."""
+        path = self.folder / STATE
+        if not path.exists():
+            return
+        if not self.config.resume:
+            raise UserError(f"{path} exists and would be overwritten: drop --noresume, or remove the folder")
+        raw = checkpoint.read(path)
+        stored = raw.get("identity", {})
+        for name, value in self.identity().items():
+            if stored.get(name) != value:
+                raise UserError(
+                    f"cannot resume {path}: it was made with {name}={stored.get(name)}, now {name}={value}; "
+                    "correct the flag, choose another --ft_name, or remove the folder"
+                )
+        checkpoint.load_state(self.snn.unet, raw["ema_model"], path)  # copies in place: the proxy stays tied
+        self.reports = [BlockReport(**report) for report in raw["reports"]]
+        self.gaps = list(raw["gaps"])
+        print(f"resuming {self.folder}: {len(self.reports)} blocks are done")
+
+    def save(self) -> None:
+        reports = [dataclasses.asdict(report) for report in self.reports]
+        extra = {"identity": self.identity(), "reports": reports, "gaps": self.gaps}
+        checkpoint.save(self.folder / STATE, self.payload() | extra)
+
+    def keep_if_best(self) -> None:
+        """`model_best.pt` is the network with the smallest prediction gap so far, the untouched one included."""
+        if self.gaps[-1] <= min(self.gaps):
+            checkpoint.save(self.folder / BEST, self.payload() | {"prediction_gap": self.gaps[-1]})
+
+    def save_backpack(self, stem: str) -> None:
+        """`model_backpacks/{stem}_model.pt`: the network as it is now."""
+        folder = self.folder / "model_backpacks"
+        folder.mkdir(exist_ok=True)
+        checkpoint.save(folder / f"{stem}_model.pt", self.payload())
+
+    def finish(self) -> None:
+        """Print and save the table of all blocks."""
+        header = ["block", "gap before", "gap after", "best step", "steps", "seconds", "prediction gap"]
+        rows = [
+            [r.block, r.gap_before, r.gap_after, r.best_step, r.steps, r.seconds, gap]
+            for r, gap in zip(self.reports, self.gaps[1:], strict=True)
+        ]
+        print(text_table(header, rows))
+        best = min(self.gaps)
+        print(f"prediction gap on {HELD_BACK} held-back images: {self.gaps[0]:.4f} converted, {best:.4f} best")
+        print(f"{self.folder / BEST}: the network with the smallest prediction gap")
+        summary = {"identity": self.identity(), "prediction_gap": self.gaps, "best_gap": best}
+        summary["blocks"] = [dataclasses.asdict(report) for report in self.reports]
+        write_text(self.folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
