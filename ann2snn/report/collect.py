@@ -9,8 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import FULL_PRECISION
+from ..convert.raster import Raster
 from ..errors import UserError
 from ..io.images import existing_indices
+from ..io.rasters import load_rasters
+from .costs import CostFile, parse_costs
+from .finetuned import FineTuned, find_finetuned
 from .log import RESULTS
 from .modes import Mode
 from .parse import (
@@ -44,6 +48,11 @@ class Score:
     count: int | None
     line: dict
 
+    @property
+    def is_real(self) -> bool:
+        """Whether images of the data set were scored, not a network's."""
+        return self.mode.network.startswith("real images")
+
     def text(self, name: str) -> str:
         """A field as printable text; "–" if it is missing."""
         value = self.line.get(name)
@@ -60,26 +69,6 @@ class ImageSet:
     settings: dict
 
 
-@dataclass(frozen=True)
-class BlockTuned:
-    """Gap of a block's output on held-back images before and after its tuning, and of the prediction after it."""
-
-    block: str
-    gap_before: float
-    gap_after: float
-    prediction_gap: float
-
-
-@dataclass(frozen=True)
-class FineTuned:
-    """source: hash of the checkpoint tuned from. prediction_gap: of the network before any tuning."""
-
-    folder: str
-    source: str | None
-    prediction_gap: float
-    blocks: tuple[BlockTuned, ...]
-
-
 @dataclass
 class Run:
     """Everything the report is made from. loss: (step, loss). training_scores: by step. notes: what went unread."""
@@ -89,7 +78,9 @@ class Run:
     flagfiles: dict[str, str] = field(default_factory=dict)
     gaps: GapFile | None = None
     gaps_finetuned: GapFile | None = None
-    finetuned: FineTuned | None = None
+    finetunings: list[FineTuned] = field(default_factory=list)  # newest first
+    rasters: list[Raster] = field(default_factory=list)
+    costs: CostFile | None = None
     scores: list[Score] = field(default_factory=list)
     training_scores: dict[int, dict[str, float]] = field(default_factory=dict)
     image_sets: list[ImageSet] = field(default_factory=list)
@@ -102,11 +93,15 @@ class Run:
         return clean(self.logdir.resolve().name or "run", 80)
 
     @property
+    def finetuned(self) -> FineTuned | None:
+        """The newest fine-tuning run."""
+        return self.finetunings[0] if self.finetunings else None
+
+    @property
     def bits(self) -> int | None:
         """Activation bits as the newest file tells them."""
         known = [s.line.get("bits") for s in reversed(self.scores)] + [s.settings.get("bits") for s in self.image_sets]
-        if self.finetuned and (match := re.fullmatch(r"SNN_(\d{1,2})bit_ft", self.finetuned.folder)):
-            known.append(int(match[1]))
+        known += [tuned.bits for tuned in self.finetunings]
         if match := re.search(r"(?m)^--bit=(\d{1,2})(?:\.0)?$", self.flagfiles.get("flagfile.txt", "")):
             known.append(int(match[1]))
         return next((b for b in map(whole, known) if b in (*range(1, 17), FULL_PRECISION)), None)
@@ -122,7 +117,9 @@ class Run:
             self.flagfiles,
             self.gaps,
             self.gaps_finetuned,
-            self.finetuned,
+            self.finetunings,
+            self.rasters,
+            self.costs,
             self.scores,
             self.training_scores,
         )
@@ -149,13 +146,12 @@ def _collect_files(run: Run) -> None:
     for path in sorted(logdir.glob("flagfile*.txt")):
         run.flagfiles[clean(path.name)] = path.read_text(encoding="utf-8", errors="replace")
     run.gaps = parse_gaps(read_json(logdir / "gap.json", notes), "gap.json", notes)
-    name = "gap_finetuned.json"
-    run.gaps_finetuned = parse_gaps(read_json(logdir / name, notes), name, notes)
-    tuned = sorted(logdir.glob("SNN_*_ft/finetune.json"), key=lambda path: path.stat().st_mtime)
-    for path in tuned[-1:]:
-        run.finetuned = parse_finetuned(read_json(path, notes), path.parent.name, notes)
-    if len(tuned) > 1:
-        notes.append(f"{len(tuned)} fine-tuning folders: the newest, {clean(tuned[-1].parent.name)}, is shown")
+    run.finetunings = find_finetuned(logdir, notes)
+    if run.finetuned:
+        name = f"{run.finetuned.folder}/gap.json"
+        run.gaps_finetuned = parse_gaps(read_json(logdir / name, notes), name, notes)
+    run.rasters = find_rasters(logdir / "raster.npz", notes)
+    run.costs = parse_costs(read_json(logdir / "cost.json", notes), "cost.json", notes)
     lines = read_json_lines(logdir / RESULTS, notes)
     run.scores = newest_scores([line for line in lines if "network" in line], notes)
     run.training_scores = training_scores([line for line in lines if "network" not in line], notes)
@@ -204,6 +200,15 @@ def scores_in(line: dict) -> dict[str, float]:
     return {clean(k, 40): number(v) for k, v in line.items() if k not in HOW and isinstance(v, float)}
 
 
+def find_rasters(path: Path, notes: list[str]) -> list[Raster]:
+    """Spike rasters of the same neurons; none, with a note, if the file is damaged."""
+    try:
+        return load_rasters(path) if path.is_file() else []
+    except UserError:
+        notes.append(f"{clean(path.name)} cannot be read as spike rasters and is left out")
+        return []
+
+
 def find_image_sets(logdir: Path, notes: list[str]) -> Iterable[ImageSet]:
     """Folders of numbered images below `generated/`."""
     for folder in sorted(path for path in logdir.glob("generated/*") if path.is_dir()):
@@ -216,20 +221,3 @@ def find_image_sets(logdir: Path, notes: list[str]) -> Iterable[ImageSet]:
         except MALFORMED:
             notes.append(f"generated/{clean(folder.name)}: no usable settings.json")
             yield ImageSet(Mode(clean(folder.name, 40)), folder, indices, {})
-
-
-def parse_finetuned(raw: object, folder: str, notes: list[str]) -> FineTuned | None:
-    """The content of `finetune.json`; None, with a note, if it makes no sense."""
-    if raw is None:
-        return None
-    try:
-        first, *after = [number(gap) for gap in raw["prediction_gap"]]
-        blocks = tuple(
-            BlockTuned(clean(b["block"], 40), number(b["gap_before"]), number(b["gap_after"]), gap)
-            for b, gap in zip(raw["blocks"], after, strict=True)
-        )
-        source = raw.get("identity", {}).get("source")
-        return FineTuned(folder, None if source is None else clean(source, 40), first, blocks)
-    except MALFORMED:
-        notes.append("finetune.json makes no sense and is left out")
-        return None

@@ -11,11 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ..convert import GapReport
-from .collect import FineTuned, Run
+from .collect import Run
+from .finetuned import FineTuned
 from .modes import GREY, PURPLE, Mode, colours
+from .raster import raster_chart
+from .style import WIDTH
 from .summary import ROUNDING, all_reports
 
-WIDTH = 10.5  # inches
 LIGHT = "#b5b5b5"
 STYLE = {
     "font.size": 10,
@@ -53,6 +55,8 @@ def charts(run: Run) -> dict[str, bytes]:
             drawn["firing_rate"] = to_png(rate_chart(fired))
         if run.finetuned and run.finetuned.blocks:
             drawn["finetune"] = to_png(finetune_chart(run.finetuned))
+        if run.rasters:
+            drawn["raster"] = to_png(raster_chart(run.rasters))
     return drawn
 
 

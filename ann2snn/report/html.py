@@ -7,7 +7,10 @@ import html
 import math
 from collections.abc import Sequence
 
+from ..convert.raster import Raster
 from .collect import Run, Score
+from .costs import cost_table, generation_table, layer_table
+from .finetuned import blocks_table, finetuned_table
 from .grids import Grid, GridGroup, sample_groups, training_grids
 from .modes import Mode, colours
 from .parse import clean
@@ -37,9 +40,22 @@ SCORES_INTRO = (
     "A score means something only beside its settings: compare lines that share extractor, images, sampler, seed and "
     "reference. Lower distances and a higher IS are better. Of scores with the same settings the newest is shown."
 )
+COST_INTRO = (
+    "Operations in which neither the input nor the weight is zero, counted on a run. <b>AC</b>: accumulates, where a "
+    "layer's inputs are spikes. <b>MAC</b>: multiply-accumulates, where they are real values, norms included. "
+    "<b>Additions</b>: of real values, outside synapses. <b>Updates</b>: of membranes; in an ANN, activations "
+    "computed. <b>Steps</b>: latency of a network call in time steps, and where it differs, on hardware that delays "
+    "every layer by a step. Energies are a model of 45 nm arithmetic at two widths, without and with memory accesses: "
+    "compare rows within a column. <b>All MAC</b>: the same run with every synaptic operation a multiplication. The "
+    "definitions are in <code>docs/cost.md</code>."
+)
+FINETUNE_NOTE = (
+    "<p class=note>Newest run first. <b>Gap</b>: of the prediction on images held back from tuning, before any tuning "
+    "and for the network that was kept.</p>"
+)
 FINETUNE_CAPTION = (
-    "<b>Tuning, block after block.</b> Relative error of each block on images held back from tuning, just before and "
-    "after that block was tuned; and of the prediction with all blocks up to there tuned."
+    "<b>The newest run, block after block.</b> Relative error of each block on images held back from tuning, just "
+    "before and after that block was tuned; and of the prediction with all blocks up to there tuned."
 )
 
 
@@ -48,12 +64,14 @@ def page(run: Run, charts: dict[str, bytes]) -> str:
     groups, training = sample_groups(run), training_grids(run)  # first: they may add notes
     sections = [
         _summary(run),
-        _samples(run, groups),
-        _gap(charts),
-        _finetune(charts),
-        _training(run, charts, training),
-        _scores(run),
         _settings(run),
+        _training(run, charts, training),
+        _samples(run, groups),
+        _scores(run),
+        _gap(charts),
+        _finetune(run, charts),
+        _spikes(run, charts),
+        _cost(run),
     ]
     title = f"{escape(run.name)}: conversion report"
     return (
@@ -179,13 +197,65 @@ def _pictures(grids: list[Grid]) -> str:
 
 
 def _gap(charts: dict[str, bytes]) -> str:
-    shown = chart(charts, "gap", GAP_CAPTION), chart(charts, "firing_rate", RATE_CAPTION)
-    return section("Block by block", *shown) if any(shown) else ""
+    picture = chart(charts, "gap", GAP_CAPTION)
+    return section("Gap, block by block", picture) if picture else ""
 
 
-def _finetune(charts: dict[str, bytes]) -> str:
-    picture = chart(charts, "finetune", FINETUNE_CAPTION)
-    return section("Fine-tuning", picture) if picture else ""
+def _finetune(run: Run, charts: dict[str, bytes]) -> str:
+    """All runs in a table; then the newest as a chart, and each one's blocks."""
+    if not run.finetunings:
+        return ""
+    details = [
+        f"<details{'' if index else ' open'}><summary>{escape(tuned.folder)}</summary>"
+        f"{_text_table(*blocks_table(tuned))}</details>"
+        for index, tuned in enumerate(run.finetunings)
+        if tuned.blocks
+    ]
+    overview = _text_table(*finetuned_table(run.finetunings))
+    return section("Fine-tuning", overview, FINETUNE_NOTE, chart(charts, "finetune", FINETUNE_CAPTION), *details)
+
+
+def _text_table(header: list[str], rows: list[list[str]], numeric: range) -> str:
+    return table([escape(cell) for cell in header], [[escape(cell) for cell in row] for row in rows], numeric)
+
+
+def _spikes(run: Run, charts: dict[str, bytes]) -> str:
+    shown = chart(charts, "firing_rate", RATE_CAPTION), chart(charts, "raster", raster_caption(run.rasters))
+    return section("Spikes", *shown) if any(shown) else ""
+
+
+def _cost(run: Run) -> str:
+    """Totals of the networks and of the ANNs they are compared with, per call and per generated image; the layers."""
+    costs = run.costs
+    if not costs or not costs.accounts:
+        return ""
+    measured = f", on {counted(costs.images, 'image')} at {counted(costs.times, 'time')}" if costs.images else ""
+    parts = [
+        f"<p>Per image and network call{measured}.</p>",
+        _text_table(*cost_table(costs)),
+        f"<p class=note>{COST_INTRO}</p>",
+    ]
+    if costs.calls:
+        parts += [f"<p>Per generated image, {counted(costs.calls, 'call')}.</p>", _text_table(*generation_table(costs))]
+    parts += [
+        f"<details><summary>{escape(account.label)}: layers</summary>{_text_table(*layer_table(account))}</details>"
+        for account in costs.accounts
+    ]
+    return section("Cost", *parts)
+
+
+def raster_caption(rasters: Sequence[Raster]) -> str:
+    """What the raster shows, and that its neurons are busier than the average one."""
+    if not rasters:
+        return ""
+    first, recorded = rasters[0], rasters[0].neurons.shape[1]
+    return (
+        f"<b>Spike raster</b> of the converted network on one image at t = {first.t:g}; a line is a neuron. Of each "
+        f"layer {recorded} were drawn, half of them among those that fire under <code>layer_sync</code>, so the "
+        "picture is busier than the network; where they do not all fit, it shows an even selection. "
+        "The neurons are the same in every panel, sorted by their spikes in the first. A blue line ends the window of "
+        f"T = {first.window} steps: up to there a settling network is the same as one that does not settle."
+    )
 
 
 def _training(run: Run, charts: dict[str, bytes], grids: list[Grid]) -> str:
@@ -251,7 +321,7 @@ def how_scored(score: Score, footnotes: dict[str, int]) -> dict[str, str]:
     return {
         "images": show(score.count),
         "extractor": score.text("extractor"),
-        "sampler": f"{score.text('sampler')}, {score.text('sampler_steps')} steps{eta}{clip}",
+        "sampler": "–" if score.is_real else f"{score.text('sampler')}, {score.text('sampler_steps')} steps{eta}{clip}",
         "seed": score.text("seed"),
         "checkpoint": score.text("checkpoint"),
         "trained or tuned steps": score.text("step"),

@@ -38,7 +38,7 @@ class Mode:
         if self.spiking.settle_steps:
             parts.append(f"+{self.spiking.settle_steps}")
         if self.spiking.stream_norm != "cumulative":
-            parts.append("per-step norm")
+            parts.append(f"{self.spiking.stream_norm.replace('_', '-')} norm")
         if not self.spiking.signed:
             parts.append("unsigned")
         if self.spiking.if_neuron != "bounded":

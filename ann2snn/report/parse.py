@@ -15,7 +15,7 @@ from .modes import Mode
 
 LONGEST = 300  # characters of a string shown
 #: What parsing foreign JSON can raise; UserError is a ValueError.
-MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
 
 
 def clean(value: object, longest: int = LONGEST) -> str:

@@ -1,5 +1,7 @@
 """The look of the report: system fonts, one column, tables and pictures that never widen the page."""
 
+WIDTH = 10.5  # inches; of every chart
+
 CSS = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }

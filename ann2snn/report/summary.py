@@ -26,6 +26,8 @@ COMPARABLE = {
     "reference": "reference statistics",
     "reference_count": "reference images",
 }
+#: Of these, the ones that say how images were generated.
+OF_SAMPLING = ("sampler", "sampler_steps", "eta", "clip_x0", "var_type", "seed")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class SummaryRow:
 
 
 def all_reports(run: Run) -> dict[Mode, GapReport]:
-    """Gap by mode. `gap.json` counts for the converted network, `gap_finetuned.json` where that has nothing."""
+    """Gap by mode. `gap.json` counts for the converted network, the newest fine-tuning's where that has nothing."""
     files = [found.reports for found in (run.gaps_finetuned, run.gaps) if found]
     reports = {mode: report for found in files for mode, report in found.items()}
     return dict(sorted(reports.items(), key=lambda item: item[0].order))
@@ -137,7 +139,9 @@ def incomparable(scores: list[Score]) -> list[str]:
     """The settings in which the lines differ, with their values."""
     differing = []
     for field, words in COMPARABLE.items():
-        values = list(dict.fromkeys(score.text(field) for score in scores))
+        # Real images were not sampled, and have no say in how.
+        concerned = [score for score in scores if field not in OF_SAMPLING or not score.is_real]
+        values = list(dict.fromkeys(score.text(field) for score in concerned))
         if len(values) > 1:
             differing.append(f"{words} ({', '.join(values)})")
     return differing

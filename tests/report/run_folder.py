@@ -4,7 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+
+from ann2snn.config import SpikingConfig
+from ann2snn.convert.raster import Raster
+from ann2snn.io.rasters import save_rasters
 
 LAYER_SYNC = {
     "schedule": "layer_sync",
@@ -16,7 +21,7 @@ LAYER_SYNC = {
 STREAM = LAYER_SYNC | {"schedule": "stream"}
 AUTO = STREAM | {"settle_steps": "auto"}
 INPUTS = (
-    *("log.jsonl", "flagfile.txt", "gap.json", "gap_finetuned.json", "SNN_2bit_ft", "snn_eval.txt"),
+    *("log.jsonl", "flagfile.txt", "gap.json", "SNN_2bit_ft/gap.json", "SNN_2bit_ft", "snn_eval.txt", "raster.npz"),
     *("generated", "real.png", "sample", "images"),
 )
 
@@ -103,6 +108,15 @@ def write_image_set(logdir: Path, network: str, spiking: dict | None, indices, *
     return folder
 
 
+def write_rasters(path: Path, names: tuple[str, ...] = ("head.1", "tail.1")) -> None:
+    """Four neurons of each layer over T = 3 steps; under stream +auto two more."""
+    events = torch.zeros(len(names), 4, 5, dtype=torch.int8)
+    events[:, 1, 2], events[:, 2, 3] = 1, -1
+    neurons = torch.arange(4).expand(len(names), 4).clone()
+    modes = ((SpikingConfig(**LAYER_SYNC), events[..., :3]), (SpikingConfig(**AUTO), events))
+    save_rasters(path, [Raster(mode, names, neurons, shown, 3, 473.0) for mode, shown in modes])
+
+
 def write_run(folder: Path) -> None:
     """Every input of a report."""
     folder.mkdir()
@@ -120,10 +134,11 @@ def write_run(folder: Path) -> None:
         report("converted stream", STREAM, 0.0654, 2222.0),
         report("fine-tuned stream", STREAM, 0.0321, 4444),
     )
-    write_json(folder / "gap_finetuned.json", gap_file(converted, tuned))
+    write_json(folder / "SNN_2bit_ft/gap.json", gap_file(converted, tuned))
     blocks = [{"block": f"downblocks.{i}", "gap_before": 0.05, "gap_after": 0.04 - 0.01 * i} for i in range(2)]
     finetune = {"identity": {"source": "trained000000000"}, "prediction_gap": [0.07, 0.06, 0.05], "blocks": blocks}
     write_json(folder / "SNN_2bit_ft" / "finetune.json", finetune)
+    write_rasters(folder / "raster.npz")
     modes = [("trained", None, 21.0), ("converted", LAYER_SYNC, 22.0), ("converted", STREAM, 33.0)]
     modes += [("finetuned", STREAM, 24.0)]
     write_lines(folder / "snn_eval.txt", [score_line(*mode) for mode in modes])

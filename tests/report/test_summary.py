@@ -127,7 +127,7 @@ def test_several_scores_each_with_their_deviation(logdir):
 def test_gaps_on_different_images_are_flagged(logdir):
     assert not summary_notes(collect(logdir))
     pair = report("converted stream", STREAM, 0.0777, 1.0), report("fine-tuned stream", STREAM, 0.0321, 1.0)
-    write_json(logdir / "gap_finetuned.json", gap_file(*pair, images=1))
+    write_json(logdir / "SNN_2bit_ft/gap.json", gap_file(*pair, images=1))
     [note] = summary_notes(collect(logdir))
     assert "1 image " in note and "8 images" in note and "0.0777" in note
     assert rows(logdir)[2][3] == "0.0654"
