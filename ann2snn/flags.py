@@ -132,17 +132,13 @@ def _define_spiking() -> None:
 def _define_fine_tuning() -> None:
     flags.DEFINE_integer("ft_steps", 10000, "fine-tuning steps per block")
     flags.DEFINE_integer("ft_batch_size", 64, "images per fine-tuning step")
-    flags.DEFINE_enum(
-        "ft_method", "proxy", FT_METHODS, "gradient of: the ANN block (proxy), the spikes (bptt)"
-    )
+    flags.DEFINE_enum("ft_method", "proxy", FT_METHODS, "gradient of: the ANN block (proxy), the spikes (bptt)")
     flags.DEFINE_list(
         "ft_learn", None, "any of weights,thresholds,charges; default: weights for proxy, all three for bptt"
     )
     flags.DEFINE_enum("ft_granularity", "channel", ["layer", "channel"], "one learned threshold and charge per")
     flags.DEFINE_float("ft_neuron_lr", 1e-3, "learning rate of thresholds and charges")
-    flags.DEFINE_bool(
-        "ft_calibrate", False, "first set thresholds, charges and output biases from data"
-    )
+    flags.DEFINE_bool("ft_calibrate", False, "first set thresholds, charges and output biases from data")
     flags.DEFINE_integer("ft_cache", 0, "batches whose block inputs are kept and reused; 0: fresh ones at every step")
     flags.DEFINE_integer("ft_network_steps", 0, "steps of a last pass over all blocks at once; 0: none")
     flags.DEFINE_enum("ft_inputs", "data", FT_INPUTS, "noised real images, or states that the sampler visits")

@@ -10,8 +10,7 @@ from functools import cache
 import pytest
 
 from ann2snn.convert import convert
-from ann2snn.finetune import capture_block, proxy_loss, tied_proxy, trainable_parameters, tunable_blocks
-from ann2snn.finetune import EXACT_BLOCKS
+from ann2snn.finetune import EXACT_BLOCKS, capture_block, proxy_loss, tied_proxy, trainable_parameters, tunable_blocks
 from tests.helpers import assert_close, golden, golden_ann
 
 FILE = golden("finetune_full_8px_bit2")

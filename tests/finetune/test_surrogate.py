@@ -70,7 +70,9 @@ def test_bptt_gradients_agree_with_finite_differences_of_the_smoothed_network(na
             parameter.grad = None
         subject_loss(subject, example, "bptt").backward()
         directions = [values(i, *p.shape) for i, p in enumerate(parameters)]
-        slope = sum(float((p.grad * d).sum()) for p, d in zip(parameters, directions, strict=True) if p.grad is not None)
+        slope = sum(
+            float((p.grad * d).sum()) for p, d in zip(parameters, directions, strict=True) if p.grad is not None
+        )
         step, losses = 1e-6, []
         for sign in (1, -1):
             with torch.no_grad():
