@@ -17,6 +17,7 @@ IF_NEURONS = ("bounded", "reference")
 MEAN_TYPES = ("epsilon", "xstart", "xprev")
 VAR_TYPES = ("fixedlarge", "fixedsmall")
 AUTO = "auto"
+MAX_BURST = 127
 FT_METHODS = ("proxy", "bptt")
 FT_INPUTS = ("data", "sampler")
 
@@ -114,6 +115,7 @@ class SpikingConfig:
     settle_steps: an integer ≥ 0, or "auto" (run on until no neuron fires). Only `stream` settles, and only with a
     norm under which corrections die out: cumulative settles to the quantized ANN, frozen to that ANN with its norms
     replaced by their frozen affine maps.
+    burst: most spikes that a neuron of a `stream` may send in the last step of the window; 1 is a spike a step.
     """
 
     schedule: str = "layer_sync"
@@ -121,12 +123,20 @@ class SpikingConfig:
     stream_norm: str = "cumulative"
     if_neuron: str = "bounded"
     settle_steps: int | str = 0
+    burst: int = 1
 
     def __post_init__(self) -> None:
         for name, allowed in (("schedule", SCHEDULES), ("stream_norm", STREAM_NORMS), ("if_neuron", IF_NEURONS)):
             value = getattr(self, name)
             require(value in allowed, f"--{name}={value}: use one of {', '.join(allowed)}")
         object.__setattr__(self, "settle_steps", self._parse_settle(self.settle_steps))
+        object.__setattr__(self, "burst", check_int(self.burst, "--burst"))
+        require(1 <= self.burst <= MAX_BURST, f"--burst={self.burst}: use 1 to {MAX_BURST}")
+        if self.burst > 1:
+            require(
+                self.schedule == "stream" and self.if_neuron == "bounded",
+                f"--burst={self.burst}: only --schedule=stream with --if_neuron=bounded sends bursts",
+            )
         if self.settle_steps != 0:
             require(
                 self.schedule == "stream",
@@ -143,9 +153,9 @@ class SpikingConfig:
             )
 
     def changed(self, **changes: object) -> SpikingConfig:
-        """A copy with other fields; leaving `stream` also leaves its settling behind, unless that is given too."""
+        """A copy with other fields; leaving `stream` leaves settling and bursts behind, unless they are given too."""
         if changes.get("schedule") == "layer_sync":
-            changes = {"settle_steps": 0, **changes}
+            changes = {"settle_steps": 0, "burst": 1, **changes}
         return dataclasses.replace(self, **changes)
 
     @staticmethod
@@ -154,7 +164,7 @@ class SpikingConfig:
             return AUTO
         try:
             steps = int(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             steps = -1
         require(0 <= steps <= 10_000, f"--settle_steps={value}: use 0 to 10000, or auto")
         return steps

@@ -124,6 +124,7 @@ def _define_spiking() -> None:
     )
     flags.DEFINE_integer("norm_bins", 10, "diffusion-time bins of the statistics of --stream_norm=frozen")
     flags.DEFINE_enum("if_neuron", None, IF_NEURONS, "default bounded; reference is the published neuron")
+    flags.DEFINE_integer("burst", None, "most spikes of a neuron in the window's last step; default 1; stream only")
     flags.DEFINE_string(
         "settle_steps", None, f"steps after the input stops: a number or {AUTO}; default 0; stream only"
     )

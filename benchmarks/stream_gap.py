@@ -61,6 +61,8 @@ def candidates(ann: UNet, source: str, logdir: Path) -> Iterator[tuple[str, Spik
         yield name, convert(ann, dataclasses.replace(stream, signed=signed)), digest
     for settle in (1, 2, 3, AUTO):
         yield f"stream, settle {settle}", convert(ann, dataclasses.replace(stream, settle_steps=settle)), digest
+    for burst in (2, 3, 2**ann.config.bits - 1):
+        yield f"stream, burst {burst}", convert(ann, dataclasses.replace(stream, burst=burst)), digest
     for norm in ("per_step", "frozen"):
         yield f"stream, norm {norm}", converted(ann, dataclasses.replace(stream, stream_norm=norm), 10, 0), digest
     for path in sorted(logdir.glob("SNN_*_ft*/model_best.pt")):
@@ -80,8 +82,13 @@ def scores(logdir: Path) -> dict[tuple[str, str], float]:
     for line in read_log(logdir / RESULTS):
         values = [v for k, v in line.items() if k.startswith(("FD", "FID")) and isinstance(v, float)]
         if values:
-            found[line.get("checkpoint", ""), json.dumps(line.get("spiking"), sort_keys=True)] = values[0]
+            found[line.get("checkpoint", ""), _key(line.get("spiking"))] = values[0]
     return found
+
+
+def _key(spiking: dict | None) -> str:
+    """One text for equal ways of running, whether or not an older line spells out every setting."""
+    return json.dumps(spiking and SpikingConfig(**spiking).to_dict(), sort_keys=True)
 
 
 def measure(logdir: Path, data_dir: str, images: int) -> dict:
@@ -93,13 +100,13 @@ def measure(logdir: Path, data_dir: str, images: int) -> dict:
     target = predict(ann, x, t)
     cost = count_operations(ann, x[:COST_IMAGES], t[:COST_IMAGES]).energies()["quantized"]
     energies = [cost[p.name] for p in (FP32, INT8)]
-    fd = recorded.get((source.hash, "null"))
+    fd = recorded.get((source.hash, _key(None)))
     rows = [["quantized ANN", 0.0, relative_error(target, noise), None, None, *_micro(energies), fd]]
     for name, net, digest in candidates(ann, source.hash, logdir):
         output = predict(net, x, t)
         report = count_operations(net, x[:COST_IMAGES], t[:COST_IMAGES])
         counted = report.energies()["counted"]
-        fd = recorded.get((digest, json.dumps(net.spiking.to_dict(), sort_keys=True)))
+        fd = recorded.get((digest, _key(net.spiking.to_dict())))
         errors = [relative_error(output, target), relative_error(output, noise)]
         steps = [round(report.total("spikes")), report.latency_steps]
         rows.append([name, *errors, *steps, *_micro([counted[p.name] for p in (FP32, INT8)]), fd])

@@ -34,7 +34,8 @@ class CostReport:
         if self.spiking is None:
             return f"{self.name} ANN".strip()
         settle = self.spiking.settle_steps
-        return f"{self.name} {self.spiking.schedule}{f' +{settle}' if settle else ''}".strip()
+        burst = f" burst {self.spiking.burst}" if self.spiking.burst > 1 else ""
+        return f"{self.name} {self.spiking.schedule}{f' +{settle}' if settle else ''}{burst}".strip()
 
     @property
     def spike_steps(self) -> int | None:

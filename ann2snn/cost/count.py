@@ -24,7 +24,7 @@ from ..nets.parts import ResBlock
 from ..neurons import IFNeuron
 from .account import CostReport
 from .layers import ADDITIVE, LEVELS, REAL, SPIKES, SYNAPTIC, LayerCost
-from .synapses import effective_operations, fan_out, has_one_magnitude, is_constant, magnitudes
+from .synapses import effective_operations, fan_out, is_constant, magnitudes, spike_counts
 
 #: Multiply-accumulates of a norm per value: into the sum, into the sum of squares, and the affine map; of a frozen one
 #: the affine map alone. What a norm computes once per group is left out.
@@ -114,8 +114,9 @@ class _Counter:
         self.tallies = {module: _Tally(name, kind, module) for name, module, kind in _layers(self.unet)}
         if self.snn is None:
             self.tallies.pop(self.unet)  # an ANN's output is there at once
-        self.sent: set[tuple[float, ...]] = set()  # magnitudes of what the neurons sent in this chunk
-        self.unit_events: int | None = None  # of the neuron that just ran; None: it sent no unit events
+        # Largest magnitudes in each channel of what the neurons sent in this chunk → those of a single spike.
+        self.sent: dict[tuple[float, ...], tuple[float, ...]] = {}
+        self.events: Tensor | None = None  # of the neuron that just ran
         self.image_steps = 0  # images × time steps run
 
     @property
@@ -149,10 +150,8 @@ class _Counter:
 
     def record(self, neuron: nn.Module, events: Tensor, is_count: bool) -> None:
         """Monitor of the spiking network."""
-        magnitudes = events.abs()
-        self.tallies[neuron].add(spikes=float(magnitudes.sum(dtype=torch.float64)))
-        unit = bool(((magnitudes == 0) | (magnitudes == 1)).all())
-        self.unit_events = int(torch.count_nonzero(events)) if unit else None
+        self.tallies[neuron].add(spikes=float(events.abs().sum(dtype=torch.float64)))
+        self.events = events.flatten(0, 1)
 
     def _begin(self, module: nn.Module, args: tuple) -> None:
         self.sent.clear()
@@ -176,15 +175,16 @@ class _Counter:
     def _synapse(self, tally: _Tally, x: Tensor, out: Tensor) -> None:
         if self._has_ended(tally, x):
             return
-        largest = magnitudes(x)
-        if largest in self.sent and (self.snn is None or has_one_magnitude(x, largest)):
+        unit = self.sent.get(magnitudes(x))
+        spikes = None if unit is None or self.snn is None else spike_counts(x, unit)
+        if spikes is not None or (unit is not None and self.snn is None):
             tally.inputs.add(LEVELS if self.snn is None else SPIKES)
             rows, read = x, "activations"
         else:
             tally.inputs.add(REAL)
             rows, read = self._rows(tally, x), "values"
         reach, dense = tally.fan_out(x.shape[1:])
-        tally.operations += effective_operations(rows, reach)
+        tally.operations += effective_operations(rows != 0 if spikes is None else spikes, reach)
         tally.add(dense=dense * len(rows), weight_reads=tally.module.weight.numel() * len(rows))
         tally.add(values=out[0].numel() * len(rows))
         tally.add(**{read: rows.numel()})
@@ -210,13 +210,14 @@ class _Counter:
         if self.input_on:
             tally.add(neurons=updates // self.steps)
         if self.snn is None:
-            sends = tally.module.quantizes
-        else:
-            tally.add(states=2 * updates)
-            sends = self.unit_events is not None and self.unit_events == int(torch.count_nonzero(out))
-            self.unit_events = None
-        if sends:
-            self.sent.add(magnitudes(out))
+            if tally.module.quantizes:
+                self.sent[magnitudes(out)] = ()
+            return
+        tally.add(states=2 * updates)
+        events, self.events = self.events, None
+        if events is not None and torch.equal(events != 0, out != 0):
+            sizes, most = magnitudes(out), magnitudes(events)
+            self.sent[sizes] = tuple(size / max(1.0, n) for size, n in zip(sizes, most, strict=True))
 
     def _addition(self, tally: _Tally, x: Tensor, out: Tensor) -> None:
         tally.add(additions=out.numel(), values=3 * out.numel())

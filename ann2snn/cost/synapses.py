@@ -31,9 +31,12 @@ def fan_out(layer: nn.Module, shape: torch.Size) -> tuple[Tensor, float]:
     return met[0].round(), float(met[1].round().sum())
 
 
-def effective_operations(x: Tensor, reach: Tensor) -> float:
-    """Operations in which neither the input x [R, *S] nor the weight is zero; reach [*S] as `fan_out` gives it."""
-    return float(((x != 0).sum(0).double() * reach).sum())
+def effective_operations(times: Tensor, reach: Tensor) -> float:
+    """Operations in which neither the input nor the weight is zero; reach [*S] as `fan_out` gives it.
+
+    times [R, *S]: how often each input value is applied: 0 or 1, and n for a burst of n spikes.
+    """
+    return float((times.sum(0).double() * reach).sum())
 
 
 def magnitudes(x: Tensor) -> tuple[float, ...]:
@@ -42,10 +45,15 @@ def magnitudes(x: Tensor) -> tuple[float, ...]:
     return tuple(torch.maximum(x.amax(dims), -x.amin(dims)).tolist())
 
 
-def has_one_magnitude(x: Tensor, largest: tuple[float, ...]) -> bool:
-    """Whether each channel of x [R, C, …] holds nothing but 0 and ± its largest magnitude."""
-    magnitude = torch.tensor(largest, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.dim() - 2))
-    return bool(((x == 0) | (x.abs() == magnitude)).all())
+def spike_counts(x: Tensor, unit: tuple[float, ...]) -> Tensor | None:
+    """Spikes of either sign that each value of x [R, C, …] stands for, given one spike's value in each channel.
+
+    None if a value is no whole number of spikes. A burst of n spikes is n accumulates.
+    """
+    size = torch.tensor(unit, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.dim() - 2))
+    counts = x.abs() / torch.where(size == 0, torch.ones_like(size), size)
+    whole = counts.round()
+    return whole if bool(((counts - whole).abs() <= 1e-9 * (1 + whole)).all()) else None
 
 
 def is_constant(x: Tensor) -> bool:

@@ -71,15 +71,17 @@ def _checked(arrays: np.lib.npyio.NpzFile) -> list[Raster]:
         _require(events.dtype == np.int8 and events.ndim == 3, "events are no int8 [layers, neurons, steps]")
         _require(events.shape[:2] == neurons.shape and events.size > 0, "events do not fit the neurons")
         _require(events.shape[2] >= window, "events are fewer than the window's steps")
-        _require(-1 <= events.min() and events.max() <= 1, "events are not -1, 0 or 1")
+        spiking = _spiking(str(mode))
+        most = spiking.burst
+        _require(-most <= events.min() and events.max() <= most, f"events are not of -{most} to {most} spikes")
         tensors = torch.from_numpy(neurons), torch.from_numpy(events)
-        rasters.append(Raster(_spiking(str(mode)), names, *tensors, int(window), float(t)))
+        rasters.append(Raster(spiking, names, *tensors, int(window), float(t)))
     return rasters
 
 
 def _spiking(text: str) -> SpikingConfig:
     raw = json.loads(text)
-    config = SpikingConfig(**{field.name: raw[field.name] for field in fields(SpikingConfig)})
+    config = SpikingConfig(**{f.name: raw[f.name] for f in fields(SpikingConfig) if f.name in raw or f.name != "burst"})
     _require(isinstance(config.signed, bool), "signed is no boolean")
     return config
 

@@ -22,19 +22,46 @@ def if_scan_with_gradient(current: Tensor, state: IFState, theta: Tensor, rule: 
     """As `torch_ref.if_scan`, differentiable in `current`, `theta` and the state's membrane. Keeps L steps in memory.
 
     current [L, N, *S]; theta broadcastable to [N, *S]; returns events [L, N, *S] (real-valued if `rule.smooth`).
-    The state's tensors are replaced, not changed in place. Bounds on the count act as gates without a gradient.
+    The state's tensors are replaced, not changed in place. Whether the count leaves room is a gate without a gradient.
     """
     step = _bounded_step if rule.kind == "bounded" else _reference_step
     spikes = []
     membrane, count = state.membrane, state.count
     for now in current:
         membrane = membrane + now
-        spike = step(membrane, count, theta, rule, spike_steps)
-        count = count + spike.detach()
+        if bursts(rule, state.steps, spike_steps):
+            spike = _burst_step(membrane, count, theta, rule, spike_steps)
+        else:
+            spike = step(membrane, count, theta, rule, spike_steps)
+        state.steps += 1
+        count = count + spike
         membrane = membrane - spike * theta
         spikes.append(spike)
     state.membrane, state.count = membrane, count
     return torch.stack(spikes)
+
+
+def bursts(rule: IFRule, steps: int, spike_steps: int) -> bool:
+    """Whether the step after `steps` steps may carry more than one spike."""
+    return rule.kind == "bounded" and rule.burst > 1 and steps >= spike_steps - 1
+
+
+def burst(membrane: Tensor, count: Tensor, theta: Tensor, rule: IFRule, spike_steps: int) -> Tensor:
+    """Net spikes [N, *S] that take the membrane back to [0, θ), as far as `burst` and the bounds 0..T of the count go.
+
+    As many single steps without input would send, one after another.
+    """
+    wanted = torch.floor(membrane / theta).clamp(-rule.burst if rule.signed else 0, rule.burst)
+    return (count + wanted).clamp(0, spike_steps) - count
+
+
+def _burst_step(membrane: Tensor, count: Tensor, theta: Tensor, rule: IFRule, spike_steps: int) -> Tensor:
+    """`burst` with the gradient of its ramp, floor(u) replaced by u − 1/2."""
+    ramp = (membrane / theta - 0.5).clamp(-rule.burst if rule.signed else 0, rule.burst)
+    ramp = (count + ramp).clamp(0, spike_steps) - count
+    if rule.smooth:
+        return ramp
+    return burst(membrane, count, theta, rule, spike_steps).detach() + (ramp - ramp.detach())
 
 
 class _Step(torch.autograd.Function):
@@ -63,5 +90,5 @@ def _reference_step(membrane: Tensor, count: Tensor, theta: Tensor, rule: IFRule
     if rule.signed:
         after = membrane - spike * theta
         inhibited = _Step.apply(-after / theta, after <= rule.inhibition, rule.smooth)
-        spike = spike - inhibited * (count + spike.detach() > 0)
+        spike = spike - inhibited * (count + spike > 0)
     return spike

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .surrogate import if_scan_with_gradient
+from .surrogate import burst, bursts, if_scan_with_gradient
 
 #: Membrane at or below this value makes the reference's signed neuron send a negative spike (absolute, not θ-relative).
 REFERENCE_INHIBITION = -1e-3
@@ -23,11 +23,13 @@ class IFRule:
     bounded: net count stays in 0..T and, when signed, ends at clip(floor(S/θ + 1/2), 0, T) for total input S.
     reference: the published neuron; no upper bound, and both signs may occur in one step (net 0).
     smooth: fire by a ramp instead of a step, to check gradients; see `surrogate`.
+    burst: most spikes of a bounded neuron in one step, from the window's last step on; before it, one.
     """
 
     kind: str = "bounded"
     signed: bool = True
     smooth: bool = False
+    burst: int = 1
 
     @property
     def inhibition(self) -> float:
@@ -37,10 +39,11 @@ class IFRule:
 
 @dataclass
 class IFState:
-    """membrane [N, *S] in units of the current; count [N, *S], the net number of spikes so far."""
+    """membrane [N, *S] in units of the current; count [N, *S], net spikes so far; steps: time steps so far."""
 
     membrane: Tensor
     count: Tensor
+    steps: int = 0
 
     @classmethod
     def rest(cls, like: Tensor, theta: Tensor, charge: Tensor | float = 0.5) -> IFState:
@@ -51,7 +54,7 @@ class IFState:
 def if_scan(current: Tensor, state: IFState, theta: Tensor, rule: IFRule, spike_steps: int) -> Tensor:
     """Run L steps of an integrate-and-fire neuron with subtract reset; `state` is advanced.
 
-    current [L, N, *S]; theta broadcastable to [N, *S]. Returns unit events [L, N, *S] in {−1, 0, 1}.
+    current [L, N, *S]; theta broadcastable to [N, *S]. Returns events [L, N, *S] in {−1, 0, 1}, in bursts ±burst.
 
     Step l: V += x_l; fire if V ≥ θ; V −= θ·spike. Signed neurons take a spike back when V turns negative.
     Where a gradient is wanted, `surrogate` runs the same steps and keeps them; otherwise the state changes in place.
@@ -63,23 +66,26 @@ def if_scan(current: Tensor, state: IFState, theta: Tensor, rule: IFRule, spike_
     spikes = torch.empty_like(current)
     for index in range(current.shape[0]):
         state.membrane += current[index]
-        spikes[index] = spike = step(state, theta, rule.signed, spike_steps)
+        spikes[index] = spike = step(state, theta, rule, spike_steps)
+        state.steps += 1
         state.count += spike
         state.membrane -= spike * theta
     return spikes
 
 
-def _bounded_step(state: IFState, theta: Tensor, signed: bool, spike_steps: int) -> Tensor:
+def _bounded_step(state: IFState, theta: Tensor, rule: IFRule, spike_steps: int) -> Tensor:
     membrane, count = state.membrane, state.count
+    if bursts(rule, state.steps, spike_steps):
+        return burst(membrane, count, theta, rule, spike_steps)
     spike = ((membrane >= theta) & (count < spike_steps)).to(membrane.dtype)
-    if signed:
+    if rule.signed:
         spike -= ((membrane < 0) & (count > 0)).to(membrane.dtype)
     return spike
 
 
-def _reference_step(state: IFState, theta: Tensor, signed: bool, spike_steps: int) -> Tensor:
+def _reference_step(state: IFState, theta: Tensor, rule: IFRule, spike_steps: int) -> Tensor:
     spike = (state.membrane >= theta).to(state.membrane.dtype)
-    if signed:
+    if rule.signed:
         # The inhibition test sees the membrane after the positive spike's reset and counts that spike.
         after = state.membrane - spike * theta
         spike -= ((after <= REFERENCE_INHIBITION) & (state.count + spike > 0)).to(spike.dtype)

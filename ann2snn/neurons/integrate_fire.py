@@ -91,7 +91,7 @@ class IFNeuron(Clocked):
             self._check_channels(current[0, 0])
             self.state = IFState.rest(current[0], theta, 0.5 if self.charge is None else self.charge)
         check_state_shape(self.state.membrane.shape, current.shape[1:])
-        rule = IFRule(config.if_neuron, config.signed, self.clock.smooth)
+        rule = IFRule(config.if_neuron, config.signed, self.clock.smooth, config.burst)
         events = if_scan(current, self.state, theta, rule, self.clock.spike_steps)
         self._report(events, is_count=False)
         return events.flatten(0, 1)

@@ -37,6 +37,8 @@ class Mode:
         parts = [self.spiking.schedule]
         if self.spiking.settle_steps:
             parts.append(f"+{self.spiking.settle_steps}")
+        if self.spiking.burst > 1:
+            parts.append(f"burst {self.spiking.burst}")
         if self.spiking.stream_norm != "cumulative":
             parts.append(f"{self.spiking.stream_norm.replace('_', '-')} norm")
         if not self.spiking.signed:
@@ -64,7 +66,8 @@ class Mode:
             return False
         if self.spiking is None or other.spiking is None:
             return self.spiking is other.spiking
-        same_settling = self.spiking.settle_steps == other.spiking.settle_steps
+        mine, theirs = ((s.settle_steps, s.burst) for s in (self.spiking, other.spiking))
+        same_settling = mine == theirs
         return self.spiking.schedule == other.spiking.schedule and (same_settling or self.network == "finetuned")
 
 

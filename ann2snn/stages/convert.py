@@ -86,8 +86,8 @@ def converted(ann: UNet, spiking: SpikingConfig, bins: int, seed: int) -> Spikin
 
 def gap_reports(ann: UNet, snn: SpikingDenoiser, spiking: SpikingConfig, images: int, seed: int) -> list[GapReport]:
     """Gap under layer_sync, under stream without settling, and (cumulative norm) under stream with auto settling."""
-    stream = replace(spiking, schedule="stream", settle_steps=0)
-    modes = [replace(spiking, schedule="layer_sync", settle_steps=0), stream]
+    stream = replace(spiking, schedule="stream", settle_steps=0, burst=1)
+    modes = [spiking.changed(schedule="layer_sync"), stream]
     if spiking.stream_norm == "cumulative" and (settled := settling(stream)):
         modes.append(settled)
     if spiking not in modes:

@@ -153,6 +153,7 @@ def folder_name(made_with: dict) -> str:
     mode = "ann" if spiking is None else f"{made_with['network']}_{spiking['schedule']}"
     if spiking and spiking["schedule"] == "stream":
         mode += f"_{spiking['stream_norm']}_settle{spiking['settle_steps']}"
+        mode += f"_burst{spiking['burst']}" if spiking["burst"] > 1 else ""
         mode += ("" if spiking["signed"] else "_unsigned") + (
             "_reference" if spiking["if_neuron"] == "reference" else ""
         )

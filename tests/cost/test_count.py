@@ -15,7 +15,6 @@ from ann2snn.cost import count_operations
 from ann2snn.cost.count import NORM_MACS
 from ann2snn.cost.layers import SYNAPTIC
 from ann2snn.cost.synapses import effective_operations, fan_out
-from ann2snn.neurons import IFNeuron
 from tests.helpers import random_ann, random_batch, spike_trains
 
 LAYER_SYNC, STREAM = SpikingConfig(), SpikingConfig("stream")
@@ -68,7 +67,7 @@ def test_operations_of_a_convolution_by_loops(kernel, stride, size):
             dense += 1
             effective += bool(x[n, d, row, column] != 0 and conv.weight[c, d, a, b] != 0)
     reach, total = fan_out(conv, x.shape[1:])
-    assert (effective_operations(x, reach), 2 * total) == (effective, dense)
+    assert (effective_operations(x != 0, reach), 2 * total) == (effective, dense)
 
 
 def test_operations_of_a_linear_layer_by_loops():
@@ -80,7 +79,7 @@ def test_operations_of_a_linear_layer_by_loops():
         bool(x[n, i] != 0 and linear.weight[o, i] != 0) for n in range(3) for o in range(4) for i in range(5)
     )
     reach, total = fan_out(linear, x.shape[1:])
-    assert (effective_operations(x, reach), total) == (effective, 20)
+    assert (effective_operations(x != 0, reach), total) == (effective, 20)
 
 
 @pytest.mark.parametrize("mode", [LAYER_SYNC, STREAM, AUTO], ids=lambda m: f"{m.schedule}+{m.settle_steps}")
@@ -136,11 +135,17 @@ def test_a_neuron_that_sends_other_than_unit_events_feeds_multiplications(ann, b
     assert by_name(count_operations(snn, *batch))["tail.2"].inputs == "real"
 
 
-def test_bursts_of_two_are_no_unit_events(ann, batch):
-    snn = convert(ann, STREAM)
-    neuron = snn.unet.tail[1]
-    neuron._report = lambda events, is_count: IFNeuron._report(neuron, 2 * events, is_count)
-    assert by_name(count_operations(snn, *batch))["tail.2"].inputs == "real"
+def test_a_burst_of_n_spikes_is_n_accumulates(ann, batch):
+    snn = convert(ann, replace(STREAM, burst=3))
+    trains = spike_trains(snn, *batch)[1]
+    assert max(float(events.abs().max()) for events in trains.values()) > 1
+    report = count_operations(snn, *batch)
+    assert {layer.name for layer in report.layers if layer.inputs == "real"} == REAL
+    assert report.total("spikes") == sum(float(e.abs().sum()) for e in trains.values()) / len(batch[0])
+    spikes = trains["tail.1"].abs().flatten(0, 1)  # [L·N, C, H, W]
+    ones = torch.ones_like(snn.unet.tail[2].weight)
+    accumulates = torch.nn.functional.conv2d(spikes, ones, padding=1).sum() / len(batch[0])
+    assert by_name(report)["tail.2"].ac == pytest.approx(float(accumulates))
 
 
 @pytest.mark.parametrize("mode", [LAYER_SYNC, STREAM, AUTO], ids=lambda m: f"{m.schedule}+{m.settle_steps}")
