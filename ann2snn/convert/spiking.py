@@ -68,6 +68,14 @@ class SpikingDenoiser(nn.Module):
         resampling = sum(isinstance(m, Resampling) for m in modules) if self.config.spike_driven else 0
         return 2 * sum(isinstance(m, ResBlock) for m in modules) + resampling + 2
 
+    @property
+    def time_steps(self) -> str:
+        """Latency of a network call in time steps, for people; what hardware adds that delays every layer by a step."""
+        window, settle = self.clock.spike_steps, self.spiking.settle_steps
+        if not self.clock.is_stream:
+            return f"{self.depth} × {window}"
+        return f"{window}{f' + {settle}' if settle else ''} (+ {self.depth} where every layer delays by a step)"
+
     def blocks(self) -> Iterator[tuple[str, nn.Module]]:
         return self.unet.blocks()
 

@@ -103,6 +103,7 @@ def run(
         return 0
     batches = first_images(folder, config.num_images)
     where = {"image_size": source.net.image_size, "device": str(device), "reference": stats_name}
+    where["time_steps"] = source.net.time_steps if isinstance(source.net, SpikingDenoiser) else None
     score_and_record(logdir, batches, config.num_images, extractor, stats, made_with | where)
     return 0
 
@@ -121,6 +122,10 @@ def score_and_record(
     append_result(logdir / RESULTS, scores | made_with | {"reference_count": stats.count, "date": date})
     figures = ", ".join(f"{k} {show(v)}" for k, v in scores.items() if isinstance(v, float))
     print(f"{figures} ({scores['count']} images, {scores['extractor']}, against {made_with['reference']})")
+    if made_with.get("time_steps"):
+        print(
+            f"latency: {made_with['time_steps']} time steps per network call, {made_with['sampler_steps']} calls an image"
+        )
     for note in scores["notes"]:
         print(f"note: {note}")
 

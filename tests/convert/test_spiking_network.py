@@ -180,3 +180,10 @@ def test_conversion_keeps_the_process_it_was_trained_for():
     ann = random_ann()
     own = UNet(ann.config, diffusion=ann.diffusion.__class__(diffusion_steps=20, mean_type="xstart"))
     assert convert(own.double()).diffusion.mean_type == "xstart"
+
+
+def test_latency_is_said_for_both_schedules():
+    snn = convert(random_ann(bits=3))
+    assert snn.time_steps == f"{snn.depth} × 7"
+    with snn.running_as(SpikingConfig("stream", settle_steps=2)):
+        assert snn.time_steps.startswith("7 + 2 (+ ") and str(snn.depth) in snn.time_steps
