@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..config import SampleConfig, require
+from ..config import SampleConfig, SpikingConfig, require
 from ..convert import SpikingDenoiser
 from ..data import ImageDataset
 from ..errors import UserError
@@ -123,9 +123,8 @@ def score_and_record(
     figures = ", ".join(f"{k} {show(v)}" for k, v in scores.items() if isinstance(v, float))
     print(f"{figures} ({scores['count']} images, {scores['extractor']}, against {made_with['reference']})")
     if made_with.get("time_steps"):
-        print(
-            f"latency: {made_with['time_steps']} time steps per network call, {made_with['sampler_steps']} calls an image"
-        )
+        steps, calls = made_with["time_steps"], made_with["sampler_steps"]
+        print(f"latency: {steps} time steps per network call, {calls} calls an image")
     for note in scores["notes"]:
         print(f"note: {note}")
 
@@ -179,9 +178,12 @@ def claim_folder(folder: Path, made_with: dict) -> None:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise UserError(f"{path} is unreadable: choose another --images_dir") from None
+    stored = stored if isinstance(stored, dict) else {}
+    if isinstance(stored.get("spiking"), dict):  # a setting that came later was at its default then
+        stored["spiking"] = SpikingConfig().to_dict() | stored["spiking"]
     for name, value in made_with.items():
-        if not isinstance(stored, dict) or stored.get(name) != value:
-            was = stored.get(name) if isinstance(stored, dict) else None
+        if stored.get(name) != value:
+            was = stored.get(name)
             raise UserError(
                 f"{folder} holds images made with {name}={was}, now {name}={value}: choose another --images_dir"
             )

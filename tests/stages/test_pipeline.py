@@ -8,6 +8,9 @@ import torch
 from PIL import Image
 
 import ann2snn
+from ann2snn import UserError
+from ann2snn.config import SpikingConfig
+from ann2snn.stages.evaluate import claim_folder
 from tests.scripts import SAMPLING, check, script, train_flags
 
 
@@ -115,3 +118,12 @@ def test_a_folder_of_images_trains_grey_or_in_colour(tmp_path, channels):
     folder = ["--dataset_type=folder", f"--data_dir={tmp_path}/images", f"--channels={channels}"]
     check(script("ANN_train.py", *train_flags(tmp_path / "run", 2), *folder))
     assert ann2snn.load(tmp_path / "run" / "ckpt.pt").in_channels == channels
+
+
+def test_images_made_before_a_setting_existed_still_belong_to_their_folder(tmp_path):
+    made_with = {"network": "converted", "spiking": SpikingConfig("stream").to_dict()}
+    older = {key: value for key, value in made_with["spiking"].items() if key != "burst"}
+    (tmp_path / "settings.json").write_text(json.dumps(made_with | {"spiking": older}))
+    claim_folder(tmp_path, made_with)
+    with pytest.raises(UserError, match="burst"):
+        claim_folder(tmp_path, made_with | {"spiking": SpikingConfig("stream", burst=2).to_dict()})
