@@ -49,7 +49,7 @@ def convert(ann: UNet, **options: object) -> SpikingDenoiser:
     """The integrate-and-fire network of a quantized U-Net; the ANN is left as it is.
 
     options: schedule="layer_sync" | "stream", signed=True, stream_norm="cumulative" | "per_step" | "frozen",
-    if_neuron="bounded" | "reference", settle_steps=0 | n | "auto". With "frozen", call `freeze_norms` next.
+    if_neuron="bounded" | "reference", settle_steps=0 | n | "auto", burst=m. With "frozen", call `freeze_norms` next.
 
     Raises UserError where there is nothing to count: full precision, or activation levels that are not uniform.
     """

@@ -16,7 +16,7 @@ def convert(ann: UNet, spiking: SpikingConfig | None = None, **options: object) 
     """Convert a quantized ANN into an integrate-and-fire network that shares none of its storage.
 
     Every quantized ReLU with b bits becomes an IF neuron with threshold `act_alpha` and window T = 2^b − 1.
-    Give a `SpikingConfig`, or its fields as options (schedule, signed, stream_norm, if_neuron, settle_steps).
+    Give a `SpikingConfig`, or its fields as options (schedule, signed, stream_norm, if_neuron, settle_steps, burst).
 
     Raises UserError for a full-precision network and for activations whose levels are not uniform (powers of two):
     T equal spikes can only count uniform levels.
