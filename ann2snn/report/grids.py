@@ -83,7 +83,10 @@ def group_grids(sets: list[ImageSet], notes: list[str]) -> list[Grid]:
         except UserError as error:
             notes.append(clean(error))
             continue
-        grids.append(make_strip(found.mode.label, images, found.mode, clean(found.settings.get("checkpoint", ""), 16)))
+        source = clean(found.settings.get("checkpoint", ""), 16)
+        alike = sum(other.mode == found.mode for other in sets) > 1  # several fine-tuned networks, say
+        title = f"{found.mode.label} ({source[:6]})" if alike and source else found.mode.label
+        grids.append(make_strip(title, images, found.mode, source))
     return grids
 
 

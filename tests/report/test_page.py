@@ -15,6 +15,7 @@ from ann2snn.errors import UserError
 from ann2snn.report import write_report
 from ann2snn.report.__main__ import main
 from ann2snn.report.collect import collect
+from ann2snn.report.grids import sample_groups
 from ann2snn.report.html import page
 from tests.report.run_folder import (
     AUTO,
@@ -217,3 +218,12 @@ def test_samples_picture_has_a_row_per_strip_and_is_left_out_where_nothing_was_g
     assert picture.height == int(100 * (ROW_INCHES * len(strips) + 0.1))
     shutil.rmtree(logdir / "generated")
     assert samples_png(collect(logdir)) is None
+
+
+def test_networks_that_run_alike_are_told_apart_by_their_checkpoints(logdir):
+    first = logdir / "generated" / "finetuned_stream"
+    shutil.copytree(first, logdir / "generated" / "finetuned_other")
+    path = logdir / "generated" / "finetuned_other" / "settings.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"checkpoint": "feedbeef00"}))
+    titles = [grid.title for group in sample_groups(collect(logdir)) for grid in group.grids]
+    assert any(title.endswith("(feedbe)") for title in titles) and len(set(titles)) == len(titles)
