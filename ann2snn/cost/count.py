@@ -42,7 +42,7 @@ def count_operations(
 
     net: a spiking network, run as `spiking` says (default: as it is set), settling included; or a U-Net, whose `mac`
     skips zero activations and whose `dense` does not. `layer_sync` runs with its spike trains materialised, and each
-    norm once per window.
+    norm and each layer with real inputs once per window, on the window's sum.
 
     A layer that sees the same real input in all steps of the window (head, first linear layer of the time embedding,
     first norm) is a constant current: computed, and counted, once per call. Other real inputs count in every step.
@@ -183,6 +183,10 @@ class _Counter:
         else:
             tally.inputs.add(REAL)
             rows, read = self._rows(tally, x), "values"
+            if self.snn is not None and not self.snn.clock.is_stream and not tally.constant:
+                # The layer waits for its whole window, and a convolution of the window's sum is the sum of the steps'.
+                tally.add(additions=rows.numel(), states=2 * rows.numel())
+                rows = self.snn.clock.unfold(rows).sum(0)
         reach, dense = tally.fan_out(x.shape[1:])
         tally.operations += effective_operations(rows != 0 if spikes is None else spikes, reach)
         tally.add(dense=dense * len(rows), weight_reads=tally.module.weight.numel() * len(rows))
