@@ -61,7 +61,7 @@ def candidates(ann: UNet, source: str, logdir: Path) -> Iterator[tuple[str, Spik
         yield name, convert(ann, dataclasses.replace(stream, signed=signed)), digest
     for settle in (1, 2, 3, AUTO):
         yield f"stream, settle {settle}", convert(ann, dataclasses.replace(stream, settle_steps=settle)), digest
-    for burst in (2, 3, 2**ann.config.bits - 1):
+    for burst in sorted({2, 3, 2**ann.config.bits - 1}):
         yield f"stream, burst {burst}", convert(ann, dataclasses.replace(stream, burst=burst)), digest
     for norm in ("per_step", "frozen"):
         yield f"stream, norm {norm}", converted(ann, dataclasses.replace(stream, stream_norm=norm), 10, 0), digest

@@ -215,4 +215,6 @@ def _name_blocks(axes, names: list[str], bold_last: bool = True) -> None:
 
 def _legend(figure: Figure, axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=min(4, max(1, len(handles))))
+    # Columns are as wide as the longest label; 150 characters and their markers fill the figure's width.
+    fitting = 150 // (8 + max((len(label) for label in labels), default=1))
+    figure.legend(handles, labels, loc="outside upper left", ncols=max(1, min(4, fitting, len(handles))))

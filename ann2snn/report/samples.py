@@ -10,7 +10,7 @@ from PIL import Image
 from .collect import Run
 from .grids import GridGroup, sample_groups
 
-ROW_INCHES, LABEL_INCHES, STRIP_INCHES = 0.62, 1.9, 8.6
+ROW_INCHES, LETTER_INCHES, STRIP_INCHES = 0.62, 0.07, 8.6
 
 
 def samples_png(run: Run) -> bytes | None:
@@ -23,10 +23,11 @@ def _draw(group: GridGroup) -> bytes:
     from matplotlib.figure import Figure
 
     rows = len(group.grids)
-    width = LABEL_INCHES + STRIP_INCHES
+    label_inches = 0.2 + LETTER_INCHES * max(len(grid.title) for grid in group.grids)
+    width = label_inches + STRIP_INCHES
     figure = Figure(figsize=(width, ROW_INCHES * rows + 0.1), dpi=100)
     for index, grid in enumerate(group.grids):
-        left = LABEL_INCHES / width
+        left = label_inches / width
         axes = figure.add_axes((left, 1 - (index + 1) / rows, 1 - left, 0.94 / rows))
         axes.imshow(Image.open(io.BytesIO(grid.png)), interpolation="nearest", aspect="equal")
         axes.set_anchor("W")
