@@ -7,7 +7,7 @@ import torch
 
 from ann2snn import UserError
 from ann2snn.config import SampleConfig, SpikingConfig
-from ann2snn.convert import convert
+from ann2snn.convert import convert, freeze_norms
 from ann2snn.convert.gap import record_outputs
 from ann2snn.finetune import (
     NETWORK,
@@ -127,11 +127,14 @@ def test_charges_of_a_wrong_shape_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("norm", "settle"), [("cumulative", 0), ("cumulative", 2), ("cumulative", "auto"), ("per_step", 0)]
+    ("norm", "settle"),
+    [("cumulative", 0), ("cumulative", 2), ("cumulative", "auto"), ("per_step", 0), ("frozen", 0), ("frozen", 2)],
 )
 def test_a_block_replayed_on_recorded_inputs_answers_as_in_the_network(norm, settle):
-    snn = convert(random_ann(), SpikingConfig("stream", stream_norm=norm, settle_steps=settle))
+    ann = random_ann()
+    snn = convert(ann, SpikingConfig("stream", stream_norm=norm, settle_steps=settle))
     x, t = random_batch(snn)
+    freeze_norms(ann, snn, *random_batch(ann, 8, 1), bins=4)
     with torch.no_grad(), record_outputs(snn) as sums:
         snn(x, t)
     for name, _ in snn.blocks():
@@ -207,3 +210,12 @@ def test_sampler_inputs_are_states_of_the_sampling_path_and_follow_from_seed_and
     noisiest = max(times)
     latest = torch.cat([x[t == noisiest] for x, t in drawn])
     assert latest.std() == pytest.approx(1, abs=0.15)  # the first state is pure noise
+
+
+@pytest.mark.parametrize("method", ["proxy", "bptt"])
+def test_every_block_of_a_spike_driven_network_can_be_tuned(method):
+    ann, snn, proxy = trio(spike_driven=True)
+    tuning = BlockTuning(2, 1e-4, method=method, calibrate=True)
+    for name in tunable_blocks(snn):
+        report = tune_block(name, ann, snn, proxy, batches(ann), [random_batch(ann)], tuning)
+        assert report.gap_after <= report.gap_before and report.steps == 2
