@@ -158,6 +158,17 @@ class SpikingConfig:
             changes = {"settle_steps": 0, "burst": 1, **changes}
         return dataclasses.replace(self, **changes)
 
+    @property
+    def label(self) -> str:
+        """Short name for tables, such as "stream +2" or "stream burst 3"."""
+        settle = f" +{self.settle_steps}" if self.settle_steps else ""
+        return self.schedule + settle + (f" burst {self.burst}" if self.burst > 1 else "")
+
+    @classmethod
+    def completed(cls, stored: object) -> object:
+        """What `to_dict` wrote, a setting that came later at its default; anything but a dictionary as it is."""
+        return cls().to_dict() | stored if isinstance(stored, dict) else stored
+
     @staticmethod
     def _parse_settle(value: int | str) -> int | str:
         if value == AUTO:

@@ -88,7 +88,7 @@ def scores(logdir: Path) -> dict[tuple[str, str], float]:
 
 def _key(spiking: dict | None) -> str:
     """One text for equal ways of running, whether or not an older line spells out every setting."""
-    return json.dumps(spiking and SpikingConfig(**spiking).to_dict(), sort_keys=True)
+    return json.dumps(SpikingConfig.completed(spiking), sort_keys=True)
 
 
 def measure(logdir: Path, data_dir: str, images: int) -> dict:

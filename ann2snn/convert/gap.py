@@ -49,10 +49,7 @@ class GapReport:
     @property
     def label(self) -> str:
         """Short name of the run mode for tables, such as "stream +2"."""
-        settle = self.spiking.settle_steps
-        mode = self.spiking.schedule + (f" +{settle}" if settle else "")
-        mode += f" burst {self.spiking.burst}" if self.spiking.burst > 1 else ""
-        return f"{self.name} {mode}".strip()
+        return f"{self.name} {self.spiking.label}".strip()
 
     def to_dict(self) -> dict:
         """Plain values for JSON; nan becomes None."""

@@ -33,9 +33,7 @@ class CostReport:
         """Short name for tables, such as "converted stream +2"."""
         if self.spiking is None:
             return f"{self.name} ANN".strip()
-        settle = self.spiking.settle_steps
-        burst = f" burst {self.spiking.burst}" if self.spiking.burst > 1 else ""
-        return f"{self.name} {self.spiking.schedule}{f' +{settle}' if settle else ''}{burst}".strip()
+        return f"{self.name} {self.spiking.label}".strip()
 
     @property
     def spike_steps(self) -> int | None:

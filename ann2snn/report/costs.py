@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .parse import MALFORMED, clean, number, whole
+from .parse import MALFORMED, clean, listed_reports, number, whole
 
 MOST_REPORTS, MOST_LAYERS = 12, 1000
 #: Price list and part of an energy, with its heading.
@@ -67,11 +67,8 @@ class CostFile:
 
 def parse_costs(raw: object, name: str, notes: list[str]) -> CostFile | None:
     """A cost file's content. An account that makes no sense is left out with a note."""
-    if raw is None:
-        return None
-    listed = raw.get("reports") if isinstance(raw, dict) else None
-    if not isinstance(listed, list):
-        notes.append(f"{name} holds no list of reports and is left out")
+    listed = listed_reports(raw, name, notes)
+    if listed is None:
         return None
     accounts = []
     for entry in listed[:MOST_REPORTS]:

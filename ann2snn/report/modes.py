@@ -34,11 +34,7 @@ class Mode:
         """Such as "stream +auto unsigned"; "–" for an ANN."""
         if self.spiking is None:
             return "–"
-        parts = [self.spiking.schedule]
-        if self.spiking.settle_steps:
-            parts.append(f"+{self.spiking.settle_steps}")
-        if self.spiking.burst > 1:
-            parts.append(f"burst {self.spiking.burst}")
+        parts = [self.spiking.label]
         if self.spiking.stream_norm != "cumulative":
             parts.append(f"{self.spiking.stream_norm.replace('_', '-')} norm")
         if not self.spiking.signed:

@@ -97,13 +97,21 @@ class GapFile:
     reports: dict[Mode, GapReport]
 
 
-def parse_gaps(raw: object, name: str, notes: list[str]) -> GapFile | None:
-    """A gap file's content. A report that makes no sense is left out with a note."""
+def listed_reports(raw: object, name: str, notes: list[str]) -> list | None:
+    """The `reports` of a file's content; None, with a note where the file exists, if there is no such list."""
     if raw is None:
         return None
     listed = raw.get("reports") if isinstance(raw, dict) else None
-    if not isinstance(listed, list):
-        notes.append(f"{name} holds no list of reports and is left out")
+    if isinstance(listed, list):
+        return listed
+    notes.append(f"{name} holds no list of reports and is left out")
+    return None
+
+
+def parse_gaps(raw: object, name: str, notes: list[str]) -> GapFile | None:
+    """A gap file's content. A report that makes no sense is left out with a note."""
+    listed = listed_reports(raw, name, notes)
+    if listed is None:
         return None
     reports = {}
     for entry in listed:

@@ -179,8 +179,7 @@ def claim_folder(folder: Path, made_with: dict) -> None:
     except (OSError, ValueError):
         raise UserError(f"{path} is unreadable: choose another --images_dir") from None
     stored = stored if isinstance(stored, dict) else {}
-    if isinstance(stored.get("spiking"), dict):  # a setting that came later was at its default then
-        stored["spiking"] = SpikingConfig().to_dict() | stored["spiking"]
+    stored = stored | {"spiking": SpikingConfig.completed(stored.get("spiking"))}
     for name, value in made_with.items():
         if stored.get(name) != value:
             was = stored.get(name)

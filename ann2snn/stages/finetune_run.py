@@ -153,8 +153,7 @@ class Run:
             raise UserError(f"{path} exists and would be overwritten: drop --noresume, or remove the folder")
         raw = checkpoint.read(path)
         stored = raw.get("identity", {})
-        if isinstance(stored.get("spiking"), dict):  # a setting that came later was at its default then
-            stored["spiking"] = SpikingConfig().to_dict() | stored["spiking"]
+        stored = stored | {"spiking": SpikingConfig.completed(stored.get("spiking"))}
         for name, value in self.identity().items():
             if stored.get(name) != value:
                 raise UserError(
