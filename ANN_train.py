@@ -18,12 +18,12 @@ flags.define()
 
 def main() -> int:
     build.require_action(FLAGS.train or FLAGS.eval, "train or --eval")
-    device = build.device()
-    code = run_training(device) if FLAGS.train else 0
-    return code or (run_evaluation(device) if FLAGS.eval else 0)
+    world = build.world()
+    code = run_training(world) if FLAGS.train else 0
+    return code or (run_evaluation(world) if FLAGS.eval else 0)
 
 
-def run_training(device) -> int:
+def run_training(world) -> int:
     diffusion, sample, config = flags.diffusion_config(), build.sample_config(), build.train_config()
     sample.check_fits(diffusion)
     flags.unet_config(in_channels=3)  # refuse bad flags before the data are read
@@ -34,26 +34,26 @@ def run_training(device) -> int:
         sample_size=FLAGS.sample_size,
         num_workers=FLAGS.num_workers,
         eval_step=FLAGS.eval_step,
-        score=build.scorer(sample, device) if FLAGS.eval_step else None,
+        score=build.scorer(sample, world) if FLAGS.eval_step else None,
     )
     dataset = build.dataset()
     network = flags.unet_config(dataset.channels)
-    logdir = build.logdir("train")
+    logdir = build.logdir("train", world)
     return train.run(
-        logdir, dataset, network, diffusion, config, sample, schedule, device, resume=FLAGS.resume, amp=FLAGS.amp
+        logdir, dataset, network, diffusion, config, sample, schedule, world, resume=FLAGS.resume, amp=FLAGS.amp
     )
 
 
-def run_evaluation(device) -> int:
+def run_evaluation(world) -> int:
     """samples.png and samples_ema.png, and the scores of both sets of weights."""
     sample = build.sample_config()
-    extractor, stats = (None, None) if FLAGS.sample_only else build.extractor_and_stats(device)
-    logdir = build.logdir("evaluate")
+    extractor, stats = (None, None) if FLAGS.sample_only else build.extractor_and_stats(world.device)
+    logdir = build.logdir("evaluate", world)
     for weights, grid in (("net", "samples.png"), ("ema", "samples_ema.png")):
         source = build.load_checkpoint(logdir / train.CHECKPOINT, weights)
         sample.check_fits(source.net.diffusion)
         config = evaluate.EvalConfig(FLAGS.num_images, FLAGS.batch_size, None, True, 256, 16, grid)
-        evaluate.run(logdir, source, sample, config, device, extractor, stats, stats_name=FLAGS.fid_cache)
+        evaluate.run(logdir, source, sample, config, world, extractor, stats, stats_name=FLAGS.fid_cache)
     return 0
 
 

@@ -21,15 +21,15 @@ flags.define()
 
 def main() -> int:
     build.require_action(FLAGS.eval, "eval")
-    device, sample, spiking = build.device(), build.sample_config(), build.spiking_config()
+    world, sample, spiking = build.world(), build.sample_config(), build.spiking_config()
     source = build.load_checkpoint(Path(FLAGS.logdir) / train.CHECKPOINT)
     sample.check_fits(source.net.diffusion)
     return convert.run(
-        build.logdir("convert"),
+        build.logdir("convert", world),
         source,
         spiking,
         sample,
-        device,
+        world,
         grid_images=FLAGS.gen_images,
         gap_images=FLAGS.gap_images,
         batch_size=FLAGS.batch_size,

@@ -21,7 +21,7 @@ flags.define()
 
 def main() -> int:
     build.require_action(FLAGS.fine_tune, "fine_tune")
-    device, sample, spiking = build.device(), build.sample_config(), build.spiking_config(schedule="stream")
+    world, sample, spiking = build.world(), build.sample_config(), build.spiking_config(schedule="stream")
     config = finetune.FineTuneConfig(
         steps=FLAGS.ft_steps,
         lr=FLAGS.lr,
@@ -41,12 +41,13 @@ def main() -> int:
         inputs=FLAGS.ft_inputs,
         name=FLAGS.ft_name,
         norm_bins=FLAGS.norm_bins,
+        accumulate=FLAGS.accumulate,
     )
     source = build.load_checkpoint(Path(FLAGS.logdir) / train.CHECKPOINT)
     sample.check_fits(source.net.diffusion)
     dataset = build.dataset_for(source)
     return finetune.run(
-        build.logdir("finetune"), source, dataset, spiking, config, sample, device, gap_images=FLAGS.gap_images
+        build.logdir("finetune", world), source, dataset, spiking, config, sample, world, gap_images=FLAGS.gap_images
     )
 
 

@@ -24,15 +24,17 @@ flags.define()
 def main() -> int:
     actions = FLAGS.eval or FLAGS.sample_only or FLAGS.make_stats or FLAGS.score_data
     build.require_action(actions, "eval, --sample_only, --make_stats or --score_data")
-    device = build.device()
+    world = build.world()
     if FLAGS.make_stats:
         require(not Path(FLAGS.fid_cache).exists(), f"{FLAGS.fid_cache} exists: name another file with --fid_cache")
-        return evaluate.make_stats(Path(FLAGS.fid_cache), build.dataset(), build.extractor(device), FLAGS.num_images)
+        return evaluate.make_stats(
+            Path(FLAGS.fid_cache), build.dataset(), build.extractor(world.device), FLAGS.num_images, world=world
+        )
     if FLAGS.score_data:
-        extractor, stats = build.extractor_and_stats(device)
+        extractor, stats = build.extractor_and_stats(world.device)
         data = build.dataset(train=False)
-        logdir = build.logdir("evaluate")
-        return evaluate.score_data(logdir, data, FLAGS.num_images, extractor, stats, FLAGS.fid_cache)
+        logdir = build.logdir("evaluate", world)
+        return evaluate.score_data(logdir, data, FLAGS.num_images, extractor, stats, FLAGS.fid_cache, world)
     sample = build.sample_config()
     config = evaluate.EvalConfig(
         FLAGS.num_images, FLAGS.batch_size, FLAGS.images_dir, FLAGS.pic_or_not, FLAGS.gen_images
@@ -41,9 +43,11 @@ def main() -> int:
     sample.check_fits(source.net.diffusion)
     extractor = stats = None
     if not FLAGS.sample_only:
-        extractor, stats = build.extractor_and_stats(device)  # before the sampling: a missing file must stop it now
-    logdir = build.logdir("evaluate")
-    return evaluate.run(logdir, source, sample, config, device, extractor, stats, stats_name=FLAGS.fid_cache)
+        extractor, stats = build.extractor_and_stats(
+            world.device
+        )  # before the sampling: a missing file must stop it now
+    logdir = build.logdir("evaluate", world)
+    return evaluate.run(logdir, source, sample, config, world, extractor, stats, stats_name=FLAGS.fid_cache)
 
 
 if __name__ == "__main__":

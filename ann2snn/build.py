@@ -17,32 +17,31 @@ from .flags import FLAGS
 from .io import checkpoint
 from .io.atomic import write_text
 from .metrics.features import FeatureExtractor, make_extractor
-from .metrics.score import score_images
+from .metrics.score import score_numbered
 from .metrics.stats_file import ReferenceStatistics, read_stats
-from .runtime import choose_device, prepare_folder
+from .runtime import prepare_folder
 from .sampling import generate_batches
 from .stages.convert import CONVERTED
 from .stages.train import CHECKPOINT
+from .world import World, join
 
 
-def device() -> torch.device:
-    """The device asked for, and a word about `--parallel`. Raises UserError."""
+def world() -> World:
+    """The processes that run this command, each on its device. Raises UserError."""
     if FLAGS.num_threads:
         torch.set_num_threads(FLAGS.num_threads)
-    chosen = choose_device(FLAGS.device)
-    if FLAGS.parallel:
-        print(f"--parallel: several processes are not supported yet; running on one device ({chosen})")
-    return chosen
+    return join(FLAGS.device)
 
 
-def logdir(stage: str) -> Path:
+def logdir(stage: str, world: World) -> Path:
     """The run's folder, created and writable; a stage's flags are kept beside its results. Raises UserError.
 
     Training writes `flagfile.txt`, the others `flagfile.{stage}.txt`.
     """
     folder = prepare_folder(FLAGS.logdir)
     name = "flagfile.txt" if stage == "train" else f"flagfile.{stage}.txt"
-    write_text(folder / name, FLAGS.flags_into_string())
+    if world.main:
+        write_text(folder / name, FLAGS.flags_into_string())
     return folder
 
 
@@ -125,14 +124,17 @@ def extractor_and_stats(device: torch.device) -> tuple[FeatureExtractor, Referen
     return features, read_stats(FLAGS.fid_cache, features.name, features.dim)
 
 
-def scorer(sample: SampleConfig, device: torch.device) -> Callable[[torch.nn.Module], dict[str, float]]:
-    """Denoiser → named figures on --num_images fresh images, which are not kept. Raises UserError."""
-    features, stats = extractor_and_stats(device)
+def scorer(sample: SampleConfig, world: World) -> Callable[[torch.nn.Module], dict[str, float]]:
+    """Denoiser → named figures on --num_images fresh images, which are not kept. Raises UserError.
+
+    All processes of `world` must call it together; all get the figures.
+    """
+    features, stats = extractor_and_stats(world.device)
 
     def score(net: torch.nn.Module) -> dict[str, float]:
-        images = (b for _, b in generate_batches(net, sample, range(FLAGS.num_images), FLAGS.batch_size))
-        splits = min(10, FLAGS.num_images)
-        scores = score_images(images, features, stats, splits=splits, total=FLAGS.num_images, progress=False)
+        count = FLAGS.num_images
+        images = generate_batches(net, sample, range(count), FLAGS.batch_size, world=world)
+        scores = score_numbered(images, features, stats, splits=min(10, count), total=count, world=world)
         return {name: value for name, value in scores.items() if isinstance(value, float)}
 
     return score

@@ -18,6 +18,7 @@ MEAN_TYPES = ("epsilon", "xstart", "xprev")
 VAR_TYPES = ("fixedlarge", "fixedsmall")
 AUTO = "auto"
 MAX_BURST = 127
+MAX_MULT = 64
 FT_METHODS = ("proxy", "bptt")
 FT_INPUTS = ("data", "sampler")
 
@@ -38,6 +39,11 @@ def check_int(value: object, flag: str) -> int:
 def check_seed(seed: int) -> None:
     """Seeds of 32 bits: numpy would split a larger one in two words, and image 0 of one could be image 1 of another."""
     require(0 <= check_int(seed, "--seed") < 2**32, f"--seed={seed}: use 0 to {2**32 - 1}")
+
+
+def check_accumulate(parts: int) -> None:
+    """Raise UserError unless a batch can be gone through in `parts` parts."""
+    require(parts >= 1, f"--accumulate={parts}: use at least 1")
 
 
 def check_bits(bits: int, flag: str) -> int:
@@ -88,9 +94,9 @@ class UNetConfig:
         require(0 <= self.dropout < 1, f"--dropout={self.dropout}: use a value in [0, 1)")
         require(1 <= self.diffusion_steps <= 100_000, f"--T={self.diffusion_steps}: use 1 to 100000")
         require(
-            0 < len(self.ch_mult) <= 4 and min(self.ch_mult, default=0) > 0,
-            f"--ch_mult={','.join(map(str, self.ch_mult))}: give 1 to 4 positive values, each once; a flag repeated "
-            "after a flagfile appends to the flagfile's values, so edit the flagfile instead",
+            0 < len(self.ch_mult) <= 4 and min(self.ch_mult, default=0) > 0 and max(self.ch_mult) <= MAX_MULT,
+            f"--ch_mult={','.join(map(str, self.ch_mult))}: give 1 to 4 values of 1 to {MAX_MULT}, each once; a flag "
+            "repeated after a flagfile appends to the flagfile's values, so edit the flagfile instead",
         )
         require(self.ch % 2 == 0, f"--ch={self.ch}: must be even (sine and cosine halves of the time embedding)")
         require(
@@ -129,6 +135,7 @@ class SpikingConfig:
         for name, allowed in (("schedule", SCHEDULES), ("stream_norm", STREAM_NORMS), ("if_neuron", IF_NEURONS)):
             value = getattr(self, name)
             require(value in allowed, f"--{name}={value}: use one of {', '.join(allowed)}")
+        require(isinstance(self.signed, bool), f"--signed={self.signed}: use True or False")
         object.__setattr__(self, "settle_steps", self._parse_settle(self.settle_steps))
         object.__setattr__(self, "burst", check_int(self.burst, "--burst"))
         require(1 <= self.burst <= MAX_BURST, f"--burst={self.burst}: use 1 to {MAX_BURST}")
@@ -195,7 +202,8 @@ class DiffusionConfig:
     var_type: str = "fixedlarge"
 
     def __post_init__(self) -> None:
-        require(self.diffusion_steps >= 1, f"--T={self.diffusion_steps}: use at least 1")
+        object.__setattr__(self, "diffusion_steps", check_int(self.diffusion_steps, "--T"))
+        require(1 <= self.diffusion_steps <= 100_000, f"--T={self.diffusion_steps}: use 1 to 100000")
         require(
             0 < self.beta_1 <= self.beta_T < 1,
             f"--beta_1={self.beta_1}, --beta_T={self.beta_T}: need 0 < beta_1 <= beta_T < 1",
@@ -238,7 +246,10 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Optimization of a denoiser; stored in `ckpt.pt`, and compared with the flags when a run is resumed."""
+    """Optimization of a denoiser; stored in `ckpt.pt`, and compared with the flags when a run is resumed.
+
+    batch_size: images per step over all processes. accumulate: parts in which a process goes through its share.
+    """
 
     dataset_type: str = "cifar10"
     lr: float = 2e-4
@@ -247,6 +258,7 @@ class TrainConfig:
     total_steps: int = 800_000
     warmup: int = 5000
     batch_size: int = 128
+    accumulate: int = 1
     ema_decay: float = 0.9999
     act_init: str = "calibrate"
     dropout: float = 0.1
@@ -259,6 +271,7 @@ class TrainConfig:
         require(self.total_steps >= 1, f"--total_steps={self.total_steps}: use at least 1")
         require(self.warmup >= 0, f"--warmup={self.warmup}: use 0 or more")
         require(self.batch_size >= 1, f"--batch_size={self.batch_size}: use at least 1")
+        check_accumulate(self.accumulate)
         require(0 <= self.ema_decay < 1, f"--ema_decay={self.ema_decay}: use a value in [0, 1)")
         check_seed(self.seed)
         if self.act_init != "calibrate":

@@ -1,8 +1,29 @@
 """The one error type that users are meant to see."""
 
+LONGEST = 1200  # characters of a message; the middle of a longer one is left out
+
+
+def one_line(text: str, longest: int = LONGEST) -> str:
+    """`text` as one line that is safe on a terminal: white space becomes blanks, what cannot be printed is escaped.
+
+    Names of files and flags come from outside, and may hold line breaks, terminal commands or bytes of no encoding.
+    """
+    text = _shortened(text, 10 * longest)  # so that the work on it is bounded
+    text = "".join(c if c.isprintable() or c.isspace() else c.encode("unicode_escape").decode() for c in text)
+    return _shortened(" ".join(text.split()), longest)
+
+
+def _shortened(text: str, longest: int) -> str:
+    first = longest * 2 // 3
+    return text if len(text) <= longest else f"{text[:first]} … {text[first + 3 - longest :]}"
+
 
 class UserError(ValueError):
     """Bad input: a flag, a file or a combination that cannot work.
 
-    The message is one line that names the cause and the cure. Scripts print it to stderr and exit with code 2.
+    The message is one line that names the cause and the cure, made printable by `one_line`. Scripts print it to stderr
+    and exit with code 2.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(str(message)))

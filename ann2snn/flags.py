@@ -6,12 +6,14 @@ Names and defaults of the first group are those of the published conversion code
 from __future__ import annotations
 
 import difflib
+import math
 import sys
 import textwrap
 from collections.abc import Callable
 
 from absl import app, flags
 
+from . import launch
 from .config import (
     AUTO,
     FT_INPUTS,
@@ -23,8 +25,10 @@ from .config import (
     VAR_TYPES,
     DiffusionConfig,
     UNetConfig,
+    require,
 )
-from .errors import UserError
+from .errors import UserError, one_line
+from .io.flagfile import check_arguments
 
 FLAGS = flags.FLAGS
 
@@ -99,7 +103,12 @@ def _define_training() -> None:
     flags.DEFINE_float("grad_clip", 1.0, "largest gradient norm")
     flags.DEFINE_integer("total_steps", 800000, "training steps")
     flags.DEFINE_integer("warmup", 5000, "steps over which the learning rate rises; 0 for none")
-    flags.DEFINE_integer("batch_size", 128, "images per step; also the batch of sampling and scoring")
+    flags.DEFINE_integer(
+        "batch_size", 128, "images per step over all processes; also the batch in which a process samples"
+    )
+    flags.DEFINE_integer(
+        "accumulate", 1, "training, fine-tuning: parts a process's share of a batch is gone through in, to save memory"
+    )
     flags.DEFINE_float("ema_decay", 0.9999, "decay of the averaged weights")
     flags.DEFINE_string(
         "act_init", "calibrate", "first clip value of the activations: calibrate (from one batch) or a number"
@@ -174,7 +183,8 @@ def _define_scores() -> None:
 def _define_run() -> None:
     flags.DEFINE_string("logdir", "./logs/DDPM_CIFAR10_EPS", "folder of the run, shared by all stages")
     flags.DEFINE_integer("seed", 0, "everything random follows from it")
-    flags.DEFINE_bool("parallel", False, "use all visible GPUs")
+    flags.DEFINE_bool("parallel", False, "one process per visible GPU; processes of torchrun join by themselves")
+    flags.DEFINE_integer("nproc", 0, "start that many processes here, on GPUs or on the CPU; 0: see --parallel")
     flags.DEFINE_enum("device", "auto", ["auto", "cpu", "cuda"], "auto takes a GPU if there is one")
     flags.DEFINE_bool("amp", False, "bfloat16 autocast on a GPU (not tested on one yet)")
     flags.DEFINE_integer("num_threads", 0, "CPU threads; 0 leaves the choice to torch")
@@ -232,16 +242,12 @@ def given_fields(table: dict[str, str]) -> dict[str, tuple[str, object]]:
 
 
 def run_script(main: Callable[[], int | None]) -> None:
-    """Parse the command line, run `main`, and turn bad input into one line on stderr and exit code 2."""
+    """Parse the command line and run `main`, in as many processes as asked for; see `launch.run` for the exit codes."""
 
-    def guarded(_: list[str]) -> int:
-        try:
-            return main() or 0
-        except UserError as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2
-
-    app.run(guarded, flags_parser=_parse)
+    app.run(
+        lambda _: launch.run(main, lambda: launch.wanted(FLAGS.nproc, FLAGS.parallel, FLAGS.device)),
+        flags_parser=_parse,
+    )
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -249,14 +255,40 @@ def _parse(argv: list[str]) -> list[str]:
         print(help_text(sys.modules["__main__"].__doc__ or ""))
         sys.exit(0)
     try:
+        check_arguments(argv[1:])
         rest = FLAGS(argv)
-    except flags.Error as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        sys.exit(2)
-    if len(rest) > 1:
-        print(f"error: unexpected argument {rest[1]!r}: flags start with --", file=sys.stderr)
+        require(len(rest) < 2, f"unexpected argument {rest[-1][:80]!r}: flags start with --")
+        _check_values()
+    except (flags.Error, UserError) as error:
+        print(f"error: {one_line(_message(error))}", file=sys.stderr)
         sys.exit(2)
     return rest
+
+
+#: Flag → smallest and largest value, where no stage says so in its own words.
+LIMITS = {
+    **dict.fromkeys(("sample_step", "save_step", "eval_step", "log_step", "ft_cache", "warmup"), (0, 2**53)),
+    **dict.fromkeys(("sample_size", "gen_images", "gap_images"), (0, 10**6)),
+    **dict.fromkeys(("num_workers", "num_threads"), (0, 1024)),
+    **dict.fromkeys(("num_images", "batch_size", "ft_batch_size"), (1, 10**6)),
+    "sampler_steps": (1, 10**5),
+    "img_size": (1, 4096),
+}
+LONGEST_PATH, LONGEST_NAME = 4000, 255  # bytes; beyond these the system calls fail in ways of their own
+
+
+def _check_values() -> None:
+    """Raise UserError for numbers that nothing can be done with, and for texts that no path can be."""
+    for name, flag in FLAGS.flag_values_dict().items():
+        if isinstance(flag, str):
+            encoded = flag.encode("utf-8", "surrogatepass")
+            long = len(encoded) > LONGEST_PATH or any(len(part) > LONGEST_NAME for part in encoded.split(b"/"))
+            require(not long, f"--{name}={flag}: too long; a path has at most {LONGEST_PATH} bytes")
+        if isinstance(flag, float):
+            require(math.isfinite(flag), f"--{name}={flag}: must be a finite number")
+        if type(flag) is int:
+            least, most = LIMITS.get(name, (-(2**53), 2**53))
+            require(least <= flag <= most, f"--{name}={flag}: use {least} to {most}")
 
 
 def help_text(introduction: str) -> str:
@@ -278,10 +310,9 @@ def _shown(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _one_line(error: flags.Error) -> str:
-    message = " ".join(str(error).split())
+def _message(error: Exception) -> str:
     if isinstance(error, flags.UnrecognizedFlagError):
         near = difflib.get_close_matches(error.flagname, list(FLAGS), n=1)
         hint = f"; did you mean --{near[0]}?" if near else "; --help lists all flags"
         return f"unknown flag --{error.flagname}{hint}"
-    return message
+    return str(error)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .config import SampleConfig
 from .data import to_uint8
 from .diffusion import SAMPLERS, VP, ImageNoise
+from .world import ALONE, World
 
 
 def generate(
@@ -24,6 +24,10 @@ def generate(
 
     net: any denoiser that knows its `in_channels`, `image_size` and `diffusion` (ANN or SNN), in eval mode.
     """
+    if len(indices) == 1:
+        # A single image takes other convolution routines than a batch, which round differently; give it company.
+        first = None if on_step is None else lambda step, x: on_step(step, x[:1])
+        return generate(net, config, [*indices, *indices], on_step=first)[:1]
     like = next(net.parameters())
     shape = (net.in_channels, net.image_size, net.image_size)
     noise = ImageNoise(config.seed, indices, shape, like.device, like.dtype)
@@ -41,17 +45,26 @@ def generate_batches(
     *,
     label: str = "sampling",
     progress: bool = True,
+    world: World = ALONE,
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
-    """Yield (indices of the batch, its images) until all `indices` are done, with one progress bar over calls."""
+    """Yield (indices of the batch, its images) until all `indices` are done, with one progress bar over calls.
+
+    The processes of `world` share the batches, so each yields its own; no image depends on how many they are.
+    """
     calls = config.calls(net.diffusion)
-    with tqdm(total=len(indices) * calls, desc=label, unit="call", disable=not progress, leave=False) as bar:
-        for start in range(0, len(indices), batch_size):
-            batch = indices[start : start + batch_size]
-            images = generate(net, config, batch, on_step=lambda step, x: bar.update(len(x)))
-            yield batch, images
+    size = min(batch_size, max(1, -(-len(indices) // world.size)))  # small jobs keep everybody busy, too
+    batches = [indices[start : start + size] for start in range(0, len(indices), size)]
+    with world.progress(len(indices) * calls, label, "call", progress) as bar:
+        for batch in world.share(batches):
+            yield batch, generate(net, config, batch, on_step=lambda step, x: bar.update(len(x)))
 
 
-def generate_all(net: nn.Module, config: SampleConfig, n: int, batch_size: int) -> Tensor:
-    """Images 0..n−1 in one tensor, uint8 [n, C, H, W]."""
-    parts = [images for _, images in generate_batches(net, config, range(n), batch_size)]
-    return torch.cat(parts)
+def generate_all(net: nn.Module, config: SampleConfig, n: int, batch_size: int, world: World = ALONE) -> Tensor:
+    """Images 0..n−1 in one tensor, uint8 [n, C, H, W], on every process."""
+    images = torch.empty(n, net.in_channels, net.image_size, net.image_size, dtype=torch.uint8)
+    found = list(generate_batches(net, config, range(n), batch_size, world=world))
+    indices = torch.tensor([i for batch, _ in found for i in batch], dtype=torch.int64)
+    mine = torch.cat([pictures for _, pictures in found]) if found else images[:0]
+    for where, pictures in zip(world.collect(indices), world.collect(mine), strict=True):
+        images[where] = pictures
+    return images

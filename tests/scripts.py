@@ -1,13 +1,20 @@
 """Running the scripts as a user would."""
 
+import functools
 import os
 import runpy
 import signal
+import socket
 import sys
 import tempfile
 import traceback
 from pathlib import Path
 from typing import NamedTuple
+
+from ann2snn.data import datasets, load_dataset
+
+# Scaling the shipped pictures takes longer than most runs here: done once, for all processes that are forked.
+datasets._LOADERS["fashion_mnist_10k"] = functools.lru_cache(datasets._LOADERS["fashion_mnist_10k"])
 
 ROOT = Path(__file__).parents[1]
 NETWORK = [
@@ -31,14 +38,40 @@ def script(name: str, *flags: str, before=lambda: None) -> Done:
 
     before: called in the child first, to make a fault happen.
     """
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+    return processes(1, name, *flags, before=before)[0]
+
+
+def processes(count: int, name: str, *flags: str, before=lambda: None) -> list[Done]:
+    """Run a script in `count` forked processes that form a world, as torchrun would start them.
+
+    before: as above, in every process; `RANK` in the environment tells which.
+    """
+    load_dataset("fashion_mnist_10k", "", 8)
+    port, running = _free_port(), []
+    for rank in range(count):
+        out, err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below
         child = os.fork()
         if child == 0:
+            if count > 1:
+                os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+                os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             _child(name, flags, before, out.fileno(), err.fileno())
-        _, status = os.waitpid(child, 0)
+        running.append((child, out, err))
+    return [_finished(*process) for process in running]
+
+
+def _finished(child: int, out, err) -> Done:
+    _, status = os.waitpid(child, 0)
+    with out, err:
         out.seek(0)
         err.seek(0)
         return Done(os.waitstatus_to_exitcode(status), out.read(), err.read())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _child(name: str, flags: tuple, before, out: int, err: int) -> None:

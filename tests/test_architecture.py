@@ -12,11 +12,11 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 # Higher layers may import lower ones and their own; `errors` and `config` are for everybody above quant and kernels.
 LAYERS = [
-    {"stages", "build", "api", "flags"},
-    {"sampling", "probe", "finetune", "metrics", "cost", "io", "report", "runtime"},
+    {"stages", "build", "api", "flags", "launch"},
+    {"sampling", "probe", "finetune", "metrics", "cost", "io", "report", "runtime", "world"},
     {"convert"},
     {"nets", "neurons", "diffusion", "data"},
-    {"config", "errors"},
+    {"config", "errors", "files"},
     {"kernels", "quant"},
 ]
 LEVEL = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}

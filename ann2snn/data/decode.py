@@ -1,18 +1,24 @@
 """Find image files and decode them within bounds."""
 
 import os
+import warnings
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.functional import center_crop, pil_to_tensor
 
 from ann2snn.errors import UserError
+from ann2snn.files import open_plain
 
 # Pillow picks a decoder by content, not by name; only those that need no outside program are let in.
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 64 * 2**20
+MAX_BYTES = 256 * 2**20  # of an image file; MAX_PIXELS in three channels of a BMP fit in
+# Pillow warns where this module refuses, and about oddities of files that decode all the same.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\.")
 GREY_MODES = ("1", "L", "LA", "La")
 DEEP_MODES = ("I", "F")  # and "I;16" and its kin: Pillow would clip these to 8 bits, not scale them
 
@@ -51,7 +57,7 @@ def check_image(path: Path) -> None:
         UserError: the file is damaged or too large; the message names it.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with open_plain(path, MAX_BYTES) as file, Image.open(file, formats=FORMATS) as image:
             _refuse(image, path)
             image.verify()
     except UserError:
@@ -70,7 +76,7 @@ def decode_image(path: Path, channels: int | None = None) -> Image.Image:
         UserError: the file is damaged, too large, or has more than 8 bits per channel; the message names it.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with open_plain(path, MAX_BYTES) as file, Image.open(file, formats=FORMATS) as image:
             _refuse(image, path)
             if channels is None:
                 channels = 1 if image.mode in GREY_MODES else 3
@@ -105,4 +111,7 @@ def _refuse(image: Image.Image, path: Path) -> None:
 
 
 def _broken(path: Path, error: Exception) -> UserError:
-    return UserError(f"cannot read image {path}: {' '.join(str(error).split())}; replace or delete the file")
+    reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+    if isinstance(error, UnidentifiedImageError):  # Pillow's text shows the open file object
+        reason = f"it is no {', '.join(FORMATS)} image"
+    return UserError(f"cannot read image {path}: {reason or type(error).__name__}; replace or delete the file")

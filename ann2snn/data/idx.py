@@ -5,10 +5,12 @@ import math
 import os
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
 from ann2snn.errors import UserError
+from ann2snn.files import open_plain
 
 UNSIGNED_BYTE = 0x08
 MAX_DIMS = 4
@@ -26,9 +28,8 @@ def read_idx(path: str | os.PathLike) -> torch.Tensor:
         UserError: the file is missing, damaged, too large, or not an IDX file of unsigned bytes.
     """
     path = Path(path)
-    opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rb") as file:
+        with open_plain(path, 2 * MAX_BYTES) as packed, _unpacked(packed, path) as file:
             shape = _read_header(file, path)
             data = _read_at_most(file, math.prod(shape) + 1)  # one more, to notice trailing bytes
     except (OSError, EOFError, zlib.error) as error:
@@ -36,6 +37,10 @@ def read_idx(path: str | os.PathLike) -> torch.Tensor:
     if len(data) != math.prod(shape):
         raise UserError(f"IDX file {path} does not hold the {math.prod(shape)} bytes it announces; fetch it again")
     return torch.frombuffer(data, dtype=torch.uint8).view(shape)
+
+
+def _unpacked(file: BinaryIO, path: Path) -> BinaryIO:
+    return gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
 
 
 def write_idx(array: torch.Tensor, path: str | os.PathLike) -> None:

@@ -16,10 +16,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..convert import SpikingDenoiser, relative_error
+from ..convert import SpikingDenoiser
+from ..errors import UserError
 from ..nets import UNet
+from ..world import ALONE, World
 from .calibrate import calibrate
-from .subject import Batch, Example, Subject, make_subject, subject_gap, subject_loss, trainable_parameters
+from .subject import (
+    Batch,
+    Example,
+    Subject,
+    make_subject,
+    shared_error,
+    subject_gap,
+    subject_loss,
+    trainable_parameters,
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,7 @@ class BlockTuning:
     decay: bool = False
     calibrate: bool = False
     cache: int = 0
+    accumulate: int = 1
 
 
 @dataclass(frozen=True)
@@ -64,24 +76,25 @@ def tune_block(
     held_back: list[Batch],
     tuning: BlockTuning,
     on_step: Callable[[int, float], None] | None = None,
+    world: World = ALONE,
 ) -> BlockReport:
     """Tune block `name` of `student` in place, keeping the state with the smallest gap on `held_back`.
 
     The gap is checked about `tuning.checks` times; if nothing improves on the start, the block is left as it was.
+    `batches` and `held_back` are this process's share of those of `world`, whose processes stay equal throughout.
     """
     started = time.monotonic()
     subject = make_subject(name, teacher, student, proxy)
     judged = [subject.example(batch) for batch in held_back]
-    keeper = _BestState(subject, subject_gap(subject, judged))
+    keeper = _BestState(subject, subject_gap(subject, judged, world))
     step = 0
     if keeper.before > 0:
-        examples = _examples(subject, batches, tuning.cache)
+        examples = _examples(subject, batches, tuning.cache, tuning.accumulate)
         if tuning.calibrate:
-            first = next(examples)
-            calibrate(subject, [first])
-            keeper.offer(subject_gap(subject, judged), step)
+            calibrate(subject, next(examples), world)
+            keeper.offer(subject_gap(subject, judged, world), step)
         if tuning.steps:
-            step = _descend(subject, student, examples, judged, tuning, keeper, on_step)
+            step = _descend(subject, student, examples, judged, tuning, keeper, on_step, world)
     keeper.restore()
     return BlockReport(name, keeper.before, keeper.gap, keeper.step, step, time.monotonic() - started)
 
@@ -89,25 +102,31 @@ def tune_block(
 def _descend(
     subject: Subject,
     student: SpikingDenoiser,
-    examples: Iterator[Example],
+    examples: Iterator[list[Example]],
     judged: list[Example],
     tuning: BlockTuning,
     keeper: _BestState,
     on_step: Callable[[int, float], None] | None,
+    world: World,
 ) -> int:
     """Gradient steps until done or out of patience; returns how many."""
     optimizer, schedule = _optimizer(subject, student, tuning)
     interval, stale = max(1, tuning.steps // tuning.checks), 0
     for step in range(1, tuning.steps + 1):
-        loss = subject_loss(subject, next(examples), tuning.method)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = 0.0
+        for example in next(examples):
+            part = subject_loss(subject, example, tuning.method) / tuning.accumulate
+            part.backward()
+            loss += float(part.detach())
+        # By hand: the straight-through loss runs two networks with shared weights, which DDP's wrapper cannot follow.
+        world.mean_gradients(p for group in optimizer.param_groups for p in group["params"])
         optimizer.step()
         schedule.step()
         if on_step is not None:
-            on_step(step, float(loss.detach()))
+            on_step(step, loss)
         if step % interval == 0 or step == tuning.steps:
-            stale = 0 if keeper.offer(subject_gap(subject, judged), step) else stale + 1
+            stale = 0 if keeper.offer(subject_gap(subject, judged, world), step) else stale + 1
             if stale >= tuning.patience:
                 break
     return step
@@ -165,21 +184,28 @@ class _BestState:
         return {name: p.detach().clone() for name, p in self.modules.named_parameters()}
 
 
-def _examples(subject: Subject, batches: Iterator[Batch], cache: int) -> Iterator[Example]:
-    """Endless examples: a new one at each step, or the first `cache` in turn."""
+def _examples(subject: Subject, batches: Iterator[Batch], cache: int, parts: int) -> Iterator[list[Example]]:
+    """Endless examples, each in `parts` parts: a new one at each step, or the first `cache` in turn."""
+
+    def example() -> list[Example]:
+        x, t = next(batches)
+        if len(x) % parts:
+            raise UserError(f"--accumulate={parts}: must divide the {len(x)} images of a process's share of a batch")
+        pieces = zip(x.chunk(parts), t.chunk(parts), strict=True)
+        return [subject.example(piece) for piece in pieces]
+
     if not cache:
         while True:
-            yield subject.example(next(batches))
-    kept: list[Example] = []
+            yield example()
+    kept: list[list[Example]] = []
     while True:
         for index in range(cache):
             if index == len(kept):
-                kept.append(subject.example(next(batches)))
+                kept.append(example())
             yield kept[index]
 
 
 @torch.no_grad()
-def prediction_gap(teacher: UNet, student: SpikingDenoiser, held_back: list[Batch]) -> float:
-    """Relative L2 error of the whole network's output over all held-back inputs."""
-    actual = torch.cat([student(x, t) for x, t in held_back])
-    return relative_error(actual, torch.cat([teacher(x, t) for x, t in held_back]))
+def prediction_gap(teacher: UNet, student: SpikingDenoiser, held_back: list[Batch], world: World = ALONE) -> float:
+    """Relative L2 error of the whole network's output over all held-back inputs of all processes."""
+    return shared_error(([student(x, t), teacher(x, t)] for x, t in held_back), world)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..nets.parts import DownSample, ResBlock, UpSample
 from ..neurons import IFNeuron
+from ..world import ALONE, World
 from .subject import Example, Subject, subject_gap
 
 #: Tried for every neuron layer: factors of its threshold, and shifts of its initial charge in units of θ.
@@ -17,7 +18,7 @@ CHARGE_SHIFTS = (-0.2, -0.1, 0.1, 0.2)
 
 
 @torch.no_grad()
-def calibrate(subject: Subject, examples: list[Example]) -> None:
+def calibrate(subject: Subject, examples: list[Example], world: World = ALONE) -> None:
     """Set the subject's neurons, layer by layer, to the candidate with the smallest gap on `examples`; then its bias.
 
     A greedy search along one coordinate at a time, so the gap on `examples` never grows. The bias correction adds the
@@ -26,9 +27,9 @@ def calibrate(subject: Subject, examples: list[Example]) -> None:
     for module in subject.modules:
         for neuron in module.modules():
             if isinstance(neuron, IFNeuron):
-                _calibrate_neuron(neuron, lambda: subject_gap(subject, examples))
+                _calibrate_neuron(neuron, lambda: subject_gap(subject, examples, world))
     if len(subject.modules) == 1:
-        _correct_bias(subject, examples)
+        _correct_bias(subject, examples, world)
 
 
 def _calibrate_neuron(neuron: IFNeuron, gap: Callable[[], float]) -> None:
@@ -50,12 +51,12 @@ def _keep_best(parameter: nn.Parameter, candidates: list[Tensor], gap: Callable[
     parameter.copy_(best)
 
 
-def _correct_bias(subject: Subject, examples: list[Example]) -> None:
+def _correct_bias(subject: Subject, examples: list[Example], world: World) -> None:
     bias = output_bias(subject.modules[0])
-    before, gap = bias.clone(), subject_gap(subject, examples)
+    before, gap = bias.clone(), subject_gap(subject, examples, world)
     errors = torch.cat([e.target - subject.output(e) for e in examples])
-    bias += errors.mean(dim=(0, 2, 3))
-    if subject_gap(subject, examples) > gap:
+    bias += (world.sum(errors.mean(dim=(0, 2, 3))) / world.size).to(bias)
+    if subject_gap(subject, examples, world) > gap:
         bias.copy_(before)
 
 

@@ -12,6 +12,7 @@ from ..diffusion import VP
 from ..nets import UNet
 from ..runtime import seed_from
 from ..sampling import generate
+from ..world import ALONE, World
 from .subject import Batch
 
 HELD_BACK = 32  # images of the validation batch, never tuned on
@@ -28,21 +29,30 @@ def hold_back(dataset: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
     return dataset.part(0, count - HELD_BACK), dataset.part(count - HELD_BACK, count)
 
 
-def noised_batches(dataset: ImageDataset, net: UNet, batch_size: int, seed: int, start_step: int) -> Iterator[Batch]:
-    """Endless (x_t, t): real images noised at t uniform over all diffusion steps; a function of (seed, step)."""
+def noised_batches(
+    dataset: ImageDataset, net: UNet, batch_size: int, seed: int, start_step: int, world: World = ALONE
+) -> Iterator[Batch]:
+    """Endless (x_t, t): real images noised at t uniform over all diffusion steps; a function of (seed, step).
+
+    batch_size: of all processes of `world` together; each gets its share. Raises UserError if it cannot be shared.
+    """
     process = VP(net.diffusion)
     like = next(net.parameters())
-    for step, images in enumerate(batches(dataset, batch_size, seed=seed, start_step=start_step), start_step):
+    rows = world.rows(batch_size, "--ft_batch_size")
+    share = {"rank": world.rank, "world_size": world.size, "seed": seed, "start_step": start_step}
+    for step, images in enumerate(batches(dataset, rows.stop - rows.start, **share), start_step):
         generator = torch.Generator().manual_seed(seed_from(seed, step))
         x_0 = to_model_range(images)
-        t = torch.randint(process.diffusion_steps, (len(x_0),), generator=generator)
-        noise = torch.randn(x_0.shape, generator=generator)
+        t = torch.randint(process.diffusion_steps, (batch_size,), generator=generator)[rows]
+        noise = torch.randn((batch_size, *x_0.shape[1:]), generator=generator)[rows]
         x_t = process.diffuse(x_0, t, noise)
         yield x_t.to(like.device, like.dtype), t.to(like.device)
 
 
-def sampler_batches(net: UNet, sample: SampleConfig, batch_size: int, seed: int, start_step: int) -> Iterator[Batch]:
-    """Endless (x, t) drawn from states of `net`'s own sampling paths; a function of (seed, step).
+def sampler_batches(
+    net: UNet, sample: SampleConfig, batch_size: int, seed: int, start_step: int, world: World = ALONE
+) -> Iterator[Batch]:
+    """Endless (x, t) drawn from states of `net`'s own sampling paths; a function of (seed, step). Shared as above.
 
     `POOL_IMAGES` paths are kept, each with at most `POOL_STEPS` states of `sample`'s sampler, evenly spaced.
     """
@@ -60,10 +70,11 @@ def sampler_batches(net: UNet, sample: SampleConfig, batch_size: int, seed: int,
     generate(net, config, range(POOL_IMAGES), on_step=keep)
     states = torch.stack([x for _, x in visited])  # [steps, POOL_IMAGES, C, H, W]
     times = torch.tensor([step for step, _ in visited])
+    rows = world.rows(batch_size, "--ft_batch_size")
     step = start_step
     while True:
         generator = torch.Generator().manual_seed(seed_from(seed, step))
-        when = torch.randint(len(times), (batch_size,), generator=generator)
-        which = torch.randint(POOL_IMAGES, (batch_size,), generator=generator)
+        when = torch.randint(len(times), (batch_size,), generator=generator)[rows]
+        which = torch.randint(POOL_IMAGES, (batch_size,), generator=generator)[rows]
         yield states[when.to(states.device), which.to(states.device)], times[when].to(states.device)
         step += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..convert import SpikingDenoiser, relative_error
+from ..convert import SpikingDenoiser
 from ..nets import UNet
 from ..neurons import IFNeuron
+from ..world import ALONE, World
 from .capture import BlockInput, BlockIO, capture_block, capture_inputs, run_block
 
 #: Blocks fed by constant currents alone: their spikes are exact, so there is nothing to tune but rounding noise.
@@ -160,6 +162,16 @@ def subject_loss(subject: Subject, example: Example, method: str) -> Tensor:
 
 
 @torch.no_grad()
-def subject_gap(subject: Subject, examples: list[Example]) -> float:
-    """Relative L2 error of the time-averaged output over all examples."""
-    return relative_error(torch.cat([subject.output(e) for e in examples]), torch.cat([e.target for e in examples]))
+def subject_gap(subject: Subject, examples: list[Example], world: World = ALONE) -> float:
+    """Relative L2 error of the time-averaged output over all examples of all processes, the same on each."""
+    return shared_error(([subject.output(e), e.target] for e in examples), world)
+
+
+def shared_error(pairs: Iterable[Sequence[Tensor]], world: World) -> float:
+    """`relative_error` of the (actual, expected) of all processes together: ‖actual − expected‖₂ / ‖expected‖₂."""
+    squares = torch.zeros(2, dtype=torch.float64)
+    for actual, expected in pairs:
+        difference = (actual.double() - expected.double()).square().sum()
+        squares += torch.stack([difference, expected.double().square().sum()]).cpu()
+    error, scale = world.sum(squares).sqrt().tolist()
+    return error / scale if scale > 0 else error

@@ -1,43 +1,95 @@
-"""Files appear whole or not at all."""
+"""Files appear whole or not at all, and what a killed program left half-written is found and removed."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
-import tempfile
+import re
+import secrets
+import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import UserError
+
+HOST = re.sub(r"[^A-Za-z0-9-]", "_", socket.gethostname())[:64] or "localhost"
+SWEEP_DEPTH = 2  # folders below the one swept: {run}/SNN_2bit_ft/model_backpacks
+_TEMPORARY = re.compile(r"\..+\.(?P<host>[A-Za-z0-9_-]+)\.(?P<pid>[1-9][0-9]{0,9})\.[0-9a-f]{8}\.tmp")
+_mine: set[Path] = set()  # temporary files this process is writing
+_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL}
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES}
+_CURES = {
+    errno.ENOSPC: "free some space or choose another folder",
+    errno.EDQUOT: "free some of your quota or choose another folder",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EFBIG: "lift the limit on file sizes (ulimit -f) or choose another file system",
+    errno.ENOENT: "its folder is not there, or no longer; make it or choose another one",
+    errno.EACCES: "change the permissions or choose another folder",
+    errno.EPERM: "change the permissions or choose another folder",
+}
+
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
+def replacing(path: str | os.PathLike, previous: str | os.PathLike | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the name `path`, on failure it disappears.
 
-    The data reach the disk before the name does, so that a crash leaves the old file or the new one.
+    The data reach the disk before the name does, and the name before this returns: a crash leaves the old file or the
+    new one, a power cut later the new one. The temporary's name carries host and process, for `sweep`.
+
+    previous: name under which the file that `path` named so far is kept. `path` is there at every moment.
+
+    Raises UserError, saying what failed and what to do, where the disk refuses (full, quota, read-only, vanished, …).
     """
-    path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    path, temporary = Path(path), None
     try:
+        temporary = _temporary_name(path)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        _sync(temporary)
+        if previous is not None and path.exists():
+            _keep(path, Path(previous))
         os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {cause(error)}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            _remove(temporary)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def cause(error: OSError) -> str:
+    """Why writing failed and what to do about it, in a few words."""
+    cure = _CURES.get(error.errno, "choose another folder")
+    return f"{error.strerror or error}; {cure}"
+
+
+def sweep(folder: str | os.PathLike) -> list[Path]:
+    """Remove what `replacing` left in `folder` and SWEEP_DEPTH levels below when its process was killed.
+
+    Files of another host, and of a process that lives, stay. Returns what was removed. Errors are not reported:
+    litter harms nobody.
+    """
+    removed = []
+    if os.name != "posix":  # elsewhere os.kill(pid, 0) is no harmless question
+        return removed
+    top = Path(folder)
+    for parent, folders, names in os.walk(top):
+        if len(Path(parent).relative_to(top).parts) >= SWEEP_DEPTH:
+            folders.clear()
+        for name in names:
+            path, match = Path(parent, name), _TEMPORARY.fullmatch(name)
+            if match and match["host"] == HOST and _is_abandoned(path, int(match["pid"])):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                    removed.append(path)
+    return removed
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a UTF-8 text file atomically."""
+    """Write a UTF-8 text file atomically. Raises UserError if the disk refuses."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -49,3 +101,63 @@ def file_hash(path: str | os.PathLike) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()[:16]
+
+
+def _temporary_name(path: Path) -> Path:
+    name = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.{secrets.token_hex(4)}.tmp").absolute()
+    _mine.add(name)
+    return name
+
+
+def _remove(temporary: Path) -> None:
+    with contextlib.suppress(OSError):
+        temporary.unlink()
+    _mine.discard(temporary)
+
+
+def _is_abandoned(path: Path, pid: int) -> bool:
+    if pid == os.getpid():  # an earlier process may have had this number, as in a container started again
+        return path.absolute() not in _mine
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Give the file `path` the second name `previous`, on file systems without hard links a copy of that name."""
+    spare = _temporary_name(previous)
+    try:
+        try:
+            os.link(path, spare)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            shutil.copyfile(path, spare)
+            _sync(spare)
+        os.replace(spare, previous)
+    finally:
+        _remove(spare)  # still there also if `previous` was this very file: rename then does nothing
+
+
+def _sync(path: Path) -> None:
+    with open(path, "r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +15,11 @@ from torch import Tensor
 from ..config import DiffusionConfig, SpikingConfig, UNetConfig, require
 from ..convert import SpikingDenoiser, prepare_for
 from ..errors import UserError
+from ..files import open_plain
 from ..nets import UNet
-from . import reference
+from . import bounds, reference, seal
 from .atomic import file_hash, replacing
+from .warning import warn
 
 FORMAT = 1  # of our own files; the reference's carry none
 
@@ -34,27 +39,110 @@ class Loaded:
         return file_hash(self.path)
 
 
-def save(path: str | os.PathLike, payload: dict) -> None:
-    """Write a checkpoint (tensors and plain values) atomically. Raises UserError if the disk refuses."""
+def save(path: str | os.PathLike, payload: dict, keep_previous: bool = False) -> None:
+    """Write a checkpoint (tensors and plain values) atomically, with the hash of its content.
+
+    keep_previous: the file that had the name stays, as `previous_of(path)`.
+
+    Raises UserError if the disk refuses, TypeError if the payload holds what `read` would not take.
+    """
+    sealed = payload | {seal.HASH: seal.content_hash(payload)}
+    with replacing(path, previous_of(path) if keep_previous else None) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(sealed, file)
+        except RuntimeError as error:  # torch's writer stumbles over a failed write and hides it
+            raise _disk_error(error) from None
+
+
+def _disk_error(error: BaseException) -> OSError:
+    """The OSError that led to `error`."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, OSError):
+        inner = inner.__context__
+    return inner or OSError(str(error))
+
+
+def rescue(payload: dict, name: str) -> Path | None:
+    """Write a checkpoint that its folder refused to the system's temporary folder, under a name not yet taken.
+
+    Returns its path, `ann2snn-rescue-{name}-{step}.pt`, or None if that fails as well.
+    """
+    stem = f"ann2snn-rescue-{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:80]}-{payload.get('step', 0)}"
+    with contextlib.suppress(UserError, OSError):
+        path = _free_name(Path(tempfile.gettempdir(), f"{stem}.pt"))
+        save(path, payload)
+        return path
+    return None
+
+
+def previous_of(path: str | os.PathLike) -> Path:
+    """`ckpt.prev.pt` beside `ckpt.pt`."""
+    return _beside(Path(path), "prev")
+
+
+def _beside(path: Path, word: str) -> Path:
+    return path.with_name(f"{path.stem}.{word}{path.suffix}")
+
+
+def _free_name(path: Path) -> Path:
+    """`path`, or if that is taken the first of `path` with .2, .3, … that is not."""
+    free, number = path, 1
+    while os.path.lexists(free):
+        number += 1
+        free = _beside(path, str(number))
+    return free
+
+
+def read_newest(path: str | os.PathLike) -> tuple[Path, dict]:
+    """`read(path)`; if that file is damaged, or missing while a previous one exists, the previous one, with a warning.
+
+    Returns the path read and its content. A damaged file is kept as `ckpt.damaged.pt`, numbered if need be.
+    Foreign files and those of other versions are refused as `read` does. Raises UserError, naming both files if both
+    are of no use.
+    """
+    path, previous = Path(path), previous_of(path)
+    refusal = ""
+    if path.exists() or not previous.exists():
+        try:
+            return path, read(path)
+        except UserError as error:
+            if not previous.exists() or not (isinstance(error, seal.DamageError) or seal.is_damaged(path)):
+                raise
+            refusal = str(error)
     try:
-        with replacing(path) as temporary:
-            torch.save(payload, temporary)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise UserError(f"cannot write {path}: {error}; free some space or choose another --logdir") from None
+        payload = read(previous)
+    except UserError as error:
+        raise UserError(f"{refusal or f'{path} is missing'}; the previous checkpoint is no help: {error}") from None
+    found = f"using the previous checkpoint {previous}, of step {payload.get('step', 0)}"
+    if refusal:
+        aside = _free_name(_beside(path, "damaged"))
+        try:
+            os.rename(path, aside)
+        except OSError as error:
+            raise UserError(f"{refusal}, and it cannot be moved aside ({error.strerror})") from None
+        warn(f"{refusal}; {found}; the damaged file is kept as {aside}")
+    else:
+        warn(f"{path} is missing; {found}")
+    return previous, payload
 
 
 def read(path: str | os.PathLike) -> dict:
     """Read a checkpoint with `weights_only=True` onto the CPU.
 
-    Raises UserError for a missing, truncated or foreign file, and for a pickle that asks for code to be run.
+    What comes back is of plain types and dense tensors alone (`bounds.plain`), its settings of their known form.
+
+    Raises UserError for a missing, truncated or foreign file, for a pickle that asks for code to be run, for one that
+    would take more memory than the file has bytes, and `seal.DamageError` where the content does not match its hash.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}: run the earlier stage with the same --logdir, or correct the path")
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        payload = _unpacked(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except UserError:
+        raise
     except Exception as error:
         # The unpickler's own messages span pages and advise to switch the protection off.
         if "weights_only" in str(error).lower() or "Unsupported" in str(error):
@@ -64,7 +152,40 @@ def read(path: str | os.PathLike) -> dict:
         raise UserError(f"refusing {path}: {reason}") from None
     if not isinstance(payload, dict) or not any(key in payload for key in ("ema_model", "net_model")):
         raise UserError(f"refusing {path}: no 'ema_model' in it, so it is not a checkpoint of this program")
+    seal.verify(payload, path)
+    _check_settings(payload, path)
     return payload
+
+
+def _unpacked(path: Path) -> object:
+    """The content of a file, checked before and after torch reads it. Raises UserError, or what torch raises."""
+    with open_plain(path) as file:
+        try:
+            bounds.check_archive(file)
+        except ValueError as error:
+            raise UserError(f"refusing {path}: {error}") from None
+        payload = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        return bounds.plain(payload)
+    except ValueError as error:
+        raise UserError(f"refusing {path}: {error}") from None
+
+
+def _check_settings(payload: dict, path: Path) -> None:
+    """Raise UserError unless what a file says about itself is of the form that the stages rely on."""
+    config = payload.get("config")
+    groups = config.values() if isinstance(config, dict) else [] if config is None else [config]
+    for group in groups:
+        values = group.values() if isinstance(group, dict) else [torch.Tensor]
+        flat = (entry for value in values for entry in (value if isinstance(value, (list, tuple)) else [value]))
+        if not all(entry is None or isinstance(entry, (bool, int, float, str)) for entry in flat):
+            raise UserError(f"refusing {path}: its configuration is unreadable (it is no table of plain values)")
+    for name in ("stage", "source", "kind"):  # they become parts of file names and lines of result files
+        value = payload.get(name, "")
+        if not isinstance(value, str) or not re.fullmatch(r"[a-z0-9_-]{0,64}", value):
+            raise UserError(f"refusing {path}: its {name} is no plain word")
+    if not isinstance(payload.get("identity", {}), dict):
+        raise UserError(f"refusing {path}: its 'identity' is no table")
 
 
 def snn_payload(snn: SpikingDenoiser, **extra: object) -> dict:
@@ -94,15 +215,26 @@ def load(
     payload = read(path)
     state = _state(payload, f"{weights}_model", path)
     kind, step = _kind_and_step(payload, state, path)
-    state = reference.rename_snn_keys(state)
+    state = reference.rename_snn_keys(state, path)
     config, diffusion, stored_spiking = _configs(payload, state, path, bit, image_size, expected or {})
-    if kind == "snn":
-        net: UNet | SpikingDenoiser = SpikingDenoiser(config, spiking or stored_spiking, diffusion)
-        target: UNet = net.unet
-    else:
-        net = target = UNet(config, diffusion=diffusion)
-    load_state(target, state, path)
+
+    def build() -> UNet | SpikingDenoiser:
+        if kind == "snn":
+            return SpikingDenoiser(config, spiking or stored_spiking, diffusion)
+        return UNet(config, diffusion=diffusion)
+
+    try:
+        with torch.device("meta"):  # shapes without memory: a small file may describe a network of any size
+            _check_fit(_unet(build()), state, path)
+    except (RuntimeError, OverflowError):
+        raise UserError(f"refusing {path}: its configuration describes a network that cannot be built") from None
+    net = build()
+    load_state(_unet(net), state, path)
     return Loaded(net.eval(), Path(path), step, weights, payload)
+
+
+def _unet(net: UNet | SpikingDenoiser) -> UNet:
+    return net.unet if isinstance(net, SpikingDenoiser) else net
 
 
 def check_agreement(config: object, expected: dict[str, tuple[str, object]], where: str | os.PathLike) -> None:
@@ -133,6 +265,8 @@ def _state(payload: dict, key: str, path: str | os.PathLike) -> dict[str, Tensor
             raise UserError(
                 f"refusing {path}: entry {str(name)[:80]!r} of {key!r} is not a named floating-point tensor"
             )
+    if bounds.repeats_itself(list(state.values())):
+        raise UserError(f"refusing {path}: the tensors of {key!r} share their data: they outgrow the file")
     return state
 
 
@@ -175,6 +309,15 @@ def _configs(
 
 def load_state(net: UNet, state: dict[str, Tensor], path: str | os.PathLike) -> None:
     """Copy `state` into `net`, in place but for optional entries. Raises UserError, naming what does not fit."""
+    wanted = _check_fit(net, state, path)
+    for name, value in state.items():
+        if not bool(torch.isfinite(value.to(wanted[name].dtype)).all()):
+            raise UserError(f"refusing {path}: {name} holds values that are not finite")
+    net.load_state_dict(state, strict=True)
+
+
+def _check_fit(net: UNet, state: dict[str, Tensor], path: str | os.PathLike) -> dict[str, Tensor]:
+    """Make room for optional entries, compare names and shapes; the network's own state. Raises UserError."""
     try:
         prepare_for(net, state)
     except UserError as error:
@@ -187,6 +330,4 @@ def load_state(net: UNet, state: dict[str, Tensor], path: str | os.PathLike) -> 
     for name, value in state.items():
         if value.shape != wanted[name].shape:
             raise UserError(f"refusing {path}: {name} is {list(value.shape)}, expected {list(wanted[name].shape)}")
-        if not bool(torch.isfinite(value.to(wanted[name].dtype)).all()):
-            raise UserError(f"refusing {path}: {name} holds values that are not finite")
-    net.load_state_dict(state, strict=True)
+    return wanted

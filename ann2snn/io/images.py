@@ -2,9 +2,7 @@
 
 import os
 import re
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +14,13 @@ from torchvision.utils import make_grid
 from ann2snn.data.decode import decode_image, list_images
 from ann2snn.errors import UserError
 from ann2snn.io.atomic import replacing
+from ann2snn.io.npz import read_npz
 
 NPZ_KEY = "arr_0"  # what guided-diffusion's evaluator reads
 INDEX_DIGITS = 6
-_NUMBERED = re.compile(rf"(\d{{{INDEX_DIGITS}}})\.png")
+_NUMBERED = re.compile(rf"([0-9]{{{INDEX_DIGITS}}})\.png")
 _READ_AT_ONCE = 1024
-# What damaged or foreign files make numpy and zipfile raise. A lone .npy loads as an array, which is no context
-# manager: TypeError.
-NPZ_ERRORS = (OSError, ValueError, EOFError, TypeError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_NPZ_UNPACKED, _NPZ_RATIO = 1 << 28, 16  # images may unfold to that many bytes, and to that many times their file
 
 
 def save_grid(images: torch.Tensor, path: str | os.PathLike, nrow: int) -> None:
@@ -102,12 +99,13 @@ def load_npz(path: str | os.PathLike) -> torch.Tensor:
         UserError: the file is missing, damaged, or holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            array = arrays[NPZ_KEY]
-    except KeyError as error:
-        raise UserError(f"{path} has no array {NPZ_KEY}; store the images [N, H, W, C] under that key") from error
-    except NPZ_ERRORS as error:
-        raise UserError(f"cannot read {path} as npz: {' '.join(str(error).split())}; write it again") from error
+        arrays = read_npz(path, {NPZ_KEY: "?biufU"}, _NPZ_UNPACKED + _NPZ_RATIO * Path(path).stat().st_size)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {path} as npz: {reason}; write it again") from error
+    if NPZ_KEY not in arrays:
+        raise UserError(f"{path} has no array {NPZ_KEY}; store the images [N, H, W, C] under that key")
+    array = arrays[NPZ_KEY]
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3) or array.size == 0:
         raise UserError(
             f"{path} holds {array.dtype} {list(array.shape)}; images must be uint8 [N, H, W, C] with C 1 or 3"
@@ -115,20 +113,27 @@ def load_npz(path: str | os.PathLike) -> torch.Tensor:
     return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
 
 
+def read_images(paths: Sequence[Path], like: Path) -> torch.Tensor:
+    """Return the images at `paths`, all of the size and kind of the one at `like`, as uint8 [B, C, H, W].
+
+    Raises:
+        UserError: a damaged or different one, which the message names.
+    """
+    shape, batch = pil_to_tensor(decode_image(like)).shape, []
+    for path in paths:
+        image = pil_to_tensor(decode_image(path))
+        if image.shape != shape:
+            raise UserError(
+                f"image {path} is {list(image.shape)} where {like.name} is {list(shape)} (channels, height, "
+                "width); keep images of one kind in a folder"
+            )
+        batch.append(image)
+    return torch.stack(batch)
+
+
 def _batches_of(paths: list[Path], batch_size: int) -> Iterator[torch.Tensor]:
-    shape = None
     for start in range(0, len(paths), batch_size):
-        batch = []
-        for path in paths[start : start + batch_size]:
-            image = pil_to_tensor(decode_image(path))
-            shape = shape or image.shape
-            if image.shape != shape:
-                raise UserError(
-                    f"image {path} is {list(image.shape)} where {paths[0].name} is {list(shape)} (channels, height, "
-                    "width); keep images of one kind in a folder"
-                )
-            batch.append(image)
-        yield torch.stack(batch)
+        yield read_images(paths[start : start + batch_size], like=paths[0])
 
 
 def _check(images: torch.Tensor) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -15,9 +14,11 @@ from ..config import SpikingConfig
 from ..convert.raster import Raster
 from ..errors import UserError
 from .atomic import replacing
-from .images import NPZ_ERRORS
+from .npz import read_npz
 
 LARGEST = 1 << 26  # bytes unpacked; a real file has some 10 kB
+MOST_MODES, MOST_LAYERS, MOST_NEURONS, MOST_STEPS = 16, 1000, 256, 20_000  # more than can be drawn
+KINDS = {"layers": "U", "neurons": "i", "window": "i", "t": "f", "modes": "U"}
 
 
 def save_rasters(path: str | os.PathLike, rasters: Sequence[Raster]) -> None:
@@ -47,30 +48,30 @@ def save_rasters(path: str | os.PathLike, rasters: Sequence[Raster]) -> None:
 def load_rasters(path: str | os.PathLike) -> list[Raster]:
     """What `save_rasters` wrote. Nothing in the file is trusted. Raises UserError for anything else."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > LARGEST:
-                raise ValueError("too large")
-        with np.load(path, allow_pickle=False) as arrays:
-            return _checked(arrays)
-    except (KeyError, AttributeError, OverflowError, RecursionError, *NPZ_ERRORS) as error:  # UserError included
+        events = {f"events_{index}": "i" for index in range(MOST_MODES)}
+        return _checked(read_npz(path, KINDS | events, LARGEST))
+    except (KeyError, AttributeError, TypeError, OverflowError, RecursionError, OSError, ValueError) as error:
         raise UserError(f"cannot read {path} as spike rasters: {' '.join(str(error).split())}") from None
 
 
-def _checked(arrays: np.lib.npyio.NpzFile) -> list[Raster]:
-    """Raises ValueError, KeyError or what numpy raises for damage."""
+def _checked(arrays: dict[str, np.ndarray]) -> list[Raster]:
+    """Raises ValueError (UserError included), KeyError, or what json and SpikingConfig raise for foreign settings."""
     layers, neurons, window, t, modes = (arrays[name] for name in ("layers", "neurons", "window", "t", "modes"))
     _require(layers.dtype.kind == "U" and layers.ndim == 1 and len(layers) > 0, "layers are no list of names")
     _require(neurons.dtype == np.int64 and neurons.ndim == 2 and len(neurons) == len(layers), "neurons do not fit")
     _require(window.dtype == np.int64 and window.ndim == 0 and 1 <= window <= 255, "no window of 1 to 255 steps")
     _require(t.dtype == np.float64 and t.ndim == 0 and bool(np.isfinite(t)), "no diffusion time")
-    _require(modes.dtype.kind == "U" and modes.ndim == 1 and 1 <= len(modes) <= 16, "no list of 1 to 16 modes")
+    _require(modes.dtype.kind == "U" and modes.ndim == 1, "no list of modes")
+    _require(1 <= len(modes) <= MOST_MODES, f"no list of 1 to {MOST_MODES} modes")
+    few = len(layers) <= MOST_LAYERS and neurons.shape[1] <= MOST_NEURONS
+    _require(few and layers.itemsize <= 4 * 300, "more layers, neurons or text than can be drawn")
     names = tuple(str(name) for name in layers)
     rasters = []
     for index, mode in enumerate(modes):
         events = arrays[f"events_{index}"]
         _require(events.dtype == np.int8 and events.ndim == 3, "events are no int8 [layers, neurons, steps]")
         _require(events.shape[:2] == neurons.shape and events.size > 0, "events do not fit the neurons")
-        _require(events.shape[2] >= window, "events are fewer than the window's steps")
+        _require(window <= events.shape[2] <= MOST_STEPS, f"events are not of {window} to {MOST_STEPS} steps")
         spiking = _spiking(str(mode))
         most = spiking.burst
         _require(-most <= events.min() and events.max() <= most, f"events are not of -{most} to {most} spikes")

@@ -12,9 +12,15 @@ from ..errors import UserError
 TABLE = "time_embedding.timembedding.0.weight"
 
 
-def rename_snn_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Published SNN files wrap every layer in `.block`; DataParallel adds `module.`. Ours carry the ANN's names."""
-    return {name.removeprefix("module.").replace(".block.", "."): value for name, value in state.items()}
+def rename_snn_keys(state: dict[str, Tensor], path: object = "the state") -> dict[str, Tensor]:
+    """Published SNN files wrap every layer in `.block`; DataParallel adds `module.`. Ours carry the ANN's names.
+
+    Raises UserError, naming `path`, where two entries would get one name.
+    """
+    renamed = {name.removeprefix("module.").replace(".block.", "."): value for name, value in state.items()}
+    if len(renamed) != len(state):
+        raise UserError(f"refusing {path}: two of its entries are the same one under names of both layouts")
+    return renamed
 
 
 def kind_of(state: dict[str, Tensor]) -> str:
@@ -30,7 +36,8 @@ def image_size_of(payload: dict) -> int:
 
 def infer_config(state: dict[str, Tensor], path, bit: int | None, image_size: int) -> UNetConfig:
     """Read the architecture off the shapes. `bit` is the one thing they do not show. Raises UserError."""
-    if "head.weight" not in state or TABLE not in state or state["head.weight"].dim() != 4 or state[TABLE].dim() != 2:
+    head, table = state.get("head.weight"), state.get(TABLE)
+    if head is None or table is None or head.dim() != 4 or table.dim() != 2 or 0 in head.shape:
         raise UserError(f"refusing {path}: its entries are not those of this U-Net")
     quantized = any(name.endswith("act_alpha") for name in state)
     if not quantized:
@@ -40,27 +47,30 @@ def infer_config(state: dict[str, Tensor], path, bit: int | None, image_size: in
     if quantized == (int(bit) == FULL_PRECISION):
         kind = "quantized" if quantized else "full-precision"
         raise UserError(f"--bit={bit} contradicts {path}, which is a {kind} network")
-    ch = state["head.weight"].shape[0]
+    ch = head.shape[0]
     mults, blocks = _levels(state, ch, path)
-    return UNetConfig(
-        in_channels=state["head.weight"].shape[1],
-        image_size=image_size,
-        ch=ch,
-        ch_mult=mults,
-        num_res_blocks=blocks,
-        bits=bit,
-        diffusion_steps=state[TABLE].shape[0],
-    )
+    try:
+        return UNetConfig(
+            in_channels=head.shape[1],
+            image_size=image_size,
+            ch=ch,
+            ch_mult=mults,
+            num_res_blocks=blocks,
+            bits=bit,
+            diffusion_steps=table.shape[0],
+        )
+    except UserError as error:
+        raise UserError(f"refusing {path}: its shapes are those of no network here: {error}") from None
 
 
 def _levels(state: dict[str, Tensor], ch: int, path) -> tuple[tuple[int, ...], int]:
     """(ch_mult, residual blocks per level): walk the way down, where a sampling convolution ends a level."""
-    indices = sorted({int(m[1]) for name in state if (m := re.match(r"downblocks\.(\d+)\.", name))})
+    indices = sorted({int(m[1]) for name in state if (m := re.match(r"downblocks\.([0-9]{1,4})\.", name))})
     levels: list[list[int]] = [[]]
     for index in indices:
         if f"downblocks.{index}.main.weight" in state:
             levels.append([])
-        elif (conv := state.get(f"downblocks.{index}.block1.2.weight")) is not None:
+        elif (conv := state.get(f"downblocks.{index}.block1.2.weight")) is not None and conv.dim() == 4:
             levels[-1].append(conv.shape[0])
     widths = {len(level) for level in levels}
     if len(widths) != 1 or 0 in widths or any(width % ch for level in levels for width in level):

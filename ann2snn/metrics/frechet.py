@@ -1,6 +1,7 @@
 """Mean and covariance of features, gathered batch by batch, and the Frechet distance between two such Gaussians."""
 
 import numpy as np
+import torch
 
 from ann2snn.errors import UserError
 
@@ -50,6 +51,20 @@ class FeatureStatistics:
         if other.count:
             self._join(other.count, other.mean, other.scatter)
 
+    def reduced_over(self, world):
+        """The statistics of what all processes of `world` have gathered; a new object, the same on each."""
+        if world.size == 1:
+            return self
+        whole = FeatureStatistics(self.dim)
+        whole.count = int(world.sum(torch.tensor(self.count)))
+        if whole.count:
+            mean = torch.from_numpy(self.mean)
+            whole.mean = (world.sum(mean * self.count) / whole.count).numpy()
+            shift = self.mean - whole.mean  # about the common mean, so that no digits of a large one are lost
+            scatter = self.scatter + self.count * np.outer(shift, shift)
+            whole.scatter = world.sum(torch.from_numpy(scatter)).numpy()
+        return whole
+
     def compute(self):
         """Returns mu [D], sigma [D,D] (unbiased: divided by count - 1, as np.cov does) and count.
 
@@ -95,22 +110,23 @@ def frechet_distance(mu1, sigma1, mu2, sigma2):
         raise UserError(f"statistics do not fit together (shapes {shapes}): make both with the same extractor")
     if not all(np.isfinite(value).all() for value in (mu1, mu2, sigma1, sigma2)):
         raise UserError("statistics hold NaN or infinity: make them anew")
-    singular_values = np.linalg.svd(_root_factor(sigma1).T @ _root_factor(sigma2), compute_uv=False)
+    # torch's decompositions, not numpy's: they keep to --num_threads, and many processes do not fight for the cores.
+    singular_values = torch.linalg.svdvals(_root_factor(sigma1).T @ _root_factor(sigma2)).numpy()
     shift = mu1 - mu2
     distance = shift @ shift + np.trace(sigma1) + np.trace(sigma2) - 2.0 * singular_values.sum()
     return max(float(distance), 0.0)
 
 
 def _root_factor(sigma):
-    """F [D,R] with F F^T = sigma, where R is sigma's numerical rank."""
-    eigenvalues, vectors = np.linalg.eigh((sigma + sigma.T) / 2)
-    largest = max(abs(eigenvalues[0]), abs(eigenvalues[-1]))
+    """F, a tensor [D,R], with F F^T = sigma, where R is sigma's numerical rank."""
+    eigenvalues, vectors = torch.linalg.eigh(torch.from_numpy((sigma + sigma.T) / 2))
+    largest = eigenvalues.abs().max()
     # Statistics may have been stored in float32, whose rounding reaches about 1e-7 of the largest eigenvalue.
     if eigenvalues[0] < -1e-5 * largest:
         raise UserError(f"covariance has the negative eigenvalue {eigenvalues[0]:.3g}: make the statistics anew")
     # eigh's own error is a few ulp of the largest eigenvalue; nothing below that is information.
     kept = eigenvalues > len(sigma) * np.finfo(np.float64).eps * largest
-    return vectors[:, kept] * np.sqrt(eigenvalues[kept])
+    return vectors[:, kept] * eigenvalues[kept].sqrt()
 
 
 def _as_float64(value):

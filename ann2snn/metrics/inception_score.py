@@ -74,6 +74,20 @@ class InceptionScore:
         elif other.probability is not None:
             self.probability += other.probability
 
+    def reduced_over(self, world):
+        """The score of what all processes of `world` have gathered; a new object, the same on each."""
+        if world.size == 1:
+            return self
+        whole = InceptionScore(self.splits, self.total)
+        classes = world.largest(0 if self.probability is None else self.probability.shape[1])
+        own = self.probability
+        if own is None:
+            own = torch.zeros(self.splits, classes, dtype=torch.float64)
+        whole.count = world.sum(self.count).long()
+        whole.entropy = world.sum(self.entropy)
+        whole.probability = world.sum(own) if classes else None
+        return whole
+
     def compute(self):
         """Returns mean and standard deviation of the splits' scores (population: divided by S, numpy's default).
 

@@ -10,10 +10,13 @@ from pathlib import Path
 import torch
 
 from ann2snn.errors import UserError
+from ann2snn.files import open_plain
+from ann2snn.io.bounds import check_archive, plain
 
 FILE_NAME = "pt_inception-2015-12-05-6726825d.pth"
 URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/" + FILE_NAME
 SHA256_START = "6726825d"  # the file's name promises it
+MOST_BYTES = 1 << 30  # the published file has 91 MiB
 ALTERNATIVE = "or use --extractor=lite0, which needs no download"
 
 
@@ -54,13 +57,19 @@ def load_weights(path):
     """
     cure = f"delete it and download {URL} anew, {ALTERNATIVE}"
     try:
-        published = _sha256(path).startswith(SHA256_START)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with open_plain(path, MOST_BYTES) as file:
+            published = hashlib.sha256(file.read()).hexdigest().startswith(SHA256_START)
+            file.seek(0)
+            if not published:  # that file is of an old format, which cannot be checked
+                check_archive(file)
+            state = plain(torch.load(file, map_location="cpu", weights_only=True))
     # The unpickler and both archive formats raise many types; every one means that the file cannot be used.
     except Exception as error:
         raise UserError(f"Inception weights {path} cannot be read ({type(error).__name__}): {cure}") from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"Inception weights {path} are no state dict: {cure}")
+    if not all(bool(torch.isfinite(value).all()) for value in state.values()):
+        raise UserError(f"Inception weights {path} hold values that are not finite: {cure}")
     return state, published
 
 

@@ -1,10 +1,13 @@
 """Scores of a set of images under one extractor, by name."""
 
+import json
+
 from tqdm import tqdm
 
 from ann2snn.errors import UserError
 from ann2snn.metrics.frechet import FeatureStatistics, frechet_distance
 from ann2snn.metrics.inception_score import InceptionScore
+from ann2snn.world import ALONE
 
 
 def score_images(batches, extractor, stats, splits=10, total=None, progress=True):
@@ -24,35 +27,66 @@ def score_images(batches, extractor, stats, splits=10, total=None, progress=True
     Raises:
         UserError: the statistics are another extractor's, or the images are too few or malformed.
     """
+    return score_numbered(numbered(batches), extractor, stats, splits, total, progress)
+
+
+def score_numbered(batches, extractor, stats, splits=10, total=None, progress=True, world=ALONE):
+    """Like `score_images`, of images that the processes of `world` share.
+
+    Args:
+        batches: iterable of (indices [B], uint8 [B,C,H,W]): this process's images and which of all they are.
+
+    Returns:
+        The dict of `figures`, the same on every process.
+
+    Raises:
+        UserError: as `score_images`.
+    """
     _check_match(extractor, stats)  # before the long work
-    features, inception = accumulate(batches, extractor, splits, total, progress)
-    return figures(features, inception, extractor, stats)
+    gathered = accumulate(batches, extractor, splits, total, progress and world.main)
+    gathered = reduce_over(world, *gathered, splits, total)
+    # The decompositions take seconds on all cores: once is enough.
+    return json.loads(world.from_main(json.dumps(figures(*gathered, extractor, stats)) if world.main else ""))
 
 
-def make_stats(batches, extractor, progress=True):
-    """FeatureStatistics of all images in `batches`, an iterable of uint8 [B,C,H,W]."""
+def numbered(batches):
+    """(indices, images) of images that come in order."""
+    first = 0
+    for images in batches:
+        yield range(first, first + len(images)), images
+        first += len(images)
+
+
+def make_stats(batches, extractor, progress=True, world=ALONE):
+    """FeatureStatistics of all images in `batches`, an iterable of uint8 [B,C,H,W]: each process's own share."""
     features = FeatureStatistics(extractor.dim)
     for images in _bar(batches, progress):
         features.update(extractor(images).features)
-    return features
+    return features.reduced_over(world)
 
 
 def accumulate(batches, extractor, splits=10, total=None, progress=True):
-    """Runs the extractor over the images once.
-
-    Ranks call this each on their share (without `total`), merge the results, and pass them to `figures`.
+    """Runs the extractor over (indices, images) once.
 
     Returns:
         (FeatureStatistics, InceptionScore or None if the extractor gives no logits).
     """
     features, inception = FeatureStatistics(extractor.dim), None
-    for images in _bar(batches, progress):
+    for indices, images in _bar(batches, progress):
         extracted = extractor(images)
         features.update(extracted.features)
         if extracted.logits is not None:
             inception = inception or InceptionScore(splits, total)
-            inception.update(extracted.logits)
+            inception.update(extracted.logits, list(indices))
     return features, inception
+
+
+def reduce_over(world, features, inception, splits=10, total=None):
+    """What the processes of `world` have accumulated, together, on each of them."""
+    with_logits = world.largest(int(inception is not None))
+    if with_logits:  # a process without images has no InceptionScore of its own
+        inception = (inception or InceptionScore(splits, total)).reduced_over(world)
+    return features.reduced_over(world), inception
 
 
 def figures(features, inception, extractor, stats):

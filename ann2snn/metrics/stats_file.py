@@ -7,7 +7,10 @@ import numpy as np
 
 from ann2snn.errors import UserError
 from ann2snn.io.atomic import replacing
+from ann2snn.io.npz import read_npz
 from ann2snn.metrics.features import INCEPTION_DIM, INCEPTION_NAME
+
+MOST_BYTES = 1 << 28  # unpacked; 2048 features take 34 MB
 
 
 @dataclass(frozen=True)
@@ -121,14 +124,10 @@ def _read_arrays(path):
     if not path.is_file():
         raise UserError(f"statistics file {path} does not exist: check the path, or make the file from a data set")
     try:
-        # np.load raises ValueError for pickles, zipfile.BadZipFile, EOFError, zlib.error, ... for damage: there is no
-        # list of them to rely on, and every one means that the file cannot be used.
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in ("mu", "sigma", "count", "extractor") if key in archive.files}
-    except Exception as error:
-        raise UserError(
-            f"statistics file {path} is damaged, or no npz of plain arrays ({type(error).__name__}): make it anew"
-        ) from error
+        arrays = read_npz(path, dict.fromkeys(("mu", "sigma", "count", "extractor"), "fiuU"), MOST_BYTES)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"statistics file {path} is damaged, or no npz of plain arrays ({why}): make it anew") from None
     if "mu" not in arrays or "sigma" not in arrays:
         raise UserError(f"statistics file {path} lacks mu or sigma: make it anew, or check the path")
     return arrays

@@ -62,6 +62,23 @@ class AnnParts:
         return SinusoidalTime(self.config.diffusion_steps, self.config.ch)
 
 
+class BatchDropout(nn.Dropout):
+    """Dropout whose masks do not depend on how a batch is split among processes or accumulated in parts.
+
+    While `part` = (first row, rows of the whole batch) is set, the mask of the whole batch is drawn and the rows from
+    the first on are used. Whoever sets it seeds the generator alike for every part.
+    """
+
+    part: tuple[int, int] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.part is None or not self.training or self.p == 0:
+            return super().forward(x)
+        first, total = self.part
+        keep = torch.empty(total, *x.shape[1:], dtype=x.dtype, device=x.device).bernoulli_(1 - self.p)
+        return x * keep[first : first + len(x)].div_(1 - self.p)
+
+
 class SinusoidalTime(nn.Module):
     """Sinusoidal features of diffusion time (Vaswani et al., 2017, section 3.5), sine and cosine interleaved.
 
@@ -142,7 +159,7 @@ class ResBlock(nn.Module):
         self.block1 = nn.Sequential(parts.norm(c_in), parts.activation(), parts.conv(c_in, c_out, 3))
         self.temb_proj = nn.Sequential(parts.activation(), parts.linear(temb_dim, c_out))
         self.block2 = nn.Sequential(
-            parts.norm(c_out), parts.activation(), nn.Dropout(dropout), parts.conv(c_out, c_out, 3)
+            parts.norm(c_out), parts.activation(), BatchDropout(dropout), parts.conv(c_out, c_out, 3)
         )
         self.shortcut = nn.Identity() if c_in == c_out else parts.conv(c_in, c_out, 1)
 

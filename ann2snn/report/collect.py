@@ -11,6 +11,8 @@ from pathlib import Path
 from ..config import FULL_PRECISION
 from ..convert.raster import Raster
 from ..errors import UserError
+from ..files import read_text
+from ..io.flagfile import MOST_BYTES
 from ..io.images import existing_indices
 from ..io.rasters import load_rasters
 from .costs import CostFile, parse_costs
@@ -144,7 +146,10 @@ def _collect_files(run: Run) -> None:
     logdir, notes = run.logdir, run.notes
     run.loss = loss_curve(read_json_lines(logdir / "log.jsonl", notes))
     for path in sorted(logdir.glob("flagfile*.txt")):
-        run.flagfiles[clean(path.name)] = path.read_text(encoding="utf-8", errors="replace")
+        try:
+            run.flagfiles[clean(path.name)] = read_text(path, MOST_BYTES, errors="replace")
+        except OSError:
+            notes.append(f"{clean(path.name)} cannot be read and is left out")
     run.gaps = parse_gaps(read_json(logdir / "gap.json", notes), "gap.json", notes)
     run.finetunings = find_finetuned(logdir, notes)
     if run.finetuned:

@@ -3,63 +3,92 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
 
-from ..io.atomic import write_text
+from ..errors import UserError
+from ..io.atomic import cause, write_text
+from ..io.lines import append_line
+from ..io.warning import warn
+from .board import Board
 
 RESULTS = "snn_eval.txt"
+LINES, BOARD = "log.jsonl", "TensorBoard's file"
 
 
 class RunLog:
-    """Writes scalars and images of one run to `logdir`. `log.jsonl`: one JSON object a line with `step` and `stage`."""
+    """Writes scalars and images of one run to `logdir`. `log.jsonl`: one JSON object a line with `step` and `stage`.
+
+    A log is not worth a run: where the disk refuses (full, read-only, vanished), one warning says so, that file is
+    left alone from then on, and nothing raises.
+    """
 
     def __init__(self, logdir: Path, stage: str, start_step: int = 0) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only stages that log need it
-
-        self.path = logdir / "log.jsonl"
+        self.path = logdir / LINES
         self.stage = stage
-        self._forget_after(start_step)
-        self.file = open(self.path, "a", encoding="utf-8", buffering=1)
-        self.board = SummaryWriter(str(logdir), purge_step=start_step or None)
+        self.board: Board | None = None
+        self.lost: set[str] = set()
+        self._try(LINES, lambda: self._forget_after(start_step))
+        self._try(BOARD, lambda: setattr(self, "board", Board(logdir, start_step or None)))
+
+    def _try(self, name: str, write: Callable[[], None]) -> None:
+        if name in self.lost:
+            return
+        try:
+            write()
+        except (OSError, UserError) as error:
+            self.lost.add(name)
+            reason = error if isinstance(error, UserError) else cause(error)
+            warn(f"{name} in {self.path.parent} is not continued ({reason}); the run goes on without it")
 
     def _forget_after(self, start_step: int) -> None:
         """A resumed run repeats the steps since its checkpoint: drop their old entries."""
         if not self.path.exists():
             return
         entries = read_log(self.path)
-        kept = [e for e in entries if e.get("stage") != self.stage or e.get("step", 0) < start_step]
+        kept = [e for e in entries if e.get("stage") != self.stage or not _is_after(e.get("step"), start_step)]
         if len(kept) != len(entries):
             write_text(self.path, "".join(json.dumps(e) + "\n" for e in kept))
 
     def scalars(self, step: int, **values: float) -> None:
-        self.file.write(json.dumps({"stage": self.stage, "step": step, **values}) + "\n")
+        line = json.dumps({"stage": self.stage, "step": step, **values})
+        self._try(LINES, lambda: append_line(self.path, line))
         for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+            self._try(BOARD, lambda name=name, value=value: self.board.scalar(step, name, value))
 
     def image(self, step: int, name: str, picture: Tensor) -> None:
         """picture uint8 [C, H, W]."""
-        self.board.add_image(name, picture, step)
+        self._try(BOARD, lambda: self.board.image(step, name, picture))
 
     def close(self) -> None:
-        self.file.close()
-        self.board.close()
+        """Write out what is still in memory."""
+        self._try(BOARD, lambda: self.board.flush())
+
+
+def _is_after(step: object, start_step: int) -> bool:
+    return isinstance(step, int | float) and step >= start_step
 
 
 def read_log(path: Path) -> list[dict]:
-    """All entries; a last line cut short by a crash is skipped."""
+    """All entries; a line cut short by a crash is skipped."""
     entries = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                entries.append(json.loads(line))
-            except json.JSONDecodeError:
+                entry = json.loads(line)
+            except (ValueError, RecursionError):
                 continue
+            if isinstance(entry, dict):
+                entries.append(entry)
     return entries
 
 
 def append_result(path: Path, line: dict) -> None:
-    """Add one JSON line; what was there stays."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    """Add one JSON line; what was there stays. Raises UserError, which repeats the line, if the disk refuses."""
+    text = json.dumps(line)
+    try:
+        append_line(path, text, sync=True)
+    except OSError as error:
+        raise UserError(f"cannot add to {path}: {cause(error)}; the line was {text}") from None

@@ -11,9 +11,11 @@ from pathlib import Path
 from ..config import SpikingConfig
 from ..convert import BlockGap, GapReport
 from ..convert.gap import PREDICTION
+from ..files import read_text
 from .modes import Mode
 
 LONGEST = 300  # characters of a string shown
+MOST_JSON, MOST_LINES = 1 << 25, 1 << 28  # bytes of a JSON file; of a log, in which 800,000 steps take some 100 MB
 #: What parsing foreign JSON can raise; UserError is a ValueError.
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
 
@@ -45,7 +47,7 @@ def read_json(path: Path, notes: list[str]) -> object:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path, MOST_JSON))
     except (OSError, ValueError, RecursionError):
         notes.append(f"{clean(path.name)} cannot be read as JSON and is left out")
         return None
@@ -56,7 +58,12 @@ def read_json_lines(path: Path, notes: list[str]) -> list[dict]:
     if not path.is_file():
         return []
     entries, skipped = [], 0
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    try:
+        lines = read_text(path, MOST_LINES, errors="replace").split("\n")
+    except OSError as error:
+        notes.append(f"{clean(path.name)} cannot be read and is left out ({clean(error.strerror or error, 80)})")
+        return []
+    for line in lines:
         if not line.strip():
             continue
         try:

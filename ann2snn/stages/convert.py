@@ -8,7 +8,6 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from ..config import AUTO, SampleConfig, SpikingConfig
@@ -24,6 +23,8 @@ from ..probe import sampler_states
 from ..report.tables import gap_table
 from ..runtime import place, seed_from
 from ..sampling import generate_all
+from ..world import World
+from .common import owning
 from .cost import COST_FILE, COST_IMAGES, measure_and_write
 
 CONVERTED = "converted_snn.pt"
@@ -39,7 +40,7 @@ def run(
     source: checkpoint.Loaded,
     spiking: SpikingConfig,
     sample: SampleConfig,
-    device: torch.device,
+    world: World,
     *,
     grid_images: int,
     gap_images: int,
@@ -50,24 +51,33 @@ def run(
 
     Returns the exit code.
     """
-    ann: UNet = place(source.net, device)
+    ann: UNet = place(source.net, world.device)
     snn = converted(ann, spiking, norm_bins, sample.seed)
-    checkpoint.save(
-        logdir / CONVERTED, checkpoint.snn_payload(snn, stage="converted", source=source.hash, step=source.step)
-    )
-    print(f"{logdir / CONVERTED}: {ann.config.bits} bits, T = {snn.clock.spike_steps} time steps, {spiking.schedule}")
-
-    if gap_images:
-        reports = gap_reports(ann, snn, spiking, gap_images, sample.seed)
-        write_gap(logdir / GAP_FILE, reports, gap_images, depth=snn.depth)
-        print_gap(reports, gap_images)
-        modes, calls = [report.spiking for report in reports], sample.calls(ann.diffusion)
-        images = min(gap_images, COST_IMAGES)
-        measure_and_write(logdir / COST_FILE, ann, {"converted": snn}, modes, images, sample.seed, calls)
-        write_raster(logdir / RASTER_FILE, ann, snn, sample.seed)
-    if grid_images:
-        write_grids(logdir, ann, snn, sample, grid_images, batch_size)
+    world.synchronise(snn)  # frozen norms are measured, and a measurement on another device may round otherwise
+    with owning(logdir, "convert", world):
+        if world.main:
+            payload = checkpoint.snn_payload(snn, stage="converted", source=source.hash, step=source.step)
+            checkpoint.save(logdir / CONVERTED, payload)
+            steps = f"T = {snn.clock.spike_steps} time steps"
+            print(f"{logdir / CONVERTED}: {ann.config.bits} bits, {steps}, {spiking.schedule}")
+            if gap_images:
+                measure(logdir, ann, snn, spiking, sample, gap_images)
+        if grid_images:
+            write_grids(logdir, ann, snn, sample, grid_images, batch_size, world)
+        world.wait()
     return 0
+
+
+def measure(
+    logdir: Path, ann: UNet, snn: SpikingDenoiser, spiking: SpikingConfig, sample: SampleConfig, images: int
+) -> None:
+    """Write `gap.json`, `cost.json` and `raster.npz`; print the tables."""
+    reports = gap_reports(ann, snn, spiking, images, sample.seed)
+    write_gap(logdir / GAP_FILE, reports, images, depth=snn.depth)
+    print_gap(reports, images)
+    modes, calls = [report.spiking for report in reports], sample.calls(ann.diffusion)
+    measure_and_write(logdir / COST_FILE, ann, {"converted": snn}, modes, min(images, COST_IMAGES), sample.seed, calls)
+    write_raster(logdir / RASTER_FILE, ann, snn, sample.seed)
 
 
 def converted(ann: UNet, spiking: SpikingConfig, bins: int, seed: int) -> SpikingDenoiser:
@@ -148,11 +158,13 @@ def grid_name(net: nn.Module) -> str:
 
 
 def write_grids(
-    logdir: Path, ann: UNet, snn: SpikingDenoiser, sample: SampleConfig, count: int, batch_size: int
+    logdir: Path, ann: UNet, snn: SpikingDenoiser, sample: SampleConfig, count: int, batch_size: int, world: World
 ) -> None:
     """`images/SDDPM_T{T}.png` and `images/ANN.png`, from the same noise."""
     nrow = max(1, math.isqrt(count))
     for net in (snn, ann):
         path = logdir / grid_name(net)
-        save_grid(generate_all(net, sample, count, batch_size), path, nrow)
-        print(f"{path}: {count} images, {sample.sampler}, {sample.calls(net.diffusion)} network calls")
+        images = generate_all(net, sample, count, batch_size, world)
+        if world.main:
+            save_grid(images, path, nrow)
+            print(f"{path}: {count} images, {sample.sampler}, {sample.calls(net.diffusion)} network calls")

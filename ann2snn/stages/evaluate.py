@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,18 +16,21 @@ from tqdm import tqdm
 from ..config import SampleConfig, SpikingConfig, require
 from ..convert import SpikingDenoiser
 from ..data import ImageDataset
+from ..data.decode import list_images
 from ..errors import UserError
 from ..io import checkpoint
 from ..io.atomic import write_text
-from ..io.images import existing_indices, iter_folder, save_grid, save_images, save_npz
+from ..io.images import existing_indices, read_images, save_grid, save_images, save_npz
 from ..metrics.features import FeatureExtractor
 from ..metrics.score import make_stats as gather_stats
-from ..metrics.score import score_images
+from ..metrics.score import score_numbered
 from ..metrics.stats_file import ReferenceStatistics, write_stats
 from ..report.log import RESULTS, append_result
 from ..report.tables import show
 from ..runtime import place, prepare_folder
 from ..sampling import generate_batches
+from ..world import ALONE, World
+from .common import owning
 from .convert import grid_name
 
 SETTINGS = "settings.json"
@@ -80,7 +83,7 @@ def run(
     source: checkpoint.Loaded,
     sample: SampleConfig,
     config: EvalConfig,
-    device: torch.device,
+    world: World,
     extractor: FeatureExtractor | None,
     stats: ReferenceStatistics | None,
     stats_name: str = "",
@@ -88,38 +91,54 @@ def run(
     """Generate what is missing of `config.num_images`, then score them unless `extractor` is None."""
     made_with = settings(source, sample)
     folder = prepare_folder(config.images_dir or logdir / "generated" / folder_name(made_with))
-    claim_folder(folder, made_with)
-    generate_missing(folder, source, sample, config, device)
+    with owning(folder, "generate", world):
+        if world.main:
+            claim_folder(folder, made_with)
+        generate_missing(folder, source, sample, config, world)
+        if world.main:
+            present(logdir, folder, source, config)
+        world.wait()
+        if extractor is None or stats is None:
+            return 0
+        where = {"image_size": source.net.image_size, "device": str(world.device), "reference": stats_name}
+        where["time_steps"] = source.net.time_steps if isinstance(source.net, SpikingDenoiser) else None
+        batches = image_batches(folder, config.num_images, world)
+        score_and_record(logdir, batches, config.num_images, extractor, stats, made_with | where, world)
+    return 0
+
+
+def present(logdir: Path, folder: Path, source: checkpoint.Loaded, config: EvalConfig) -> None:
+    """The images of `folder` in one npz beside it, and as a grid if asked for."""
     npz = folder.with_name(f"{folder.name}_{config.num_images}.npz")
     if not npz.exists():
-        save_npz(torch.cat(list(first_images(folder, config.num_images))), npz)
+        save_npz(torch.cat([batch for _, batch in image_batches(folder, config.num_images)]), npz)
     if config.grid:
         count = min(config.grid_images, config.num_images)
         path = logdir / (config.grid_path or grid_name(source.net))
         write_grid(path, folder, count, config.grid_row or max(1, math.isqrt(count)))
         print(f"{path}: the first {count}")
     print(f"{folder}: {config.num_images} images")
-    if extractor is None or stats is None:
-        return 0
-    batches = first_images(folder, config.num_images)
-    where = {"image_size": source.net.image_size, "device": str(device), "reference": stats_name}
-    where["time_steps"] = source.net.time_steps if isinstance(source.net, SpikingDenoiser) else None
-    score_and_record(logdir, batches, config.num_images, extractor, stats, made_with | where)
-    return 0
 
 
 def score_and_record(
     logdir: Path,
-    batches: Iterable[Tensor],
+    batches: Iterable[tuple[Sequence[int], Tensor]],
     count: int,
     extractor: FeatureExtractor,
     stats: ReferenceStatistics,
     made_with: dict,
+    world: World,
 ) -> None:
-    """Score uint8 batches [B, C, H, W], `count` images in all; print the figures and append them to `snn_eval.txt`."""
-    scores = score_images(batches, extractor, stats, splits=min(10, count), total=count)
+    """Score uint8 batches [B, C, H, W] with their indices, this process's share of `count` images.
+
+    The main process prints the figures and appends them to `snn_eval.txt`.
+    """
+    scores = score_numbered(batches, extractor, stats, splits=min(10, count), total=count, world=world)
+    if not world.main:
+        return
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    append_result(logdir / RESULTS, scores | made_with | {"reference_count": stats.count, "date": date})
+    line = scores | made_with | {"reference_count": stats.count, "processes": world.size, "date": date}
+    append_result(logdir / RESULTS, line)
     figures = ", ".join(f"{k} {show(v)}" for k, v in scores.items() if isinstance(v, float))
     print(f"{figures} ({scores['count']} images, {scores['extractor']}, against {made_with['reference']})")
     if made_with.get("time_steps"):
@@ -136,19 +155,25 @@ def score_data(
     extractor: FeatureExtractor,
     stats: ReferenceStatistics,
     stats_name: str,
+    world: World,
 ) -> int:
     """Score real images of the data set: what a perfect generator would be expected to reach with as many images."""
     count = min(count, len(dataset))
     made_with = {"network": f"real images ({dataset.name}, {dataset.split})", "spiking": None}
     made_with |= {"image_size": dataset.img_size, "reference": stats_name}
-    score_and_record(logdir, dataset_batches(dataset, count), count, extractor, stats, made_with)
+    score_and_record(logdir, dataset_batches(dataset, count, world), count, extractor, stats, made_with, world)
     return 0
 
 
-def dataset_batches(dataset: ImageDataset, count: int) -> Iterator[Tensor]:
-    """The first `count` images in batches, uint8 [B, C, H, W]."""
-    for start in range(0, count, SCORE_BATCH):
-        yield torch.stack([dataset[i] for i in range(start, min(start + SCORE_BATCH, count))])
+def shared_batches(count: int, world: World) -> Sequence[range]:
+    """This process's share of the batches that 0..count−1 are scored in; which they are depends on `count` alone."""
+    return world.share([range(s, min(s + SCORE_BATCH, count)) for s in range(0, count, SCORE_BATCH)])
+
+
+def dataset_batches(dataset: ImageDataset, count: int, world: World) -> Iterator[tuple[range, Tensor]]:
+    """This process's share of the first `count` images, uint8 [B, C, H, W], each batch with its indices."""
+    for indices in shared_batches(count, world):
+        yield indices, torch.stack([dataset[i] for i in indices])
 
 
 def folder_name(made_with: dict) -> str:
@@ -189,41 +214,47 @@ def claim_folder(folder: Path, made_with: dict) -> None:
 
 
 def generate_missing(
-    folder: Path, source: checkpoint.Loaded, sample: SampleConfig, config: EvalConfig, device: torch.device
+    folder: Path, source: checkpoint.Loaded, sample: SampleConfig, config: EvalConfig, world: World
 ) -> None:
-    """Images 0..num_images−1 that are not in `folder` yet, saved batch by batch."""
-    missing = sorted(set(range(config.num_images)) - existing_indices(folder))
-    if not missing:
-        return
-    net = place(source.net, device).eval()
-    for indices, images in generate_batches(net, sample, missing, config.batch_size, label=f"images → {folder.name}"):
-        for index, image in zip(indices, images, strict=True):
-            save_images(image[None], folder, index)
+    """Images 0..num_images−1 that are not in `folder` yet, saved batch by batch; each process saves its own."""
+    listed = sorted(set(range(config.num_images)) - existing_indices(folder)) if world.main else []
+    missing = json.loads(world.from_main(json.dumps(listed)))  # others may see a shared folder late
+    if missing:
+        net = place(source.net, world.device).eval()
+        label = f"images → {folder.name}"
+        for indices, images in generate_batches(net, sample, missing, config.batch_size, label=label, world=world):
+            for index, image in zip(indices, images, strict=True):
+                save_images(image[None], folder, index)
+    world.wait()
 
 
-def first_images(folder: Path, count: int) -> Iterator[Tensor]:
-    """uint8 batches of images 0..count−1 of `folder`, which may hold more."""
-    left = count
-    for batch in iter_folder(folder, SCORE_BATCH):
-        yield batch[:left]
-        left -= len(batch)
-        if left <= 0:
-            return
+def image_batches(folder: Path, count: int, world: World = ALONE) -> Iterator[tuple[range, Tensor]]:
+    """This process's share of images 0..count−1 of `folder`, uint8 [B, C, H, W], each batch with its indices."""
+    paths = list_images(folder)
+    for indices in shared_batches(count, world):
+        yield indices, read_images([paths[i] for i in indices], like=paths[0])
 
 
 def write_grid(path: Path, folder: Path, count: int, nrow: int) -> None:
     """One picture of the first `count` images of `folder`."""
-    save_grid(torch.cat(list(first_images(folder, count))), path, nrow)
+    save_grid(torch.cat([batch for _, batch in image_batches(folder, count)]), path, nrow)
 
 
 def make_stats(
-    path: Path, dataset: ImageDataset, extractor: FeatureExtractor, num_images: int, overwrite: bool = False
+    path: Path,
+    dataset: ImageDataset,
+    extractor: FeatureExtractor,
+    num_images: int,
+    overwrite: bool = False,
+    world: World = ALONE,
 ) -> int:
     """Write the statistics of the first `num_images` images of a data set to `path`."""
     count = min(num_images, len(dataset))
-    batches = tqdm(dataset_batches(dataset, count), total=-(-count // SCORE_BATCH), desc="statistics", leave=False)
-    gathered = gather_stats(batches, extractor, progress=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_stats(path, *gathered.compute(), extractor.name, overwrite=overwrite)
-    print(f"{path}: {count} images of {dataset.name} ({dataset.split}), {extractor.name}")
+    batches = (images for _, images in dataset_batches(dataset, count, world))
+    bar = tqdm(batches, total=len(shared_batches(count, world)), desc="statistics", leave=False, disable=not world.main)
+    gathered = gather_stats(bar, extractor, progress=False, world=world)
+    if world.main:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_stats(path, *gathered.compute(), extractor.name, overwrite=overwrite)
+        print(f"{path}: {count} images of {dataset.name} ({dataset.split}), {extractor.name}")
     return 0

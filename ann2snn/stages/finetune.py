@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from ..config import SampleConfig, SpikingConfig, require
@@ -21,10 +20,11 @@ from ..nets import UNet
 from ..report.log import RunLog
 from ..runtime import Interruption, place, prepare_folder
 from ..sampling import generate_all
+from ..world import World
+from .common import SilentLog, due, owning
 from .convert import GAP_FILE, converted, gaps_under, print_gap, write_gap
 from .cost import COST_FILE, COST_IMAGES, measure_and_write
 from .finetune_run import BEST, FineTuneConfig, Run
-from .train import due
 
 
 def run(
@@ -34,7 +34,7 @@ def run(
     spiking: SpikingConfig,
     config: FineTuneConfig,
     sample: SampleConfig,
-    device: torch.device,
+    world: World,
     *,
     gap_images: int = 0,
 ) -> int:
@@ -43,18 +43,22 @@ def run(
         spiking.schedule == "stream",
         "--schedule=layer_sync equals the quantized network already: fine-tune --schedule=stream",
     )
-    ann: UNet = place(source.net, device)
-    run = Run(prepare_folder(logdir / config.folder_name(ann.config.bits)), ann, spiking, config, source.hash)
-    run.restore()
-    log = RunLog(run.folder, "finetune", run.steps_done)
-    try:
-        code = _tune_all(run, dataset, sample, log)
-    finally:
-        log.close()
-    if code == 0:
-        run.finish()
-        if gap_images:
-            measure_result(run, gap_images, sample)
+    world.rows(config.batch_size, "--ft_batch_size")
+    ann: UNet = place(source.net, world.device)
+    folder = prepare_folder(logdir / config.folder_name(ann.config.bits))
+    with owning(folder, "finetune", world):
+        run = Run(folder, ann, spiking, config, source.hash, world)
+        run.restore()
+        log = RunLog(run.folder, "finetune", run.steps_done) if world.main else SilentLog()
+        try:
+            code = _tune_all(run, dataset, sample, log)
+        finally:
+            log.close()
+        if code == 0 and world.main:
+            run.finish()
+            if gap_images:
+                measure_result(run, gap_images, sample)
+        world.wait()
     return code
 
 
@@ -76,16 +80,20 @@ def measure_result(run: Run, images: int, sample: SampleConfig) -> None:
 
 
 class _Interrupted(Exception):  # noqa: N818 - control flow, not an error
-    """Leaves a block that is being tuned; the next run begins it anew."""
+    """Leaves a block that is being tuned, with the signal's number; the next run begins it anew."""
 
 
-def _tune_all(run: Run, dataset: ImageDataset, sample: SampleConfig, log: RunLog) -> int:
+def _tune_all(run: Run, dataset: ImageDataset, sample: SampleConfig, log: RunLog | SilentLog) -> int:
     tuned_on, judged_on = hold_back(dataset)
-    held_back = [next(noised_batches(judged_on, run.ann, HELD_BACK, run.config.seed, start_step=0))]
+    x, t = next(noised_batches(judged_on, run.ann, HELD_BACK, run.config.seed, start_step=0))
+    few = HELD_BACK < run.world.size  # then every process judges on all
+    held_back = [(x, t) if few else (run.world.share(x), run.world.share(t))]
     if not run.gaps:
-        run.gaps.append(prediction_gap(run.ann, run.snn, held_back))
+        run.gaps.append(prediction_gap(run.ann, run.snn, held_back, run.world))
         run.keep_if_best()
-    with Interruption() as interruption, tqdm(total=run.steps_planned, desc="fine-tune", unit="step") as bar:
+    bar = tqdm(total=run.steps_planned, desc="fine-tune", unit="step", disable=not run.world.main)
+    stop = 0
+    with Interruption() as interruption, bar:
         bar.update(run.steps_done)
         for name in run.subjects[len(run.reports) :]:
             first = run.steps_done
@@ -93,29 +101,32 @@ def _tune_all(run: Run, dataset: ImageDataset, sample: SampleConfig, log: RunLog
             bar.set_postfix_str(name)
             try:
                 report = _tune_one(run, name, stream, held_back, interruption, bar, log)
-            except _Interrupted:
+            except _Interrupted as interrupted:
+                stop = interrupted.args[0]
                 break
             bar.update(run.config.tuning(name).steps - report.steps)
             run.reports.append(report)
-            run.gaps.append(prediction_gap(run.ann, run.snn, held_back))
-            tqdm.write(
-                f"{name}: gap {report.gap_before:.4f} → {report.gap_after:.4f} in {report.seconds:.0f} s; "
-                f"prediction {run.gaps[-1]:.4f}"
-            )
+            run.gaps.append(prediction_gap(run.ann, run.snn, held_back, run.world))
+            if run.world.main:
+                tqdm.write(
+                    f"{name}: gap {report.gap_before:.4f} → {report.gap_after:.4f} in {report.seconds:.0f} s; "
+                    f"prediction {run.gaps[-1]:.4f}"
+                )
             log.scalars(first + report.steps, block_gap=report.gap_after, prediction_gap=run.gaps[-1])
             _snapshot(run, name, report, sample)
             run.keep_if_best()
             run.save()
-    if interruption.requested:
+    if stop:
         print(f"stopped after {len(run.reports)} of {len(run.subjects)} blocks; run the same command to continue")
-    return interruption.exit_code
+        return 128 + stop
+    return 0
 
 
 def _inputs(run: Run, dataset: ImageDataset, sample: SampleConfig, first: int) -> Iterator[Batch]:
     config = run.config
     if config.inputs == "sampler":
-        return sampler_batches(run.ann, sample, config.batch_size, config.seed, start_step=first)
-    return noised_batches(dataset, run.ann, config.batch_size, config.seed, start_step=first)
+        return sampler_batches(run.ann, sample, config.batch_size, config.seed, start_step=first, world=run.world)
+    return noised_batches(dataset, run.ann, config.batch_size, config.seed, start_step=first, world=run.world)
 
 
 def _tune_one(
@@ -125,21 +136,21 @@ def _tune_one(
     held_back: list[Batch],
     interruption: Interruption,
     bar: tqdm,
-    log: RunLog,
+    log: RunLog | SilentLog,
 ) -> BlockReport:
     """Tune one block, with progress, log and snapshots. Raises _Interrupted when asked to stop."""
     tuning, first = run.config.tuning(name), run.steps_done
 
     def on_step(step: int, loss: float) -> None:
-        if interruption.requested:
-            raise _Interrupted
+        if stop := run.world.largest(interruption.requested):  # all processes at the same step
+            raise _Interrupted(stop)
         bar.update(1)
         if step == 1 or step % 10 == 0:
             log.scalars(first + step - 1, ft_loss=loss)
         if step < tuning.steps and due(step, run.config.save_step):
             run.save_backpack(f"{name}_{step - 1}")
 
-    return tune_block(name, run.ann, run.snn, run.proxy, stream, held_back, tuning, on_step)
+    return tune_block(name, run.ann, run.snn, run.proxy, stream, held_back, tuning, on_step, run.world)
 
 
 def _snapshot(run: Run, name: str, report: BlockReport, sample: SampleConfig) -> None:
@@ -147,6 +158,8 @@ def _snapshot(run: Run, name: str, report: BlockReport, sample: SampleConfig) ->
     stem = f"{name}_{max(0, report.steps - 1)}"
     run.save_backpack(stem)
     if run.config.sample_size:
-        images = generate_all(run.snn, sample, run.config.sample_size, run.config.sample_size)
+        images = generate_all(run.snn, sample, run.config.sample_size, run.config.sample_size, run.world)
+        if not run.world.main:
+            return
         path = run.folder / "ft_blocks_samples" / f"{stem}_result.png"
         save_grid(images, path, max(1, math.isqrt(len(images))))

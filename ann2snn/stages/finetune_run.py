@@ -8,15 +8,18 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import FT_INPUTS, FT_METHODS, SpikingConfig, require
+from ..config import FT_INPUTS, FT_METHODS, SpikingConfig, check_accumulate, require
 from ..convert import SpikingDenoiser
 from ..errors import UserError
 from ..finetune import LEARNABLE, NETWORK, BlockReport, BlockTuning, expand_neurons, tied_proxy, tunable_blocks
 from ..finetune.inputs import HELD_BACK
 from ..io import checkpoint
 from ..io.atomic import write_text
+from ..io.training_state import parse_progress
 from ..nets import UNet
 from ..report.tables import text_table
+from ..world import World
+from .common import newest
 from .convert import converted
 
 BEST = "model_best.pt"
@@ -51,6 +54,7 @@ class FineTuneConfig:
     inputs: str = "data"
     name: str = ""
     norm_bins: int = 10
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         if self.learn is None:
@@ -74,6 +78,7 @@ class FineTuneConfig:
         require(self.lr > 0, f"--lr={self.lr}: must be positive")
         require(self.neuron_lr > 0, f"--ft_neuron_lr={self.neuron_lr}: must be positive")
         require(self.batch_size >= 1, f"--ft_batch_size={self.batch_size}: use at least 1")
+        check_accumulate(self.accumulate)
         require(
             re.fullmatch(r"[A-Za-z0-9-]{0,40}", self.name) is not None,
             f"--ft_name={self.name}: use up to 40 letters, digits and dashes",
@@ -95,6 +100,7 @@ class FineTuneConfig:
             decay=self.decay,
             calibrate=self.calibrate and not whole,
             cache=0 if whole else self.cache,
+            accumulate=self.accumulate,
         )
 
     def fixed(self) -> dict:
@@ -120,8 +126,10 @@ class FineTuneConfig:
 class Run:
     """One fine-tuning run of the network converted from `ann`."""
 
-    def __init__(self, folder: Path, ann: UNet, spiking: SpikingConfig, config: FineTuneConfig, source: str) -> None:
-        self.folder, self.ann, self.config, self.source = folder, ann, config, source
+    def __init__(
+        self, folder: Path, ann: UNet, spiking: SpikingConfig, config: FineTuneConfig, source: str, world: World
+    ) -> None:
+        self.folder, self.ann, self.config, self.source, self.world = folder, ann, config, source, world
         self.snn: SpikingDenoiser = converted(ann, spiking, config.norm_bins, config.seed)
         expand_neurons(self.snn, config.learn, config.granularity)
         self.proxy = tied_proxy(ann, self.snn)
@@ -147,12 +155,14 @@ class Run:
     def restore(self) -> None:
         """Take up a run that stopped between two blocks. Raises UserError if it is another run's."""
         path = self.folder / STATE
-        if not path.exists():
-            return
-        if not self.config.resume:
+        if path.exists() and not self.config.resume:
             raise UserError(f"{path} exists and would be overwritten: drop --noresume, or remove the folder")
+        path = newest(path, self.world)
+        if path is None:
+            return
         raw = checkpoint.read(path)
         stored = raw.get("identity", {})
+        stored = stored if isinstance(stored, dict) else {}
         stored = stored | {"spiking": SpikingConfig.completed(stored.get("spiking"))}
         for name, value in self.identity().items():
             if stored.get(name) != value:
@@ -161,22 +171,25 @@ class Run:
                     "correct the flag, choose another --ft_name, or remove the folder"
                 )
         checkpoint.load_state(self.snn.unet, raw["ema_model"], path)  # copies in place: the proxy stays tied
-        self.reports = [BlockReport(**report) for report in raw["reports"]]
-        self.gaps = list(raw["gaps"])
+        self.reports, self.gaps = parse_progress(raw, self.subjects, path)
         print(f"resuming {self.folder}: {len(self.reports)} blocks are done")
 
     def save(self) -> None:
+        if not self.world.main:
+            return
         reports = [dataclasses.asdict(report) for report in self.reports]
         extra = {"identity": self.identity(), "reports": reports, "gaps": self.gaps}
-        checkpoint.save(self.folder / STATE, self.payload() | extra)
+        checkpoint.save(self.folder / STATE, self.payload() | extra, keep_previous=True)
 
     def keep_if_best(self) -> None:
         """`model_best.pt` is the network with the smallest prediction gap so far, the untouched one included."""
-        if self.gaps[-1] <= min(self.gaps):
+        if self.world.main and self.gaps[-1] <= min(self.gaps):
             checkpoint.save(self.folder / BEST, self.payload() | {"prediction_gap": self.gaps[-1]})
 
     def save_backpack(self, stem: str) -> None:
         """`model_backpacks/{stem}_model.pt`: the network as it is now."""
+        if not self.world.main:
+            return
         folder = self.folder / "model_backpacks"
         folder.mkdir(exist_ok=True)
         checkpoint.save(folder / f"{stem}_model.pt", self.payload())

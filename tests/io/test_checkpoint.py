@@ -213,7 +213,7 @@ def test_a_failing_write_leaves_the_old_file_and_no_litter(ann, path, monkeypatc
     before = path.read_bytes()
 
     def half_written(payload, target):
-        target.write_bytes(b"half")
+        target.write(b"half")
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
@@ -229,7 +229,7 @@ def test_an_interruption_while_writing_leaves_the_old_file(ann, path, monkeypatc
     before = path.read_bytes()
 
     def interrupted(payload, target):
-        target.write_bytes(b"half")
+        target.write(b"half")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -5,7 +5,7 @@ import torch
 from ann2snn.errors import UserError
 from ann2snn.metrics.features import InceptionExtractor, Lite0Extractor
 from ann2snn.metrics.frechet import frechet_distance
-from ann2snn.metrics.score import accumulate, figures, make_stats, score_images
+from ann2snn.metrics.score import accumulate, figures, make_stats, numbered, score_images
 from ann2snn.metrics.stats_file import ReferenceStatistics, read_stats, write_stats
 
 SIZE = 8
@@ -54,7 +54,7 @@ def test_scores_are_those_of_the_whole_set():
 def test_ranks_merge_to_the_figures_of_one_process():
     images, reference = _images(60), _reference()
     (features, inception), (features_2, inception_2) = (
-        accumulate([part], _Pixels(), splits=3, progress=False) for part in images.split(30)
+        accumulate(numbered([part]), _Pixels(), splits=3, progress=False) for part in images.split(30)
     )
     features.merge(features_2)
     inception.merge(inception_2)

@@ -6,7 +6,7 @@ import stat
 import pytest
 import torch
 
-from tests.scripts import SAMPLING, check, script, train_flags
+from tests.scripts import SAMPLING, script, train_flags
 
 ACTIONS = [("SNN_conversion.py", "--eval"), ("SNN_ft.py", "--fine_tune"), ("evaluate.py", "--sample_only")]
 
@@ -180,9 +180,3 @@ def test_missing_inception_weights_name_the_file_and_the_way_out(finished_run, t
     flags = ["--eval", f"--logdir={finished_run[0]}", "--num_images=3", *SAMPLING]
     done = script("evaluate.py", *flags, f"--inception_weights={tmp_path}/none.pth")
     refused(done, "none.pth")
-
-
-def test_parallel_on_one_device_says_so(finished_run):
-    logdir = finished_run[0]
-    out = check(script("evaluate.py", "--sample_only", "--parallel", f"--logdir={logdir}", "--num_images=2", *SAMPLING))
-    assert "one device" in out

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import torch
@@ -97,7 +98,7 @@ def test_fine_tuning_killed_in_the_third_block_resumes_there(tmp_path):
     check(script("SNN_ft.py", *flags))
     state = tmp_path / "SNN_2bit_ft" / "ft_state.pt"
     whole = torch.load(state, weights_only=True)
-    state.unlink()
+    shutil.rmtree(state.parent)
 
     def before():
         original, calls = finetune.tune_block, []

@@ -1,0 +1,45 @@
+"""What the stages share."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from ..io import checkpoint
+from ..io.lock import run_lock
+from ..world import World
+
+
+@contextlib.contextmanager
+def owning(folder: Path, name: str, world: World) -> Iterator[None]:
+    """Hold the lock `name` of `folder` for all processes of `world`. Raises UserError if another run has it."""
+    with run_lock(folder, name) if world.main else contextlib.nullcontext():
+        world.wait()
+        yield
+
+
+def newest(path: Path, world: World) -> Path | None:
+    """The checkpoint to resume `path` from: itself, or the one before it if it is damaged. Raises UserError."""
+    found = ""
+    if world.main and (path.exists() or checkpoint.previous_of(path).exists()):
+        found = str(checkpoint.read_newest(path)[0])
+    found = world.from_main(found)
+    return Path(found) if found else None
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something done every `every` steps (0: never) is done after `step` steps."""
+    return every > 0 and step % every == 0
+
+
+class SilentLog:
+    """Stands in for `RunLog` in processes other than the main one."""
+
+    def scalars(self, step: int, **values: float) -> None: ...
+
+    def image(self, step: int, name: str, picture: Tensor) -> None: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,209 @@
+"""One training run's state, and one step of it: DDPM loss, Adam, warm-up, gradient clipping, averaged weights."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
+
+from quant.calibrate import calibrate_activations
+
+from ..config import FULL_PRECISION, DiffusionConfig, TrainConfig, UNetConfig
+from ..data import to_model_range
+from ..diffusion import VP, squared_error
+from ..errors import UserError
+from ..io import checkpoint
+from ..io.training_state import load_optimizer, load_schedule
+from ..nets import UNet
+from ..nets.parts import BatchDropout
+from ..runtime import place, seed_from, seed_step
+from ..world import World
+
+#: Settings that a resumed run must share with its beginning, or the result is that of neither.
+FIXED_ON_RESUME = (
+    "dataset_type",
+    "lr",
+    "lr_decay",
+    "grad_clip",
+    "warmup",
+    "batch_size",
+    "ema_decay",
+    "dropout",
+    "seed",
+)
+
+
+class Trainer:
+    """The state of a training run: raw and averaged network, optimizer, learning-rate schedule, step.
+
+    The processes of `world` hold the same state; each computes its share of a batch.
+    """
+
+    def __init__(
+        self, network: UNetConfig, diffusion: DiffusionConfig, train: TrainConfig, world: World, amp: bool = False
+    ) -> None:
+        self.train_config, self.diffusion, self.world = train, diffusion, world
+        self.rows = world.rows(train.batch_size, "--batch_size")
+        self.share = self.rows.stop - self.rows.start
+        if self.share % train.accumulate:
+            raise UserError(
+                f"--accumulate={train.accumulate}: must divide the {self.share} images of a process's share of a batch"
+            )
+        self.device = world.device
+        self.process = VP(diffusion)
+        self.amp = amp and self.device.type == "cuda"
+        seed_step(train.seed, 0)
+        self.net = place(UNet(network, diffusion=diffusion), self.device)
+        self.dropouts = [module for module in self.net.modules() if isinstance(module, BatchDropout)]
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=train.lr)
+        self.scheduler = LambdaLR(self.optimizer, lambda step: lr_factor(step, train))
+        self.step = 0
+        self.first_bad = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.ema = copy.deepcopy(self.net).requires_grad_(False).eval()
+        # Averages gradients over processes while they are computed.
+        self.parallel = averaging(self.net) if world.size > 1 else self.net
+
+    def initialize_activations(self, images: Tensor) -> None:
+        """Set every activation's first clip value, from one batch uint8 [N, C, H, W] or to the number asked for."""
+        config = self.net.config
+        if config.bits == FULL_PRECISION:
+            return
+        if self.train_config.act_init == "calibrate":
+            seed_step(self.train_config.seed, 0)
+            x_0 = to_model_range(images).to(self.device)
+            t = torch.randint(self.diffusion.diffusion_steps, (len(x_0),), device=self.device)
+            x_t = self.process.diffuse(x_0, t, torch.randn_like(x_0))
+            calibrate_activations(self.net, [(x_t, t)])
+        else:
+            for name, parameter in self.net.named_parameters():
+                if name.endswith("act_alpha"):
+                    nn.init.constant_(parameter, float(self.train_config.act_init))
+        self.world.synchronise(self.net)
+        self.ema.load_state_dict(self.net.state_dict())
+
+    def train_step(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """One optimizer step on this process's share of a batch, uint8 [n, C, H, W].
+
+        Returns the share's mean loss and the whole batch's gradient norm before clipping, both 0-dim.
+        """
+        x_0 = to_model_range(images.to(self.device, non_blocking=True))
+        t, noise = self.draw(x_0)
+        self.optimizer.zero_grad(set_to_none=True)
+        size = self.share // self.train_config.accumulate
+        losses = [
+            self.backward(x_0[first : first + size], t[first : first + size], noise[first : first + size], first)
+            for first in range(0, self.share, size)
+        ]
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.train_config.grad_clip)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.update_ema()
+        self.step += 1
+        # The norm is the same on all processes, so that all agree; kept on the device, so that nothing waits for it.
+        bad = ~torch.isfinite(norm) & (self.first_bad == 0)
+        self.first_bad = torch.where(bad, self.step, self.first_bad)
+        return torch.stack(losses).mean(), norm
+
+    def draw(self, x_0: Tensor) -> tuple[Tensor, Tensor]:
+        """Diffusion times [n] and noise like x_0 of this process's rows, cut out of the whole batch's."""
+        seed_step(self.train_config.seed, self.step + 1)  # 0 was the initialization
+        total = self.train_config.batch_size
+        t = torch.randint(self.diffusion.diffusion_steps, (total,), device=self.device)
+        noise = torch.randn(total, *x_0.shape[1:], device=self.device)
+        return t[self.rows], noise[self.rows]
+
+    def backward(self, x_0: Tensor, t: Tensor, noise: Tensor, first: int) -> Tensor:
+        """Add the gradient of a part of the share, which starts at its row `first`; returns the part's mean loss."""
+        parts = self.train_config.accumulate
+        for dropout in self.dropouts:
+            dropout.part = (self.rows.start + first, self.train_config.batch_size)
+        seed_step(self.train_config.seed, self.step + 1, 1)  # the same masks for every part
+        last = first + len(x_0) == self.share
+        alone = contextlib.nullcontext() if last or self.world.size == 1 else self.parallel.no_sync()
+        with alone:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
+                loss = squared_error(self.parallel, self.process, x_0, t, noise).mean()
+            (loss / parts).backward()
+        return loss.detach()
+
+    def check_finite(self, logdir: Path) -> None:
+        """Raise UserError, naming the first bad step and its batch, if the loss has left the finite numbers."""
+        step = int(self.first_bad)
+        if step:
+            raise UserError(
+                f"the loss is not finite at step {step} (the batch of --seed={self.train_config.seed} at step "
+                f"{step - 1}, noise seed {seed_from(self.train_config.seed, step, 0)}): lower --lr or --grad_clip and "
+                f"run again; the last checkpoint in {logdir} is from before and continues"
+            )
+
+    @torch.no_grad()
+    def update_ema(self) -> None:
+        """ema += (1 − decay)·(net − ema), on parameters only: a constant stays constant."""
+        averaged, current = list(self.ema.parameters()), list(self.net.parameters())
+        torch._foreach_lerp_(averaged, current, 1 - self.train_config.ema_decay)
+
+    def payload(self, x_T: Tensor) -> dict:
+        """The checkpoint: the reference's keys, and the configuration."""
+        return {
+            "kind": "ann",
+            "format": checkpoint.FORMAT,
+            "net_model": self.net.state_dict(),
+            "ema_model": self.ema.state_dict(),
+            "sched": self.scheduler.state_dict(),
+            "optim": self.optimizer.state_dict(),
+            "step": self.step,
+            "x_T": x_T,
+            "config": {
+                "unet": self.net.config.to_dict(),
+                "diffusion": self.diffusion.to_dict(),
+                "train": self.train_config.to_dict(),
+            },
+        }
+
+    def restore(self, path: Path) -> None:
+        """Continue from a checkpoint. Raises UserError if it is another network's or another run's."""
+        loaded = checkpoint.load(path, weights="net")
+        raw = loaded.raw
+        for name in UNetConfig.__dataclass_fields__:
+            _require_same(path, name, getattr(loaded.net.config, name), getattr(self.net.config, name))
+        stored = raw.get("config", {}).get("train", {})
+        fixed = (*FIXED_ON_RESUME, "total_steps") if self.train_config.lr_decay != "none" else FIXED_ON_RESUME
+        for name in fixed:
+            _require_same(path, name, stored.get(name), getattr(self.train_config, name))
+        self.net.load_state_dict(loaded.net.state_dict())
+        self.ema.load_state_dict(checkpoint.load(path, weights="ema").net.state_dict())
+        load_optimizer(self.optimizer, raw.get("optim"), path)
+        load_schedule(self.scheduler, raw.get("sched"), loaded.step, path)
+        self.step = loaded.step
+
+
+def averaging(net: nn.Module) -> DistributedDataParallel:
+    """`net` with gradients that are the mean over all processes; buffers are constants and need no exchange."""
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    newer = "forward_sync_buffers"  # the name since torch 2.15
+    return DistributedDataParallel(net, **{newer if newer in known else "broadcast_buffers": False})
+
+
+def lr_factor(step: int, config: TrainConfig) -> float:
+    """Linear warm-up (the first step already moves), then constant or half a cosine down to 0."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    if config.lr_decay == "none":
+        return 1.0
+    share = (step - config.warmup) / max(1, config.total_steps - config.warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+def _require_same(path: Path, name: str, stored: object, asked: object) -> None:
+    if stored != asked:
+        raise UserError(
+            f"cannot resume {path}: it was trained with {name}={stored}, now {name}={asked}; "
+            "correct the flag or choose another --logdir"
+        )

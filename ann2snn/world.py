@@ -1,0 +1,212 @@
+"""The processes that compute one run together: who does what, and how they agree (PyTorch's distributed engine).
+
+Small things (flags, counts, statistics, images) travel over gloo on the CPU; gradients over NCCL where they are on a
+GPU. A process that is alone needs none of it: every method then does nothing, at no cost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
+from tqdm import tqdm
+
+from .errors import UserError
+from .runtime import choose_device
+
+# Waiting for a slow peer is no error: the launcher ends everybody if one process dies.
+PATIENCE = timedelta(days=7)
+POLL_SECONDS = 0.05
+
+
+class World:
+    """One process of `size`, number `rank`, on `device`. `main` is the one that writes what is shared.
+
+    All methods but `share` are collective: every process must call them, in the same order.
+    """
+
+    def __init__(self, device: torch.device, rank: int = 0, size: int = 1, store: dist.Store | None = None) -> None:
+        self.device, self.rank, self.size, self.store = device, rank, size, store
+        self._names = itertools.count()
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    def share(self, items: Sequence) -> Sequence:
+        """This process's part of `items`: every `size`-th, from `rank` on."""
+        return items[self.rank :: self.size]
+
+    def rows(self, total: int, what: str) -> slice:
+        """This process's consecutive part of a batch of `total` rows. Raises UserError where it cannot be even."""
+        if total % self.size:
+            raise UserError(f"{what}={total}: must be a multiple of the {self.size} processes that share a batch")
+        each = total // self.size
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.size > 1:
+            name = self._name("wait")
+            self.store.add(name, 1)
+            self._until(name, self.size)
+
+    def largest(self, number: int) -> int:
+        """The largest of all processes' numbers."""
+        if self.size == 1:
+            return number
+        value = torch.tensor(number, dtype=torch.int64)
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+        return int(value)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Elementwise sum over all processes, in float64 on the CPU; bit for bit the same on each."""
+        total = values.detach().to("cpu", torch.float64, copy=True)
+        if self.size > 1:
+            dist.all_reduce(total)
+        return total
+
+    def mean_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace gradients by their mean over all processes, in one transfer."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if self.size == 1 or not gradients:
+            return
+        flat = torch.cat([g.reshape(-1) for g in gradients])
+        dist.all_reduce(flat)
+        flat /= self.size
+        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+    def synchronise(self, net: nn.Module) -> None:
+        """Give every process the main one's parameters and buffers."""
+        if self.size > 1:
+            for tensor in net.state_dict().values():
+                dist.broadcast(tensor, 0)
+
+    def from_main(self, text: str) -> str:
+        """The main process's text, on all."""
+        if self.size == 1:
+            return text
+        name = self._name("text")
+        if self.main:
+            self.store.set(name, text)
+        return self.store.get(name).decode()
+
+    def collect(self, rows: Tensor) -> list[Tensor]:
+        """Every process's tensor [n, *shape], n being its own, in order of rank, on the CPU."""
+        if self.size == 1:
+            return [rows.cpu()]
+        counts = torch.zeros(self.size, dtype=torch.int64)
+        counts[self.rank] = len(rows)
+        dist.all_reduce(counts)
+        padded = rows.new_zeros(int(counts.max()), *rows.shape[1:], device="cpu")
+        padded[: len(rows)] = rows
+        found = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(found, padded)
+        return [part[:count] for part, count in zip(found, counts.tolist(), strict=True)]
+
+    @contextlib.contextmanager
+    def progress(self, total: int, desc: str, unit: str, show: bool = True) -> Iterator[Progress]:
+        """One bar for the work of all processes, drawn by the main one, which leaves when `total` is reached."""
+        name = self._name("bar") if self.size > 1 else ""
+        with tqdm(total=total, desc=desc, unit=unit, leave=False, disable=not (show and self.main)) as bar:
+            progress = Progress(self, bar, name)
+            yield progress
+            if self.size > 1:
+                self._until(name, total, progress.show)
+
+    def claim(self, what: str) -> bool:
+        """Whether this process is the first of all to ask. Not collective."""
+        return self.size == 1 or self.store.add(f"claim/{what}", 1) == 1
+
+    def _until(self, name: str, count: int, seen=lambda number: None) -> None:
+        # Asking again and again, rather than in one blocking call, lets a signal in.
+        while (number := self.store.add(name, 0)) < count:
+            seen(number)
+            time.sleep(POLL_SECONDS)
+
+    def _name(self, kind: str) -> str:
+        return f"{kind}/{next(self._names)}"
+
+
+class Progress:
+    """A share in a common bar."""
+
+    def __init__(self, world: World, bar: tqdm, name: str) -> None:
+        self.world, self.bar, self.name = world, bar, name
+
+    def update(self, number: int) -> None:
+        if self.world.size == 1:
+            self.bar.update(number)
+        else:
+            self.show(self.world.store.add(self.name, number))
+
+    def show(self, number: int) -> None:
+        """The bar at `number`, which all processes have reached together."""
+        self.bar.update(number - self.bar.n)
+
+
+ALONE = World(torch.device("cpu"))
+#: The world this process has joined; `ALONE` before that.
+_joined = ALONE
+
+
+def current() -> World:
+    """The world this process has joined."""
+    return _joined
+
+
+def launched() -> bool:
+    """Whether a launcher (`--parallel`, `--nproc`, torchrun) has started this process as one of a world."""
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+
+
+def join(device: str) -> World:
+    """The world that the launcher's environment describes, or a world of one. Raises UserError for a bad `device`.
+
+    In processes other than the main one nothing is printed from here on: the run speaks once.
+    """
+    global _joined
+    if not launched():
+        _joined = World(choose_device(device))
+        return _joined
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
+        if local >= torch.cuda.device_count():
+            raise UserError(
+                f"process {local} of this machine finds {torch.cuda.device_count()} visible GPUs: "
+                "start at most one process a GPU, or add --device=cpu"
+            )
+        chosen = torch.device("cuda", local)
+        torch.cuda.set_device(chosen)
+    store, rank, size = next(rendezvous("env://", timeout=timedelta(minutes=10)))
+    store.set_timeout(PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    engine = dist.PrefixStore("engine", store)
+    dist.init_process_group(backend, store=engine, rank=rank, world_size=size, timeout=PATIENCE)
+    _joined = World(chosen, rank, size, dist.PrefixStore("world", store))
+    if not _joined.main:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+    return _joined
+
+
+def leave() -> None:
+    """End the membership, where there is one; the program goes on alone."""
+    global _joined
+    world, _joined = _joined, ALONE
+    if world.size > 1:
+        with contextlib.suppress(RuntimeError):  # whoever kept the store may have left first
+            world.store.add("left", 1)
+            if world.main:  # it may keep the store, which the others still need
+                world._until("left", world.size)
+        dist.destroy_process_group()

@@ -1,0 +1,135 @@
+"""`--nproc` starts the processes itself, and one that dies, or its launcher, takes the others along."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from tests.scripts import ROOT, SAMPLING, check, script, train_flags
+from tests.stages.test_bad_input import refused
+from tests.stages.test_parallel import CLOSE, distance, state
+
+
+def start(*command: str) -> subprocess.Popen:
+    """A script in processes of its own, in a session of its own."""
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=env, text=True, start_new_session=True, **pipes)
+
+
+def workers(launcher: int) -> list[int]:
+    """Process ids of the launcher's children."""
+    return [int(pid) for pid in open(f"/proc/{launcher}/task/{launcher}/children").read().split()]
+
+
+def wait_for(condition, seconds: float = 90.0):
+    """Whatever `condition` returns once that is true."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return open(f"/proc/{pid}/stat").read().split(") ")[-1][0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    logdir = tmp_path_factory.mktemp("whole")
+    check(script("ANN_train.py", *train_flags(logdir, 8)))
+    return logdir
+
+
+def test_nproc_trains_like_one_process(whole, tmp_path):
+    running = start("ANN_train.py", *train_flags(tmp_path, 8), "--nproc=2")
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
+    assert distance(state(tmp_path / "ckpt.pt"), state(whole / "ckpt.pt")) < CLOSE
+    assert err.count("100%") == 1, "one progress bar"
+
+
+@pytest.mark.parametrize(
+    "victim",
+    [
+        "launcher by SIGTERM",
+        pytest.param("launcher by SIGINT", marks=pytest.mark.slow),
+        "worker",
+        "launcher by SIGKILL",
+    ],
+)
+def test_an_end_of_one_process_is_the_end_of_all_and_the_run_continues(whole, tmp_path, victim):
+    flags = train_flags(tmp_path, 100_000, "--save_step=4", "--lr_decay=none")
+    running = start("ANN_train.py", *flags, "--nproc=2")
+    wait_for(lambda: (tmp_path / "ckpt.pt").exists() or running.poll() is not None)
+    children = workers(running.pid)
+    assert len(children) == 2
+    if victim == "worker":
+        os.kill(children[1], signal.SIGKILL)
+        expected, words = 1, "a worker was killed (SIGKILL)"
+    else:
+        number = signal.Signals[victim.split()[-1]]
+        os.kill(running.pid, number)
+        expected, words = {"SIGTERM": (143, ""), "SIGINT": (130, ""), "SIGKILL": (-9, "")}[number.name]
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == expected, err
+    assert words in err and "Traceback" not in err
+    wait_for(lambda: not any(map(is_alive, children)), 30)
+    if expected in (143, 130):
+        assert "stopped at step" in out
+    step = torch.load(tmp_path / "ckpt.pt", weights_only=True)["step"]
+    again = check(script("ANN_train.py", *train_flags(tmp_path, step + 2)))
+    assert f"at step {step}" in again
+
+
+def test_bad_input_is_one_line_and_code_2_with_many_processes_as_with_one(tmp_path):
+    running = start("ANN_train.py", *train_flags(tmp_path, 2), "--nproc=2", "--batch_size=7")
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 2 and err.count("\n") == 1 and "--batch_size=7" in err, err
+
+
+def test_parallel_without_gpus_says_so_and_runs(tmp_path):
+    out = check(script("ANN_train.py", *train_flags(tmp_path, 2), "--parallel"))
+    assert "--parallel" in out and "--nproc" in out
+    refused(script("ANN_train.py", *train_flags(tmp_path, 2), "--nproc=-1"), "--nproc=-1")
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_same_world(whole, tmp_path):
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "ANN_train.py"]
+    running = start(*command, *train_flags(tmp_path, 8))
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
+    assert distance(state(tmp_path / "ckpt.pt"), state(whole / "ckpt.pt")) < CLOSE
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("stage", ["SNN_conversion.py", "evaluate.py"])
+def test_signals_end_the_other_stages_with_the_usual_code_and_lose_nothing(whole, tmp_path, number, stage):
+    flags = [f"--logdir={tmp_path}", "--num_images=400", "--batch_size=4", "--gen_images=200", *SAMPLING]
+    (tmp_path / "ckpt.pt").write_bytes((whole / "ckpt.pt").read_bytes())
+    action = ["--eval"] if stage == "SNN_conversion.py" else ["--sample_only"]
+    timer = lambda: signal.setitimer(signal.ITIMER_REAL, 0)  # noqa: E731
+
+    def before():
+        timer()  # the alarm that bounds a test's run would be the same timer
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
+        signal.setitimer(signal.ITIMER_REAL, 0.7)
+
+    done = script(stage, *flags, *action, before=before)
+    assert done.returncode == 128 + number, done.stderr
+    assert "run the same command to continue" in done.stdout and "Traceback" not in done.stderr
+    if stage == "evaluate.py":
+        kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("generated/*/*.png")}
+        assert 0 < len(kept) < 400
+        flags[1] = f"--num_images={len(kept) + 3}"
+        assert f"{len(kept) + 3} images" in check(script(stage, *flags, *action))
+        assert all(path.stat().st_mtime_ns == when for path, when in kept.items()), "none is generated twice"
