@@ -1,7 +1,9 @@
 """Endless training batches whose content depends on the seed and the step alone."""
 
+import contextlib
 import functools
 import hashlib
+import signal
 from collections.abc import Iterator
 
 import torch
@@ -118,12 +120,29 @@ def _read(dataset: ImageDataset, plan: _Plan, num_workers: int) -> Iterator[torc
         return
     # The generator keeps DataLoader from drawing its workers' seeds out of the global random state.
     loader = DataLoader(
-        _BatchReader(dataset), batch_size=None, sampler=plan, num_workers=num_workers, generator=torch.Generator()
+        _BatchReader(dataset),
+        batch_size=None,
+        sampler=plan,
+        num_workers=num_workers,
+        generator=torch.Generator(),
+        worker_init_fn=_leave_signals_to_the_run,
     )
-    for item in loader:
+    before = signal.getsignal(signal.SIGCHLD)
+    items = iter(loader)
+    # torch's handler would raise for a worker that dies wherever the run is, even inside a step. Without it the next
+    # batch raises, a few seconds later.
+    with contextlib.suppress(ValueError):  # signals belong to the main thread
+        signal.signal(signal.SIGCHLD, before)
+    for item in items:
         if isinstance(item, UserError):
             raise item
         yield item
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Ctrl-C and launchers signal whole process groups; the run finishes its step, and needs its workers for that."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _flipped(source: Iterator[torch.Tensor], plan: _Plan | None) -> Iterator[torch.Tensor]:
