@@ -23,6 +23,7 @@ from .runtime import choose_device
 
 LAUNCHER = "ANN2SNN_LAUNCHER"  # environment variable: process id of the launcher, which workers do not outlive
 SHUTDOWN_SECONDS = 120  # that workers have for finishing a step and writing a checkpoint
+STARTING_SECONDS = 5  # that they have before they have joined the others
 
 
 class Stopped(BaseException):
@@ -59,7 +60,7 @@ def run(main: Callable[[], int | None], processes: Callable[[], int]) -> int:
         with stoppable(), tied_to_launcher():
             count = processes()
             code = start_workers(count) if count > 1 else main() or 0
-        world.leave()
+            world.leave()  # in here, because it waits for the others
         return code
     except UserError as error:
         return _fail(str(error), 2)
@@ -67,12 +68,20 @@ def run(main: Callable[[], int | None], processes: Callable[[], int]) -> int:
         if world.current().main:
             print("stopped; run the same command to continue", flush=True)
         return stop.exit_code
+    except OSError as error:
+        if not world.launched() or not _is_lost_peer(error):
+            return _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
+        return _lost(error)
     except Exception as error:
         if not world.launched() or not _is_lost_peer(error):
             raise
-        if world.current().size == 1:  # it had not even joined; the one that left has said why
-            return 1
-        return _fail(f"another process of this run has ended; run the same command to continue ({error})", 1)
+        return _lost(error)
+
+
+def _lost(error: Exception) -> int:
+    if world.current().size == 1:  # it had not even joined; the one that left has said why
+        return 1
+    return _fail(f"another process of this run has ended; run the same command to continue ({error})", 1)
 
 
 def _fail(message: str, code: int) -> int:
@@ -89,7 +98,7 @@ def _fail(message: str, code: int) -> int:
 def _is_lost_peer(error: Exception) -> bool:
     """Whether a collective failed because a process at its other end is gone."""
     signs = ("closed by peer", "reset by peer", "connect", "gloo", "nccl", "broken pipe", "recv", "socket")
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
+    return isinstance(error, RuntimeError | OSError) and any(sign in str(error).lower() for sign in signs)
 
 
 @contextlib.contextmanager
@@ -121,6 +130,9 @@ def tied_to_launcher() -> Iterator[None]:
         while not ended.wait(1.0):
             if os.getppid() != int(launcher):
                 os.kill(os.getpid(), signal.SIGTERM)
+                # One that has not joined has nothing to finish, and waits for the launcher where no signal gets in.
+                if not ended.wait(SHUTDOWN_SECONDS if world.current().size > 1 else STARTING_SECONDS):
+                    os.kill(os.getpid(), signal.SIGKILL)
                 return
 
     if launcher and world.launched():
@@ -151,6 +163,7 @@ def start_workers(count: int) -> int:
         **{name: value for name, value in options.items() if name in known},
     )
     os.environ[LAUNCHER] = str(os.getpid())
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or a lost connection prints pages in every process
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     try:
         elastic_launch(config, sys.executable)(*sys.argv)
@@ -163,11 +176,12 @@ def start_workers(count: int) -> int:
 
 def _exit_code(codes: list[int]) -> int:
     """One exit code for the run, from those of its failed workers; says so where a worker was killed."""
+    killed = [-code for code in codes if code < 0 and -code != signal.SIGTERM]
+    if killed and 2 not in codes:  # then the others were stopped by us, and end with 143
+        name = signal.Signals(killed[0]).name
+        print(f"error: a worker was killed ({name}); run the same command to continue", file=sys.stderr)
+        return 1
     for code in (2, 143, 130):
         if code in codes:
             return code
-    killed = [-code for code in codes if code < 0 and -code != signal.SIGTERM]
-    if killed:
-        name = signal.Signals(killed[0]).name
-        print(f"error: a worker was killed ({name}); run the same command to continue", file=sys.stderr)
     return 1

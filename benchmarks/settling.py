@@ -33,6 +33,7 @@ from ann2snn.nets import UNet
 from ann2snn.report.tables import text_table
 from ann2snn.runtime import prepare_folder
 from ann2snn.stages import train
+from ann2snn.world import ALONE
 from quant import QuantReLU
 
 BITS = (2, 3, 4)
@@ -162,10 +163,10 @@ def train_small_network(workdir: Path, steps: int) -> Path:
         load_dataset("fashion_mnist_10k", "", 16),
         UNetConfig(1, 16, 24, (1, 2, 2), 1, dropout=0.0, bits=2, norm_groups=6),
         DiffusionConfig(),
-        TrainConfig("fashion_mnist_10k", 2e-3, "cosine", 1.0, steps, 100, 32, 0.99, dropout=0.0),
+        TrainConfig("fashion_mnist_10k", 2e-3, "cosine", 1.0, steps, 100, 32, ema_decay=0.99, dropout=0.0),
         SampleConfig("ddim", steps=20),
         train.Schedule(sample_step=0, save_step=100, log_step=10, sample_size=16),
-        torch.device("cpu"),
+        ALONE,
     )
     return workdir / train.CHECKPOINT
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-import torch.utils.tensorboard  # noqa: F401 - slow to import: done once here, for all processes that tests fork
+import torch.utils.tensorboard  # slow to import: done once here, for all processes that tests fork
 
 from tests.scripts import SAMPLING, check, script, train_flags
 

@@ -1,5 +1,6 @@
 """Running the scripts as a user would."""
 
+import dataclasses
 import functools
 import os
 import runpy
@@ -11,10 +12,11 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
-from ann2snn.data import datasets, load_dataset
+from ann2snn.data import datasets
 
-# Scaling the shipped pictures takes longer than most runs here: done once, for all processes that are forked.
-datasets._LOADERS["fashion_mnist_10k"] = functools.lru_cache(datasets._LOADERS["fashion_mnist_10k"])
+SHIPPED = "fashion_mnist_10k"
+# Scaling these pictures takes longer than most runs here: done once, for all processes that are forked.
+_shipped = functools.lru_cache(datasets._LOADERS[SHIPPED])
 
 ROOT = Path(__file__).parents[1]
 NETWORK = [
@@ -46,10 +48,10 @@ def processes(count: int, name: str, *flags: str, before=lambda: None) -> list[D
 
     before: as above, in every process; `RANK` in the environment tells which.
     """
-    load_dataset("fashion_mnist_10k", "", 8)
+    _shipped(datasets._Request(SHIPPED, Path(), 8, True, None))
     port, running = _free_port(), []
     for rank in range(count):
-        out, err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below
+        out, err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
         child = os.fork()
         if child == 0:
             if count > 1:
@@ -82,6 +84,7 @@ def _child(name: str, flags: tuple, before, out: int, err: int) -> None:
         os.dup2(err, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
         os.chdir(ROOT)
+        datasets._LOADERS[SHIPPED] = lambda request: _shipped(dataclasses.replace(request, data_dir=Path()))
         sys.argv = [name, *flags]
         before()
         runpy.run_path(name, run_name="__main__")

@@ -66,8 +66,8 @@ def cause(error: OSError) -> str:
     return f"{error.strerror or error}; {cure}"
 
 
-def sweep(folder: str | os.PathLike) -> list[Path]:
-    """Remove what `replacing` left in `folder` and SWEEP_DEPTH levels below when its process was killed.
+def sweep(folder: str | os.PathLike, depth: int = SWEEP_DEPTH) -> list[Path]:
+    """Remove what `replacing` left in `folder` and `depth` levels below when its process was killed.
 
     Files of another host, and of a process that lives, stay. Returns what was removed. Errors are not reported:
     litter harms nobody.
@@ -77,7 +77,7 @@ def sweep(folder: str | os.PathLike) -> list[Path]:
         return removed
     top = Path(folder)
     for parent, folders, names in os.walk(top):
-        if len(Path(parent).relative_to(top).parts) >= SWEEP_DEPTH:
+        if len(Path(parent).relative_to(top).parts) >= depth:
             folders.clear()
         for name in names:
             path, match = Path(parent, name), _TEMPORARY.fullmatch(name)

@@ -9,12 +9,14 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import UserError
+from ..files import read_text
 from ..io.atomic import cause, write_text
 from ..io.lines import append_line
 from ..io.warning import warn
 from .board import Board
 
 RESULTS = "snn_eval.txt"
+LONGEST = 2**30  # bytes of a log that is read
 LINES, BOARD = "log.jsonl", "TensorBoard's file"
 
 
@@ -75,7 +77,7 @@ def read_log(path: Path) -> list[dict]:
     """All entries; a line cut short by a crash is skipped."""
     entries = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in read_text(path, LONGEST, "replace").splitlines():
             try:
                 entry = json.loads(line)
             except (ValueError, RecursionError):

@@ -49,7 +49,7 @@ def run(
     with owning(folder, "finetune", world):
         run = Run(folder, ann, spiking, config, source.hash, world)
         run.restore()
-        log = RunLog(run.folder, "finetune", run.steps_done) if world.main else SilentLog()
+        log = RunLog(run.folder, "finetune", run.log_step) if world.main else SilentLog()
         try:
             code = _tune_all(run, dataset, sample, log)
         finally:
@@ -112,7 +112,7 @@ def _tune_all(run: Run, dataset: ImageDataset, sample: SampleConfig, log: RunLog
                     f"{name}: gap {report.gap_before:.4f} → {report.gap_after:.4f} in {report.seconds:.0f} s; "
                     f"prediction {run.gaps[-1]:.4f}"
                 )
-            log.scalars(first + report.steps, block_gap=report.gap_after, prediction_gap=run.gaps[-1])
+            log.scalars(run.log_step - 1, block_gap=report.gap_after, prediction_gap=run.gaps[-1])
             _snapshot(run, name, report, sample)
             run.keep_if_best()
             run.save()
@@ -139,7 +139,7 @@ def _tune_one(
     log: RunLog | SilentLog,
 ) -> BlockReport:
     """Tune one block, with progress, log and snapshots. Raises _Interrupted when asked to stop."""
-    tuning, first = run.config.tuning(name), run.steps_done
+    tuning, first = run.config.tuning(name), run.log_step
 
     def on_step(step: int, loss: float) -> None:
         if stop := run.world.largest(interruption.requested):  # all processes at the same step

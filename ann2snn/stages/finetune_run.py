@@ -140,11 +140,19 @@ class Run:
 
     @property
     def steps_done(self) -> int:
-        return len(self.reports) * self.config.steps
+        return self._steps(self.subjects[: len(self.reports)])
 
     @property
     def steps_planned(self) -> int:
-        return sum(self.config.tuning(name).steps for name in self.subjects)
+        return self._steps(self.subjects)
+
+    def _steps(self, subjects: list[str]) -> int:
+        return sum(self.config.tuning(name).steps for name in subjects)
+
+    @property
+    def log_step(self) -> int:
+        """First step in the log of the block that comes next. A block that is not tuned by steps takes one."""
+        return sum(max(1, self.config.tuning(name).steps) for name in self.subjects[: len(self.reports)])
 
     def identity(self) -> dict:
         return {**self.config.fixed(), "source": self.source, "spiking": self.snn.spiking.to_dict()}
@@ -160,7 +168,7 @@ class Run:
         path = newest(path, self.world)
         if path is None:
             return
-        raw = checkpoint.read(path)
+        raw = checkpoint.load(path).raw
         stored = raw.get("identity", {})
         stored = stored if isinstance(stored, dict) else {}
         stored = stored | {"spiking": SpikingConfig.completed(stored.get("spiking"))}

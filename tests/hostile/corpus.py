@@ -222,6 +222,7 @@ CHECKPOINTS: dict[str, Callable[[Path, Path], Path]] = {
     "tensor as setting": _saved(lambda: with_config("diffusion", beta_1=torch.tensor(1e-4))),
     "table as setting": _saved(lambda: with_config("train", dataset_type={"a": 1})),
     "config is a list": _saved(lambda: payload(config=[1, 2])),
+    "config is nothing": _saved(lambda: payload(config=None)),
     "config of lists": _saved(lambda: payload(config={"unet": [], "diffusion": []})),
     "path as stage": _saved(lambda: payload(stage="../../../outside")),
     "identity is a list": _saved(lambda: payload(identity=[1])),

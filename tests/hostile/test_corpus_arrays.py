@@ -12,7 +12,7 @@ from ann2snn.io.images import load_npz
 from ann2snn.io.npz import read_npz
 from ann2snn.io.rasters import load_rasters
 from ann2snn.metrics.stats_file import read_stats
-from tests.hostile.contained import contained, sixteenths, tree
+from tests.hostile.contained import contained, refusal, sixteenths, tree
 from tests.hostile.corpus import ARRAYS, lying_npz, npz_of, special_files, stats_arrays
 from tests.report.run_folder import write_rasters
 
@@ -49,7 +49,7 @@ def test_valid_statistics_come_back_and_truncated_ones_are_refused_at_every_sixt
         assert read_stats(path).count == 9
         for part in sixteenths(path.read_bytes()):
             path.write_bytes(part)
-            assert "damaged" in contained(lambda: read_stats(path))
+            assert "damaged" in refusal(lambda: read_stats(path))
 
 
 def test_a_truncated_file_of_rasters_is_refused_at_every_sixteenth(path):
@@ -57,7 +57,7 @@ def test_a_truncated_file_of_rasters_is_refused_at_every_sixteenth(path):
     assert len(load_rasters(path)) == 2
     for part in sixteenths(path.read_bytes()):
         path.write_bytes(part)
-        assert "as spike rasters" in contained(lambda: load_rasters(path))
+        assert "as spike rasters" in refusal(lambda: load_rasters(path))
 
 
 @pytest.mark.parametrize("name", READERS)

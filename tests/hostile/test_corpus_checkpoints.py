@@ -10,7 +10,7 @@ import torch
 from ann2snn.errors import UserError
 from ann2snn.io import bounds, checkpoint, opcodes
 from ann2snn.io.zipped import members
-from tests.hostile.contained import contained, sixteenths, tree
+from tests.hostile.contained import contained, refusal, sixteenths, tree
 from tests.hostile.corpus import CHECKPOINTS, ESCAPE, payload, repacked, save_valid, special_files
 from tests.scripts import SAMPLING, script
 
@@ -101,7 +101,7 @@ def test_a_small_file_of_a_huge_network_is_refused_at_once(path):
 def test_a_truncated_checkpoint_is_refused_at_every_sixteenth(path):
     for part in sixteenths(save_valid(path).read_bytes()):
         path.write_bytes(part)
-        assert "truncated or not a torch checkpoint" in contained(lambda: checkpoint.load(path))
+        assert "truncated or not a torch checkpoint" in refusal(lambda: checkpoint.load(path))
 
 
 def test_what_is_no_plain_file_is_refused(tmp_path):

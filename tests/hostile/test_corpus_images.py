@@ -8,7 +8,7 @@ from PIL import Image
 
 from ann2snn.data import load_dataset
 from ann2snn.data.decode import check_image, decode_image, list_images
-from tests.hostile.contained import contained, sixteenths, tree
+from tests.hostile.contained import contained, refusal, sixteenths, tree
 from tests.hostile.corpus import BROKEN_IMAGES, ESCAPE, ODD_IMAGES, encoded, profile_bomb, special_files
 from tests.scripts import script, train_flags
 
@@ -50,11 +50,11 @@ def test_an_image_truncated_at_any_sixteenth_is_an_image_or_named(kind, tmp_path
     path = tmp_path / f"x.{kind.lower()}"
     whole = encoded(kind, (64, 64))
     path.write_bytes(whole)
-    assert contained(lambda: decode_image(path)) is None
+    assert refusal(lambda: decode_image(path)) is None
     refused = []
     for part in sixteenths(whole):
         path.write_bytes(part)
-        refused.append(contained(lambda: decode_image(path)))
+        refused.append(refusal(lambda: decode_image(path)))
     assert all(refused[:12]) and all(str(path) in message for message in refused if message)
     assert capfd.readouterr().err == ""  # decoders written in C speak for themselves otherwise
 

@@ -8,10 +8,10 @@ import pytest
 from ann2snn.errors import UserError
 from ann2snn.io.flagfile import check_arguments
 from ann2snn.report.collect import collect
-from tests.hostile.contained import contained, sixteenths, tree
+from tests.hostile.contained import contained, refusal, sixteenths, tree
 from tests.hostile.corpus import ESCAPE, special_files
 from tests.report.run_folder import write_run
-from tests.scripts import ROOT, script
+from tests.scripts import ROOT, script, train_flags
 
 DEMO = (ROOT / "config" / "train_ANN" / "demo.txt").read_bytes()
 FLAGFILES = {
@@ -47,8 +47,7 @@ def test_a_hostile_flagfile_is_refused_in_one_line_and_nothing_is_written(name, 
     path = tmp_path / "flags.txt"
     path.write_bytes(FLAGFILES[name])
     before = tree(tmp_path)
-    logdir = [] if b"logdir" in FLAGFILES[name][:20] else [f"--logdir={tmp_path}/run"]
-    refused(script("ANN_train.py", f"--flagfile={path}", "--train", *logdir, "--device=cpu"))
+    refused(script("ANN_train.py", *train_flags(tmp_path / "run", 1), f"--flagfile={path}"))
     assert tree(tmp_path) == before and not (tmp_path / "run").exists() and not (ROOT / "executed").exists()
 
 
@@ -96,9 +95,9 @@ def test_a_flagfile_truncated_at_any_sixteenth_is_read_or_refused(tmp_path):
     path = tmp_path / "flags.txt"
     for part in sixteenths(DEMO):
         path.write_bytes(part)
-        contained(lambda: check_arguments([f"--flagfile={path}"]))
+        refusal(lambda: check_arguments([f"--flagfile={path}"]))
     path.write_bytes(DEMO[: len(DEMO) // 2] + b"--bi")
-    refused(script("ANN_train.py", f"--flagfile={path}", "--notrain"))
+    refused(script("ANN_train.py", f"--flagfile={path}", "--notrain", f"--logdir={tmp_path}/run"))
 
 
 @pytest.mark.parametrize(
@@ -120,11 +119,12 @@ def test_a_flagfile_truncated_at_any_sixteenth_is_read_or_refused(tmp_path):
             "--lr=-inf",
             "--bit=nan",
         ),
-        *("--bit=1e400", "--eta=nan", "--img_size=1000000", "--norm_bins=0", "--num_workers=100000", "--seed=-1"),
+        *("--bit=1e400", "--eta=nan", "--img_size=1000000", "--num_workers=100000", "--seed=-1"),
     ],
 )
-def test_hostile_arguments_are_refused_in_one_line(flag):
-    refused(script("ANN_train.py", "--train", "--device=cpu", "--dataset_type=fashion_mnist_10k", flag))
+def test_hostile_arguments_are_refused_in_one_line(flag, tmp_path):
+    refused(script("ANN_train.py", *train_flags(tmp_path / "run", 1), flag))
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- a run folder ---------------------------------------------------------------------------------------------------

@@ -9,7 +9,10 @@ import time
 import pytest
 import torch
 
-from tests.scripts import ROOT, SAMPLING, check, script, train_flags
+from ann2snn import launch, world
+from ann2snn.launch import _exit_code
+from tests.processes import ended, fork, kill
+from tests.scripts import ROOT, SAMPLING, _free_port, check, script, train_flags
 from tests.stages.test_bad_input import refused
 from tests.stages.test_parallel import CLOSE, distance, state
 
@@ -54,7 +57,7 @@ def test_nproc_trains_like_one_process(whole, tmp_path):
     out, err = running.communicate(timeout=120)
     assert running.returncode == 0, err
     assert distance(state(tmp_path / "ckpt.pt"), state(whole / "ckpt.pt")) < CLOSE
-    assert err.count("100%") == 1, "one progress bar"
+    assert err.count("train:   0%") == 1, "one progress bar"
 
 
 @pytest.mark.parametrize(
@@ -88,6 +91,53 @@ def test_an_end_of_one_process_is_the_end_of_all_and_the_run_continues(whole, tm
     step = torch.load(tmp_path / "ckpt.pt", weights_only=True)["step"]
     again = check(script("ANN_train.py", *train_flags(tmp_path, step + 2)))
     assert f"at step {step}" in again
+
+
+def test_workers_that_are_starting_do_not_outlive_their_launcher(tmp_path):
+    """They look for it over the network then, for minutes, where no signal reaches them."""
+    running = start("ANN_train.py", *train_flags(tmp_path, 4), "--nproc=2")
+    children = wait_for(lambda: len(found := workers(running.pid)) == 2 and found)
+    os.kill(running.pid, signal.SIGKILL)
+    running.communicate(timeout=60)
+    wait_for(lambda: not any(map(is_alive, children)), 60)
+    assert not (tmp_path / "ckpt.pt").exists()
+
+
+def test_a_signal_reaches_a_process_that_waits_for_what_the_main_one_says(monkeypatch):
+    """As when SIGTERM has ended the main process already, and the store is the launcher's, which goes on."""
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(_free_port()))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    reading, writing = os.pipe()
+
+    def process(rank: int) -> None:
+        os.environ["RANK"] = str(rank)
+        with launch.stoppable():
+            joined = world.join("cpu")
+            if rank == 0:
+                time.sleep(50)
+            os.write(writing, b"!")
+            joined.from_main("")
+
+    silent, waiting = (fork(lambda rank=rank: process(rank)) for rank in range(2))
+    try:
+        assert os.read(reading, 1) == b"!"
+        time.sleep(0.3)
+        os.kill(waiting, signal.SIGTERM)
+        started = time.monotonic()
+        assert ended(waiting) == 1, "Stopped, which a forked test process reports with 1"
+        assert time.monotonic() - started < 5
+    finally:
+        kill(silent)
+
+
+@pytest.mark.parametrize(
+    ("codes", "run"), [([-9, 143], 1), ([143, -9], 1), ([143, 143], 143), ([1, 2], 2), ([-15, 143], 143), ([1, 1], 1)]
+)
+def test_the_run_ends_with_the_code_of_what_ended_it(codes, run, capsys):
+    """A worker that is killed makes the launcher stop the others, which then end as by SIGTERM."""
+    assert _exit_code(codes) == run
+    assert ("a worker was killed (SIGKILL)" in capsys.readouterr().err) == (-9 in codes)
 
 
 def test_bad_input_is_one_line_and_code_2_with_many_processes_as_with_one(tmp_path):

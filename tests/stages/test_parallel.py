@@ -159,7 +159,8 @@ def test_scores_while_training_are_those_of_one_process(stats, tmp_path):
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
     done = processes(2, "ANN_train.py", *train_flags(tmp_path, 2), "--batch_size=7")
     assert 2 in [d.returncode for d in done] and 0 not in [d.returncode for d in done]
-    assert sorted(d.stderr.count("\n") for d in done) == [0, 1], "one line, from whichever process came first"
+    # If one is still joining when the other leaves, torch's C++ warnings come on top; the launcher silences them.
+    assert "".join(d.stderr for d in done).count("error: ") == 1, "one line, from whichever process came first"
     assert "--batch_size=7" in "".join(d.stderr for d in done)
     refused(script("ANN_train.py", *train_flags(tmp_path, 2), "--accumulate=3"), "--accumulate=3", "8 images")
     refused(script("ANN_train.py", *train_flags(tmp_path, 2), "--accumulate=0"), "--accumulate=0")

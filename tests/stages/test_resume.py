@@ -5,8 +5,10 @@ import os
 import shutil
 import signal
 
+import pytest
 import torch
 
+from ann2snn.report.log import read_log
 from ann2snn.stages import finetune, train
 from tests.scripts import check, script, train_flags
 
@@ -91,13 +93,15 @@ def test_other_settings_do_not_continue_a_run(tmp_path):
     assert (tmp_path / "ckpt.pt").read_bytes() == before
 
 
-def test_fine_tuning_killed_in_the_third_block_resumes_there(tmp_path):
+@pytest.mark.parametrize("tuning", [["--ft_steps=2"], ["--ft_steps=0", "--ft_calibrate", "--ft_network_steps=2"]])
+def test_fine_tuning_killed_in_the_third_block_resumes_there(tmp_path, tuning):
     check(script("ANN_train.py", *train_flags(tmp_path, 2)))
-    flags = ["--fine_tune", f"--logdir={tmp_path}", "--ft_steps=2", "--ft_batch_size=4"]
+    flags = ["--fine_tune", f"--logdir={tmp_path}", *tuning, "--ft_batch_size=4"]
     flags += ["--sample_step=0", "--gap_images=0", "--num_threads=1"]
     check(script("SNN_ft.py", *flags))
     state = tmp_path / "SNN_2bit_ft" / "ft_state.pt"
-    whole = torch.load(state, weights_only=True)
+    whole, log = torch.load(state, weights_only=True), read_log(state.with_name("log.jsonl"))
+    assert sum("prediction_gap" in line for line in log) == len(whole["reports"])
     shutil.rmtree(state.parent)
 
     def before():
@@ -116,3 +120,6 @@ def test_fine_tuning_killed_in_the_third_block_resumes_there(tmp_path):
     assert "2 blocks are done" in check(script("SNN_ft.py", *flags))
     resumed = torch.load(state, weights_only=True)
     assert equal(whole["ema_model"], resumed["ema_model"]) and whole["gaps"] == resumed["gaps"]
+    assert read_log(state.with_name("log.jsonl")) == log
+    check(script("SNN_ft.py", *flags))  # a finished run started again
+    assert read_log(state.with_name("log.jsonl")) == log

@@ -1,0 +1,148 @@
+"""What must hold of a run folder after a kill, and at the end, for `benchmarks.faults`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ann2snn.io import checkpoint
+from ann2snn.io.seal import HASH, content_hash
+from ann2snn.report.log import LINES, RESULTS, read_log
+from ann2snn.stages.train import CHECKPOINT
+
+from .fault_runs import TUNED
+
+STATE, BEST, CONVERTED = f"{TUNED}/ft_state.pt", f"{TUNED}/model_best.pt", "converted_snn.pt"
+#: What differs between two equal runs: when, how long, where, and hashes of files, whose layout may differ.
+VOLATILE = {"seconds", "date", "reference", "source", "checkpoint", HASH}
+_LOGS = (LINES, RESULTS)
+#: (file, entry) of the weights that a run ends with.
+RESULTS_WEIGHTS = [(CHECKPOINT, "net_model"), *((name, "ema_model") for name in (CHECKPOINT, CONVERTED, STATE, BEST))]
+
+
+def files(logdir: Path) -> list[Path]:
+    """The files of a run whose content is checked: all but locks, temporary and flag files, and TensorBoard's."""
+    kept = (p for p in logdir.rglob("*") if p.is_file() and not p.name.startswith((".", "events.", "flagfile")))
+    return sorted(kept)
+
+
+def unloadable(logdir: Path) -> list[str]:
+    """`file: reason` for every file that cannot be loaded, or whose content does not match its hash."""
+    found = []
+    for path in files(logdir):
+        try:
+            _load(path)
+        except Exception as error:  # whatever the reader raises is the finding
+            found.append(f"{path.relative_to(logdir)}: {error or type(error).__name__}")
+    return found
+
+
+def _load(path: Path) -> object:
+    if path.suffix == ".pt":
+        payload = checkpoint.read(path)
+        if HASH not in payload:
+            raise ValueError("carries no hash")
+        return payload
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays}
+    if path.suffix == ".png":
+        with Image.open(path) as image:
+            image.verify()
+        with Image.open(path) as image:
+            return np.asarray(image)
+    if path.name in _LOGS:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def fingerprints(logdir: Path) -> dict[str, str]:
+    """{file: hash of its content}, without what differs between two equal runs. Previous checkpoints are left out:
+    which steps they are of depends on where a run stopped."""
+    paths = [path for path in files(logdir) if not path.stem.endswith(".prev")]
+    return {str(path.relative_to(logdir)): _fingerprint(path) for path in paths}
+
+
+def _fingerprint(path: Path) -> str:
+    content = _stable(_load(path))
+    if path.suffix == ".pt":
+        return content_hash(content)
+    if path.suffix == ".npz":
+        digest = hashlib.sha256()
+        for name, array in sorted(content.items()):
+            digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+        return digest.hexdigest()
+    if path.suffix == ".png":
+        return hashlib.sha256(content.tobytes()).hexdigest()
+    if path.name == RESULTS:  # a run killed after its score was written scores again, and adds the same line
+        content = sorted({json.dumps(line, sort_keys=True) for line in content})
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _stable(content: object) -> object:
+    if isinstance(content, dict):
+        return {key: _stable(value) for key, value in content.items() if key not in VOLATILE}
+    return [_stable(item) for item in content] if isinstance(content, list) else content
+
+
+def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
+    """Files whose content differs, or that only one of two runs has."""
+    return sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+
+
+def stage_of(name: str) -> str:
+    """The stage that writes a file."""
+    if name.startswith(TUNED):
+        return "fine-tune"
+    if name == "stats.npz":
+        return "statistics"
+    if name.startswith("generated") or name == RESULTS or name == "images/SDDPM_T3.png":
+        return "evaluate"
+    return "train" if name.startswith(("ckpt", "sample/", "real", LINES)) else "convert"
+
+
+def weight_distance(logdir: Path, reference: Path) -> float:
+    """Largest relative L2 distance of the weights of two runs, over the files that hold the results."""
+    pairs = [[_weights(folder / name, key) for folder in (logdir, reference)] for name, key in RESULTS_WEIGHTS]
+    return max(float((a - b).norm() / b.norm()) for a, b in pairs)
+
+
+def _weights(path: Path, key: str) -> torch.Tensor:
+    return torch.cat([value.double().flatten() for value in checkpoint.read(path)[key].values()])
+
+
+def image_times(logdir: Path) -> dict[Path, int]:
+    """When each generated image was written, in nanoseconds."""
+    return {path: path.stat().st_mtime_ns for path in logdir.glob("generated/images/*.png")}
+
+
+def position(stage: str, logdir: Path, since: int) -> tuple[str, float | None]:
+    """How far a stage that was killed had come, and the training or tuning steps that are lost; None where work is
+    not counted in steps. since: when it was started, in nanoseconds since the epoch."""
+    if stage == "train":
+        log, saved = logdir / LINES, _read(logdir / CHECKPOINT).get("step", 0)
+        own = log.exists() and log.stat().st_mtime_ns >= since  # not yet the log of an earlier start
+        reached = max((entry["step"] + 1 for entry in read_log(log)), default=0) if own else saved
+        return f"step {reached}, checkpoint {saved}", max(0, reached - saved)
+    if stage == "fine-tune":
+        done = {report["block"] for report in _read(logdir / STATE).get("reports", [])}
+        steps = [path for path in logdir.glob(f"{TUNED}/model_backpacks/*.pt") if path.stat().st_mtime_ns >= since]
+        lost = [path for path in steps if re.sub(r"_\d+_model$", "", path.stem) not in done]
+        return f"{len(done)} blocks done, {len(lost)} steps of the next", len(lost)
+    if stage == "evaluate":
+        return f"{len(image_times(logdir))} images", None
+    names = (
+        (CONVERTED, "gap.json", "cost.json", "raster.npz", "images/ANN.png") if stage == "convert" else ["stats.npz"]
+    )
+    written = [name for name in names if (logdir / name).exists()]
+    return f"written: {', '.join(written) or 'nothing'}", None
+
+
+def _read(path: Path) -> dict:
+    return checkpoint.read(path) if path.exists() else {}
