@@ -1,8 +1,21 @@
 """Diffusion processes, what the network predicts, losses and samplers."""
 
-from .loss import squared_error
+from .likelihood import variational_bound
+from .loss import squared_error, training_loss
 from .noise import ImageNoise
-from .samplers import SAMPLERS, sample_ddim, sample_ddpm
+from .samplers import SAMPLERS, analytic_statistics, check, options_of, sample_ddim, sample_ddpm
 from .vp import VP
 
-__all__ = ["SAMPLERS", "VP", "ImageNoise", "sample_ddim", "sample_ddpm", "squared_error"]
+__all__ = [
+    "SAMPLERS",
+    "VP",
+    "ImageNoise",
+    "analytic_statistics",
+    "check",
+    "options_of",
+    "sample_ddim",
+    "sample_ddpm",
+    "squared_error",
+    "training_loss",
+    "variational_bound",
+]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from ..config import DiffusionConfig
+from .log_snr import LogSNR
+from .schedules import betas_of
 
 
 class VP:
@@ -18,7 +22,7 @@ class VP:
     def __init__(self, config: DiffusionConfig) -> None:
         self.config = config
         steps = config.diffusion_steps
-        self.betas = torch.linspace(config.beta_1, config.beta_T, steps, dtype=torch.float64)
+        self.betas = betas_of(config)
         alphas = 1 - self.betas
         self.alphas_bar = torch.cumprod(alphas, dim=0)
         self.alphas_bar_prev = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_bar[:-1]])
@@ -34,6 +38,17 @@ class VP:
     def diffusion_steps(self) -> int:
         return self.config.diffusion_steps
 
+    @cached_property
+    def log_snr(self) -> LogSNR:
+        """λ(t) at real times. Raises UserError if the process has one step or ends at ᾱ = 0."""
+        return LogSNR(self.alphas_bar)
+
+    def alpha_bar_at(self, t: Tensor) -> Tensor:
+        """ᾱ, float64 [N] on t's device, at integer times [N] or, interpolated, at real ones (a floating-point t)."""
+        if not t.is_floating_point():
+            return self.alphas_bar.to(t.device)[t]
+        return torch.exp(torch.from_numpy(self.log_snr.log_alpha_bar(t.double().cpu().numpy()))).to(t.device)
+
     def model_log_var(self) -> Tensor:
         """log σ²_t of the reverse step [diffusion_steps]: fixedlarge is β_t (posterior at t = 0), fixedsmall β̃_t."""
         if self.config.var_type == "fixedsmall":
@@ -41,10 +56,9 @@ class VP:
         return torch.cat([self.posterior_log_var[:1], torch.log(self.betas[1:])])
 
     def diffuse(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """q(x_t | x_0), eq. 4. x_0, noise [N, C, H, W]; integer t [N]."""
-        return (
-            gather(torch.sqrt(self.alphas_bar), t, x_0) * x_0 + gather(torch.sqrt(1 - self.alphas_bar), t, x_0) * noise
-        )
+        """q(x_t | x_0), eq. 4. x_0, noise [N, C, H, W]; t [N], integer or real."""
+        alpha_bar = self.alpha_bar_at(t)
+        return per_image(torch.sqrt(alpha_bar), x_0) * x_0 + per_image(torch.sqrt(1 - alpha_bar), x_0) * noise
 
     def posterior_mean(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Mean of q(x_{t−1} | x_t, x_0), eq. 7."""
@@ -53,5 +67,9 @@ class VP:
 
 def gather(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
     """values [K], integer t [N] → [N, 1, 1, …] in the dtype and on the device of `like` [N, …]."""
-    picked = values.to(like.device)[t].to(like.dtype)
-    return picked.view(-1, *[1] * (like.dim() - 1))
+    return per_image(values.to(like.device)[t], like)
+
+
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """values [N] → [N, 1, 1, …] in the dtype and on the device of `like` [N, …]."""
+    return values.to(device=like.device, dtype=like.dtype).view(-1, *[1] * (like.dim() - 1))

@@ -9,57 +9,15 @@ from hypothesis import strategies as st
 
 from ann2snn.config import DiffusionConfig, SampleConfig
 from ann2snn.convert import convert
-from ann2snn.diffusion import VP, ImageNoise, sample_ddim, sample_ddpm
-from ann2snn.diffusion.predict import eps_from_x0, training_target
+from ann2snn.diffusion import ImageNoise, sample_ddim, sample_ddpm
 from ann2snn.diffusion.samplers import uniform_times
 from ann2snn.errors import UserError
 from ann2snn.sampling import generate, generate_all
+from tests.diffusion.vp_exact import Draws, gaussian_denoiser, no_noise, normal, oracle, process
 from tests.helpers import assert_equal, random_ann
 
-MEAN_TYPES = ("epsilon", "xstart", "xprev")
+MEAN_TYPES = ("epsilon", "xstart", "xprev", "v")
 mean_types = pytest.mark.parametrize("mean_type", MEAN_TYPES)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def process(steps: int = 1000, **options) -> VP:
-    return VP(DiffusionConfig(diffusion_steps=steps, **options))
-
-
-def no_noise() -> torch.Tensor:
-    raise AssertionError("noise was drawn")
-
-
-class Draws:
-    """Noise source that replays the draws of one seed and counts them."""
-
-    def __init__(self, shape: tuple[int, ...], seed: int = 0) -> None:
-        self.shape, self.generator, self.count = shape, torch.Generator().manual_seed(seed), 0
-
-    def __call__(self) -> torch.Tensor:
-        self.count += 1
-        return torch.randn(self.shape, generator=self.generator, dtype=torch.float64)
-
-
-def gaussian_denoiser(vp: VP, std: float):
-    """The exact noise prediction E[ε | x_t] when every pixel of the data is N(0, std²)."""
-
-    def net(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        alpha = vp.alphas_bar[t].view(-1, 1, 1, 1)
-        return torch.sqrt(1 - alpha) / (alpha * std**2 + 1 - alpha) * x
-
-    return net
-
-
-def oracle(vp: VP, x_0: torch.Tensor):
-    """A network that knows the image: its output is what x_0 implies at x_t, in the process's own terms."""
-
-    def net(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return training_target(vp, x_0.expand_as(x), x, t, eps_from_x0(vp, x_0.expand_as(x), x, t))
-
-    return net
 
 
 # ---- DDIM -----------------------------------------------------------------------------------------------------------

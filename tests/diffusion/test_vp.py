@@ -68,7 +68,7 @@ def test_noise_and_image_imply_each_other(images):
     torch.testing.assert_close(eps_from_x0(vp, x_0, x_t, T), noise, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("mean_type", ["epsilon", "xstart", "xprev"])
+@pytest.mark.parametrize("mean_type", ["epsilon", "xstart", "xprev", "v"])
 def test_a_perfect_output_implies_the_image_and_has_no_loss(mean_type, images):
     x_0, x_t, noise = images
     vp = process(mean_type=mean_type)
@@ -96,7 +96,7 @@ def test_the_network_sees_the_noisy_image_and_its_time(images):
     assert seen[0][1] is T
 
 
-@pytest.mark.parametrize("options", [{"beta_1": 0.0}, {"beta_T": 1.0}, {"beta_1": 0.03}, {"mean_type": "v"}])
+@pytest.mark.parametrize("options", [{"beta_1": 0.0}, {"beta_T": 1.0}, {"beta_1": 0.03}, {"mean_type": "score"}])
 def test_impossible_processes_are_refused(options):
     with pytest.raises(UserError):
         DiffusionConfig(**options)

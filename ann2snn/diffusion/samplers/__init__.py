@@ -1,8 +1,27 @@
-"""Samplers: plain functions that share one prefix, f(net, process, x_T, *, noise, steps, clip, on_step)."""
+"""Samplers: plain functions that share one prefix, f(net, process, x_T, *, noise, steps, clip, on_step, …)."""
 
 from .ancestral import sample_ddpm
-from .ddim import sample_ddim, uniform_times
+from .ddim import sample_ddim
+from .dpm_solver import sample_dpm_solver
+from .dpmpp import sample_dpmpp, sample_dpmpp_sde
+from .grids import real_times, uniform_times, whole_times
+from .registry import SAMPLERS, Sampler, check, options_of
+from .strided import analytic_statistics, sample_analytic_dpm, sample_ddpm_strided
 
-SAMPLERS = {"ddpm": sample_ddpm, "ddim": sample_ddim}
-
-__all__ = ["SAMPLERS", "sample_ddim", "sample_ddpm", "uniform_times"]
+__all__ = [
+    "SAMPLERS",
+    "Sampler",
+    "analytic_statistics",
+    "check",
+    "options_of",
+    "real_times",
+    "sample_analytic_dpm",
+    "sample_ddim",
+    "sample_ddpm",
+    "sample_ddpm_strided",
+    "sample_dpm_solver",
+    "sample_dpmpp",
+    "sample_dpmpp_sde",
+    "uniform_times",
+    "whole_times",
+]

@@ -7,22 +7,30 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..predict import eps_from_x0, predicted_x0
+from ...config import require
 from ..vp import VP
-from .ancestral import StepHook
+from .call import Denoiser, StepHook, estimate
+from .grids import whole_times
 
 
-def uniform_times(diffusion_steps: int, steps: int) -> list[int]:
-    """`steps` distinct diffusion times from diffusion_steps − 1 down to 0, evenly spaced (one step: the last time)."""
-    if steps == 1:
-        return [diffusion_steps - 1]
-    grid = torch.linspace(diffusion_steps - 1, 0, steps, dtype=torch.float64)
-    return [int(v) for v in torch.floor(grid + 0.5)]
+def ddim_times(
+    process: VP, steps: int | None = 50, eta: float = 0.0, skip: str = "uniform", denoise: bool = True
+) -> list[int]:
+    """Times of the network calls of `sample_ddim`. Raises UserError for options that do not fit the process."""
+    times = _states(process, steps, eta, skip, denoise)
+    return times if denoise else times[:-1]
+
+
+def _states(process: VP, steps: int | None, eta: float, skip: str, denoise: bool) -> list[int]:
+    require(0 <= eta <= 1, f"--eta={eta}: use 0 (deterministic) to 1")
+    times = whole_times(process, process.diffusion_steps if steps is None else steps, skip)
+    require(denoise or len(times) >= 2, f"--denoise=False: {len(times)} sampler step would leave pure noise")
+    return times
 
 
 @torch.no_grad()
 def sample_ddim(
-    net: Callable[[Tensor, Tensor], Tensor],
+    net: Denoiser,
     process: VP,
     x: Tensor,
     *,
@@ -31,30 +39,25 @@ def sample_ddim(
     eta: float = 0.0,
     clip: bool = True,
     on_step: StepHook | None = None,
+    skip: str = "uniform",
+    denoise: bool = True,
 ) -> Tensor:
     """x_T [N, C, H, W] → x_0 in [−1, 1] in `steps` network calls (eq. 12 with σ of eq. 16; eta = 0 is deterministic).
 
     `clip` limits the predicted x_0 to [−1, 1] and recomputes ε to match. `noise` is drawn once per step but the last,
-    and not at all when eta = 0.
+    and not at all when eta = 0. `skip` names the times, see `whole_times`. Without `denoise` the result is the state
+    at the last time, not limited to [−1, 1], and the call there is saved: SDDPM's DDIM (skip="sddpm") ends so.
+    Raises UserError before the first call.
     """
-    times = uniform_times(process.diffusion_steps, steps or process.diffusion_steps)
+    times = _states(process, steps, eta, skip, denoise)
     alphas_bar = process.alphas_bar.tolist()
-    for index, step in enumerate(times):
-        t = x.new_full((len(x),), step, dtype=torch.long)
-        if on_step is not None:
-            on_step(step, x)
-        output = net(x, t)
-        x_0 = predicted_x0(process, output, x, t)
-        if clip:
-            x_0 = x_0.clamp(-1, 1)
-        last = index == len(times) - 1
-        if last:
-            x = x_0
-            break
-        eps = output if process.config.mean_type == "epsilon" and not clip else eps_from_x0(process, x_0, x, t)
-        now, target = alphas_bar[step], alphas_bar[times[index + 1]]
+    for step, following in zip(times, times[1:], strict=False):
+        x_0, eps = estimate(net, process, x, step, clip, on_step)
+        now, target = alphas_bar[step], alphas_bar[following]
         sigma = eta * ((1 - target) / (1 - now) * (1 - now / target)) ** 0.5
         x = target**0.5 * x_0 + (1 - target - sigma**2) ** 0.5 * eps
         if sigma > 0:
             x = x + sigma * noise()
-    return x.clamp(-1, 1)
+    if not denoise:
+        return x
+    return estimate(net, process, x, times[-1], clip, on_step)[0].clamp(-1, 1)
