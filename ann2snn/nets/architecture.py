@@ -1,0 +1,33 @@
+"""The architectures a denoiser can have, by the name that `--arch` and checkpoints give them."""
+
+from __future__ import annotations
+
+from ..config import DiffusionConfig, UNetConfig, require
+from .attention_unet import AttentionUNet, AttentionUNetConfig
+from .unet import UNet
+
+NetworkConfig = UNetConfig | AttentionUNetConfig
+Network = UNet | AttentionUNet
+CONFIGS: dict[str, type[NetworkConfig]] = {config.arch: config for config in (UNetConfig, AttentionUNetConfig)}
+
+
+def stored_config(arch: object, stored: dict) -> NetworkConfig:
+    """The network a checkpoint describes: `stored` is what `to_dict` wrote.
+
+    Raises UserError for an unknown architecture, and for one whose output is not like its input; TypeError for
+    unknown fields.
+    """
+    known = isinstance(arch, str) and arch in CONFIGS
+    require(known, f"architecture {str(arch)[:40]!r}: use one of {', '.join(CONFIGS)}")
+    config = CONFIGS[arch](**stored)
+    if isinstance(config, AttentionUNetConfig):
+        require(
+            config.denoised_channels == config.in_channels,
+            f"{config.denoised_channels} output channels for {config.in_channels} input channels: they must agree",
+        )
+    return config
+
+
+def build_network(config: NetworkConfig, diffusion: DiffusionConfig | None = None) -> Network:
+    """The network of a configuration, with fresh weights."""
+    return (UNet if isinstance(config, UNetConfig) else AttentionUNet)(config, diffusion=diffusion)

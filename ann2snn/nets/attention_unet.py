@@ -1,0 +1,267 @@
+"""The U-Net of DDPM with attention: a full-precision baseline, and the architecture of published DDPM checkpoints.
+
+Ho et al., 2020 (2006.11239), appendix B, as trained by ddpm-torch, whose parameter names these are, so that its
+checkpoints load strictly (`model`, or `ema` → `shadow`). It has no spiking counterpart: SiLU is negative below zero
+and has no upper bound, and attention multiplies one activation by another. `UNet` is the network that converts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..config import FULL_PRECISION, DiffusionConfig, check_int, require
+from .parts import BatchDropout
+
+NORM_EPS = 1e-6
+NEAR_ZERO_GAIN = 1e-5  # Xavier gain of a layer that starts as good as silent: scale 1e-10 of the variance
+
+
+@dataclass(frozen=True)
+class AttentionUNetConfig:
+    """Shape of the denoiser. The defaults are the published CIFAR-10 network, with 35,746,307 parameters.
+
+    attn: levels (0 is full resolution) whose every residual block is followed by attention; may be empty.
+    out_channels: None for as many as `in_channels`.
+    block_size: squares of block_size² pixels become channels before the first convolution and pixels again after the
+    last one; 1 leaves images as they are.
+
+    Raises UserError for values that make no network.
+    """
+
+    arch = "attention"  # no fields, as they are the same for all: the name of `--arch`, and the activations' precision
+    bits = FULL_PRECISION
+
+    in_channels: int = 3
+    image_size: int = 32
+    ch: int = 128
+    ch_mult: tuple[int, ...] = (1, 2, 2, 2)
+    num_res_blocks: int = 2
+    attn: tuple[int, ...] = (1,)
+    dropout: float = 0.1
+    out_channels: int | None = None
+    norm_groups: int = 32
+    block_size: int = 1
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__  # the dataclass is frozen; normalise types once, here
+        for name, flag in (
+            *(("in_channels", "image channels"), ("image_size", "--img_size"), ("ch", "--ch")),
+            *(("num_res_blocks", "--num_res_blocks"), ("norm_groups", "--norm_groups"), ("block_size", "--block_size")),
+        ):
+            set_field(self, name, check_int(getattr(self, name), flag))
+        if self.out_channels is not None:
+            set_field(self, "out_channels", check_int(self.out_channels, "output channels"))
+        set_field(self, "ch_mult", tuple(check_int(m, "--ch_mult") for m in self.ch_mult))
+        set_field(self, "attn", tuple(check_int(level, "--attn") for level in self.attn))
+        self._check_values()
+        self._check_levels()
+
+    def _check_values(self) -> None:
+        require(1 <= self.in_channels <= 64, f"{self.in_channels} image channels: use 1 to 64")
+        require(1 <= self.denoised_channels <= 64, f"{self.out_channels} output channels: use 1 to 64")
+        # Four is the least: the sinusoids' exponents divide by ch / 2 - 1.
+        require(4 <= self.ch <= 4096 and self.ch % 2 == 0, f"--ch={self.ch}: use an even number from 4 to 4096")
+        require(1 <= self.num_res_blocks <= 16, f"--num_res_blocks={self.num_res_blocks}: use 1 to 16")
+        require(0 <= self.dropout < 1, f"--dropout={self.dropout}: use a value in [0, 1)")
+        require(
+            self.norm_groups > 0 and self.ch % self.norm_groups == 0,
+            f"--norm_groups={self.norm_groups}: must divide --ch={self.ch}",
+        )
+
+    def _check_levels(self) -> None:
+        levels = len(self.ch_mult)
+        require(
+            0 < levels <= 8 and min(self.ch_mult, default=0) > 0,
+            f"--ch_mult={','.join(map(str, self.ch_mult))}: give 1 to 8 positive values, each once; a flag repeated "
+            "after a flagfile appends to the flagfile's values, so edit the flagfile instead",
+        )
+        require(
+            all(0 <= level < levels for level in self.attn) and len(set(self.attn)) == len(self.attn),
+            f"--attn={','.join(map(str, self.attn))}: name each level with attention once, from 0 to {levels - 1}",
+        )
+        require(1 <= self.block_size <= 64, f"--block_size={self.block_size}: use 1 to 64")
+        factor = self.block_size * 2 ** (levels - 1)
+        require(
+            self.image_size > 0 and self.image_size % factor == 0,
+            f"--img_size={self.image_size}: must be a multiple of {factor}, which {levels} resolution levels and "
+            f"--block_size={self.block_size} divide it by",
+        )
+
+    @property
+    def denoised_channels(self) -> int:
+        """Channels of the network's output."""
+        return self.in_channels if self.out_channels is None else self.out_channels
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self) | {"ch_mult": list(self.ch_mult), "attn": list(self.attn)}
+
+
+def sinusoidal_features(t: Tensor, dim: int) -> Tensor:
+    """t [N], integer or fractional → float32 [N, dim]: dim/2 sines, then dim/2 cosines.
+
+    Frequencies 10000^(-i / (dim/2 - 1)), as in DDPM: not quite Vaswani et al., 2017, section 3.5.
+    """
+    half = dim // 2
+    frequency = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000) / (half - 1)))
+    angle = t.to(torch.float32)[:, None] * frequency[None, :]
+    return torch.cat([torch.sin(angle), torch.cos(angle)], dim=1)
+
+
+class AttentionUNet(nn.Module):
+    """Denoiser f(x [N, C, H, W], t [N]) → [N, C_out, H, W]; `t` may be fractional. Not convertible to spikes.
+
+    `diffusion` is the process it was trained for; it is carried along, not used.
+    """
+
+    def __init__(self, config: AttentionUNetConfig, diffusion: DiffusionConfig | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.diffusion = diffusion or DiffusionConfig()
+        pixels, temb_dim = config.block_size**2, 4 * config.ch
+
+        self.embed = nn.Sequential(nn.Linear(config.ch, temb_dim), nn.SiLU(), nn.Linear(temb_dim, temb_dim))
+        self.in_conv = nn.Conv2d(config.in_channels * pixels, config.ch, 3, padding=1)
+        skips = [config.ch]  # channels of every output kept for the way up
+        self.downsamples = nn.ModuleDict(
+            {f"level_{level}": self._way_down(level, skips) for level in range(len(config.ch_mult))}
+        )
+        width = skips[-1]
+        self.middle = Chain(self._res_block(width, width), AttentionBlock(width, config), self._res_block(width, width))
+        ways_up = []
+        for level in reversed(range(len(config.ch_mult))):
+            ways_up.append((f"level_{level}", self._way_up(level, width, skips)))
+            width = config.ch * config.ch_mult[level]
+        self.upsamples = nn.ModuleDict(reversed(ways_up))  # in the published order of parameters
+        self.out_conv = nn.Sequential(
+            group_norm(width, config), nn.SiLU(), nn.Conv2d(width, config.denoised_channels * pixels, 3, padding=1)
+        )
+        self.initialize()
+
+    def _res_block(self, c_in: int, c_out: int) -> ResBlock:
+        return ResBlock(c_in, c_out, self.config)
+
+    def _level_block(self, level: int, c_in: int) -> nn.Module:
+        c_out = self.config.ch * self.config.ch_mult[level]
+        block = self._res_block(c_in, c_out)
+        return Chain(block, AttentionBlock(c_out, self.config)) if level in self.config.attn else block
+
+    def _way_down(self, level: int, skips: list[int]) -> nn.ModuleList:
+        """Blocks of one level; adds the channels of each output to `skips`."""
+        blocks = nn.ModuleList()
+        for _ in range(self.config.num_res_blocks):
+            blocks.append(self._level_block(level, skips[-1]))
+            skips.append(self.config.ch * self.config.ch_mult[level])
+        if level != len(self.config.ch_mult) - 1:
+            # Zeros at the right and bottom edge alone, so that 3x3 windows of stride 2 halve an even size.
+            blocks.append(Resampling(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(skips[-1], skips[-1], 3, stride=2)))
+            skips.append(skips[-1])
+        return blocks
+
+    def _way_up(self, level: int, width: int, skips: list[int]) -> nn.ModuleList:
+        """Blocks of one level, entered with `width` channels; takes what it concatenates from `skips`."""
+        blocks = nn.ModuleList()
+        for _ in range(self.config.num_res_blocks + 1):
+            blocks.append(self._level_block(level, width + skips.pop()))
+            width = self.config.ch * self.config.ch_mult[level]
+        if level != 0:
+            blocks.append(
+                Resampling(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(width, width, 3, padding=1))
+            )
+        return blocks
+
+    def initialize(self) -> None:
+        """Xavier-uniform weights and zero biases; what ends a residual branch, and the output, start near zero."""
+        near_zero = {self.out_conv[-1]}
+        near_zero |= {module.conv2 for module in self.modules() if isinstance(module, ResBlock)}
+        near_zero |= {module.project_out for module in self.modules() if isinstance(module, AttentionBlock)}
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.xavier_uniform_(module.weight, gain=NEAR_ZERO_GAIN if module in near_zero else 1.0)
+                nn.init.zeros_(module.bias)
+
+    @property
+    def in_channels(self) -> int:
+        return self.config.in_channels
+
+    @property
+    def image_size(self) -> int:
+        return self.config.image_size
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        features = sinusoidal_features(t, self.config.ch)
+        temb = self.embed(features.to(self.in_conv.weight.dtype))  # [N, 4·ch]
+        h = self.in_conv(F.pixel_unshuffle(x, self.config.block_size))  # [N, ch, H/B, W/B], B = block_size
+        skips = [h]
+        for blocks in self.downsamples.values():
+            for block in blocks:
+                h = block(h, temb)
+                skips.append(h)
+        h = self.middle(h, temb)
+        for blocks in reversed(self.upsamples.values()):
+            for block in blocks:
+                if not isinstance(block, Resampling):
+                    h = torch.cat([h, skips.pop()], dim=1)
+                h = block(h, temb)
+        return F.pixel_shuffle(self.out_conv(h), self.config.block_size)  # [N, C_out, H, W]
+
+
+def group_norm(channels: int, config: AttentionUNetConfig) -> nn.GroupNorm:
+    return nn.GroupNorm(config.norm_groups, channels, eps=NORM_EPS)
+
+
+class Chain(nn.Sequential):
+    """Blocks f(x, temb) one after the other."""
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        for block in self:
+            x = block(x, temb)
+        return x
+
+
+class Resampling(nn.Sequential):
+    """Change of resolution; called like a block, deaf to the time embedding."""
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+class ResBlock(nn.Module):
+    """Residual block of DDPM: norm, SiLU, convolution, twice, the time embedding added in between."""
+
+    def __init__(self, c_in: int, c_out: int, config: AttentionUNetConfig) -> None:
+        super().__init__()
+        self.norm1 = group_norm(c_in, config)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.fc = nn.Linear(4 * config.ch, c_out)
+        self.norm2 = group_norm(c_out, config)
+        self.dropout = BatchDropout(config.dropout)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.skip = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        """x [N, C_in, H, W], temb [N, 4·ch] → [N, C_out, H, W]."""
+        h = self.conv1(F.silu(self.norm1(x))) + self.fc(F.silu(temb))[:, :, None, None]
+        return self.skip(x) + self.conv2(self.dropout(F.silu(self.norm2(h))))
+
+
+class AttentionBlock(nn.Module):
+    """Residual self-attention over pixels with one head: softmax(qᵀk / √C) applied to v."""
+
+    def __init__(self, channels: int, config: AttentionUNetConfig) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, config)
+        self.project_in = nn.Conv2d(channels, 3 * channels, 1)  # q, k and v, in this order
+        self.project_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        """x [N, C, H, W] → the same shape; `temb` is not used."""
+        n, c, height, width = x.shape
+        qkv = self.project_in(self.norm(x)).flatten(2).transpose(1, 2)[:, None]  # [N, 1, H·W, 3·C]
+        h = F.scaled_dot_product_attention(*qkv.chunk(3, dim=-1))  # [N, 1, H·W, C]
+        return x + self.project_out(h[:, 0].transpose(1, 2).reshape(n, c, height, width))
