@@ -10,6 +10,7 @@ continues an interrupted run. --eval scores the raw and the averaged weights of 
 from __future__ import annotations
 
 from ann2snn import build, flags
+from ann2snn.diffusion.process import check_sampling, network_channels
 from ann2snn.flags import FLAGS
 from ann2snn.stages import evaluate, train
 
@@ -25,8 +26,8 @@ def main() -> int:
 
 def run_training(world) -> int:
     diffusion, sample, config = flags.diffusion_config(), build.sample_config(), build.train_config()
-    sample.check_fits(diffusion)
-    flags.unet_config(in_channels=3)  # refuse bad flags before the data are read
+    flags.network_config(in_channels=3)  # refuse bad flags before the data are read
+    check_sampling(diffusion, FLAGS.img_size, sample)
     schedule = train.Schedule(
         sample_step=FLAGS.sample_step,
         save_step=5000 if FLAGS.save_step is None else FLAGS.save_step,
@@ -37,7 +38,7 @@ def run_training(world) -> int:
         score=build.scorer(sample, world) if FLAGS.eval_step else None,
     )
     dataset = build.dataset()
-    network = flags.unet_config(dataset.channels)
+    network = flags.network_config(network_channels(diffusion, dataset.channels))
     logdir = build.logdir("train", world)
     return train.run(
         logdir, dataset, network, diffusion, config, sample, schedule, world, resume=FLAGS.resume, amp=FLAGS.amp
@@ -51,7 +52,7 @@ def run_evaluation(world) -> int:
     logdir = build.logdir("evaluate", world)
     for weights, grid in (("net", "samples.png"), ("ema", "samples_ema.png")):
         source = build.load_checkpoint(logdir / train.CHECKPOINT, weights)
-        sample.check_fits(source.net.diffusion)
+        check_sampling(source.net.diffusion, source.net.image_size, sample)
         config = evaluate.EvalConfig(FLAGS.num_images, FLAGS.batch_size, None, True, 256, 16, grid)
         evaluate.run(logdir, source, sample, config, world, extractor, stats, stats_name=FLAGS.fid_cache)
     return 0

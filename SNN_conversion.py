@@ -10,11 +10,10 @@ each schedule, and what each costs in operations, energy and time steps.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ann2snn import build, flags
+from ann2snn.diffusion.process import check_sampling
 from ann2snn.flags import FLAGS
-from ann2snn.stages import convert, train
+from ann2snn.stages import convert
 
 flags.define()
 
@@ -22,8 +21,8 @@ flags.define()
 def main() -> int:
     build.require_action(FLAGS.eval, "eval")
     world, sample, spiking = build.world(), build.sample_config(), build.spiking_config()
-    source = build.load_checkpoint(Path(FLAGS.logdir) / train.CHECKPOINT)
-    sample.check_fits(source.net.diffusion)
+    source = build.load_convertible()
+    check_sampling(source.net.diffusion, source.net.image_size, sample)
     return convert.run(
         build.logdir("convert", world),
         source,

@@ -10,11 +10,10 @@ block; --ft_name keeps several runs apart in one --logdir.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ann2snn import build, flags
+from ann2snn.diffusion.process import check_sampling
 from ann2snn.flags import FLAGS
-from ann2snn.stages import finetune, train
+from ann2snn.stages import finetune
 
 flags.define()
 
@@ -43,8 +42,8 @@ def main() -> int:
         norm_bins=FLAGS.norm_bins,
         accumulate=FLAGS.accumulate,
     )
-    source = build.load_checkpoint(Path(FLAGS.logdir) / train.CHECKPOINT)
-    sample.check_fits(source.net.diffusion)
+    source = build.load_convertible()
+    check_sampling(source.net.diffusion, source.net.image_size, sample)
     dataset = build.dataset_for(source)
     return finetune.run(
         build.logdir("finetune", world), source, dataset, spiking, config, sample, world, gap_images=FLAGS.gap_images

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from ann2snn import build, flags
 from ann2snn.config import require
+from ann2snn.diffusion.process import check_sampling
 from ann2snn.flags import FLAGS
 from ann2snn.stages import evaluate
+from ann2snn.stages.analytic import noise_statistics
 
 flags.define()
 
@@ -33,21 +35,29 @@ def main() -> int:
     if FLAGS.score_data:
         extractor, stats = build.extractor_and_stats(world.device)
         data = build.dataset(train=False)
+        real = build.real_images(build.dataset, min(FLAGS.num_images, len(data)))
         logdir = build.logdir("evaluate", world)
-        return evaluate.score_data(logdir, data, FLAGS.num_images, extractor, stats, FLAGS.fid_cache, world)
+        return evaluate.score_data(logdir, data, FLAGS.num_images, extractor, stats, FLAGS.fid_cache, world, real)
     sample = build.sample_config()
     config = evaluate.EvalConfig(
-        FLAGS.num_images, FLAGS.batch_size, FLAGS.images_dir, FLAGS.pic_or_not, FLAGS.gen_images
+        FLAGS.num_images,
+        FLAGS.batch_size,
+        FLAGS.images_dir,
+        FLAGS.pic_or_not,
+        FLAGS.gen_images,
+        trajectory=FLAGS.trajectory_images if FLAGS.trajectory else 0,
+        trajectory_format=FLAGS.trajectory_format,
     )
     source = build.load_network()
-    sample.check_fits(source.net.diffusion)
-    extractor = stats = None
+    statistics = noise_statistics(source, sample, lambda: build.dataset_for(source), FLAGS.analytic_images, world)
+    check_sampling(source.net.diffusion, source.net.image_size, sample, statistics)
+    extractor = stats = real = None
     if not FLAGS.sample_only:
-        extractor, stats = build.extractor_and_stats(
-            world.device
-        )  # before the sampling: a missing file must stop it now
+        # Before the sampling: a missing file must stop it now.
+        extractor, stats = build.extractor_and_stats(world.device)
+        real = build.real_images(lambda: build.dataset_for(source), FLAGS.num_images)
     logdir = build.logdir("evaluate", world)
-    return evaluate.run(logdir, source, sample, config, world, extractor, stats, stats_name=FLAGS.fid_cache)
+    return evaluate.run(logdir, source, sample, config, world, extractor, stats, FLAGS.fid_cache, statistics, real)
 
 
 if __name__ == "__main__":

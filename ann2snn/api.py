@@ -13,6 +13,7 @@ from .convert import freeze_norms as freeze_network_norms
 from .cost import CostReport, count_operations
 from .io import checkpoint
 from .nets import UNet
+from .nets.architecture import Network
 from .sampling import generate_all
 
 __all__ = ["build_unet", "convert", "cost", "fold_thresholds", "freeze_norms", "gap", "load", "sample"]
@@ -20,7 +21,7 @@ __all__ = ["build_unet", "convert", "cost", "fold_thresholds", "freeze_norms", "
 
 def load(
     path: str | os.PathLike, *, weights: str = "ema", bit: int | None = None, device: str = "cpu", **spiking: object
-) -> UNet | SpikingDenoiser:
+) -> Network | SpikingDenoiser:
     """Read a network, ANN or SNN, of this program or of the published conversion code, in eval mode.
 
     weights: "ema" (averaged) or "net" (raw; training checkpoints only).
@@ -75,10 +76,14 @@ def sample(
     eta: float = 0.0,
     clip: bool = True,
     batch_size: int = 64,
+    **options: object,
 ) -> Tensor:
-    """Images 0..n−1 of seed `seed`, uint8 [n, C, H, W]; the same noise for every network and batch size."""
-    config = SampleConfig(sampler, steps, eta, clip, seed)
-    config.check_fits(net.diffusion)
+    """Images 0..n−1 of seed `seed`, uint8 [n, C, H, W]; the same noise for every network and batch size.
+
+    options: other fields of `SampleConfig` (skip, order, denoise, corrector, grid_power). Networks of the processes
+    "cld" and "blur" take sampler="gddim" or "euler". Raises UserError for what does not fit together.
+    """
+    config = SampleConfig(sampler, steps, eta, clip, seed, **options)
     return generate_all(net, config, n, batch_size)
 
 

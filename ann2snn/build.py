@@ -12,16 +12,19 @@ from . import flags
 from .config import SampleConfig, SpikingConfig, TrainConfig
 from .convert import SpikingDenoiser
 from .data import ImageDataset, load_dataset
+from .diffusion.process import image_channels
 from .errors import UserError
 from .flags import FLAGS
 from .io import checkpoint
-from .io.atomic import write_text
+from .io.atomic import sweep, write_text
 from .metrics.features import FeatureExtractor, make_extractor
 from .metrics.score import score_numbered
 from .metrics.stats_file import ReferenceStatistics, read_stats
+from .nets.attention_unet import AttentionUNet
 from .runtime import prepare_folder
 from .sampling import generate_batches
 from .stages.convert import CONVERTED
+from .stages.coverage import RealImages
 from .stages.train import CHECKPOINT
 from .world import World, join
 
@@ -34,13 +37,14 @@ def world() -> World:
 
 
 def logdir(stage: str, world: World) -> Path:
-    """The run's folder, created and writable; a stage's flags are kept beside its results. Raises UserError.
+    """The run's folder, created and writable, without what killed stages left half-written. Raises UserError.
 
-    Training writes `flagfile.txt`, the others `flagfile.{stage}.txt`.
+    A stage's flags are kept beside its results. Training writes `flagfile.txt`, the others `flagfile.{stage}.txt`.
     """
     folder = prepare_folder(FLAGS.logdir)
     name = "flagfile.txt" if stage == "train" else f"flagfile.{stage}.txt"
     if world.main:
+        sweep(folder)
         write_text(folder / name, FLAGS.flags_into_string())
     return folder
 
@@ -55,18 +59,32 @@ def dataset_for(source: checkpoint.Loaded) -> ImageDataset:
     trained_on = source.raw.get("config", {}).get("train", {}).get("dataset_type")
     name = FLAGS.dataset_type if flags.given("dataset_type") or not trained_on else trained_on
     net = source.net
-    channels = net.in_channels if name == "folder" else None
+    wanted = image_channels(net)
+    channels = wanted if name == "folder" else None
     images = load_dataset(name, FLAGS.data_dir, net.image_size, channels=channels)
-    if images.channels != net.in_channels:
+    if images.channels != wanted:
         raise UserError(
-            f"{name} has {images.channels} image channels, the network of {source.path} {net.in_channels}: "
+            f"{name} has {images.channels} image channels, the network of {source.path} {wanted}: "
             "give the --dataset_type it was trained on"
         )
     return images
 
 
 def sample_config() -> SampleConfig:
-    return SampleConfig(FLAGS.sampler, FLAGS.sampler_steps, FLAGS.eta, FLAGS.clip_x0, FLAGS.seed)
+    solver = FLAGS.sampler in ("dpm_solver", "dpmpp", "dpmpp_sde")
+    skip = FLAGS.skip_type or ("logsnr" if solver else "uniform")
+    return SampleConfig(
+        sampler=FLAGS.sampler,
+        steps=FLAGS.sampler_steps,
+        eta=FLAGS.eta,
+        clip=FLAGS.clip_x0,
+        seed=FLAGS.seed,
+        skip=skip,
+        order=FLAGS.sampler_order,
+        denoise=FLAGS.denoise,
+        corrector=FLAGS.corrector,
+        grid_power=FLAGS.grid_power,
+    )
 
 
 def train_config() -> TrainConfig:
@@ -82,7 +100,9 @@ def spiking_config(stored: SpikingConfig | None = None, **defaults: object) -> S
 
 def load_checkpoint(path: Path, weights: str = "ema") -> checkpoint.Loaded:
     """Read a network; any flag given by hand must agree with it. Raises UserError."""
-    expected = flags.given_fields({**flags.NETWORK_FLAGS, **flags.DIFFUSION_FLAGS})
+    # A network without attention has none of its fields: the published flagfiles' --attn contradicts nothing.
+    tables = {"arch": "arch", **flags.NETWORK_FLAGS, **flags.ATTENTION_FLAGS, **flags.DIFFUSION_FLAGS}
+    expected = flags.given_fields(tables)
     if "bits" in expected:
         bit = FLAGS.bit
         expected["bits"] = ("bit", int(bit) if bit == int(bit) else bit)
@@ -96,6 +116,18 @@ def load_checkpoint(path: Path, weights: str = "ema") -> checkpoint.Loaded:
     if flags.given("var_type"):  # a choice of the sampler, not of the network
         unet = loaded.net.unet if isinstance(loaded.net, SpikingDenoiser) else loaded.net
         unet.diffusion = replace(unet.diffusion, var_type=FLAGS.var_type)
+    return loaded
+
+
+def load_convertible() -> checkpoint.Loaded:
+    """The quantized network that training left in --logdir. Raises UserError for one without a spiking counterpart."""
+    path = Path(FLAGS.logdir) / CHECKPOINT
+    loaded = load_checkpoint(path)
+    if isinstance(loaded.net, AttentionUNet):
+        raise UserError(
+            f"{path} is a network with --arch=attention: SiLU and attention have no spiking counterpart here; "
+            "train with --arch=unet to convert"
+        )
     return loaded
 
 
@@ -122,6 +154,13 @@ def extractor_and_stats(device: torch.device) -> tuple[FeatureExtractor, Referen
     """The feature network and the reference statistics made with it. Raises UserError."""
     features = extractor(device)
     return features, read_stats(FLAGS.fid_cache, features.name, features.dim)
+
+
+def real_images(dataset: Callable[[], ImageDataset], scored: int) -> RealImages | None:
+    """What precision and recall of `scored` images are measured against; None if not asked for. Raises UserError."""
+    if not FLAGS.precision_recall:
+        return None
+    return RealImages(dataset(), FLAGS.pr_images or FLAGS.num_images, FLAGS.pr_k, scored)
 
 
 def scorer(sample: SampleConfig, world: World) -> Callable[[torch.nn.Module], dict[str, float]]:

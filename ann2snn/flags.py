@@ -16,11 +16,18 @@ from absl import app, flags
 from . import launch
 from .config import (
     AUTO,
+    BETA_SCHEDULES,
+    CORRECTORS,
     FT_INPUTS,
     FT_METHODS,
+    FULL_PRECISION,
     IF_NEURONS,
+    LOSS_TYPES,
     MEAN_TYPES,
+    PROCESSES,
+    SAMPLER_NAMES,
     SCHEDULES,
+    SKIPS,
     STREAM_NORMS,
     VAR_TYPES,
     DiffusionConfig,
@@ -29,6 +36,8 @@ from .config import (
 )
 from .errors import UserError, one_line
 from .io.flagfile import check_arguments
+from .nets.architecture import CONFIGS, NetworkConfig
+from .nets.attention_unet import AttentionUNetConfig
 
 FLAGS = flags.FLAGS
 
@@ -58,9 +67,10 @@ def _define_actions() -> None:
 
 
 def _define_network() -> None:
+    flags.DEFINE_enum("arch", "unet", list(CONFIGS), "unet converts to spikes; attention, as in DDPM, does not")
     flags.DEFINE_integer("ch", 128, "channels of the first level")
     flags.DEFINE_multi_integer("ch_mult", [1, 2, 2, 2], "channel multiplier of each resolution level")
-    flags.DEFINE_multi_integer("attn", [1], "accepted for compatibility; this network has no attention")
+    flags.DEFINE_multi_integer("attn", [1], "levels with attention, 0 the first; --arch=attention only")
     flags.DEFINE_integer("num_res_blocks", 2, "residual blocks per level")
     flags.DEFINE_float("dropout", 0.1, "dropout inside residual blocks while training")
     flags.DEFINE_float(
@@ -69,6 +79,7 @@ def _define_network() -> None:
     flags.DEFINE_integer("weight_bit", 32, "weight bits, 2 to 8, or 32 for full precision")
     flags.DEFINE_enum("weight_quant", "apot", ["apot", "uniform"], "weight levels when --weight_bit is below 32")
     flags.DEFINE_integer("norm_groups", 32, "groups of every GroupNorm; keep at least 2 channels in a group")
+    flags.DEFINE_integer("block_size", 1, "side of the squares of pixels that become channels; --arch=attention only")
     flags.DEFINE_bool(
         "spike_driven",
         False,
@@ -82,6 +93,12 @@ def _define_diffusion() -> None:
     flags.DEFINE_float("beta_T", 0.02, "last beta")
     flags.DEFINE_enum("mean_type", "epsilon", MEAN_TYPES, "what the network predicts")
     flags.DEFINE_enum("var_type", "fixedlarge", VAR_TYPES, "variance of an ancestral step")
+    flags.DEFINE_enum("beta_schedule", "linear", BETA_SCHEDULES, "how the betas grow from beta_1 to beta_T; vp only")
+    flags.DEFINE_enum("process", "vp", PROCESSES, "vp is DDPM's; cld: critically damped Langevin; blur: blur diffusion")
+    flags.DEFINE_bool(
+        "linear_first", None, "cld, blur: the network learns what the best linear prediction leaves; default: cld"
+    )
+    flags.DEFINE_enum("cld_factor", "R", ["R", "L"], "noise that a cld network predicts: K = R (gDDIM) or L (Cholesky)")
 
 
 def _define_data() -> None:
@@ -100,6 +117,7 @@ def _define_training() -> None:
     flags.DEFINE_enum(
         "lr_decay", "none", ["none", "cosine"], "after the warm-up: constant, or cosine to 0 at --total_steps"
     )
+    flags.DEFINE_enum("loss_type", "mse", LOSS_TYPES, "squared error, or a term of the bound in bits per dimension; vp")
     flags.DEFINE_float("grad_clip", 1.0, "largest gradient norm")
     flags.DEFINE_integer("total_steps", 800000, "training steps")
     flags.DEFINE_integer("warmup", 5000, "steps over which the learning rate rises; 0 for none")
@@ -110,6 +128,7 @@ def _define_training() -> None:
         "accumulate", 1, "training, fine-tuning: parts a process's share of a batch is gone through in, to save memory"
     )
     flags.DEFINE_float("ema_decay", 0.9999, "decay of the averaged weights")
+    flags.DEFINE_bool("ema_warmup", False, "decay at most (1 + n) / (10 + n) after n steps")
     flags.DEFINE_string(
         "act_init", "calibrate", "first clip value of the activations: calibrate (from one batch) or a number"
     )
@@ -156,9 +175,15 @@ def _define_fine_tuning() -> None:
 
 
 def _define_sampling() -> None:
-    flags.DEFINE_enum("sampler", "ddpm", ["ddpm", "ddim"], "ddpm visits every diffusion step")
-    flags.DEFINE_integer("sampler_steps", 50, "network calls of ddim")
-    flags.DEFINE_float("eta", 0.0, "noise of ddim, 0 (deterministic) to 1")
+    flags.DEFINE_enum("sampler", "ddpm", SAMPLER_NAMES, "ddpm visits every step of --T; cld and blur: gddim or euler")
+    flags.DEFINE_integer("sampler_steps", 50, "network calls per image of every sampler but ddpm")
+    flags.DEFINE_float("eta", 0.0, "noise of ddim, λ of gddim and euler: 0 (deterministic) to 1")
+    flags.DEFINE_enum("skip_type", None, SKIPS, "spacing of times; default: logsnr for dpm_solver, dpmpp, else uniform")
+    flags.DEFINE_integer("sampler_order", 2, "order of dpm_solver, dpmpp, dpmpp_sde (1 to 3) and gddim (0 to 3)")
+    flags.DEFINE_bool("denoise", True, "ddim, gddim, euler: end with a call that removes the last noise")
+    flags.DEFINE_enum("corrector", "none", CORRECTORS, "gddim: correct each step (pec), and predict again (pece)")
+    flags.DEFINE_float("grid_power", 2.0, "gddim, euler: times are evenly spaced in t^(1/grid_power)")
+    flags.DEFINE_integer("analytic_images", 256, "analytic_dpm: training images its statistics are gathered on")
     flags.DEFINE_bool("clip_x0", True, "clip the predicted image inside the chain; the published code does not")
     flags.DEFINE_integer("sample_size", 64, "images in a training sample grid")
     flags.DEFINE_integer("gen_images", 64, "images in the grid SNN_conversion writes")
@@ -166,6 +191,9 @@ def _define_sampling() -> None:
     flags.DEFINE_bool("sample_only", False, "evaluate: generate and save, do not score")
     flags.DEFINE_string("images_dir", None, "evaluate: folder of the generated images; default: inside --logdir")
     flags.DEFINE_bool("pic_or_not", False, "evaluate: also write a grid of the first images")
+    flags.DEFINE_bool("trajectory", False, "evaluate: also draw and animate the way of the first images from noise")
+    flags.DEFINE_integer("trajectory_images", 8, "images of --trajectory, 1 to 64")
+    flags.DEFINE_enum("trajectory_format", "webp", ["webp", "gif"], "animation of --trajectory")
 
 
 def _define_scores() -> None:
@@ -176,6 +204,9 @@ def _define_scores() -> None:
     flags.DEFINE_string("inception_weights", None, "file pt_inception-2015-12-05-6726825d.pth, if not in torch's cache")
     flags.DEFINE_integer("lite0_size", 224, "side in pixels that images are resized to for lite0; part of its name")
     flags.DEFINE_string("fid_cache", "./stats/cifar10.train.npz", "statistics of the real images")
+    flags.DEFINE_bool("precision_recall", False, "evaluate: precision and recall too, against training images")
+    flags.DEFINE_integer("pr_k", 3, "neighbours whose distance makes an image's ball; the literature has 3")
+    flags.DEFINE_integer("pr_images", None, "training images of precision and recall; default: --num_images of them")
     flags.DEFINE_bool("fid_use_torch", False, "accepted for compatibility; statistics are always float64")
     flags.DEFINE_integer("gap_images", 8, "images the gap table is measured on")
 
@@ -216,7 +247,17 @@ NETWORK_FLAGS = {
     "T": "diffusion_steps",
     "img_size": "image_size",
 }
-DIFFUSION_FLAGS = {"T": "diffusion_steps", "beta_1": "beta_1", "beta_T": "beta_T", "mean_type": "mean_type"}
+_OF_BOTH = ("ch", "ch_mult", "num_res_blocks", "norm_groups", "img_size")
+ATTENTION_FLAGS = {name: NETWORK_FLAGS[name] for name in _OF_BOTH} | {"attn": "attn", "block_size": "block_size"}
+DIFFUSION_FLAGS = {
+    "T": "diffusion_steps",
+    "beta_1": "beta_1",
+    "beta_T": "beta_T",
+    "mean_type": "mean_type",
+    "beta_schedule": "schedule",
+    "process": "process",
+    "cld_factor": "factor",
+}
 
 
 def given(name: str) -> bool:
@@ -230,10 +271,27 @@ def unet_config(in_channels: int) -> UNetConfig:
     return UNetConfig(in_channels=in_channels, dropout=FLAGS.dropout, **fields)
 
 
+def network_config(in_channels: int) -> NetworkConfig:
+    """The network the flags describe, of the architecture they name. Raises UserError."""
+    if FLAGS.arch == UNetConfig.arch:
+        require(FLAGS.block_size == 1, f"--block_size={FLAGS.block_size}: only --arch=attention has it")
+        return unet_config(in_channels)
+    for name, plain in (("bit", FULL_PRECISION), ("weight_bit", FULL_PRECISION), ("spike_driven", False)):
+        value = FLAGS[name].value
+        require(
+            not given(name) or value == plain,
+            f"--{name}={value}: --arch=attention is a full-precision network without spikes; drop one of the two",
+        )
+    fields = {field: FLAGS[name].value for name, field in ATTENTION_FLAGS.items()}
+    return AttentionUNetConfig(in_channels=in_channels, dropout=FLAGS.dropout, **fields)
+
+
 def diffusion_config() -> DiffusionConfig:
     """The process the flags describe. Raises UserError."""
     fields = {field: FLAGS[name].value for name, field in DIFFUSION_FLAGS.items()}
-    return DiffusionConfig(var_type=FLAGS.var_type, **fields)
+    suits = FLAGS.process == "cld" and FLAGS.cld_factor == "R"
+    linear_first = suits if FLAGS.linear_first is None else FLAGS.linear_first
+    return DiffusionConfig(var_type=FLAGS.var_type, linear_first=linear_first, **fields)
 
 
 def given_fields(table: dict[str, str]) -> dict[str, tuple[str, object]]:
@@ -270,8 +328,10 @@ LIMITS = {
     **dict.fromkeys(("sample_step", "save_step", "eval_step", "log_step", "ft_cache", "warmup"), (0, 2**53)),
     **dict.fromkeys(("sample_size", "gen_images", "gap_images"), (0, 10**6)),
     **dict.fromkeys(("num_workers", "num_threads"), (0, 1024)),
-    **dict.fromkeys(("num_images", "batch_size", "ft_batch_size"), (1, 10**6)),
+    **dict.fromkeys(("num_images", "batch_size", "ft_batch_size", "pr_images"), (1, 10**6)),
+    "pr_k": (1, 1000),
     "sampler_steps": (1, 10**5),
+    "trajectory_images": (1, 64),
     "img_size": (1, 4096),
 }
 LONGEST_PATH, LONGEST_NAME = 4000, 255  # bytes; beyond these the system calls fail in ways of their own

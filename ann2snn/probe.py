@@ -5,18 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .config import SampleConfig
+from .diffusion.process import states_config
 from .nets import UNet
 from .sampling import generate
 
 
 def sampler_states(ann: UNet, images: int, times: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """x [images·times, C, H, W] and t [images·times] on the ANN's own DDIM path, times spread over the whole chain."""
+    """x [images·times, C, H, W] and t [images·times] on the ANN's own sampling path, times spread over all of it."""
     steps = min(ann.diffusion.diffusion_steps, 20)
-    visited: list[tuple[int, Tensor]] = []
-    config = SampleConfig("ddim", steps=steps, seed=seed)
-    generate(ann, config, range(images), on_step=lambda step, x: visited.append((step, x.clone())))
+    visited: list[tuple[Tensor, Tensor]] = []
+    config = states_config(ann.diffusion, steps, seed)
+    generate(ann, config, range(images), on_call=lambda x, t: visited.append((x.clone(), t)))
     picks = torch.linspace(0, len(visited) - 1, min(times, len(visited))).round().long().tolist()
-    x = torch.cat([visited[i][1] for i in picks])
-    t = torch.cat([torch.full((images,), visited[i][0]) for i in picks])
-    return x, t.to(x.device)
+    return torch.cat([visited[i][0] for i in picks]), torch.cat([visited[i][1] for i in picks])

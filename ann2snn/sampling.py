@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from .config import SampleConfig
 from .data import to_uint8
-from .diffusion import SAMPLERS, VP, ImageNoise
+from .diffusion import ImageNoise
+from .diffusion.process import check_sampling, image_channels, run_sampler
 from .world import ALONE, World
 
 
@@ -18,23 +19,34 @@ def generate(
     config: SampleConfig,
     indices: Sequence[int],
     *,
-    on_step: Callable[[int, Tensor], None] | None = None,
+    on_call: Callable[[Tensor, Tensor], None] | None = None,
+    on_step: Callable[[float, Tensor], None] | None = None,
+    statistics: Tensor | None = None,
 ) -> Tensor:
     """Images `indices` of seed `config.seed`, uint8 [len(indices), C, H, W]; which batch they are in does not matter.
 
     net: any denoiser that knows its `in_channels`, `image_size` and `diffusion` (ANN or SNN), in eval mode.
+    on_call(x, t): what the network is called with, each time. on_step(time, state): the sampler's own states.
+    statistics: of Analytic-DPM, see `analytic_statistics`.
+
+    Raises UserError for a sampler that does not fit, before the first call.
     """
-    if len(indices) == 1:
-        # A single image takes other convolution routines than a batch, which round differently; give it company.
-        first = None if on_step is None else lambda step, x: on_step(step, x[:1])
-        return generate(net, config, [*indices, *indices], on_step=first)[:1]
+    # A single image takes other convolution routines than a batch, which round differently; give it company.
+    rows = [*indices, *indices] if len(indices) == 1 else indices
+    count = len(indices)
+
+    def called(x: Tensor, t: Tensor) -> Tensor:
+        if on_call is not None:
+            on_call(x[:count], t[:count])
+        return net(x, t)
+
     like = next(net.parameters())
+    check_sampling(net.diffusion, net.image_size, config, statistics)
     shape = (net.in_channels, net.image_size, net.image_size)
-    noise = ImageNoise(config.seed, indices, shape, like.device, like.dtype)
-    options = {"eta": config.eta, "steps": config.steps} if config.sampler == "ddim" else {}
-    process = VP(net.diffusion)
-    x_0 = SAMPLERS[config.sampler](net, process, noise(), noise=noise, clip=config.clip, on_step=on_step, **options)
-    return to_uint8(x_0).cpu()
+    noise = ImageNoise(config.seed, rows, shape, like.device, like.dtype)
+    step = None if on_step is None else lambda time, state: on_step(time, state[:count])
+    x_0 = run_sampler(called, net.diffusion, net.image_size, config, noise, statistics, step)
+    return to_uint8(x_0).cpu()[:count]
 
 
 def generate_batches(
@@ -46,6 +58,7 @@ def generate_batches(
     label: str = "sampling",
     progress: bool = True,
     world: World = ALONE,
+    statistics: Tensor | None = None,
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
     """Yield (indices of the batch, its images) until all `indices` are done, with one progress bar over calls.
 
@@ -56,12 +69,13 @@ def generate_batches(
     batches = [indices[start : start + size] for start in range(0, len(indices), size)]
     with world.progress(len(indices) * calls, label, "call", progress) as bar:
         for batch in world.share(batches):
-            yield batch, generate(net, config, batch, on_step=lambda step, x: bar.update(len(x)))
+            images = generate(net, config, batch, on_call=lambda x, t: bar.update(len(x)), statistics=statistics)
+            yield batch, images
 
 
 def generate_all(net: nn.Module, config: SampleConfig, n: int, batch_size: int, world: World = ALONE) -> Tensor:
     """Images 0..n−1 in one tensor, uint8 [n, C, H, W], on every process."""
-    images = torch.empty(n, net.in_channels, net.image_size, net.image_size, dtype=torch.uint8)
+    images = torch.empty(n, image_channels(net), net.image_size, net.image_size, dtype=torch.uint8)
     found = list(generate_batches(net, config, range(n), batch_size, world=world))
     indices = torch.tensor([i for batch, _ in found for i in batch], dtype=torch.int64)
     mine = torch.cat([pictures for _, pictures in found]) if found else images[:0]

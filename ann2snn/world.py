@@ -99,6 +99,8 @@ class World:
         name = self._name("text")
         if self.main:
             self.store.set(name, text)
+        while not self.store.check([name]):  # as in _until
+            time.sleep(POLL_SECONDS)
         return self.store.get(name).decode()
 
     def collect(self, rows: Tensor) -> list[Tensor]:

@@ -19,6 +19,7 @@ from quant import QuantReLU
 
 from ..config import SpikingConfig
 from ..convert import SpikingDenoiser
+from ..errors import UserError
 from ..nets import UNet
 from ..nets.parts import ResBlock
 from ..neurons import IFNeuron
@@ -47,8 +48,10 @@ def count_operations(
     A layer that sees the same real input in all steps of the window (head, first linear layer of the time embedding,
     first norm) is a constant current: computed, and counted, once per call. Other real inputs count in every step.
 
-    Raises ValueError for an empty batch.
+    Raises ValueError for an empty batch, UserError for another network: attention's products would go uncounted.
     """
+    if not isinstance(net, SpikingDenoiser | UNet):
+        raise UserError(f"cannot count the operations of a {type(net).__name__}: give a U-Net or a spiking network")
     if not len(x):
         raise ValueError("no images to count operations on")
     counter = _Counter(net)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import torch
 
 from ..config import SampleConfig, require
 from ..data import ImageDataset, batches, to_model_range
-from ..diffusion import VP
+from ..diffusion.process import draw_times, make_process, network_pair
 from ..nets import UNet
 from ..runtime import seed_from
 from ..sampling import generate
@@ -36,16 +37,16 @@ def noised_batches(
 
     batch_size: of all processes of `world` together; each gets its share. Raises UserError if it cannot be shared.
     """
-    process = VP(net.diffusion)
+    process = make_process(net.diffusion, net.image_size)
     like = next(net.parameters())
     rows = world.rows(batch_size, "--ft_batch_size")
     share = {"rank": world.rank, "world_size": world.size, "seed": seed, "start_step": start_step}
     for step, images in enumerate(batches(dataset, rows.stop - rows.start, **share), start_step):
         generator = torch.Generator().manual_seed(seed_from(seed, step))
         x_0 = to_model_range(images)
-        t = torch.randint(process.diffusion_steps, (batch_size,), generator=generator)[rows]
-        noise = torch.randn((batch_size, *x_0.shape[1:]), generator=generator)[rows]
-        x_t = process.diffuse(x_0, t, noise)
+        t = draw_times(process, batch_size, generator=generator)[rows]
+        noise = torch.randn((batch_size, net.in_channels, *x_0.shape[2:]), generator=generator)[rows]
+        x_t, t = network_pair(process, net.diffusion, x_0, t, noise)
         yield x_t.to(like.device, like.dtype), t.to(like.device)
 
 
@@ -56,20 +57,20 @@ def sampler_batches(
 
     `POOL_IMAGES` paths are kept, each with at most `POOL_STEPS` states of `sample`'s sampler, evenly spaced.
     """
-    visited: list[tuple[int, torch.Tensor]] = []
-    config = SampleConfig(sample.sampler, sample.steps, sample.eta, sample.clip, seed_from(seed, 0) % 2**32)
+    visited: list[tuple[torch.Tensor, torch.Tensor]] = []
+    config = dataclasses.replace(sample, seed=seed_from(seed, 0))
     every = max(1, -(-config.calls(net.diffusion) // POOL_STEPS))
     calls = 0
 
-    def keep(step: int, x: torch.Tensor) -> None:
+    def keep(x: torch.Tensor, t: torch.Tensor) -> None:
         nonlocal calls
         if calls % every == 0:
-            visited.append((step, x.clone()))
+            visited.append((x.clone(), t[0].cpu()))
         calls += 1
 
-    generate(net, config, range(POOL_IMAGES), on_step=keep)
-    states = torch.stack([x for _, x in visited])  # [steps, POOL_IMAGES, C, H, W]
-    times = torch.tensor([step for step, _ in visited])
+    generate(net, config, range(POOL_IMAGES), on_call=keep)
+    states = torch.stack([x for x, _ in visited])  # [steps, POOL_IMAGES, C, H, W]
+    times = torch.stack([t for _, t in visited])
     rows = world.rows(batch_size, "--ft_batch_size")
     step = start_step
     while True:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ..config import DiffusionConfig, SpikingConfig, UNetConfig, require
 from ..convert import SpikingDenoiser, prepare_for
+from ..diffusion.process import network_channels
 from ..errors import UserError
 from ..files import open_plain
-from ..nets import UNet
+from ..nets.architecture import Network, NetworkConfig, build_network, stored_config
 from . import bounds, reference, seal
 from .atomic import file_hash, replacing
 from .warning import warn
@@ -28,7 +29,7 @@ FORMAT = 1  # of our own files; the reference's carry none
 class Loaded:
     """A network read from a file, with everything the file says about it."""
 
-    net: UNet | SpikingDenoiser
+    net: Network | SpikingDenoiser
     path: Path
     step: int = 0
     weights: str = "ema"
@@ -173,8 +174,9 @@ def _unpacked(path: Path) -> object:
 
 def _check_settings(payload: dict, path: Path) -> None:
     """Raise UserError unless what a file says about itself is of the form that the stages rely on."""
-    config = payload.get("config")
-    groups = config.values() if isinstance(config, dict) else [] if config is None else [config]
+    config = payload.get("config", {})
+    named = {name: value for name, value in config.items() if name != "arch"} if isinstance(config, dict) else config
+    groups = named.values() if isinstance(named, dict) else [named]
     for group in groups:
         values = group.values() if isinstance(group, dict) else [torch.Tensor]
         flat = (entry for value in values for entry in (value if isinstance(value, (list, tuple)) else [value]))
@@ -218,10 +220,13 @@ def load(
     state = reference.rename_snn_keys(state, path)
     config, diffusion, stored_spiking = _configs(payload, state, path, bit, image_size, expected or {})
 
-    def build() -> UNet | SpikingDenoiser:
+    if kind == "snn" and config.arch != UNetConfig.arch:
+        raise UserError(f"refusing {path}: no spiking network has the architecture {config.arch!r}")
+
+    def build() -> Network | SpikingDenoiser:
         if kind == "snn":
             return SpikingDenoiser(config, spiking or stored_spiking, diffusion)
-        return UNet(config, diffusion=diffusion)
+        return build_network(config, diffusion)
 
     try:
         with torch.device("meta"):  # shapes without memory: a small file may describe a network of any size
@@ -233,7 +238,7 @@ def load(
     return Loaded(net.eval(), Path(path), step, weights, payload)
 
 
-def _unet(net: UNet | SpikingDenoiser) -> UNet:
+def _unet(net: Network | SpikingDenoiser) -> Network:
     return net.unet if isinstance(net, SpikingDenoiser) else net
 
 
@@ -281,17 +286,14 @@ def _kind_and_step(payload: dict, state: dict, path: str | os.PathLike) -> tuple
 
 def _configs(
     payload: dict, state: dict, path, bit: int | None, image_size: int | None, expected: dict
-) -> tuple[UNetConfig, DiffusionConfig, SpikingConfig]:
+) -> tuple[NetworkConfig, DiffusionConfig, SpikingConfig]:
     stored = payload.get("config")
     if isinstance(stored, dict):
         try:
-            config = UNetConfig(**stored["unet"])
+            config = stored_config(stored.get("arch", UNetConfig.arch), stored["unet"])
             diffusion = DiffusionConfig(**stored["diffusion"])
             spiking = SpikingConfig(**stored.get("spiking", {}))
-            require(
-                diffusion.diffusion_steps == config.diffusion_steps,
-                f"{config.diffusion_steps} diffusion steps in the network, {diffusion.diffusion_steps} in the process",
-            )
+            _check_pair(config, diffusion)
         except UserError as error:  # before ValueError, which it is one of
             raise UserError(f"refusing {path}: its configuration is invalid: {error}") from None
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -307,7 +309,15 @@ def _configs(
     return config, diffusion, spiking
 
 
-def load_state(net: UNet, state: dict[str, Tensor], path: str | os.PathLike) -> None:
+def _check_pair(config: NetworkConfig, diffusion: DiffusionConfig) -> None:
+    """Raise UserError unless the network is one for the process, and makes images of 1 or 3 channels."""
+    steps, channels = diffusion.diffusion_steps, config.in_channels / network_channels(diffusion, 1)
+    own = config.diffusion_steps if isinstance(config, UNetConfig) else steps
+    require(own == steps, f"{own} diffusion steps in the network, {steps} in the process")
+    require(channels in (1, 3), f"{channels:g} image channels: images have 1 (grey) or 3 (colour)")
+
+
+def load_state(net: Network, state: dict[str, Tensor], path: str | os.PathLike) -> None:
     """Copy `state` into `net`, in place but for optional entries. Raises UserError, naming what does not fit."""
     wanted = _check_fit(net, state, path)
     for name, value in state.items():
@@ -316,7 +326,7 @@ def load_state(net: UNet, state: dict[str, Tensor], path: str | os.PathLike) -> 
     net.load_state_dict(state, strict=True)
 
 
-def _check_fit(net: UNet, state: dict[str, Tensor], path: str | os.PathLike) -> dict[str, Tensor]:
+def _check_fit(net: Network, state: dict[str, Tensor], path: str | os.PathLike) -> dict[str, Tensor]:
     """Make room for optional entries, compare names and shapes; the network's own state. Raises UserError."""
     try:
         prepare_for(net, state)

@@ -35,7 +35,7 @@ from .parse import (
 HOW = (
     *("count", "extractor", "notes", "checkpoint", "step", "network", "bits", "weights", "spiking", "sampler"),
     *("sampler_steps", "eta", "clip_x0", "var_type", "seed", "reference", "reference_count", "image_size"),
-    *("device", "date", "time_steps"),
+    *("device", "date", "time_steps", "pr_k", "pr_images", "pr_data"),
 )
 #: Of these, the ones that may differ between two lines where the newer replaces the older.
 INCIDENTAL = ("notes", "device", "date", "time_steps")

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,11 +16,14 @@ from tqdm import tqdm
 
 from ..config import SampleConfig, SpikingConfig, require
 from ..convert import SpikingDenoiser
-from ..data import ImageDataset
+from ..data import ImageDataset, to_uint8
 from ..data.decode import list_images
+from ..diffusion import VP
+from ..diffusion.process import make_process, options_that_count, uses_eta
 from ..errors import UserError
+from ..files import read_text
 from ..io import checkpoint
-from ..io.atomic import write_text
+from ..io.atomic import sweep, write_text
 from ..io.images import existing_indices, read_images, save_grid, save_images, save_npz
 from ..metrics.features import FeatureExtractor
 from ..metrics.score import make_stats as gather_stats
@@ -27,13 +31,16 @@ from ..metrics.score import score_numbered
 from ..metrics.stats_file import ReferenceStatistics, write_stats
 from ..report.log import RESULTS, append_result
 from ..report.tables import show
+from ..report.trajectory import Trajectory, write_trajectory
 from ..runtime import place, prepare_folder
-from ..sampling import generate_batches
+from ..sampling import generate, generate_batches
 from ..world import ALONE, World
 from .common import owning
 from .convert import grid_name
+from .coverage import RealImages, score_with_coverage
 
 SETTINGS = "settings.json"
+SETTINGS_BYTES = 2**20  # at most
 SCORE_BATCH = 64
 
 
@@ -42,6 +49,7 @@ class EvalConfig:
     """images_dir None: a folder inside the logdir named after the settings.
 
     grid: also write a picture of the first `grid_images`, `grid_row` to a line, to `grid_path` inside the logdir.
+    trajectory: images whose paths from noise are drawn and animated (`trajectory_format`), 0 for none.
     """
 
     num_images: int
@@ -51,21 +59,25 @@ class EvalConfig:
     grid_images: int = 64
     grid_row: int = 0
     grid_path: str = ""
+    trajectory: int = 0
+    trajectory_format: str = "webp"
 
     def __post_init__(self) -> None:
         require(self.num_images >= 1, f"--num_images={self.num_images}: use at least 1")
         require(self.batch_size >= 1, f"--batch_size={self.batch_size}: use at least 1")
+        require(0 <= self.trajectory <= 64, f"--trajectory_images={self.trajectory}: use 1 to 64")
 
 
 def settings(source: checkpoint.Loaded, sample: SampleConfig) -> dict:
     """Everything that decides which images come out."""
     net = source.net
     spiking = net.spiking.to_dict() if isinstance(net, SpikingDenoiser) else None
-    eta = sample.eta if sample.sampler == "ddim" else None
+    eta = sample.eta if uses_eta(sample) else None
     return {
         "checkpoint": source.hash,
         "step": source.step,
         "network": source.raw.get("stage", "converted" if spiking else "trained"),
+        "arch": net.config.arch,
         "bits": net.config.bits,
         "weights": source.weights,
         "spiking": spiking,
@@ -75,6 +87,8 @@ def settings(source: checkpoint.Loaded, sample: SampleConfig) -> dict:
         "clip_x0": sample.clip,
         "var_type": net.diffusion.var_type,
         "seed": sample.seed,
+        "process": net.diffusion.process,
+        "sampler_options": options_that_count(sample),
     }
 
 
@@ -87,23 +101,31 @@ def run(
     extractor: FeatureExtractor | None,
     stats: ReferenceStatistics | None,
     stats_name: str = "",
+    statistics: Tensor | None = None,
+    real: RealImages | None = None,
 ) -> int:
-    """Generate what is missing of `config.num_images`, then score them unless `extractor` is None."""
+    """Generate what is missing of `config.num_images`, then score them unless `extractor` is None.
+
+    real: images to give precision and recall against, where they are asked for.
+    """
     made_with = settings(source, sample)
     folder = prepare_folder(config.images_dir or logdir / "generated" / folder_name(made_with))
     with owning(folder, "generate", world):
         if world.main:
+            sweep(folder.parent, depth=0)  # of an npz that a killed run was writing beside the images
             claim_folder(folder, made_with)
-        generate_missing(folder, source, sample, config, world)
+        generate_missing(folder, source, sample, config, world, statistics)
         if world.main:
             present(logdir, folder, source, config)
+            if config.trajectory:
+                follow(logdir, source, sample, config, world, statistics)
         world.wait()
         if extractor is None or stats is None:
             return 0
         where = {"image_size": source.net.image_size, "device": str(world.device), "reference": stats_name}
         where["time_steps"] = source.net.time_steps if isinstance(source.net, SpikingDenoiser) else None
         batches = image_batches(folder, config.num_images, world)
-        score_and_record(logdir, batches, config.num_images, extractor, stats, made_with | where, world)
+        score_and_record(logdir, batches, config.num_images, extractor, stats, made_with | where, world, real)
     return 0
 
 
@@ -120,6 +142,38 @@ def present(logdir: Path, folder: Path, source: checkpoint.Loaded, config: EvalC
     print(f"{folder}: {config.num_images} images")
 
 
+def follow(
+    logdir: Path,
+    source: checkpoint.Loaded,
+    sample: SampleConfig,
+    config: EvalConfig,
+    world: World,
+    statistics: Tensor | None = None,
+) -> None:
+    """The first images once more, with the sampler's states on the way: `images/trajectory.png` and an animation.
+
+    Called by the main process alone. States are shown as images: of CLD the positions, of blur diffusion the pixels.
+    """
+    net, path = place(source.net, world.device).eval(), Trajectory()
+    process = make_process(net.diffusion, net.image_size)
+    count = min(config.trajectory, config.num_images)
+
+    def keep(time: float, state: Tensor) -> None:
+        path.add(to_uint8(state if isinstance(process, VP) else process.data(state)))
+
+    with ALONE.progress(count * sample.calls(net.diffusion), "trajectory", "call") as bar:
+        images = generate(
+            net,
+            sample,
+            range(count),
+            on_call=lambda x, t: bar.update(len(x)),
+            on_step=keep,
+            statistics=statistics,
+        )
+    for written in write_trajectory(path.frames(images), logdir / "images", config.trajectory_format):
+        print(f"{written}: the way of the first {count} images")
+
+
 def score_and_record(
     logdir: Path,
     batches: Iterable[tuple[Sequence[int], Tensor]],
@@ -128,12 +182,16 @@ def score_and_record(
     stats: ReferenceStatistics,
     made_with: dict,
     world: World,
+    real: RealImages | None = None,
 ) -> None:
     """Score uint8 batches [B, C, H, W] with their indices, this process's share of `count` images.
 
     The main process prints the figures and appends them to `snn_eval.txt`.
     """
-    scores = score_numbered(batches, extractor, stats, splits=min(10, count), total=count, world=world)
+    score = score_numbered
+    if real is not None:
+        score = partial(score_with_coverage, real, dataset_batches(real.dataset, real.count, world))
+    scores = score(batches, extractor, stats, splits=min(10, count), total=count, world=world)
     if not world.main:
         return
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
@@ -156,12 +214,13 @@ def score_data(
     stats: ReferenceStatistics,
     stats_name: str,
     world: World,
+    real: RealImages | None = None,
 ) -> int:
     """Score real images of the data set: what a perfect generator would be expected to reach with as many images."""
     count = min(count, len(dataset))
     made_with = {"network": f"real images ({dataset.name}, {dataset.split})", "spiking": None}
     made_with |= {"image_size": dataset.img_size, "reference": stats_name}
-    score_and_record(logdir, dataset_batches(dataset, count, world), count, extractor, stats, made_with, world)
+    score_and_record(logdir, dataset_batches(dataset, count, world), count, extractor, stats, made_with, world, real)
     return 0
 
 
@@ -187,6 +246,8 @@ def folder_name(made_with: dict) -> str:
             "_reference" if spiking["if_neuron"] == "reference" else ""
         )
     sampler = f"{made_with['sampler']}{made_with['sampler_steps']}"
+    options = made_with["sampler_options"] | ({"eta": made_with["eta"]} if made_with["eta"] else {})
+    sampler += "".join(f"_{name}{value}" for name, value in options.items())
     weights = "" if made_with["weights"] == "ema" else f"_{made_with['weights']}"
     return f"{mode}{weights}_{sampler}_seed{made_with['seed']}_{made_with['checkpoint'][:8]}"
 
@@ -200,10 +261,12 @@ def claim_folder(folder: Path, made_with: dict) -> None:
         write_text(path, json.dumps(made_with, indent=1) + "\n")
         return
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        stored = json.loads(read_text(path, SETTINGS_BYTES))
+    except (OSError, ValueError, RecursionError):
         raise UserError(f"{path} is unreadable: choose another --images_dir") from None
     stored = stored if isinstance(stored, dict) else {}
+    # Files written before these were settings lack them.
+    stored = {"arch": "unet", "process": "vp", "sampler_options": {}} | stored
     stored = stored | {"spiking": SpikingConfig.completed(stored.get("spiking"))}
     for name, value in made_with.items():
         if stored.get(name) != value:
@@ -214,7 +277,12 @@ def claim_folder(folder: Path, made_with: dict) -> None:
 
 
 def generate_missing(
-    folder: Path, source: checkpoint.Loaded, sample: SampleConfig, config: EvalConfig, world: World
+    folder: Path,
+    source: checkpoint.Loaded,
+    sample: SampleConfig,
+    config: EvalConfig,
+    world: World,
+    statistics: Tensor | None = None,
 ) -> None:
     """Images 0..num_images−1 that are not in `folder` yet, saved batch by batch; each process saves its own."""
     listed = sorted(set(range(config.num_images)) - existing_indices(folder)) if world.main else []
@@ -222,7 +290,10 @@ def generate_missing(
     if missing:
         net = place(source.net, world.device).eval()
         label = f"images → {folder.name}"
-        for indices, images in generate_batches(net, sample, missing, config.batch_size, label=label, world=world):
+        batches = generate_batches(
+            net, sample, missing, config.batch_size, label=label, world=world, statistics=statistics
+        )
+        for indices, images in batches:
             for index, image in zip(indices, images, strict=True):
                 save_images(image[None], folder, index)
     world.wait()
@@ -255,6 +326,7 @@ def make_stats(
     gathered = gather_stats(bar, extractor, progress=False, world=world)
     if world.main:
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent, depth=0)
         write_stats(path, *gathered.compute(), extractor.name, overwrite=overwrite)
         print(f"{path}: {count} images of {dataset.name} ({dataset.split}), {extractor.name}")
     return 0

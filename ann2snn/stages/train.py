@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..config import DiffusionConfig, SampleConfig, TrainConfig, UNetConfig
+from ..config import DiffusionConfig, SampleConfig, TrainConfig
 from ..data import ImageDataset, batches
 from ..diffusion import ImageNoise
 from ..errors import UserError
 from ..io import checkpoint
 from ..io.images import save_grid
+from ..nets.architecture import NetworkConfig
 from ..report.log import RESULTS, RunLog, append_result
 from ..runtime import Interruption
 from ..sampling import generate_all
@@ -44,7 +45,7 @@ class Schedule:
 def run(
     logdir: Path,
     dataset: ImageDataset,
-    network: UNetConfig,
+    network: NetworkConfig,
     diffusion: DiffusionConfig,
     train: TrainConfig,
     sample: SampleConfig,
@@ -62,7 +63,7 @@ def run(
 def _run(
     logdir: Path,
     dataset: ImageDataset,
-    network: UNetConfig,
+    network: NetworkConfig,
     diffusion: DiffusionConfig,
     train: TrainConfig,
     sample: SampleConfig,

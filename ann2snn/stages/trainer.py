@@ -15,13 +15,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from quant.calibrate import calibrate_activations
 
-from ..config import FULL_PRECISION, DiffusionConfig, TrainConfig, UNetConfig
+from ..config import FULL_PRECISION, DiffusionConfig, TrainConfig, require
 from ..data import to_model_range
-from ..diffusion import VP, squared_error
+from ..diffusion.ema import ema_decay_at
+from ..diffusion.process import denoising_loss, draw_times, make_process, network_pair
 from ..errors import UserError
 from ..io import checkpoint
 from ..io.training_state import load_optimizer, load_schedule
-from ..nets import UNet
+from ..nets.architecture import NetworkConfig, build_network
 from ..nets.parts import BatchDropout
 from ..runtime import place, seed_from, seed_step
 from ..world import World
@@ -35,6 +36,8 @@ FIXED_ON_RESUME = (
     "warmup",
     "batch_size",
     "ema_decay",
+    "ema_warmup",
+    "loss_type",
     "dropout",
     "seed",
 )
@@ -47,7 +50,7 @@ class Trainer:
     """
 
     def __init__(
-        self, network: UNetConfig, diffusion: DiffusionConfig, train: TrainConfig, world: World, amp: bool = False
+        self, network: NetworkConfig, diffusion: DiffusionConfig, train: TrainConfig, world: World, amp: bool = False
     ) -> None:
         self.train_config, self.diffusion, self.world = train, diffusion, world
         self.rows = world.rows(train.batch_size, "--batch_size")
@@ -57,10 +60,14 @@ class Trainer:
                 f"--accumulate={train.accumulate}: must divide the {self.share} images of a process's share of a batch"
             )
         self.device = world.device
-        self.process = VP(diffusion)
+        self.process = make_process(diffusion, network.image_size)
+        require(
+            train.loss_type == "mse" or diffusion.process == "vp",
+            f"--loss_type={train.loss_type}: only --process=vp has a bound; use mse",
+        )
         self.amp = amp and self.device.type == "cuda"
         seed_step(train.seed, 0)
-        self.net = place(UNet(network, diffusion=diffusion), self.device)
+        self.net = place(build_network(network, diffusion), self.device)
         self.dropouts = [module for module in self.net.modules() if isinstance(module, BatchDropout)]
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=train.lr)
         self.scheduler = LambdaLR(self.optimizer, lambda step: lr_factor(step, train))
@@ -78,9 +85,10 @@ class Trainer:
         if self.train_config.act_init == "calibrate":
             seed_step(self.train_config.seed, 0)
             x_0 = to_model_range(images).to(self.device)
-            t = torch.randint(self.diffusion.diffusion_steps, (len(x_0),), device=self.device)
-            x_t = self.process.diffuse(x_0, t, torch.randn_like(x_0))
-            calibrate_activations(self.net, [(x_t, t)])
+            t = draw_times(self.process, len(x_0), self.device)
+            noise = torch.randn(len(x_0), self.net.in_channels, *x_0.shape[2:], device=self.device)
+            pair = network_pair(self.process, self.diffusion, x_0, t, noise)
+            calibrate_activations(self.net, [pair])
         else:
             for name, parameter in self.net.named_parameters():
                 if name.endswith("act_alpha"):
@@ -115,8 +123,8 @@ class Trainer:
         """Diffusion times [n] and noise like x_0 of this process's rows, cut out of the whole batch's."""
         seed_step(self.train_config.seed, self.step + 1)  # 0 was the initialization
         total = self.train_config.batch_size
-        t = torch.randint(self.diffusion.diffusion_steps, (total,), device=self.device)
-        noise = torch.randn(total, *x_0.shape[1:], device=self.device)
+        t = draw_times(self.process, total, self.device)
+        noise = torch.randn(total, self.net.in_channels, *x_0.shape[2:], device=self.device)
         return t[self.rows], noise[self.rows]
 
     def backward(self, x_0: Tensor, t: Tensor, noise: Tensor, first: int) -> Tensor:
@@ -129,7 +137,8 @@ class Trainer:
         alone = contextlib.nullcontext() if last or self.world.size == 1 else self.parallel.no_sync()
         with alone:
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
-                loss = squared_error(self.parallel, self.process, x_0, t, noise).mean()
+                kind = self.train_config.loss_type
+                loss = denoising_loss(self.parallel, self.process, self.diffusion, x_0, t, noise, kind).mean()
             (loss / parts).backward()
         return loss.detach()
 
@@ -147,7 +156,8 @@ class Trainer:
     def update_ema(self) -> None:
         """ema += (1 − decay)·(net − ema), on parameters only: a constant stays constant."""
         averaged, current = list(self.ema.parameters()), list(self.net.parameters())
-        torch._foreach_lerp_(averaged, current, 1 - self.train_config.ema_decay)
+        decay = ema_decay_at(self.step, self.train_config.ema_decay, self.train_config.ema_warmup)
+        torch._foreach_lerp_(averaged, current, 1 - decay)
 
     def payload(self, x_T: Tensor) -> dict:
         """The checkpoint: the reference's keys, and the configuration."""
@@ -161,6 +171,7 @@ class Trainer:
             "step": self.step,
             "x_T": x_T,
             "config": {
+                "arch": self.net.config.arch,
                 "unet": self.net.config.to_dict(),
                 "diffusion": self.diffusion.to_dict(),
                 "train": self.train_config.to_dict(),
@@ -171,12 +182,15 @@ class Trainer:
         """Continue from a checkpoint. Raises UserError if it is another network's or another run's."""
         loaded = checkpoint.load(path, weights="net")
         raw = loaded.raw
-        for name in UNetConfig.__dataclass_fields__:
+        for name in ("arch", *self.net.config.to_dict()):
             _require_same(path, name, getattr(loaded.net.config, name), getattr(self.net.config, name))
+        for name in set(DiffusionConfig.__dataclass_fields__) - {"var_type"}:  # a choice of the sampler
+            _require_same(path, name, getattr(loaded.net.diffusion, name), getattr(self.diffusion, name))
         stored = raw.get("config", {}).get("train", {})
         fixed = (*FIXED_ON_RESUME, "total_steps") if self.train_config.lr_decay != "none" else FIXED_ON_RESUME
         for name in fixed:
-            _require_same(path, name, stored.get(name), getattr(self.train_config, name))
+            default = TrainConfig.__dataclass_fields__[name].default  # of a setting that the file does not know yet
+            _require_same(path, name, stored.get(name, default), getattr(self.train_config, name))
         self.net.load_state_dict(loaded.net.state_dict())
         self.ema.load_state_dict(checkpoint.load(path, weights="ema").net.state_dict())
         load_optimizer(self.optimizer, raw.get("optim"), path)

@@ -51,11 +51,64 @@ def test_published_flagfile_parses_and_configures_every_stage(table, name):
     build.train_config(), build.sample_config().check_fits(diffusion), build.spiking_config()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*/*.txt")), ids=lambda p: f"{p.parent.name}/{p.name}")
+# Those of `python -m ann2snn.toy` are arguments of another program.
+FLAGFILES = sorted(path for path in (ROOT / "config").glob("*/*.txt") if path.parent.name != "toy")
+
+
+@pytest.mark.parametrize("path", FLAGFILES, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_every_shipped_flagfile_is_valid(table, path):
     table(["x", f"--flagfile={path}"])
-    flags.unet_config(in_channels=1), build.train_config(), build.sample_config().check_fits(flags.diffusion_config())
+    flags.network_config(in_channels=1), build.train_config()
+    build.sample_config().check_fits(flags.diffusion_config())
     build.spiking_config(schedule="stream")
+
+
+DDPM_TORCH = {
+    "cifar10": {
+        **{"dataset_type": "cifar10", "dropout": 0.1, "var_type": "fixedlarge", "lr": 2e-4, "batch_size": 128},
+        **{"total_steps": 795600, "flip": True},
+    },
+    "celeba": {
+        **{"dataset_type": "celeba", "dropout": 0.0, "var_type": "fixedsmall", "lr": 2e-5, "batch_size": 128},
+        **{"total_steps": 949200, "flip": True},
+    },
+    "celebahq": {
+        **{"dataset_type": "folder", "dropout": 0.0, "var_type": "fixedsmall", "lr": 2e-5, "batch_size": 64},
+        **{"total_steps": 561600, "flip": None},
+    },
+}
+DDPM_TORCH_OF_ALL = {
+    **{"arch": "attention", "num_res_blocks": 2, "T": 1000, "beta_1": 1e-4, "beta_T": 0.02, "mean_type": "epsilon"},
+    **{"beta_schedule": "linear", "loss_type": "mse", "warmup": 5000, "grad_clip": 1.0, "ema_decay": 0.9999},
+    **{"ema_warmup": True, "train": True, "lr_decay": "none"},
+}
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("cifar10", 35746307), ("celeba", 35746307), ("celebahq", 113673219)])
+def test_flagfiles_of_ddpm_torch_describe_its_networks(table, name, parameters):
+    import torch
+
+    from ann2snn.nets.architecture import build_network
+
+    table(["x", f"--flagfile={ROOT}/config/ddpm_torch/train_{name}.txt"])
+    wanted = DDPM_TORCH[name] | DDPM_TORCH_OF_ALL
+    assert {flag: table[flag].value for flag in wanted} == wanted
+    trained = flags.network_config(in_channels=3)
+    with torch.device("meta"):
+        assert sum(p.numel() for p in build_network(trained).parameters()) == parameters
+    training, logdir = flags.diffusion_config(), table.logdir
+    table.unparse_flags()
+    for flag in table:
+        table[flag].unparse()
+    table(["x", f"--flagfile={ROOT}/config/ddpm_torch/evaluate_{name}.txt"])
+    assert table.eval and table.precision_recall and table.pr_k == 3 and table.num_images == 50000
+    assert flags.diffusion_config() == training and table.logdir == logdir
+    # What the second file says of the network is what the first trained: the stage compares nothing else.
+    given = flags.given_fields({"arch": "arch", **flags.ATTENTION_FLAGS})
+    assert {field: tuple(v) if isinstance(v, list) else v for field, (_, v) in given.items()} == {
+        field: getattr(trained, field) for field in given
+    }
+    assert {"arch", "ch_mult", "attn", "image_size"} <= given.keys()
 
 
 def test_published_conversion_flagfile_runs_on_a_matching_run(tmp_path):

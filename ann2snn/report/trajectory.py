@@ -1,0 +1,74 @@
+"""How images emerge from noise: the states on a sampler's path as one picture, and as an animation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from ..config import require
+from ..io.atomic import replacing
+from ..io.images import save_grid
+
+COLUMNS = 10
+MOST_FRAMES = 64
+FORMATS = ("webp", "gif")
+SIDE = 64  # pixels that an image should take in the animation, in whole multiples of its own
+FRAME_MS, LAST_MS = 80, 1600
+
+
+class Trajectory:
+    """Collects states uint8 [N, C, H, W] along a path of unknown length; keeps at most MOST_FRAMES, evenly spaced."""
+
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
+        self._stride, self._seen = 1, 0
+
+    def add(self, state: Tensor) -> None:
+        """The next state, in the order of the path."""
+        if self._seen % self._stride == 0:
+            self._kept.append(state.cpu())
+        self._seen += 1
+        if len(self._kept) == MOST_FRAMES:  # one place is left for the end
+            self._kept, self._stride = self._kept[::2], 2 * self._stride
+
+    def frames(self, end: Tensor) -> Tensor:
+        """The states kept, and the finished images after them: uint8 [frames, N, C, H, W]."""
+        return torch.stack([*self._kept, end.cpu()])
+
+
+def columns(frames: int, most: int = COLUMNS) -> list[int]:
+    """Indices of at most `most` of `frames` frames, evenly spaced, the first and the last among them."""
+    if frames <= most:
+        return list(range(frames))
+    return [(i * (frames - 1) + (most - 1) // 2) // (most - 1) for i in range(most)]
+
+
+def write_trajectory(frames: Tensor, folder: Path, kind: str = "webp") -> tuple[Path, Path]:
+    """Frames uint8 [F, N, C, H, W] → `trajectory.png`, a row for each image and time to the right, and an animation.
+
+    Returns both paths; the animation is `trajectory.webp` (lossless) or `.gif` (256 colours). Raises UserError for
+    another kind, or if the folder cannot be written.
+    """
+    require(kind in FORMATS, f"--trajectory_format={kind}: use one of {', '.join(FORMATS)}")
+    picture, animation = folder / "trajectory.png", folder / f"trajectory.{kind}"
+    chosen = frames[columns(len(frames))]
+    save_grid(chosen.transpose(0, 1).flatten(0, 1), picture, nrow=len(chosen))
+    first, *others = [_sheet(states) for states in frames]
+    durations = [FRAME_MS] * len(others) + [LAST_MS]
+    options = {"lossless": True} if kind == "webp" else {"optimize": False}
+    with replacing(animation) as temporary, open(temporary, "wb") as file:
+        first.save(
+            file, format=kind.upper(), save_all=True, append_images=others, duration=durations, loop=0, **options
+        )
+    return picture, animation
+
+
+def _sheet(states: Tensor) -> Image.Image:
+    """States [N, C, H, W] side by side, four to a line, enlarged."""
+    factor = max(1, SIDE // states.shape[-1])
+    large = states.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+    return Image.fromarray(make_grid(large, nrow=min(4, len(large))).permute(1, 2, 0).numpy())

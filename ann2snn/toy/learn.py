@@ -1,0 +1,100 @@
+"""Training of the small denoiser, and its file."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+
+import torch
+from torch import Tensor, nn
+
+from ..config import require
+from ..diffusion.ema import ema_decay_at
+from ..diffusion.process import denoising_loss, make_process
+from ..diffusion.vp import VP
+from ..io import checkpoint
+from ..nets.mlp import MLP
+from ..runtime import seed_from
+from .sets import SIZE, draw
+from .settings import ToySettings
+
+POOL = 100_000  # elements that batches are drawn from
+EMA_DECAY = 0.998
+KIND = "toy"
+
+
+def build(settings: ToySettings) -> nn.Module:
+    """The network with the weights of its seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_from(settings.seed, 0))
+        return MLP(math.prod(settings.state_shape), settings.width, settings.layers, settings.waves)
+
+
+def train(settings: ToySettings, progress=lambda step, loss: None) -> tuple[nn.Module, float]:
+    """The averaged network, and the mean loss of the last tenth of the steps.
+
+    Adam, learning rate falling to 0 along a cosine. Preconditioned, the loss of every time has the same weight.
+    Raises UserError if the loss ceases to be a number.
+    """
+    process, config = make_process(settings.diffusion, SIZE), settings.diffusion
+    data = draw(settings.points, POOL, seed_from(settings.seed, 1)) / settings.scale
+    net = build(settings)
+    average = copy.deepcopy(net)
+    optimizer = torch.optim.Adam(net.parameters(), lr=settings.lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.train_steps)
+    generator = torch.Generator().manual_seed(seed_from(settings.seed, 2))
+    losses = []
+    for step in range(settings.train_steps):
+        rows = torch.randint(len(data), (settings.batch_size,), generator=generator)
+        noise = torch.randn(settings.batch_size, *settings.state_shape, generator=generator)
+        t = draw_times(process, settings, generator)
+        loss = denoising_loss(net, process, config, data[rows], t, noise, "mse").mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        require(math.isfinite(losses[-1]), f"the loss is {losses[-1]} after {step} steps: use a smaller --lr")
+        _follow(average, net, ema_decay_at(step, EMA_DECAY, warmup=True))
+        progress(step, losses[-1])
+    last = losses[-max(1, len(losses) // 10) :]
+    return average.eval(), sum(last) / len(last)
+
+
+def draw_times(process, settings: ToySettings, generator: torch.Generator) -> Tensor:
+    """[batch_size]: whole steps of VP, else float64 in [t_min, 1)."""
+    if isinstance(process, VP):
+        return torch.randint(process.diffusion_steps, (settings.batch_size,), generator=generator)
+    uniform = torch.rand(settings.batch_size, dtype=torch.float64, generator=generator)
+    low = process.config.t_min
+    return low + (1 - low) * uniform**settings.time_power
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, net: nn.Module, decay: float) -> None:
+    for slow, fast in zip(average.parameters(), net.parameters(), strict=True):
+        slow.lerp_(fast, 1 - decay)
+
+
+def save(path: str | os.PathLike, net: nn.Module, settings: ToySettings, loss: float) -> None:
+    """Tensors and plain values, atomically. Raises UserError if the disk refuses."""
+    content = {"kind": KIND, "format": checkpoint.FORMAT, "ema_model": net.state_dict()}
+    checkpoint.save(path, content | {"config": {"toy": settings.to_dict()}, "loss": loss})
+
+
+def load(path: str | os.PathLike, settings: ToySettings) -> tuple[nn.Module, float]:
+    """The network of a file and its last loss. Raises UserError: no toy file, or one trained for something else."""
+    content = checkpoint.read(path)
+    stored = content.get("config", {}).get("toy")
+    require(content.get("kind") == KIND and isinstance(stored, dict), f"{path} is no checkpoint of a toy run")
+    wanted = settings.to_dict()
+    for name in ("process", "points", "T", "beta_1", "beta_T", "width", "layers", "waves", "linear_first"):
+        found = stored.get(name)
+        require(found == wanted[name], f"{path} was trained with --{name}={found}, now --{name}={wanted[name]}")
+    net, loss = build(settings), content.get("loss")
+    try:
+        net.load_state_dict(content["ema_model"], strict=True)
+    except (RuntimeError, TypeError, AttributeError, KeyError):
+        require(False, f"{path}: its weights do not fit the network it describes")
+    return net.eval(), loss if isinstance(loss, float) else math.nan
