@@ -5,6 +5,8 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 DEMO   := logs/demo
+# Processes that share the tests.
+WORKERS ?= 2
 EVAL   := $(PY) evaluate.py --flagfile config/SNN_evaluate/demo.txt
 
 .PHONY: demo test test-long lint format install clean-demo
@@ -36,7 +38,7 @@ clean-demo:
 	rm -rf $(DEMO)
 
 test: $(STAMP) lint
-	$(PY) -m pytest -m "not slow and not gpu"
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu"
 
 test-long: $(STAMP)
 	$(PY) -m pytest

@@ -219,6 +219,9 @@ def test_a_network_trained_for_r_serves_the_cholesky_sampler():
 class Draws:
     """Counting noise source."""
 
+    def __repr__(self):  # part of a test's name, which must be the same in every process
+        return "Draws"
+
     def __init__(self, *shape: int, seed: int = 7) -> None:
         self.shape, self.generator, self.count = shape, torch.Generator().manual_seed(seed), 0
 
