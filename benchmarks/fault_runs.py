@@ -30,6 +30,7 @@ DATA, PIXELS = "fashion_mnist_10k", 8
 TUNED = "SNN_2bit_ft"  # folder of the fine-tuning inside the logdir
 ALARM = 300  # seconds after which a forked process ends by itself, should this one be gone
 PATIENCE = 15.0  # seconds that the survivors of a world have for ending, before they are killed as well
+LAUNCHER_PATIENCE = 60.0  # that they may take at most where a launcher sees to it; it kills what hangs after 30 to 120
 
 ONE, TWO, LAUNCHED = "one process", "two processes", "two processes, launcher"
 
@@ -193,8 +194,7 @@ def strike(attempt: Attempt, how: str, choose) -> tuple[list[int], float]:
 
 
 def _wait_for_end(attempt: Attempt, others: list[int]) -> list[int]:
-    patience = 150.0 if attempt.way == LAUNCHED else PATIENCE  # a launcher waits 120 s for its workers
-    end = time.monotonic() + patience
+    end = time.monotonic() + (150.0 if attempt.way == LAUNCHED else PATIENCE)
     while (left := attempt.alive() + [pid for pid in others if is_running(pid)]) and time.monotonic() < end:
         time.sleep(0.002)
     _send(left, signal.SIGKILL)

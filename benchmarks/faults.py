@@ -185,6 +185,8 @@ class KilledRun:
         stubborn, seconds = runs.strike(attempt, kill.how, self.random.choice)
         kill.codes, kill.outlived, kill.seconds = list(attempt.codes.values()), len(stubborn), round(seconds, 3)
         kill.problems += wrong_codes(kill, attempt.errors())
+        if kill.way == LAUNCHED and (stubborn or seconds > runs.LAUNCHER_PATIENCE):
+            kill.problems.append(f"{len(stubborn)} processes were left, the end took {seconds:.0f} s")
         litter = runs.leftovers(self.logdir)
         kill.writing = len(litter - self.litter)
         kill.problems += self.look(attempt, litter)
@@ -289,7 +291,7 @@ def campaign(kills: int, seed: int, share: float, size: Size, folder: Path) -> t
 def table(kills: list[Kill]) -> str:
     """One row a stage and way of killing, and their sum."""
     head = ["stage", "processes", "killed by", "kills", "while writing", "unloadable files", "recovered"]
-    head += ["mean steps lost", "different files", "other problems"]
+    head += ["mean steps lost", "longest end (s)", "different files", "other problems"]
     order = [(stage, way, how) for stage in KILLS for way, hows in HOW.items() for how, _ in hows]
     groups = [(key, [k for k in kills if (k.stage, k.way, k.how) == key]) for key in order]
     rows = [[*key, *_figures(group)] for key, group in groups if group]
@@ -304,6 +306,7 @@ def _figures(kills: list[Kill]) -> list[object]:
         sum(len(kill.unloadable) for kill in kills),
         sum(kill.recovered for kill in kills),
         sum(lost) / len(lost) if lost else None,
+        max((kill.seconds for kill in kills), default=0.0),
         len({(kill.run, name) for kill in kills for name in kill.different}),
         sum(len(kill.problems) for kill in kills),
     ]
