@@ -48,13 +48,13 @@ def run_training(world) -> int:
 def run_evaluation(world) -> int:
     """samples.png and samples_ema.png, and the scores of both sets of weights."""
     sample = build.sample_config()
-    extractor, stats = (None, None) if FLAGS.sample_only else build.extractor_and_stats(world.device)
+    extractor, stats, fad = (None, None, None) if FLAGS.sample_only else build.scored_with(world.device)
     logdir = build.logdir("evaluate", world)
     for weights, grid in (("net", "samples.png"), ("ema", "samples_ema.png")):
         source = build.load_checkpoint(logdir / train.CHECKPOINT, weights)
         check_sampling(source.net.diffusion, source.net.image_size, sample)
         config = evaluate.EvalConfig(FLAGS.num_images, FLAGS.batch_size, None, True, 256, 16, grid)
-        evaluate.run(logdir, source, sample, config, world, extractor, stats, stats_name=FLAGS.fid_cache)
+        evaluate.run(logdir, source, sample, config, world, extractor, stats, stats_name=FLAGS.fid_cache, fad=fad)
     return 0
 
 

@@ -17,7 +17,7 @@ from ann2snn import build, flags
 from ann2snn.config import require
 from ann2snn.diffusion.process import check_sampling
 from ann2snn.flags import FLAGS
-from ann2snn.stages import evaluate
+from ann2snn.stages import evaluate, fad
 from ann2snn.stages.analytic import noise_statistics
 
 flags.define()
@@ -27,17 +27,23 @@ def main() -> int:
     actions = FLAGS.eval or FLAGS.sample_only or FLAGS.make_stats or FLAGS.score_data
     build.require_action(actions, "eval, --sample_only, --make_stats or --score_data")
     world = build.world()
+    if FLAGS.make_stats and FLAGS.fad_encoder is not None:
+        encoder = build.fad_extractor(world.device)
+        require(not Path(FLAGS.fad_stats).exists(), f"{FLAGS.fad_stats} exists: name another file with --fad_stats")
+        return fad.make_stats(Path(FLAGS.fad_stats), build.dataset(), encoder, FLAGS.num_images, world)
     if FLAGS.make_stats:
         require(not Path(FLAGS.fid_cache).exists(), f"{FLAGS.fid_cache} exists: name another file with --fid_cache")
         return evaluate.make_stats(
             Path(FLAGS.fid_cache), build.dataset(), build.extractor(world.device), FLAGS.num_images, world=world
         )
     if FLAGS.score_data:
-        extractor, stats = build.extractor_and_stats(world.device)
+        extractor, stats, beside = build.scored_with(world.device)
         data = build.dataset(train=False)
         real = build.real_images(build.dataset, min(FLAGS.num_images, len(data)))
         logdir = build.logdir("evaluate", world)
-        return evaluate.score_data(logdir, data, FLAGS.num_images, extractor, stats, FLAGS.fid_cache, world, real)
+        return evaluate.score_data(
+            logdir, data, FLAGS.num_images, extractor, stats, FLAGS.fid_cache, world, real, beside
+        )
     sample = build.sample_config()
     config = evaluate.EvalConfig(
         FLAGS.num_images,
@@ -51,13 +57,15 @@ def main() -> int:
     source = build.load_network()
     statistics = noise_statistics(source, sample, lambda: build.dataset_for(source), FLAGS.analytic_images, world)
     check_sampling(source.net.diffusion, source.net.image_size, sample, statistics)
-    extractor = stats = real = None
+    extractor = stats = real = beside = None
     if not FLAGS.sample_only:
         # Before the sampling: a missing file must stop it now.
-        extractor, stats = build.extractor_and_stats(world.device)
+        extractor, stats, beside = build.scored_with(world.device)
         real = build.real_images(lambda: build.dataset_for(source), FLAGS.num_images)
     logdir = build.logdir("evaluate", world)
-    return evaluate.run(logdir, source, sample, config, world, extractor, stats, FLAGS.fid_cache, statistics, real)
+    return evaluate.run(
+        logdir, source, sample, config, world, extractor, stats, FLAGS.fid_cache, statistics, real, beside
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from . import flags
-from .config import SampleConfig, SpikingConfig, TrainConfig
+from .config import SampleConfig, SpikingConfig, TrainConfig, require
 from .convert import SpikingDenoiser
 from .data import ImageDataset, load_dataset
 from .diffusion.process import image_channels
@@ -17,6 +17,8 @@ from .errors import UserError
 from .flags import FLAGS
 from .io import checkpoint
 from .io.atomic import sweep, write_text
+from .metrics.fad import FadExtractor, read_fad_stats
+from .metrics.fad_encoder import load_autoencoder
 from .metrics.features import FeatureExtractor, make_extractor
 from .metrics.score import score_numbered
 from .metrics.stats_file import ReferenceStatistics, read_stats
@@ -25,6 +27,7 @@ from .runtime import prepare_folder
 from .sampling import generate_batches
 from .stages.convert import CONVERTED
 from .stages.coverage import RealImages
+from .stages.fad import Fad
 from .stages.train import CHECKPOINT
 from .world import World, join
 
@@ -147,6 +150,7 @@ def load_network() -> checkpoint.Loaded:
 
 def extractor(device: torch.device) -> FeatureExtractor:
     """The feature network the flags name. Raises UserError if its weights are not to be had."""
+    require(FLAGS.extractor != "none", "--extractor=none gives no features: use inception or lite0")
     return make_extractor(FLAGS.extractor, FLAGS.inception_weights, FLAGS.lite0_size, device)
 
 
@@ -154,6 +158,34 @@ def extractor_and_stats(device: torch.device) -> tuple[FeatureExtractor, Referen
     """The feature network and the reference statistics made with it. Raises UserError."""
     features = extractor(device)
     return features, read_stats(FLAGS.fid_cache, features.name, features.dim)
+
+
+def scored_with(device: torch.device) -> tuple[FeatureExtractor | None, ReferenceStatistics | None, Fad | None]:
+    """What `extractor_and_stats` gives, None twice for --extractor=none, and what the FAD needs, if it is asked for.
+
+    Raises UserError.
+    """
+    beside = fad(device)
+    if FLAGS.extractor != "none":
+        return *extractor_and_stats(device), beside
+    require(beside is not None, "--extractor=none leaves no score: add --fad_encoder and --fad_stats")
+    require(not FLAGS.precision_recall, "--precision_recall needs features: drop --extractor=none")
+    return None, None, beside
+
+
+def fad_extractor(device: torch.device) -> FadExtractor:
+    """The autoencoder that --fad_encoder names, in --fad_mode. Raises UserError."""
+    require(FLAGS.fad_encoder is not None, "the FAD needs an autoencoder: add --fad_encoder")
+    require(FLAGS.fad_stats is not None, "the FAD needs statistics: add --fad_stats")
+    return FadExtractor(load_autoencoder(FLAGS.fad_encoder), FLAGS.fad_mode, device)
+
+
+def fad(device: torch.device) -> Fad | None:
+    """What the FAD is measured with; None if it is not asked for. Raises UserError."""
+    if FLAGS.fad_encoder is None and FLAGS.fad_stats is None:
+        return None
+    encoder = fad_extractor(device)
+    return Fad(encoder, read_fad_stats(FLAGS.fad_stats, encoder), FLAGS.fad_stats)
 
 
 def real_images(dataset: Callable[[], ImageDataset], scored: int) -> RealImages | None:

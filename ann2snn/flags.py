@@ -199,7 +199,8 @@ def _define_sampling() -> None:
 def _define_scores() -> None:
     flags.DEFINE_string("eval_model_path", None, "evaluate: the checkpoint; default: the newest network in --logdir")
     flags.DEFINE_enum(
-        "extractor", "inception", ["inception", "lite0"], "features: inception gives FID and IS; lite0 is offline"
+        *("extractor", "inception", ["inception", "lite0", "none"]),
+        "features: inception gives FID and IS; lite0 is offline; none: FAD alone",
     )
     flags.DEFINE_string("inception_weights", None, "file pt_inception-2015-12-05-6726825d.pth, if not in torch's cache")
     flags.DEFINE_integer("lite0_size", 224, "side in pixels that images are resized to for lite0; part of its name")
@@ -207,6 +208,9 @@ def _define_scores() -> None:
     flags.DEFINE_bool("precision_recall", False, "evaluate: precision and recall too, against training images")
     flags.DEFINE_integer("pr_k", 3, "neighbours whose distance makes an image's ball; the literature has 3")
     flags.DEFINE_integer("pr_images", None, "training images of precision and recall; default: --num_images of them")
+    flags.DEFINE_string("fad_encoder", None, "evaluate: autoencoder (.pth) for the FAD beside the other scores")
+    flags.DEFINE_string("fad_stats", None, "statistics of the real images for the FAD; --make_stats writes them")
+    flags.DEFINE_enum("fad_mode", "eval", ["published", "eval"], "FAD with statistics of each batch, or running ones")
     flags.DEFINE_bool("fid_use_torch", False, "accepted for compatibility; statistics are always float64")
     flags.DEFINE_integer("gap_images", 8, "images the gap table is measured on")
 

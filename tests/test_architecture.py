@@ -12,7 +12,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 # Higher layers may import lower ones and their own; `errors` and `config` are for everybody above quant and kernels.
 LAYERS = [
-    {"stages", "build", "api", "flags", "launch", "toy"},
+    {"stages", "build", "api", "flags", "launch", "toy", "fad"},
     {"sampling", "probe", "finetune", "metrics", "cost", "io", "report", "runtime", "world"},
     {"convert"},
     {"nets", "neurons", "diffusion", "data"},

@@ -88,15 +88,16 @@ def write_stats(path, mu, sigma, count, extractor, overwrite=False):
         raise UserError(f"cannot write statistics file {path} ({error.strerror}): check folder and space") from error
 
 
-def read_stats(path, expected_extractor=None, dim=None):
+def read_stats(path, expected_extractor=None, dim=None, unnamed=(INCEPTION_NAME, INCEPTION_DIM)):
     """Reads statistics: our `mu, sigma, count, extractor`, or `mu, sigma` alone as in `cifar10.train.npz`.
 
-    A file without an extractor's name is taken to hold statistics of the FID Inception, and must have 2048 features.
+    A file without an extractor's name is taken to be of `unnamed`, by default the FID Inception with 2048 features.
 
     Args:
         path: the `.npz` file. Pickled contents are refused.
         expected_extractor: the name that the file must carry.
         dim: the number of features that it must have.
+        unnamed: (name, features) of the extractor that a file without a name is of.
 
     Returns:
         ReferenceStatistics.
@@ -106,7 +107,7 @@ def read_stats(path, expected_extractor=None, dim=None):
     """
     arrays = _read_arrays(Path(path))
     try:
-        count, extractor = _labels(arrays)
+        count, extractor = _labels(arrays, *unnamed)
         stats = ReferenceStatistics(arrays["mu"], arrays["sigma"], count, extractor)
     except UserError as error:
         raise UserError(f"statistics file {path}: {error}") from error
@@ -133,15 +134,13 @@ def _read_arrays(path):
     return arrays
 
 
-def _labels(arrays):
+def _labels(arrays, usual, usual_dim):
     """(count or None, extractor's name) as read from a file."""
     if "extractor" not in arrays:
-        if arrays["mu"].shape != (INCEPTION_DIM,):
+        if arrays["mu"].shape != (usual_dim,):
             shape = list(arrays["mu"].shape)
-            raise UserError(
-                f"names no extractor, and mu {shape} is not the Inception's [{INCEPTION_DIM}]: make it anew"
-            )
-        extractor = INCEPTION_NAME
+            raise UserError(f"names no extractor, and mu {shape} is not the [{usual_dim}] of {usual}: make it anew")
+        extractor = usual
     elif arrays["extractor"].shape == () and arrays["extractor"].dtype.kind == "U":
         extractor = str(arrays["extractor"])
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -19,7 +19,7 @@ from ..convert import SpikingDenoiser
 from ..data import ImageDataset, to_uint8
 from ..data.decode import list_images
 from ..diffusion import VP
-from ..diffusion.process import make_process, options_that_count, uses_eta
+from ..diffusion.process import image_channels, make_process, options_that_count, uses_eta
 from ..errors import UserError
 from ..files import read_text
 from ..io import checkpoint
@@ -38,6 +38,7 @@ from ..world import ALONE, World
 from .common import owning
 from .convert import grid_name
 from .coverage import RealImages, score_with_coverage
+from .fad import Fad
 
 SETTINGS = "settings.json"
 SETTINGS_BYTES = 2**20  # at most
@@ -103,11 +104,14 @@ def run(
     stats_name: str = "",
     statistics: Tensor | None = None,
     real: RealImages | None = None,
+    fad: Fad | None = None,
 ) -> int:
-    """Generate what is missing of `config.num_images`, then score them unless `extractor` is None.
+    """Generate what is missing of `config.num_images`, then score them unless `extractor` and `fad` are None.
 
     real: images to give precision and recall against, where they are asked for.
     """
+    if fad is not None:
+        fad.extractor.require_channels(image_channels(source.net))
     made_with = settings(source, sample)
     folder = prepare_folder(config.images_dir or logdir / "generated" / folder_name(made_with))
     with owning(folder, "generate", world):
@@ -120,12 +124,14 @@ def run(
             if config.trajectory:
                 follow(logdir, source, sample, config, world, statistics)
         world.wait()
-        if extractor is None or stats is None:
+        if extractor is None and fad is None:
             return 0
         where = {"image_size": source.net.image_size, "device": str(world.device), "reference": stats_name}
         where["time_steps"] = source.net.time_steps if isinstance(source.net, SpikingDenoiser) else None
-        batches = image_batches(folder, config.num_images, world)
-        score_and_record(logdir, batches, config.num_images, extractor, stats, made_with | where, world, real)
+        count = config.num_images
+        batches = image_batches(folder, count, world)
+        beside = None if fad is None else partial(fad.score, image_batches(folder, count))
+        score_and_record(logdir, batches, count, extractor, stats, made_with | where, world, real, beside)
     return 0
 
 
@@ -178,27 +184,38 @@ def score_and_record(
     logdir: Path,
     batches: Iterable[tuple[Sequence[int], Tensor]],
     count: int,
-    extractor: FeatureExtractor,
-    stats: ReferenceStatistics,
+    extractor: FeatureExtractor | None,
+    stats: ReferenceStatistics | None,
     made_with: dict,
     world: World,
     real: RealImages | None = None,
+    beside: Callable[[], dict] | None = None,
 ) -> None:
     """Score uint8 batches [B, C, H, W] with their indices, this process's share of `count` images.
 
     The main process prints the figures and appends them to `snn_eval.txt`.
+
+    beside: gives further fields of the line; called by the main process alone.
     """
-    score = score_numbered
-    if real is not None:
-        score = partial(score_with_coverage, real, dataset_batches(real.dataset, real.count, world))
-    scores = score(batches, extractor, stats, splits=min(10, count), total=count, world=world)
+    if extractor is None or stats is None:
+        scores = {"count": count, "extractor": "none", "notes": []}
+        made_with = made_with | {"reference": None, "reference_count": None}
+    else:
+        score = score_numbered
+        if real is not None:
+            score = partial(score_with_coverage, real, dataset_batches(real.dataset, real.count, world))
+        scores = score(batches, extractor, stats, splits=min(10, count), total=count, world=world)
+        made_with = made_with | {"reference_count": stats.count}
     if not world.main:
         return
+    if beside is not None:
+        more = beside()
+        scores = scores | more | {"notes": [*scores["notes"], *more["notes"]]}
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    line = scores | made_with | {"reference_count": stats.count, "processes": world.size, "date": date}
-    append_result(logdir / RESULTS, line)
+    append_result(logdir / RESULTS, scores | made_with | {"processes": world.size, "date": date})
     figures = ", ".join(f"{k} {show(v)}" for k, v in scores.items() if isinstance(v, float))
-    print(f"{figures} ({scores['count']} images, {scores['extractor']}, against {made_with['reference']})")
+    against = f", {scores['extractor']}, against {made_with['reference']}" if extractor is not None else ""
+    print(f"{figures} ({scores['count']} images{against})")
     if made_with.get("time_steps"):
         steps, calls = made_with["time_steps"], made_with["sampler_steps"]
         print(f"latency: {steps} time steps per network call, {calls} calls an image")
@@ -210,17 +227,22 @@ def score_data(
     logdir: Path,
     dataset: ImageDataset,
     count: int,
-    extractor: FeatureExtractor,
-    stats: ReferenceStatistics,
+    extractor: FeatureExtractor | None,
+    stats: ReferenceStatistics | None,
     stats_name: str,
     world: World,
     real: RealImages | None = None,
+    fad: Fad | None = None,
 ) -> int:
     """Score real images of the data set: what a perfect generator would be expected to reach with as many images."""
+    if fad is not None:
+        fad.extractor.require_channels(dataset.channels)
     count = min(count, len(dataset))
     made_with = {"network": f"real images ({dataset.name}, {dataset.split})", "spiking": None}
     made_with |= {"image_size": dataset.img_size, "reference": stats_name}
-    score_and_record(logdir, dataset_batches(dataset, count, world), count, extractor, stats, made_with, world, real)
+    batches = dataset_batches(dataset, count, world)
+    beside = None if fad is None else partial(fad.score, dataset_batches(dataset, count, ALONE))
+    score_and_record(logdir, batches, count, extractor, stats, made_with, world, real, beside)
     return 0
 
 
