@@ -12,6 +12,7 @@ from . import flags
 from .config import SampleConfig, SpikingConfig, TrainConfig, require
 from .convert import SpikingDenoiser
 from .data import ImageDataset, load_dataset
+from .diffusion import SAMPLERS
 from .diffusion.process import image_channels
 from .errors import UserError
 from .flags import FLAGS
@@ -74,7 +75,7 @@ def dataset_for(source: checkpoint.Loaded) -> ImageDataset:
 
 
 def sample_config() -> SampleConfig:
-    solver = FLAGS.sampler in ("dpm_solver", "dpmpp", "dpmpp_sde")
+    solver = FLAGS.sampler in SAMPLERS and "logsnr" in SAMPLERS[FLAGS.sampler].skips
     skip = FLAGS.skip_type or ("logsnr" if solver else "uniform")
     return SampleConfig(
         sampler=FLAGS.sampler,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from . import world
-from .errors import UserError
+from .errors import UserError, one_line
 from .runtime import choose_device
 
 LAUNCHER = "ANN2SNN_LAUNCHER"  # environment variable: process id of the launcher, which workers do not outlive
@@ -91,7 +91,7 @@ def _fail(message: str, code: int) -> int:
     except RuntimeError:  # the process that kept the store has ended, and said why
         first = False
     if first:
-        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
     return code
 
 

@@ -39,12 +39,12 @@ def seed_from(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
-def seed_step(seed: int, step: int, rank: int = 0) -> None:
+def seed_step(seed: int, step: int, stream: int = 0) -> None:
     """Seed torch's global generators for one step: its random numbers depend on nothing that came before.
 
     This is why a resumed run needs no saved random state to continue exactly.
     """
-    torch.manual_seed(seed_from(seed, step, rank))
+    torch.manual_seed(seed_from(seed, step, stream))
 
 
 def prepare_folder(path: str | os.PathLike) -> Path:
@@ -79,7 +79,3 @@ class Interruption:
     def _note(self, number: int, frame) -> None:
         self.requested = number
         signal.signal(number, self.previous[number])
-
-    @property
-    def exit_code(self) -> int:
-        return 128 + self.requested if self.requested else 0

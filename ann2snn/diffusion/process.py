@@ -59,8 +59,12 @@ def network_pair(
     """What a network is trained on: x [N, C', H, W] and the time it is told [N]. noise is like x."""
     if isinstance(process, VP):
         return process.diffuse(x_0, t, noise), t
-    options = {"factor": config.factor} if isinstance(process, CLD) else {}
-    return process.diffuse(x_0, t, noise, **options), label_scale(config) * t.to(x_0)
+    return process.diffuse(x_0, t, noise, **factor_of(process, config)), label_scale(config) * t.to(x_0)
+
+
+def factor_of(process: Process, config: DiffusionConfig) -> dict[str, str]:
+    """The keyword by which CLD's functions learn which K the network predicts; none for the other processes."""
+    return {"factor": config.factor} if isinstance(process, CLD) else {}
 
 
 def denoising_loss(
@@ -69,9 +73,8 @@ def denoising_loss(
     """Loss of each image [N]. noise ~ N(0, I) has the network's channels."""
     if isinstance(process, VP):
         return training_loss(net, process, x_0, t, noise, loss_type)
-    options = {"factor": config.factor} if isinstance(process, CLD) else {}
     scaled = with_label_scale(whole_prediction(net, process, config), label_scale(config))
-    loss = noise_error(scaled, process, x_0, t, noise, **options).flatten(1).mean(dim=1)
+    loss = noise_error(scaled, process, x_0, t, noise, **factor_of(process, config)).flatten(1).mean(dim=1)
     return loss * noise_weights(process, t).to(loss) if config.linear_first else loss
 
 
@@ -124,9 +127,7 @@ def _linear(process: Process, config: DiffusionConfig, sample: SampleConfig) -> 
     """The process as a linear SDE, and what gDDIM or Euler take besides steps, power, lam and clip."""
     if isinstance(process, VP):
         process = ContinuousVP(replace(config, process="vp"))
-    options: dict = {"denoise": sample.denoise and process.can_denoise}
-    if isinstance(process, CLD):
-        options["factor"] = config.factor
+    options: dict = {"denoise": sample.denoise and process.can_denoise, **factor_of(process, config)}
     if sample.sampler == "gddim":
         options |= {"order": sample.order, "corrector": sample.corrector}
     return process, options

@@ -57,39 +57,24 @@ def run(
 ) -> int:
     """Train to `train.total_steps`, writing checkpoints, sample grids and logs to `logdir`. Returns the exit code."""
     with owning(logdir, "train", world):
-        return _run(logdir, dataset, network, diffusion, train, sample, schedule, world, resume, amp)
-
-
-def _run(
-    logdir: Path,
-    dataset: ImageDataset,
-    network: NetworkConfig,
-    diffusion: DiffusionConfig,
-    train: TrainConfig,
-    sample: SampleConfig,
-    schedule: Schedule,
-    world: World,
-    resume: bool,
-    amp: bool,
-) -> int:
-    if network.ch == network.norm_groups:
-        print(
-            f"note: --norm_groups={network.norm_groups} leaves one channel per group at --ch={network.ch}: such a norm "
-            "cancels the time embedding; use fewer groups"
-        )
-    trainer = Trainer(network, diffusion, train, world, amp)
-    start(trainer, logdir / CHECKPOINT, dataset, resume)
-    if trainer.step >= train.total_steps:
-        print(f"{logdir / CHECKPOINT} is at step {trainer.step} of {train.total_steps}: nothing left to train")
-        return 0
-    stream = Batches(dataset, trainer, schedule.num_workers)
-    log = RunLog(logdir, "train", trainer.step) if world.main else SilentLog()
-    if world.main:
-        save_grid_of_real_images(logdir, dataset, log, schedule.sample_size)
-    try:
-        return _loop(trainer, stream, log, logdir, sample, schedule)
-    finally:
-        log.close()
+        if network.ch == network.norm_groups:
+            print(
+                f"note: --norm_groups={network.norm_groups} leaves one channel per group at --ch={network.ch}: such a "
+                "norm cancels the time embedding; use fewer groups"
+            )
+        trainer = Trainer(network, diffusion, train, world, amp)
+        start(trainer, logdir / CHECKPOINT, dataset, resume)
+        if trainer.step >= train.total_steps:
+            print(f"{logdir / CHECKPOINT} is at step {trainer.step} of {train.total_steps}: nothing left to train")
+            return 0
+        stream = Batches(dataset, trainer, schedule.num_workers)
+        log = RunLog(logdir, "train", trainer.step) if world.main else SilentLog()
+        if world.main:
+            save_grid_of_real_images(logdir, dataset, log, schedule.sample_size)
+        try:
+            return _loop(trainer, stream, log, logdir, sample, schedule)
+        finally:
+            log.close()
 
 
 def start(trainer: Trainer, path: Path, dataset: ImageDataset, resume: bool) -> None:
