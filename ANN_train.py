@@ -3,16 +3,19 @@
     python ANN_train.py --flagfile config/train_ANN/demo.txt
     CUDA_VISIBLE_DEVICES=0 python ANN_train.py --flagfile config/train_ANN/CIFAR10.txt
 
-Writes to --logdir: ckpt.pt, sample/, real.png, log.jsonl, TensorBoard events, flagfile.txt. The same command
-continues an interrupted run. --eval scores the raw and the averaged weights of ckpt.pt.
+Writes to --logdir: ckpt.pt, sample/, real.png, log.jsonl, TensorBoard events, flagfile.txt, with --eval_step best.pt.
+The same command continues an interrupted run. --eval scores the raw and the averaged weights of ckpt.pt.
 """
 
 from __future__ import annotations
 
-from ann2snn import build, flags
+from ann2snn import build, flags, settings
+from ann2snn.config import require
 from ann2snn.diffusion.process import check_sampling, network_channels
 from ann2snn.flags import FLAGS
+from ann2snn.sampling import check_generation
 from ann2snn.stages import evaluate, train
+from ann2snn.stages.direct import is_direct
 
 flags.define()
 
@@ -25,20 +28,13 @@ def main() -> int:
 
 
 def run_training(world) -> int:
-    diffusion, sample, config = flags.diffusion_config(), build.sample_config(), build.train_config()
-    flags.network_config(in_channels=3)  # refuse bad flags before the data are read
+    diffusion, sample, config = settings.diffusion_config(), build.sample_config(), build.train_config()
+    asked = settings.network_config(in_channels=3)  # refuse bad flags before the data are read
+    require(not is_direct(asked), f"--arch={FLAGS.arch}: a spiking network, which SNN_train.py trains")
     check_sampling(diffusion, FLAGS.img_size, sample)
-    schedule = train.Schedule(
-        sample_step=FLAGS.sample_step,
-        save_step=5000 if FLAGS.save_step is None else FLAGS.save_step,
-        log_step=FLAGS.log_step,
-        sample_size=FLAGS.sample_size,
-        num_workers=FLAGS.num_workers,
-        eval_step=FLAGS.eval_step,
-        score=build.scorer(sample, world) if FLAGS.eval_step else None,
-    )
+    schedule = build.train_schedule(sample, world)
     dataset = build.dataset()
-    network = flags.network_config(network_channels(diffusion, dataset.channels))
+    network = settings.network_config(network_channels(diffusion, dataset.channels))
     logdir = build.logdir("train", world)
     return train.run(
         logdir, dataset, network, diffusion, config, sample, schedule, world, resume=FLAGS.resume, amp=FLAGS.amp
@@ -52,7 +48,7 @@ def run_evaluation(world) -> int:
     logdir = build.logdir("evaluate", world)
     for weights, grid in (("net", "samples.png"), ("ema", "samples_ema.png")):
         source = build.load_checkpoint(logdir / train.CHECKPOINT, weights)
-        check_sampling(source.net.diffusion, source.net.image_size, sample)
+        check_generation(source.net, sample)
         config = evaluate.EvalConfig(FLAGS.num_images, FLAGS.batch_size, None, True, 256, 16, grid)
         evaluate.run(logdir, source, sample, config, world, extractor, stats, stats_name=FLAGS.fid_cache, fad=fad)
     return 0

@@ -11,8 +11,8 @@ each schedule, and what each costs in operations, energy and time steps.
 from __future__ import annotations
 
 from ann2snn import build, flags
-from ann2snn.diffusion.process import check_sampling
 from ann2snn.flags import FLAGS
+from ann2snn.sampling import check_generation
 from ann2snn.stages import convert
 
 flags.define()
@@ -22,7 +22,7 @@ def main() -> int:
     build.require_action(FLAGS.eval, "eval")
     world, sample, spiking = build.world(), build.sample_config(), build.spiking_config()
     source = build.load_convertible()
-    check_sampling(source.net.diffusion, source.net.image_size, sample)
+    check_generation(source.net, sample)
     return convert.run(
         build.logdir("convert", world),
         source,

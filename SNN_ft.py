@@ -2,25 +2,49 @@
 
     python SNN_ft.py --flagfile config/SNN_ft/demo.txt
     python SNN_ft.py --flagfile config/SNN_ft/CIFAR10_snnft.txt
+    python SNN_ft.py --flagfile config/SNN_train/sdm_cifar10.txt
 
 Reads ckpt.pt in --logdir and the training images; writes SNN_<bit>bit_ft/ with model_best.pt, model_backpacks/,
 ft_blocks_samples/, finetune.json, gap.json and cost.json. The same command continues an interrupted run at the next
 block; --ft_name keeps several runs apart in one --logdir.
+
+--ft_method=tsm makes SDM of the SDDPM that SNN_train.py left in --logdir: its weights are inherited, and trained on
+with a learned factor per convolution and time step. Writes SDM_<S>T/, a run folder like that of a training.
 """
 
 from __future__ import annotations
 
 from ann2snn import build, flags
-from ann2snn.diffusion.process import check_sampling
 from ann2snn.flags import FLAGS
-from ann2snn.stages import finetune
+from ann2snn.sampling import check_generation
+from ann2snn.stages import direct, finetune
 
 flags.define()
 
 
 def main() -> int:
     build.require_action(FLAGS.fine_tune, "fine_tune")
-    world, sample, spiking = build.world(), build.sample_config(), build.spiking_config(schedule="stream")
+    world, sample = build.world(), build.sample_config()
+    return tune_tsm(world, sample) if FLAGS.ft_method == "tsm" else tune_blocks(world, sample)
+
+
+def tune_tsm(world, sample) -> int:
+    source = build.load_pretrained()
+    check_generation(source.net, sample)
+    steps = FLAGS.timestep or source.net.spike_steps
+    folder = direct.tsm_folder(build.logdir("finetune", world), steps, FLAGS.ft_name)
+    code = direct.fine_tune(
+        *(folder, source, build.dataset_for(source), build.tsm_config(source), sample),
+        *(build.train_schedule(sample, world), world, steps),
+        resume=FLAGS.resume,
+        amp=FLAGS.amp,
+        recompute=FLAGS.recompute,
+    )
+    return code or direct.export(folder, sample, world, FLAGS.gap_images, FLAGS.gen_images, FLAGS.batch_size)
+
+
+def tune_blocks(world, sample) -> int:
+    spiking = build.spiking_config(schedule="stream")
     config = finetune.FineTuneConfig(
         steps=FLAGS.ft_steps,
         lr=FLAGS.lr,
@@ -43,7 +67,7 @@ def main() -> int:
         accumulate=FLAGS.accumulate,
     )
     source = build.load_convertible()
-    check_sampling(source.net.diffusion, source.net.image_size, sample)
+    check_generation(source.net, sample)
     dataset = build.dataset_for(source)
     return finetune.run(
         build.logdir("finetune", world), source, dataset, spiking, config, sample, world, gap_images=FLAGS.gap_images

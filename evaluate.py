@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ann2snn import build, flags
 from ann2snn.config import require
-from ann2snn.diffusion.process import check_sampling
 from ann2snn.flags import FLAGS
+from ann2snn.sampling import check_generation
 from ann2snn.stages import evaluate, fad
 from ann2snn.stages.analytic import noise_statistics
 
@@ -56,7 +56,7 @@ def main() -> int:
     )
     source = build.load_network()
     statistics = noise_statistics(source, sample, lambda: build.dataset_for(source), FLAGS.analytic_images, world)
-    check_sampling(source.net.diffusion, source.net.image_size, sample, statistics)
+    check_generation(source.net, sample, statistics)
     extractor = stats = real = beside = None
     if not FLAGS.sample_only:
         # Before the sampling: a missing file must stop it now.

@@ -14,6 +14,7 @@ from .cost import CostReport, count_operations
 from .io import checkpoint
 from .nets import UNet
 from .nets.architecture import Network
+from .nets.direct import DirectDenoiser
 from .sampling import generate_all
 
 __all__ = ["build_unet", "convert", "cost", "fold_thresholds", "freeze_norms", "gap", "load", "sample"]
@@ -95,9 +96,10 @@ def gap(ann: UNet, snn: SpikingDenoiser, x: Tensor, t: Tensor) -> GapReport:
     return measure_gap(ann, snn, x, t)
 
 
-def cost(net: SpikingDenoiser | UNet, x: Tensor, t: Tensor) -> CostReport:
+def cost(net: SpikingDenoiser | UNet | DirectDenoiser, x: Tensor, t: Tensor) -> CostReport:
     """Operations per image and network call, layer by layer, counted on a run of `net`; and their energy.
 
-    x [N, C, H, W], t [N]. A U-Net is counted as the quantized ANN it is. See `CostReport` and docs/cost.md.
+    x [N, C, H, W], t [N]. A U-Net is counted as the quantized ANN it is, a spiking network as it is set to run. See
+    `CostReport` and docs/cost.md.
     """
     return count_operations(net, x, t)

@@ -24,12 +24,16 @@ from .metrics.features import FeatureExtractor, make_extractor
 from .metrics.score import score_numbered
 from .metrics.stats_file import ReferenceStatistics, read_stats
 from .nets.attention_unet import AttentionUNet
+from .nets.direct import DirectDenoiser
+from .nets.sddpm import SDDPM
 from .runtime import prepare_folder
 from .sampling import generate_batches
+from .settings import expected_fields
 from .stages.convert import CONVERTED
 from .stages.coverage import RealImages
+from .stages.direct import TRAINED
 from .stages.fad import Fad
-from .stages.train import CHECKPOINT
+from .stages.train import BEST, CHECKPOINT, Schedule, best_or_last
 from .world import World, join
 
 
@@ -102,19 +106,15 @@ def spiking_config(stored: SpikingConfig | None = None, **defaults: object) -> S
     return base.changed(**asked)
 
 
-def load_checkpoint(path: Path, weights: str = "ema") -> checkpoint.Loaded:
-    """Read a network; any flag given by hand must agree with it. Raises UserError."""
-    # A network without attention has none of its fields: the published flagfiles' --attn contradicts nothing.
-    tables = {"arch": "arch", **flags.NETWORK_FLAGS, **flags.ATTENTION_FLAGS, **flags.DIFFUSION_FLAGS}
-    expected = flags.given_fields(tables)
-    if "bits" in expected:
-        bit = FLAGS.bit
-        expected["bits"] = ("bit", int(bit) if bit == int(bit) else bit)
+def load_checkpoint(path: Path, weights: str = "ema", free: tuple[str, ...] = ()) -> checkpoint.Loaded:
+    """Read a network; any flag given by hand, but those `free` to differ, must agree with it. Raises UserError."""
+    expected = {field: given for field, given in expected_fields().items() if given[0] not in free}
     loaded = checkpoint.load(
         path,
         weights=weights,
         bit=int(FLAGS.bit) if flags.given("bit") else None,
         image_size=FLAGS.img_size if flags.given("img_size") else None,
+        spike_steps=FLAGS.timestep if flags.given("timestep") and "timestep" not in free else None,
         expected=expected,
     )
     if flags.given("var_type"):  # a choice of the sampler, not of the network
@@ -132,21 +132,57 @@ def load_convertible() -> checkpoint.Loaded:
             f"{path} is a network with --arch=attention: SiLU and attention have no spiking counterpart here; "
             "train with --arch=unet to convert"
         )
+    if isinstance(loaded.net, DirectDenoiser):
+        raise UserError(f"{path} is a network with --arch={loaded.net.config.arch}: it is spiking already")
     return loaded
 
 
 def load_network() -> checkpoint.Loaded:
-    """The network to evaluate, run as the flags say: --eval_model_path, else the one in --logdir."""
+    """The network to evaluate, run as the flags say: --eval_model_path, else the one in --logdir.
+
+    In a folder without a converted network, that is the training's weights that scored best, or the newest.
+    """
     folder = Path(FLAGS.logdir)
-    candidates = [Path(FLAGS.eval_model_path)] if FLAGS.eval_model_path else [folder / CONVERTED, folder / CHECKPOINT]
+    found = [folder / CONVERTED, folder / TRAINED, best_or_last(folder)]
+    candidates = [Path(FLAGS.eval_model_path)] if FLAGS.eval_model_path else found
     path = next((p for p in candidates if p.exists()), candidates[0])
     loaded = load_checkpoint(path)
+    if path.name == BEST and not FLAGS.eval_model_path:
+        print(f"{path}: the weights that scored best, of step {loaded.step}; --eval_model_path takes others")
     if isinstance(loaded.net, SpikingDenoiser):
         loaded.net.clock.config = spiking_config(loaded.net.spiking)
         loaded.net.check_ready()
     elif FLAGS.schedule is not None:
-        raise UserError(f"--schedule={FLAGS.schedule}: {path} is an ANN; convert it first (SNN_conversion.py)")
+        raise UserError(f"--schedule={FLAGS.schedule}: {path} is not a converted network (SNN_conversion.py makes one)")
+    if FLAGS.threshold is not None:
+        require(
+            isinstance(loaded.net, DirectDenoiser),
+            f"--threshold={FLAGS.threshold}: {path} is no directly trained spiking network",
+        )
+        loaded.net.set_threshold(FLAGS.threshold)
     return loaded
+
+
+def load_pretrained() -> checkpoint.Loaded:
+    """The SDDPM that SDM is made of: --eval_model_path, else the best or last of --logdir. Raises UserError."""
+    path = Path(FLAGS.eval_model_path) if FLAGS.eval_model_path else best_or_last(Path(FLAGS.logdir))
+    loaded = load_checkpoint(path, free=("timestep", "tsm"))
+    require(
+        isinstance(loaded.net, SDDPM),
+        f"--ft_method=tsm: needs a network with --arch=sddpm; {path} is one with --arch={loaded.net.config.arch}",
+    )
+    return loaded
+
+
+def tsm_config(source: checkpoint.Loaded) -> TrainConfig:
+    """How SDM is fine-tuned: the flags of fine-tuning where it has its own, those of training otherwise."""
+    own = {"total_steps": FLAGS.ft_steps, "batch_size": FLAGS.ft_batch_size}
+    if not flags.given("warmup"):
+        own["warmup"] = 0
+    trained_on = source.raw.get("config", {}).get("train", {}).get("dataset_type")
+    if trained_on and not flags.given("dataset_type"):
+        own["dataset_type"] = trained_on
+    return replace(train_config(), **own)
 
 
 def extractor(device: torch.device) -> FeatureExtractor:
@@ -194,6 +230,20 @@ def real_images(dataset: Callable[[], ImageDataset], scored: int) -> RealImages 
     if not FLAGS.precision_recall:
         return None
     return RealImages(dataset(), FLAGS.pr_images or FLAGS.num_images, FLAGS.pr_k, scored)
+
+
+def train_schedule(sample: SampleConfig, world: World) -> Schedule:
+    """When a training saves, logs, samples and scores. Raises UserError."""
+    return Schedule(
+        sample_step=FLAGS.sample_step,
+        save_step=5000 if FLAGS.save_step is None else FLAGS.save_step,
+        log_step=FLAGS.log_step,
+        sample_size=FLAGS.sample_size,
+        num_workers=FLAGS.num_workers,
+        eval_step=FLAGS.eval_step,
+        score=scorer(sample, world) if FLAGS.eval_step else None,
+        wandb=FLAGS.wandb,
+    )
 
 
 def scorer(sample: SampleConfig, world: World) -> Callable[[torch.nn.Module], dict[str, float]]:

@@ -20,7 +20,6 @@ from .config import (
     CORRECTORS,
     FT_INPUTS,
     FT_METHODS,
-    FULL_PRECISION,
     IF_NEURONS,
     LOSS_TYPES,
     MEAN_TYPES,
@@ -30,14 +29,13 @@ from .config import (
     SKIPS,
     STREAM_NORMS,
     VAR_TYPES,
-    DiffusionConfig,
-    UNetConfig,
     require,
 )
 from .errors import UserError, one_line
 from .io.flagfile import check_arguments
-from .nets.architecture import CONFIGS, NetworkConfig
-from .nets.attention_unet import AttentionUNetConfig
+from .kernels import SURROGATES
+from .nets.architecture import CONFIGS
+from .nets.sddpm import CORRECTIONS
 
 FLAGS = flags.FLAGS
 
@@ -55,8 +53,8 @@ HELP: dict[str, list[str]] = {}
 
 
 def _define_actions() -> None:
-    flags.DEFINE_bool("train", False, "ANN_train: train (or continue training) a network")
-    flags.DEFINE_bool("eval", False, "ANN_train, SNN_conversion, evaluate: run the stage's evaluation or conversion")
+    flags.DEFINE_bool("train", False, "ANN_train, SNN_train: train (or continue training) a network")
+    flags.DEFINE_bool("eval", False, "all but SNN_ft: run the stage's evaluation or conversion")
     flags.DEFINE_bool("fine_tune", False, "SNN_ft: fine-tune the converted network")
     flags.DEFINE_bool(
         "make_stats",
@@ -67,7 +65,10 @@ def _define_actions() -> None:
 
 
 def _define_network() -> None:
-    flags.DEFINE_enum("arch", "unet", list(CONFIGS), "unet converts to spikes; attention, as in DDPM, does not")
+    flags.DEFINE_enum(
+        *("arch", "unet", list(CONFIGS)),
+        "unet converts to spikes; attention, as in DDPM, does not; sddpm, fsddim: SNN_train",
+    )
     flags.DEFINE_integer("ch", 128, "channels of the first level")
     flags.DEFINE_multi_integer("ch_mult", [1, 2, 2, 2], "channel multiplier of each resolution level")
     flags.DEFINE_multi_integer("attn", [1], "levels with attention, 0 the first; --arch=attention only")
@@ -85,6 +86,23 @@ def _define_network() -> None:
         False,
         "norm and activation before shortcut and resampling convolutions too: all but the head read spikes in the SNN",
     )
+
+
+def _define_direct() -> None:
+    flags.DEFINE_integer("timestep", None, "spike steps of a network call; default: sddpm 4, fsddim 8")
+    flags.DEFINE_float(
+        "threshold", None, "of all neurons: in training (default 1), or when sampling, which is threshold guidance"
+    )
+    flags.DEFINE_enum(
+        "surrogate", None, list(SURROGATES), "spike's derivative; default: atan (sddpm), triangle (fsddim)"
+    )
+    flags.DEFINE_bool("tsm", False, "sddpm: a learned factor per convolution and time step, from the start of training")
+    flags.DEFINE_list("corrections", None, f"sddpm: set right what was published otherwise: {','.join(CORRECTIONS)}")
+    flags.DEFINE_float("decay", None, "fsddim: membrane left after a time step; default 0.8")
+    flags.DEFINE_bool("soft_reset", None, "fsddim: a spike subtracts the threshold; default: it resets to zero")
+    flags.DEFINE_bool("detach_reset", None, "fsddim: no gradient through the reset; default on")
+    flags.DEFINE_enum("norm", None, ["plain", "scaled"], "fsddim: batch norm as the released code runs it, or times α")
+    flags.DEFINE_bool("recompute", False, "training: compute a block's activations again instead of keeping them")
 
 
 def _define_diffusion() -> None:
@@ -117,7 +135,14 @@ def _define_training() -> None:
     flags.DEFINE_enum(
         "lr_decay", "none", ["none", "cosine"], "after the warm-up: constant, or cosine to 0 at --total_steps"
     )
-    flags.DEFINE_enum("loss_type", "mse", LOSS_TYPES, "squared error, or a term of the bound in bits per dimension; vp")
+    flags.DEFINE_enum(
+        "loss_type",
+        "mse",
+        LOSS_TYPES,
+        "squared error; a bound in bits per dimension; scl: fsddim's",
+    )
+    for term, default in (("image", 1.0), ("spike", 0.0), ("reconstruction", 1.0)):
+        flags.DEFINE_float(f"{term}_loss_weight", default, f"of the {term} term of --loss_type=scl")
     flags.DEFINE_float("grad_clip", 1.0, "largest gradient norm")
     flags.DEFINE_integer("total_steps", 800000, "training steps")
     flags.DEFINE_integer("warmup", 5000, "steps over which the learning rate rises; 0 for none")
@@ -161,7 +186,8 @@ def _define_spiking() -> None:
 def _define_fine_tuning() -> None:
     flags.DEFINE_integer("ft_steps", 10000, "fine-tuning steps per block")
     flags.DEFINE_integer("ft_batch_size", 64, "images per fine-tuning step")
-    flags.DEFINE_enum("ft_method", "proxy", FT_METHODS, "gradient of: the ANN block (proxy), the spikes (bptt)")
+    flags.DEFINE_enum("ft_method", "proxy", FT_METHODS, "gradient of: ANN block (proxy), spikes (bptt); tsm: SDM")
+    flags.DEFINE_alias("method", "ft_method")
     flags.DEFINE_list(
         "ft_learn", None, "any of weights,thresholds,charges; default: weights for proxy, all three for bptt"
     )
@@ -175,7 +201,12 @@ def _define_fine_tuning() -> None:
 
 
 def _define_sampling() -> None:
-    flags.DEFINE_enum("sampler", "ddpm", SAMPLER_NAMES, "ddpm visits every step of --T; cld and blur: gddim or euler")
+    flags.DEFINE_enum(
+        "sampler",
+        "ddpm",
+        SAMPLER_NAMES,
+        "ddpm visits every step of --T; cld, blur: gddim or euler",
+    )
     flags.DEFINE_integer("sampler_steps", 50, "network calls per image of every sampler but ddpm")
     flags.DEFINE_float("eta", 0.0, "noise of ddim, λ of gddim and euler: 0 (deterministic) to 1")
     flags.DEFINE_enum("skip_type", None, SKIPS, "spacing of times; default: logsnr for dpm_solver, dpmpp, else uniform")
@@ -197,7 +228,7 @@ def _define_sampling() -> None:
 
 
 def _define_scores() -> None:
-    flags.DEFINE_string("eval_model_path", None, "evaluate: the checkpoint; default: the newest network in --logdir")
+    flags.DEFINE_string("eval_model_path", None, "evaluate, SNN_ft (tsm): the checkpoint; default: the one in --logdir")
     flags.DEFINE_enum(
         *("extractor", "inception", ["inception", "lite0", "none"]),
         "features: inception gives FID and IS; lite0 is offline; none: FAD alone",
@@ -221,6 +252,7 @@ def _define_run() -> None:
     flags.DEFINE_bool("parallel", False, "one process per visible GPU; processes of torchrun join by themselves")
     flags.DEFINE_integer("nproc", 0, "start that many processes here, on GPUs or on the CPU; 0: see --parallel")
     flags.DEFINE_enum("device", "auto", ["auto", "cpu", "cuda"], "auto takes a GPU if there is one")
+    flags.DEFINE_string("wandb", None, "training: log to this project at Weights & Biases too, where it is installed")
     flags.DEFINE_bool("amp", False, "bfloat16 autocast on a GPU (not tested on one yet)")
     flags.DEFINE_integer("num_threads", 0, "CPU threads; 0 leaves the choice to torch")
 
@@ -230,6 +262,7 @@ GROUPS: dict[str, Callable[[], None]] = {
     "Run": _define_run,
     "Data": _define_data,
     "Network": _define_network,
+    "Directly trained spiking network": _define_direct,
     "Diffusion": _define_diffusion,
     "Training": _define_training,
     "Spiking network": _define_spiking,
@@ -238,69 +271,10 @@ GROUPS: dict[str, Callable[[], None]] = {
     "Scores": _define_scores,
 }
 
-# What a checkpoint remembers, by flag: a later stage stops where a flag given by hand disagrees.
-NETWORK_FLAGS = {
-    "bit": "bits",
-    "ch": "ch",
-    "ch_mult": "ch_mult",
-    "num_res_blocks": "num_res_blocks",
-    "weight_bit": "weight_bits",
-    "weight_quant": "weight_quant",
-    "norm_groups": "norm_groups",
-    "spike_driven": "spike_driven",
-    "T": "diffusion_steps",
-    "img_size": "image_size",
-}
-_OF_BOTH = ("ch", "ch_mult", "num_res_blocks", "norm_groups", "img_size")
-ATTENTION_FLAGS = {name: NETWORK_FLAGS[name] for name in _OF_BOTH} | {"attn": "attn", "block_size": "block_size"}
-DIFFUSION_FLAGS = {
-    "T": "diffusion_steps",
-    "beta_1": "beta_1",
-    "beta_T": "beta_T",
-    "mean_type": "mean_type",
-    "beta_schedule": "schedule",
-    "process": "process",
-    "cld_factor": "factor",
-}
-
 
 def given(name: str) -> bool:
     """Whether the flag was set on the command line or in a flagfile."""
     return bool(FLAGS[name].present)
-
-
-def unet_config(in_channels: int) -> UNetConfig:
-    """The network the flags describe. Raises UserError."""
-    fields = {field: FLAGS[name].value for name, field in NETWORK_FLAGS.items()}
-    return UNetConfig(in_channels=in_channels, dropout=FLAGS.dropout, **fields)
-
-
-def network_config(in_channels: int) -> NetworkConfig:
-    """The network the flags describe, of the architecture they name. Raises UserError."""
-    if FLAGS.arch == UNetConfig.arch:
-        require(FLAGS.block_size == 1, f"--block_size={FLAGS.block_size}: only --arch=attention has it")
-        return unet_config(in_channels)
-    for name, plain in (("bit", FULL_PRECISION), ("weight_bit", FULL_PRECISION), ("spike_driven", False)):
-        value = FLAGS[name].value
-        require(
-            not given(name) or value == plain,
-            f"--{name}={value}: --arch=attention is a full-precision network without spikes; drop one of the two",
-        )
-    fields = {field: FLAGS[name].value for name, field in ATTENTION_FLAGS.items()}
-    return AttentionUNetConfig(in_channels=in_channels, dropout=FLAGS.dropout, **fields)
-
-
-def diffusion_config() -> DiffusionConfig:
-    """The process the flags describe. Raises UserError."""
-    fields = {field: FLAGS[name].value for name, field in DIFFUSION_FLAGS.items()}
-    suits = FLAGS.process == "cld" and FLAGS.cld_factor == "R"
-    linear_first = suits if FLAGS.linear_first is None else FLAGS.linear_first
-    return DiffusionConfig(var_type=FLAGS.var_type, linear_first=linear_first, **fields)
-
-
-def given_fields(table: dict[str, str]) -> dict[str, tuple[str, object]]:
-    """{config field: (flag name, value)} of those flags in `table` that were set by hand."""
-    return {field: (name, FLAGS[name].value) for name, field in table.items() if given(name)}
 
 
 def run_script(main: Callable[[], int | None]) -> None:

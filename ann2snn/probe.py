@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .diffusion.process import states_config
-from .nets import UNet
 from .sampling import generate
 
 
-def sampler_states(ann: UNet, images: int, times: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """x [images·times, C, H, W] and t [images·times] on the ANN's own sampling path, times spread over all of it."""
-    steps = min(ann.diffusion.diffusion_steps, 20)
+def sampler_states(net: nn.Module, images: int, times: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """x [images·times, C, H, W] and t [images·times] on the own sampling path of `net`, times spread over all of it.
+
+    net: as in `sampling.generate`.
+    """
+    steps = min(net.diffusion.diffusion_steps, 20)
     visited: list[tuple[Tensor, Tensor]] = []
-    config = states_config(ann.diffusion, steps, seed)
-    generate(ann, config, range(images), on_call=lambda x, t: visited.append((x.clone(), t)))
+    config = states_config(net.diffusion, steps, seed)
+    generate(net, config, range(images), on_call=lambda x, t: visited.append((x.clone(), t)))
     picks = torch.linspace(0, len(visited) - 1, min(times, len(visited))).round().long().tolist()
     return torch.cat([visited[i][0] for i in picks]), torch.cat([visited[i][1] for i in picks])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .config import SampleConfig
 from .data import to_uint8
 from .diffusion import ImageNoise
-from .diffusion.process import check_sampling, image_channels, run_sampler
+from .diffusion.process import check_sampling, current_steps, image_channels, run_sampler
 from .world import ALONE, World
 
 
@@ -26,7 +26,8 @@ def generate(
     """Images `indices` of seed `config.seed`, uint8 [len(indices), C, H, W]; which batch they are in does not matter.
 
     net: any denoiser that knows its `in_channels`, `image_size` and `diffusion` (ANN or SNN), in eval mode.
-    on_call(x, t): what the network is called with, each time. on_step(time, state): the sampler's own states.
+    on_call(x, t): what the network is called with, each time; of currents the first time step.
+    on_step(time, state): the sampler's own states.
     statistics: of Analytic-DPM, see `analytic_statistics`.
 
     Raises UserError for a sampler that does not fit, before the first call.
@@ -41,12 +42,17 @@ def generate(
         return net(x, t)
 
     like = next(net.parameters())
-    check_sampling(net.diffusion, net.image_size, config, statistics)
+    check_generation(net, config, statistics)
     shape = (net.in_channels, net.image_size, net.image_size)
     noise = ImageNoise(config.seed, rows, shape, like.device, like.dtype)
     step = None if on_step is None else lambda time, state: on_step(time, state[:count])
-    x_0 = run_sampler(called, net.diffusion, net.image_size, config, noise, statistics, step)
+    x_0 = run_sampler(called, net.diffusion, net.image_size, config, noise, statistics, step, current_steps(net))
     return to_uint8(x_0).cpu()[:count]
+
+
+def check_generation(net: nn.Module, config: SampleConfig, statistics: Tensor | None = None) -> None:
+    """Raise UserError, before anything is computed, where sampler and network do not fit together."""
+    check_sampling(net.diffusion, net.image_size, config, statistics, current_steps(net))
 
 
 def generate_batches(

@@ -10,10 +10,10 @@ from PIL import Image
 
 from ann2snn.config import UNetConfig
 from ann2snn.data.toy import toy_points
-from ann2snn.diffusion import SAMPLERS
 from ann2snn.diffusion.blur import BDM, BDMConfig
 from ann2snn.diffusion.cld import CLD
 from ann2snn.diffusion.precondition import LinearFirst, noise_weights
+from ann2snn.diffusion.samplers import IMAGE_SAMPLERS
 from ann2snn.errors import UserError
 from ann2snn.io import checkpoint
 from ann2snn.nets import UNet
@@ -44,7 +44,7 @@ def refusal(capsys, *arguments) -> str:
 def test_every_sampler_of_vp_runs_and_counts_its_calls(tmp_path, capsys):
     assert main(["--out", str(tmp_path), "--sampler", "all", "--steps", "4", "5", "--T", "12", *SMALL]) == 0
     head, data, *results = lines(tmp_path)
-    expected = [(name, steps) for name in [*SAMPLERS, "gddim", "euler"] for steps in (4, 5) if name != "ddpm"]
+    expected = [(name, steps) for name in [*IMAGE_SAMPLERS, "gddim", "euler"] for steps in (4, 5) if name != "ddpm"]
     assert [(r["sampler"], r["nfe"]) for r in results] == [("ddpm", 12), *expected]
     assert all(math.isfinite(r["distance"]) and r["sliced_wasserstein"] > 0 for r in results)
     assert head["settings"]["seed"] == 0 and data["distance"] < 0.05

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..config import SpikingConfig
+from ..config import DirectSpiking, SpikingConfig
+from ..nets.direct import DirectDenoiser
 from .spiking import SpikingDenoiser
 
 
@@ -15,18 +16,24 @@ from .spiking import SpikingDenoiser
 class Raster:
     """Unit events of some neurons of every layer, for one image at one diffusion time.
 
+    spiking: how the network ran, a converted or a directly trained one.
     layers: names inside the U-Net, in the order in which they compute. neurons int64 [layers, K]: the chosen ones, as
     indices into a layer's flattened neurons. events int8 [layers, K, steps] in {−1, 0, 1}, settling steps included.
     window: steps with the input on, T. t: diffusion time. Under `layer_sync` the steps are those of each layer's own
     window, and the windows follow one another.
     """
 
-    spiking: SpikingConfig
+    spiking: SpikingConfig | DirectSpiking
     layers: tuple[str, ...]
     neurons: Tensor
     events: Tensor
     window: int
     t: float
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the network was trained as it is, with neurons that send 0 or 1."""
+        return isinstance(self.spiking, DirectSpiking)
 
 
 @torch.no_grad()
@@ -39,17 +46,11 @@ def record_raster(snn: SpikingDenoiser, x: Tensor, t: Tensor, neurons_per_layer:
 
     Raises ValueError for more than one image, or for fewer than one neuron per layer.
     """
-    if len(x) != 1 or t.numel() != 1:
-        raise ValueError(f"a raster is of one image at one time, not of {len(x)} at {t.numel()}")
-    if neurons_per_layer < 1:
-        raise ValueError(f"{neurons_per_layer} neurons per layer: use at least 1")
-    t = t.reshape(1)
+    t = _checked(x, t, neurons_per_layer)
     counts = _Events()
     with snn.running_as(SpikingConfig("layer_sync")), snn.monitored(counts):
         snn(x, t)
-    wanted = min(neurons_per_layer, *(rows[0].shape[1] for rows in counts.rows.values()))
-    generator = torch.Generator().manual_seed(seed)
-    chosen = {layer: _choose(rows[0][0] != 0, wanted, generator) for layer, rows in counts.rows.items()}
+    chosen = _choose({layer: rows[0][0] != 0 for layer, rows in counts.rows.items()}, neurons_per_layer, seed)
 
     trains = _Events(chosen)
     with snn.running_as(snn.spiking, materialise=not snn.clock.is_stream), snn.monitored(trains):
@@ -61,7 +62,43 @@ def record_raster(snn: SpikingDenoiser, x: Tensor, t: Tensor, neurons_per_layer:
     return Raster(snn.spiking, layers, neurons, torch.stack(events), snn.clock.spike_steps, float(t))
 
 
-def _choose(fires: Tensor, wanted: int, generator: torch.Generator) -> Tensor:
+@torch.no_grad()
+def record_direct_raster(
+    net: DirectDenoiser, x: Tensor, t: Tensor, neurons_per_layer: int = 24, seed: int = 0
+) -> Raster:
+    """The same of a directly trained network, in eval mode: half of a layer's neurons are drawn among those that fire.
+
+    Raises ValueError as `record_raster` does.
+    """
+    t = _checked(x, t, neurons_per_layer)
+    spikes = _Events()
+    with net.monitored(spikes):
+        net(x, t)
+    trains = {layer: torch.cat(rows) for layer, rows in spikes.rows.items()}
+    chosen = _choose({layer: (train != 0).any(0) for layer, train in trains.items()}, neurons_per_layer, seed)
+    events = torch.stack([trains[layer][:, neurons].T.to(torch.int8) for layer, neurons in chosen.items()])
+    names = {neuron: name for name, neuron in net.neurons()}
+    layers, neurons = tuple(names[layer] for layer in chosen), torch.stack(list(chosen.values()))
+    return Raster(net.spiking, layers, neurons, events, net.spike_steps, float(t))
+
+
+def _checked(x: Tensor, t: Tensor, neurons_per_layer: int) -> Tensor:
+    """t [1]. Raises ValueError."""
+    if len(x) != 1 or t.numel() != 1:
+        raise ValueError(f"a raster is of one image at one time, not of {len(x)} at {t.numel()}")
+    if neurons_per_layer < 1:
+        raise ValueError(f"{neurons_per_layer} neurons per layer: use at least 1")
+    return t.reshape(1)
+
+
+def _choose(fires: dict[nn.Module, Tensor], neurons_per_layer: int, seed: int) -> dict[nn.Module, Tensor]:
+    """fires: layer → bool [neurons]. The same number of indices of each, that of the smallest layer at most."""
+    wanted = min(neurons_per_layer, *(len(layer) for layer in fires.values()))
+    generator = torch.Generator().manual_seed(seed)
+    return {layer: _choose_in(some, wanted, generator) for layer, some in fires.items()}
+
+
+def _choose_in(fires: Tensor, wanted: int, generator: torch.Generator) -> Tensor:
     """fires, bool [neurons] → sorted indices [wanted], half of them, if there are as many, of neurons that fire."""
     order = torch.randperm(len(fires), generator=generator)
     firing = order[fires[order]][: (wanted + 1) // 2]

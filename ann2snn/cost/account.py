@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from ..config import FULL_PRECISION, SpikingConfig
+from ..config import FULL_PRECISION, DirectSpiking, SpikingConfig
 from .energy import FP32, INT8, Energy, Prices, energy
 from .layers import ADDITIVE, SYNAPTIC, LayerCost
 
@@ -14,12 +14,12 @@ from .layers import ADDITIVE, SYNAPTIC, LayerCost
 class CostReport:
     """Counts per image and network call; see `LayerCost`.
 
-    spiking: None for an ANN. bits: of its activations, T = 2^bits − 1. images: averaged over. depth: neuron layers in
-    sequence of a spiking network. settle_steps: the most that any batch took. steps_run: time steps simulated, the
-    silent last one of automatic settling included; 1 for an ANN.
+    spiking: None for an ANN. bits: of its activations, T = 2^bits − 1; of a directly trained network's currents and
+    weights. images: averaged over. depth: neuron layers in sequence of a spiking network. settle_steps: the most that
+    any batch took. steps_run: time steps simulated, the silent last one of automatic settling included; 1 for an ANN.
     """
 
-    spiking: SpikingConfig | None
+    spiking: SpikingConfig | DirectSpiking | None
     bits: int
     images: int
     depth: int | None
@@ -37,8 +37,15 @@ class CostReport:
 
     @property
     def spike_steps(self) -> int | None:
-        """T, the steps of the window; None for an ANN."""
+        """T (or S), the steps of the window; None for an ANN."""
+        if isinstance(self.spiking, DirectSpiking):
+            return self.spiking.spike_steps
         return None if self.spiking is None else 2**self.bits - 1
+
+    @property
+    def passes_on(self) -> bool:
+        """Whether every layer fires while it integrates, so that a spike crosses the network within a step."""
+        return isinstance(self.spiking, DirectSpiking) or (bool(self.spiking) and self.spiking.schedule == "stream")
 
     def total(self, field: str) -> float:
         """A field of `LayerCost` summed over layers. Raises ValueError for one that does not add up."""
@@ -59,24 +66,24 @@ class CostReport:
 
     @property
     def latency_steps(self) -> int | None:
-        """Time steps from input to prediction: stream T + settling, layer_sync depth × T; None for an ANN."""
+        """Time steps from input to prediction: layer_sync depth × T, others T + settling; None for an ANN."""
         if self.spiking is None:
             return None
         window = self.spike_steps
-        return window + self.settle_steps if self.spiking.schedule == "stream" else self.depth * window
+        return window + self.settle_steps if self.passes_on else self.depth * window
 
     @property
     def latency_steps_delayed(self) -> int | None:
         """The same where every layer passes its spikes on one step later; layer_sync waits for whole windows anyway."""
         steps = self.latency_steps
-        return steps + self.depth if steps is not None and self.spiking.schedule == "stream" else steps
+        return steps + self.depth if self.passes_on else steps
 
     @property
     def activation_bits(self) -> int:
         """Width of what neurons send: a spike (1 bit, 2 where it may be negative), an ANN's activation."""
         if self.spiking is None:
             return self.bits
-        return 2 if self.spiking.schedule == "stream" and self.spiking.signed else 1
+        return 2 if self.passes_on and getattr(self.spiking, "signed", False) else 1
 
     def energy(self, prices: Prices, **options: bool) -> Energy:
         """Per image and call; options as in `energy`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SPIKES, LEVELS, REAL = "spikes", "levels", "real"
+SPIKES, LEVELS, REAL, MIXED = "spikes", "levels", "real", "mixed"
 SYNAPTIC = ("conv", "linear")
 
 
@@ -12,13 +12,14 @@ SYNAPTIC = ("conv", "linear")
 class LayerCost:
     """Counts of one layer for one image and one network call, averaged over the images of a run.
 
-    kind: "conv", "linear", "norm", "neuron" (an ANN's activation as well), "sum" (additions of a residual block) or
-    "readout". inputs: what the values of a convolution's or linear layer's input were found to be: "spikes" (unit
-    events times one factor per channel, which folds into the weights), "levels" (an ANN's quantized activations) or
-    "real"; "" for other kinds.
+    kind: "conv", "linear", "norm", "neuron" (an ANN's activation as well), "activation" (a directly trained network's
+    other than neurons), "factor" (TSM's), "sum" (additions of a residual block) or "readout". inputs: what the values
+    of a convolution's or linear layer's input were found to be: "spikes" (unit events times one factor per channel,
+    which folds into the weights), "levels" (an ANN's quantized activations), "real", or "mixed" (spikes in some
+    channels, real values in the others); "" for other kinds.
 
-    neurons: neurons, or activations of an ANN. spikes: of either sign. updates: membrane updates, neurons × steps run;
-    for an ANN, activation functions evaluated. ac, mac: accumulates and multiply-accumulates in which neither the
+    neurons: neurons, or activations of an ANN. spikes: of either sign. updates: membrane updates, neurons × steps run,
+    and activation functions evaluated. ac, mac: accumulates and multiply-accumulates in which neither the
     input nor the weight is zero. additions: of real values, outside synapses. dense: synaptic operations, zeros
     included. parameter_bits: of all parameters together. weight_bits: of one weight.
 

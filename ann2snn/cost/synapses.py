@@ -22,8 +22,10 @@ def fan_out(layer: nn.Module, shape: torch.Size) -> tuple[Tensor, float]:
     mask = (weight_in_use(layer) != 0).double()
     if isinstance(layer, nn.Linear):
         return mask.sum(0), float(mask.numel())
-    geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
-    sizes = zip(shape[1:], layer.kernel_size, *geometry[:3], strict=True)
+    if mask.dim() == 5:  # (k, k, 1): the time axis of a `StepConv`
+        mask = mask[..., 0]
+    geometry = (layer.stride[:2], layer.padding[:2], layer.dilation[:2], layer.groups)
+    sizes = zip(shape[1:], layer.kernel_size[:2], *geometry[:3], strict=True)
     out = [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in sizes]
     ones = mask.new_ones(1, layer.out_channels, *out)
     # The gradient of a convolution's summed output with respect to its input is exactly this number.
@@ -31,12 +33,17 @@ def fan_out(layer: nn.Module, shape: torch.Size) -> tuple[Tensor, float]:
     return met[0].round(), float(met[1].round().sum())
 
 
-def effective_operations(times: Tensor, reach: Tensor) -> float:
-    """Operations in which neither the input nor the weight is zero; reach [*S] as `fan_out` gives it.
+def operations_by_channel(times: Tensor, reach: Tensor) -> Tensor:
+    """Operations, float64 [C], in which neither the input nor the weight is zero; reach [C, …] as `fan_out` gives it.
 
-    times [R, *S]: how often each input value is applied: 0 or 1, and n for a burst of n spikes.
+    times [R, C, …]: how often each input value is applied: 0 or 1, and n for a burst of n spikes.
     """
-    return float((times.sum(0).double() * reach).sum())
+    return (times.sum(0).double() * reach).reshape(len(reach), -1).sum(1)
+
+
+def effective_operations(times: Tensor, reach: Tensor) -> float:
+    """`operations_by_channel`, all channels together."""
+    return float(operations_by_channel(times, reach).sum())
 
 
 def magnitudes(x: Tensor) -> tuple[float, ...]:

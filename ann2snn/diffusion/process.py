@@ -18,6 +18,7 @@ from .gddim_coefficients import check_options, intervals_for, time_grid
 from .loss import training_loss
 from .precondition import LinearFirst, noise_weights
 from .samplers import SAMPLERS, check, options_of
+from .synaptic import SynapticLoss, synaptic_loss
 from .vp import VP
 
 Process = VP | CLD | BDM
@@ -39,6 +40,11 @@ def network_channels(config: DiffusionConfig, image_channels: int) -> int:
 def image_channels(net) -> int:
     """Channels of the images that a denoiser makes."""
     return net.in_channels // network_channels(net.diffusion, 1)
+
+
+def current_steps(net) -> int | None:
+    """Time steps of the currents that a network, or its configuration, takes; None if it takes images alone."""
+    return net.spike_steps if getattr(net, "currents", False) else None
 
 
 def draw_times(process: Process, count: int, device=None, generator: torch.Generator | None = None) -> Tensor:
@@ -68,9 +74,18 @@ def factor_of(process: Process, config: DiffusionConfig) -> dict[str, str]:
 
 
 def denoising_loss(
-    net: Denoiser, process: Process, config: DiffusionConfig, x_0: Tensor, t: Tensor, noise: Tensor, loss_type: str
+    net: Denoiser,
+    process: Process,
+    config: DiffusionConfig,
+    x_0: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    loss_type: str,
+    synaptic: SynapticLoss | None = None,
 ) -> Tensor:
-    """Loss of each image [N]. noise ~ N(0, I) has the network's channels."""
+    """Loss of each image [N]. noise ~ N(0, I) has the network's channels. `synaptic` is needed for "scl" alone."""
+    if loss_type == "scl":
+        return synaptic_loss(net, process, x_0, t, noise, synaptic)
     if isinstance(process, VP):
         return training_loss(net, process, x_0, t, noise, loss_type)
     scaled = with_label_scale(whole_prediction(net, process, config), label_scale(config))
@@ -84,13 +99,20 @@ def whole_prediction(net: Denoiser, process: Process, config: DiffusionConfig) -
 
 
 def check_sampling(
-    config: DiffusionConfig, image_size: int, sample: SampleConfig, statistics: Tensor | None = None
+    config: DiffusionConfig,
+    image_size: int,
+    sample: SampleConfig,
+    statistics: Tensor | None = None,
+    spike_steps: int | None = None,
 ) -> None:
-    """Raise UserError, before anything is computed, where sampler and process do not fit together."""
+    """Raise UserError, before anything is computed, where sampler and process or network do not fit together.
+
+    spike_steps: see `current_steps`.
+    """
     sample.check_fits(config)
     process = make_process(config, image_size)
     if sample.sampler in SAMPLERS:
-        check(sample.sampler, process, **options_of(sample, statistics))
+        check(sample.sampler, process, **options_of(sample, statistics, spike_steps))
         return
     process, options = _linear(process, config, sample)
     corrector = options.get("corrector", "none")
@@ -108,11 +130,12 @@ def run_sampler(
     noise: Callable[[], Tensor],
     statistics: Tensor | None = None,
     on_step: Callable[[float, Tensor], None] | None = None,
+    spike_steps: int | None = None,
 ) -> Tensor:
     """Images [N, C, H, W] from draws of `noise` in the network's shape; see `check_sampling`."""
     process = make_process(config, image_size)
     if sample.sampler in SAMPLERS:
-        options = options_of(sample, statistics)
+        options = options_of(sample, statistics, spike_steps)
         run = SAMPLERS[sample.sampler]
         return run(net, process, noise(), noise=noise, clip=sample.clip, on_step=on_step, **options)
     linear, options = _linear(process, config, sample)
@@ -136,7 +159,7 @@ def _linear(process: Process, config: DiffusionConfig, sample: SampleConfig) -> 
 def options_that_count(sample: SampleConfig) -> dict[str, object]:
     """The settings besides steps, eta and clip that change what comes out, as far as they are not the default."""
     if sample.sampler in SAMPLERS:
-        names = set(SAMPLERS[sample.sampler].options) - {"steps", "eta", "statistics"}
+        names = set(SAMPLERS[sample.sampler].options) - {"steps", "eta", "statistics", "spike_steps"}
     else:
         names = {"denoise", "grid_power"} | ({"order", "corrector"} if sample.sampler == "gddim" else set())
     default = SampleConfig()

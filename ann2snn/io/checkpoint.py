@@ -18,7 +18,8 @@ from ..diffusion.process import network_channels
 from ..errors import UserError
 from ..files import open_plain
 from ..nets.architecture import Network, NetworkConfig, build_network, stored_config
-from . import bounds, reference, seal
+from ..nets.direct import DirectConfig
+from . import bounds, published, reference, seal
 from .atomic import file_hash, replacing
 from .warning import warn
 
@@ -151,6 +152,8 @@ def read(path: str | os.PathLike) -> dict:
         else:
             reason = "it is truncated or not a torch checkpoint"
         raise UserError(f"refusing {path}: {reason}") from None
+    if isinstance(payload, dict):
+        payload = published.with_weights_by_our_name(payload)
     if not isinstance(payload, dict) or not any(key in payload for key in ("ema_model", "net_model")):
         raise UserError(f"refusing {path}: no 'ema_model' in it, so it is not a checkpoint of this program")
     seal.verify(payload, path)
@@ -202,26 +205,30 @@ def load(
     weights: str = "ema",
     bit: int | None = None,
     image_size: int | None = None,
+    spike_steps: int | None = None,
     spiking: SpikingConfig | None = None,
     expected: dict[str, tuple[str, object]] | None = None,
 ) -> Loaded:
-    """Load a network, ours or the reference's, in eval mode on the CPU.
+    """Load a network, ours, the reference's or a published spiking one, in eval mode on the CPU.
 
-    weights: "ema" or "net" (the raw weights of a training checkpoint).
+    weights: "ema" or "net" (the raw weights of a training checkpoint, and all that a published spiking one has).
     bit: needed for the reference's files, which do not store it; must agree with a file that does.
+    spike_steps: of a directly trained spiking network, where the file does not store it; must agree with one that does.
     spiking: how a spiking network runs; default: as stored, else `SpikingConfig()`.
     expected: {config field: (flag, value)} that must agree with the file.
 
     Raises UserError; the message names both values where a flag contradicts the file.
     """
     payload = read(path)
+    weights = published.weights_in(payload, weights)
     state = _state(payload, f"{weights}_model", path)
     kind, step = _kind_and_step(payload, state, path)
     state = reference.rename_snn_keys(state, path)
-    config, diffusion, stored_spiking = _configs(payload, state, path, bit, image_size, expected or {})
+    told = _Told(bit, image_size, spike_steps, expected or {})
+    config, diffusion, stored_spiking = _configs(payload, state, path, told)
 
-    if kind == "snn" and config.arch != UNetConfig.arch:
-        raise UserError(f"refusing {path}: no spiking network has the architecture {config.arch!r}")
+    if (kind == "direct") != isinstance(config, DirectConfig) or (kind == "snn" and config.arch != UNetConfig.arch):
+        raise UserError(f"refusing {path}: no network of kind {kind!r} has the architecture {config.arch!r}")
 
     def build() -> Network | SpikingDenoiser:
         if kind == "snn":
@@ -266,7 +273,7 @@ def _state(payload: dict, key: str, path: str | os.PathLike) -> dict[str, Tensor
         raise UserError(f"refusing {path}: no weights under {key!r}")
     for name, value in state.items():
         plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
-        if not isinstance(name, str) or not plain or not value.is_floating_point():
+        if not isinstance(name, str) or not plain or not (value.is_floating_point() or _is_counter(name, value)):
             raise UserError(
                 f"refusing {path}: entry {str(name)[:80]!r} of {key!r} is not a named floating-point tensor"
             )
@@ -275,19 +282,41 @@ def _state(payload: dict, key: str, path: str | os.PathLike) -> dict[str, Tensor
     return state
 
 
+def _is_counter(name: str, value: Tensor) -> bool:
+    """Batch norm's only integer: the batches it has seen."""
+    return name.endswith("num_batches_tracked") and value.dtype == torch.int64 and value.dim() == 0
+
+
 def _kind_and_step(payload: dict, state: dict, path: str | os.PathLike) -> tuple[str, int]:
-    kind, step = payload.get("kind", reference.kind_of(state)), payload.get("step", 0)
-    if kind not in ("ann", "snn") or payload.get("format", FORMAT) != FORMAT:
+    by_names = "direct" if published.arch_of(state) else reference.kind_of(state)
+    kind, step = payload.get("kind", by_names), payload.get("step", 0)
+    if kind not in ("ann", "snn", "direct") or payload.get("format", FORMAT) != FORMAT:
         raise UserError(f"refusing {path}: it was written by a version of this program that is not this one")
     if type(step) is not int or step < 0:
         raise UserError(f"refusing {path}: its step is {str(step)[:40]!r}")
     return kind, step
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What the caller of `load` knows about the file."""
+
+    bit: int | None
+    image_size: int | None
+    spike_steps: int | None
+    expected: dict[str, tuple[str, object]]
+
+    @property
+    def all_expected(self) -> dict[str, tuple[str, object]]:
+        numbers = {"bits": ("bit", self.bit), "spike_steps": ("timestep", self.spike_steps)}
+        return self.expected | {field: given for field, given in numbers.items() if given[1] is not None}
+
+
 def _configs(
-    payload: dict, state: dict, path, bit: int | None, image_size: int | None, expected: dict
+    payload: dict, state: dict, path: str | os.PathLike, told: _Told
 ) -> tuple[NetworkConfig, DiffusionConfig, SpikingConfig]:
     stored = payload.get("config")
+    size = told.image_size or reference.image_size_of(payload)
     if isinstance(stored, dict):
         try:
             config = stored_config(stored.get("arch", UNetConfig.arch), stored["unet"])
@@ -298,12 +327,15 @@ def _configs(
             raise UserError(f"refusing {path}: its configuration is invalid: {error}") from None
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"refusing {path}: its configuration is unreadable ({error})") from None
-        if bit is not None and bit != config.bits:
-            expected = {**expected, "bits": ("bit", bit)}
+        expected = told.all_expected
+    elif published.arch_of(state):
+        config = published.infer_direct_config(state, path, told.spike_steps, size)
+        config, expected = published.completed(config, told.all_expected, path)
+        diffusion, spiking = published.diffusion_of(config), SpikingConfig()
     else:
-        config = reference.infer_config(state, path, bit, image_size or reference.image_size_of(payload))
+        config = reference.infer_config(state, path, told.bit, size)
         diffusion, spiking = DiffusionConfig(diffusion_steps=config.diffusion_steps), SpikingConfig()
-        expected = {k: v for k, v in expected.items() if k != "norm_groups"}
+        expected = {k: v for k, v in told.expected.items() if k != "norm_groups"}
     check_agreement(config, expected, path)
     check_agreement(diffusion, expected, path)
     return config, diffusion, spiking
@@ -312,7 +344,7 @@ def _configs(
 def _check_pair(config: NetworkConfig, diffusion: DiffusionConfig) -> None:
     """Raise UserError unless the network is one for the process, and makes images of 1 or 3 channels."""
     steps, channels = diffusion.diffusion_steps, config.in_channels / network_channels(diffusion, 1)
-    own = config.diffusion_steps if isinstance(config, UNetConfig) else steps
+    own = getattr(config, "diffusion_steps", steps)  # a network without a table of times takes any
     require(own == steps, f"{own} diffusion steps in the network, {steps} in the process")
     require(channels in (1, 3), f"{channels:g} image channels: images have 1 (grey) or 3 (colour)")
 

@@ -10,7 +10,8 @@ from dataclasses import fields
 import numpy as np
 import torch
 
-from ..config import SpikingConfig
+from ..config import DirectSpiking, SpikingConfig
+from ..config.direct import MOST_STEPS as MOST_WINDOW
 from ..convert.raster import Raster
 from ..errors import UserError
 from .atomic import replacing
@@ -24,7 +25,8 @@ KINDS = {"layers": "U", "neurons": "i", "window": "i", "t": "f", "modes": "U"}
 def save_rasters(path: str | os.PathLike, rasters: Sequence[Raster]) -> None:
     """Write rasters of the same neurons to one npz, whole or not at all.
 
-    Arrays: layers, names [L]; neurons int64 [L, K]; window; t; modes, a JSON object of settings for each raster;
+    Arrays: layers, names [L]; neurons int64 [L, K]; window; t; modes, a JSON object of settings for each raster
+    (of a `SpikingConfig`, or of a `DirectSpiking`, which has `arch`);
     events_0, events_1, …, int8 [L, K, steps]. No pickles. Raises ValueError if the rasters differ in more than how
     the network ran.
     """
@@ -59,7 +61,8 @@ def _checked(arrays: dict[str, np.ndarray]) -> list[Raster]:
     layers, neurons, window, t, modes = (arrays[name] for name in ("layers", "neurons", "window", "t", "modes"))
     _require(layers.dtype.kind == "U" and layers.ndim == 1 and len(layers) > 0, "layers are no list of names")
     _require(neurons.dtype == np.int64 and neurons.ndim == 2 and len(neurons) == len(layers), "neurons do not fit")
-    _require(window.dtype == np.int64 and window.ndim == 0 and 1 <= window <= 255, "no window of 1 to 255 steps")
+    single = window.dtype == np.int64 and window.ndim == 0
+    _require(single and 1 <= window <= MOST_WINDOW, f"no window of 1 to {MOST_WINDOW} steps")
     _require(t.dtype == np.float64 and t.ndim == 0 and bool(np.isfinite(t)), "no diffusion time")
     _require(modes.dtype.kind == "U" and modes.ndim == 1, "no list of modes")
     _require(1 <= len(modes) <= MOST_MODES, f"no list of 1 to {MOST_MODES} modes")
@@ -72,16 +75,17 @@ def _checked(arrays: dict[str, np.ndarray]) -> list[Raster]:
         _require(events.dtype == np.int8 and events.ndim == 3, "events are no int8 [layers, neurons, steps]")
         _require(events.shape[:2] == neurons.shape and events.size > 0, "events do not fit the neurons")
         _require(window <= events.shape[2] <= MOST_STEPS, f"events are not of {window} to {MOST_STEPS} steps")
-        spiking = _spiking(str(mode))
-        most = spiking.burst
-        _require(-most <= events.min() and events.max() <= most, f"events are not of -{most} to {most} spikes")
+        spiking = _spiking(json.loads(str(mode)))
+        least, most = (0, 1) if isinstance(spiking, DirectSpiking) else (-spiking.burst, spiking.burst)
+        _require(least <= events.min() and events.max() <= most, f"events are not of {least} to {most} spikes")
         tensors = torch.from_numpy(neurons), torch.from_numpy(events)
         rasters.append(Raster(spiking, names, *tensors, int(window), float(t)))
     return rasters
 
 
-def _spiking(text: str) -> SpikingConfig:
-    raw = json.loads(text)
+def _spiking(raw: dict) -> SpikingConfig | DirectSpiking:
+    if "arch" in raw:
+        return DirectSpiking(**raw)
     config = SpikingConfig(**{f.name: raw[f.name] for f in fields(SpikingConfig) if f.name in raw or f.name != "burst"})
     _require(isinstance(config.signed, bool), "signed is no boolean")
     return config

@@ -48,7 +48,7 @@ def infer_config(state: dict[str, Tensor], path, bit: int | None, image_size: in
         kind = "quantized" if quantized else "full-precision"
         raise UserError(f"--bit={bit} contradicts {path}, which is a {kind} network")
     ch = head.shape[0]
-    mults, blocks = _levels(state, ch, path)
+    mults, blocks = blocks_per_level(state, ch, path, ends_with="main.weight", width="block1.2.weight")
     try:
         return UNetConfig(
             in_channels=head.shape[1],
@@ -63,16 +63,21 @@ def infer_config(state: dict[str, Tensor], path, bit: int | None, image_size: in
         raise UserError(f"refusing {path}: its shapes are those of no network here: {error}") from None
 
 
-def _levels(state: dict[str, Tensor], ch: int, path) -> tuple[tuple[int, ...], int]:
-    """(ch_mult, residual blocks per level): walk the way down, where a sampling convolution ends a level."""
+def blocks_per_level(
+    state: dict[str, Tensor], ch: int, path, *, ends_with: str, width: str
+) -> tuple[tuple[int, ...], int]:
+    """(ch_mult, residual blocks per level): walk the way down, where a sampling convolution ends a level.
+
+    ends_with: an entry that this convolution alone has. width: the one of a residual block that tells its channels.
+    """
     indices = sorted({int(m[1]) for name in state if (m := re.match(r"downblocks\.([0-9]{1,4})\.", name))})
     levels: list[list[int]] = [[]]
     for index in indices:
-        if f"downblocks.{index}.main.weight" in state:
+        if f"downblocks.{index}.{ends_with}" in state:
             levels.append([])
-        elif (conv := state.get(f"downblocks.{index}.block1.2.weight")) is not None and conv.dim() == 4:
+        elif (conv := state.get(f"downblocks.{index}.{width}")) is not None and conv.dim() == 4:
             levels[-1].append(conv.shape[0])
     widths = {len(level) for level in levels}
-    if len(widths) != 1 or 0 in widths or any(width % ch for level in levels for width in level):
+    if len(widths) != 1 or 0 in widths or ch == 0 or any(size % ch for level in levels for size in level):
         raise UserError(f"refusing {path}: its blocks are not those of this U-Net")
     return tuple(level[0] // ch for level in levels), widths.pop()

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from ..config import DiffusionConfig, UNetConfig, require
 from .attention_unet import AttentionUNet, AttentionUNetConfig
+from .direct import DirectConfig, DirectDenoiser
+from .fsddim import FSDDIM, FSDDIMConfig
+from .sddpm import SDDPM, SDDPMConfig
 from .unet import UNet
 
-NetworkConfig = UNetConfig | AttentionUNetConfig
-Network = UNet | AttentionUNet
-CONFIGS: dict[str, type[NetworkConfig]] = {config.arch: config for config in (UNetConfig, AttentionUNetConfig)}
+NetworkConfig = UNetConfig | AttentionUNetConfig | DirectConfig
+Network = UNet | AttentionUNet | DirectDenoiser
+NETWORKS: dict[type[NetworkConfig], type[Network]] = {
+    UNetConfig: UNet,
+    AttentionUNetConfig: AttentionUNet,
+    SDDPMConfig: SDDPM,
+    FSDDIMConfig: FSDDIM,
+}
+CONFIGS: dict[str, type[NetworkConfig]] = {config.arch: config for config in NETWORKS}
 
 
 def stored_config(arch: object, stored: dict) -> NetworkConfig:
@@ -30,4 +39,4 @@ def stored_config(arch: object, stored: dict) -> NetworkConfig:
 
 def build_network(config: NetworkConfig, diffusion: DiffusionConfig | None = None) -> Network:
     """The network of a configuration, with fresh weights."""
-    return (UNet if isinstance(config, UNetConfig) else AttentionUNet)(config, diffusion=diffusion)
+    return NETWORKS[type(config)](config, diffusion=diffusion)

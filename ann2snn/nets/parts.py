@@ -66,17 +66,22 @@ class BatchDropout(nn.Dropout):
     """Dropout whose masks do not depend on how a batch is split among processes or accumulated in parts.
 
     While `part` = (first row, rows of the whole batch) is set, the mask of the whole batch is drawn and the rows from
-    the first on are used. Whoever sets it seeds the generator alike for every part.
+    the first on are used. Whoever sets it seeds the generator alike for every part. With spike time folded into the
+    batch, rows are counted in each of `steps` time steps.
     """
 
     part: tuple[int, int] | None = None
+
+    def __init__(self, p: float, steps: int = 1) -> None:
+        super().__init__(p)
+        self.steps = steps
 
     def forward(self, x: Tensor) -> Tensor:
         if self.part is None or not self.training or self.p == 0:
             return super().forward(x)
         first, total = self.part
-        keep = torch.empty(total, *x.shape[1:], dtype=x.dtype, device=x.device).bernoulli_(1 - self.p)
-        return x * keep[first : first + len(x)].div_(1 - self.p)
+        keep = torch.empty(self.steps, total, *x.shape[1:], dtype=x.dtype, device=x.device).bernoulli_(1 - self.p)
+        return x * keep[:, first : first + len(x) // self.steps].flatten(0, 1).div_(1 - self.p)
 
 
 class SinusoidalTime(nn.Module):

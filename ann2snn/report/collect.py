@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..config import FULL_PRECISION
+from ..config import FULL_PRECISION, DirectSpiking
 from ..convert.raster import Raster
 from ..errors import UserError
 from ..files import read_text
@@ -16,6 +16,7 @@ from ..io.flagfile import MOST_BYTES
 from ..io.images import existing_indices
 from ..io.rasters import load_rasters
 from .costs import CostFile, parse_costs
+from .direct import direct_of_flags, direct_of_name, tsm_folders
 from .finetuned import FineTuned, find_finetuned
 from .log import RESULTS
 from .modes import Mode
@@ -35,7 +36,7 @@ from .parse import (
 HOW = (
     *("count", "extractor", "notes", "checkpoint", "step", "network", "bits", "weights", "spiking", "sampler"),
     *("sampler_steps", "eta", "clip_x0", "var_type", "seed", "reference", "reference_count", "image_size"),
-    *("device", "date", "time_steps", "pr_k", "pr_images", "pr_data"),
+    *("device", "date", "time_steps", "pr_k", "pr_images", "pr_data", "direct"),
 )
 #: Of these, the ones that may differ between two lines where the newer replaces the older.
 INCIDENTAL = ("notes", "device", "date", "time_steps")
@@ -73,7 +74,10 @@ class ImageSet:
 
 @dataclass
 class Run:
-    """Everything the report is made from. loss: (step, loss). training_scores: by step. notes: what went unread."""
+    """Everything the report is made from. loss: (step, loss). training_scores: by step. notes: what went unread.
+
+    tsm_runs: the fine-tunings with TSM, whose scores and images are among this run's own.
+    """
 
     logdir: Path
     loss: list[tuple[int, float]] = field(default_factory=list)
@@ -88,6 +92,7 @@ class Run:
     image_sets: list[ImageSet] = field(default_factory=list)
     pictures: dict[str, Path] = field(default_factory=dict)
     samples: dict[int, Path] = field(default_factory=dict)
+    tsm_runs: list[Run] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -100,8 +105,19 @@ class Run:
         return self.finetunings[0] if self.finetunings else None
 
     @property
+    def direct(self) -> DirectSpiking | None:
+        """How the network runs that this run has trained as a spiking network; None for a run of another kind."""
+        known = [raster.spiking for raster in self.rasters]
+        known += [account.direct for account in (self.costs.accounts if self.costs else ())]
+        known += [direct_of_flags(self.flagfiles.get("flagfile.txt", "")), direct_of_name(self.logdir.name)]
+        known += [score.mode.spiking for score in self.scores] + [found.mode.spiking for found in self.image_sets]
+        return next((spiking for spiking in known if isinstance(spiking, DirectSpiking)), None)
+
+    @property
     def bits(self) -> int | None:
-        """Activation bits as the newest file tells them."""
+        """Activation bits as the newest file tells them; None where the activations are spikes from the start."""
+        if self.direct:
+            return None
         known = [s.line.get("bits") for s in reversed(self.scores)] + [s.settings.get("bits") for s in self.image_sets]
         known += [tuned.bits for tuned in self.finetunings]
         if match := re.search(r"(?m)^--bit=(\d{1,2})(?:\.0)?$", self.flagfiles.get("flagfile.txt", "")):
@@ -110,7 +126,9 @@ class Run:
 
     @property
     def spike_steps(self) -> int | None:
-        """Time steps of the window, 2^bits − 1."""
+        """Time steps of the window, 2^bits − 1, or those a network was trained with."""
+        if self.direct:
+            return self.direct.spike_steps
         return None if self.bits in (None, FULL_PRECISION) else 2**self.bits - 1
 
     def is_empty(self) -> bool:
@@ -125,7 +143,7 @@ class Run:
             self.scores,
             self.training_scores,
         )
-        return not any((*found, self.image_sets, self.pictures, self.samples, self.notes))
+        return not any((*found, self.image_sets, self.pictures, self.samples, self.tsm_runs, self.notes))
 
 
 def collect(logdir: Path) -> Run:
@@ -135,10 +153,11 @@ def collect(logdir: Path) -> Run:
     run = Run(logdir)
     try:
         _collect_files(run)
+        _collect_tuned(run)
     except OSError as error:
         raise UserError(f"cannot read {error.filename or logdir}: {error.strerror or error}") from None
     if run.is_empty():
-        raise UserError(f"{logdir} holds nothing to report on: run ANN_train.py or SNN_conversion.py on it first")
+        raise UserError(f"{logdir} holds nothing to report on: run a training or SNN_conversion.py on it first")
     return run
 
 
@@ -160,11 +179,25 @@ def _collect_files(run: Run) -> None:
     lines = read_json_lines(logdir / RESULTS, notes)
     run.scores = newest_scores([line for line in lines if "network" in line], notes)
     run.training_scores = training_scores([line for line in lines if "network" not in line], notes)
-    run.image_sets = sorted(find_image_sets(logdir, notes), key=lambda found: (found.mode.order, found.folder))
+    run.image_sets = list(find_image_sets(logdir, notes))
     found = [logdir / "real.png", *sorted(logdir.glob("images/*.png"))]
     run.pictures = {path.relative_to(logdir).as_posix(): path for path in found if path.is_file()}
     steps = [path for path in logdir.glob("sample/*.png") if re.fullmatch(r"[0-9]{1,12}", path.stem)]
     run.samples = {int(path.stem): path for path in sorted(steps, key=lambda path: int(path.stem))}
+
+
+def _collect_tuned(run: Run) -> None:
+    """The fine-tunings with TSM."""
+    for folder in tsm_folders(run.logdir, run.notes):
+        tuned = Run(folder)
+        _collect_files(tuned)
+        if not tuned.is_empty():
+            run.tsm_runs.append(tuned)
+            run.scores += tuned.scores
+            run.image_sets += tuned.image_sets
+            run.notes += tuned.notes
+            tuned.notes = run.notes
+    run.image_sets.sort(key=lambda found: (found.mode.order, found.folder))
 
 
 def loss_curve(entries: list[dict]) -> list[tuple[int, float]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .parse import MALFORMED, clean, listed_reports, number, whole
+from ..config import DirectSpiking
+from .parse import MALFORMED, clean, listed_reports, number, parse_direct, whole
 
 MOST_REPORTS, MOST_LAYERS = 12, 1000
 #: Price list and part of an energy, with its heading.
@@ -45,11 +46,12 @@ class CostRow:
 
 @dataclass(frozen=True)
 class CostAccount:
-    """One network: its rows in the table of totals, and its layers."""
+    """One network: its rows in the table of totals, and its layers. direct: how a directly trained one ran."""
 
     label: str
     rows: tuple[CostRow, ...]
     layers: tuple[LayerRow, ...]
+    direct: DirectSpiking | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def parse_account(raw: dict) -> CostAccount:
     label, bits = clean(raw["label"], 60), whole(raw.get("bits"))
     totals = {clean(key, 40): number(value) for key, value in raw["totals"].items()}
     steps = whole(raw.get("latency_steps")), whole(raw.get("latency_steps_delayed"))
-    spiking = raw.get("spiking") is not None
+    spiking = raw.get("spiking") is not None or "counted" in raw["energy"]
+    direct = parse_direct(raw["spiking"], raw["spiking"]["arch"]) if "arch" in (raw.get("spiking") or {}) else None
     rows = []
     for way, by_prices in raw["energy"].items():
         counts = {name: totals.get(name, math.nan) for name in COUNTS}
@@ -98,7 +101,7 @@ def parse_account(raw: dict) -> CostAccount:
         name = f"{label}, all MAC" if way == "all_mac" else WAYS[way].format(bits=bits) if way in WAYS else label
         rows.append(CostRow(name, counts, steps, parse_energies(by_prices)))
     layers = tuple(parse_layer(layer) for layer in raw["layers"][:MOST_LAYERS])
-    return CostAccount(label, tuple(rows), layers)
+    return CostAccount(label, tuple(rows), layers, direct)
 
 
 def parse_energies(raw: dict) -> Energies:

@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ..convert import GapReport
 from .collect import Run
+from .direct import tuned_chart
 from .finetuned import FineTuned
 from .modes import GREY, PURPLE, Mode, colours
 from .raster import raster_chart
@@ -57,6 +58,8 @@ def charts(run: Run) -> dict[str, bytes]:
             drawn["finetune"] = to_png(finetune_chart(run.finetuned))
         if run.rasters:
             drawn["raster"] = to_png(raster_chart(run.rasters))
+    for tuned in run.tsm_runs:
+        drawn |= {tuned_chart(kind, tuned.logdir.name): png for kind, png in charts(tuned).items()}
     return drawn
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from ..convert.raster import Raster
 from .collect import Run, Score
 from .costs import cost_table, generation_table, layer_table
+from .direct import tuned_chart
 from .finetuned import blocks_table, finetuned_table
 from .grids import Grid, GridGroup, sample_groups, training_grids
 from .modes import Mode, colours
@@ -49,6 +50,11 @@ COST_INTRO = (
     "compare rows within a column. <b>All MAC</b>: the same run with every synaptic operation a multiplication. The "
     "definitions are in <code>docs/cost.md</code>."
 )
+DIRECT_NOTE = (
+    "<p class=note>Trained as a spiking network: there is no ANN to compare it with. <b>Threshold</b>: of all neurons, "
+    "as the network ran. <b>Steps per call</b>: time steps for one call of the network, in each of which spikes cross "
+    "all of it. <b>Spikes</b>: for one image and one call; an image takes as many calls as the sampler has steps.</p>"
+)
 FINETUNE_NOTE = (
     "<p class=note>Newest run first. <b>Gap</b>: of the prediction on images held back from tuning, before any tuning "
     "and for the network that was kept.</p>"
@@ -62,18 +68,20 @@ FINETUNE_CAPTION = (
 def page(run: Run, charts: dict[str, bytes]) -> str:
     """The whole document. charts: PNG files by name; see `figures.charts`."""
     groups, training = sample_groups(run), training_grids(run)  # first: they may add notes
+    tuned = [_tuned(found, charts, training_grids(found)) for found in run.tsm_runs]
     sections = [
         _summary(run),
         _settings(run),
-        _training(run, charts, training),
+        optional("Training", *_training_parts(run, charts, training)),
         _samples(run, groups),
         _scores(run),
         _gap(charts),
         _finetune(run, charts),
-        _spikes(run, charts),
-        _cost(run),
+        optional("Spikes", *_spike_parts(run, charts)),
+        optional("Cost", *_cost_parts(run)),
+        *tuned,
     ]
-    title = f"{escape(run.name)}: conversion report"
+    title = f"{escape(run.name)}: {'' if run.direct else 'conversion '}report"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -105,6 +113,11 @@ def section(title: str, *parts: str) -> str:
     return f"<section><h2>{title}</h2>\n" + "\n".join(part for part in parts if part) + "</section>"
 
 
+def optional(title: str, *parts: str) -> str:
+    """A section; empty if all its parts are."""
+    return section(title, *parts) if any(parts) else ""
+
+
 def chart(charts: dict[str, bytes], name: str, caption: str) -> str:
     """A chart and what it shows; empty if there is none."""
     if name not in charts:
@@ -117,14 +130,16 @@ def chart(charts: dict[str, bytes], name: str, caption: str) -> str:
 
 
 def _header(run: Run) -> str:
-    facts = []
+    kind, facts = "ANN-to-SNN conversion report", []
+    if run.direct:
+        kind, facts = "Spiking network report", [run.direct.name, f"threshold {run.direct.threshold:g}"]
     if run.bits:
         facts.append(f"{run.bits} bits")
     if run.spike_steps:
-        facts.append(f"T = {run.spike_steps} time steps")
+        facts.append(f"{'S' if run.direct else 'T'} = {run.spike_steps} time steps")
     notes = "".join(f"<li>{escape(note)}</li>" for note in dict.fromkeys(run.notes))
     return (
-        f"<header><p class=kicker>ANN-to-SNN conversion report{''.join(f' · {fact}' for fact in facts)}</p>"
+        f"<header><p class=kicker>{' · '.join([kind, *facts])}</p>"
         f"<h1>{escape(run.name)}</h1><p class=verdict>{escape(verdict(run))}</p>"
         + (f"<div class=warning><b>Not everything could be read</b><ul>{notes}</ul></div>" if notes else "")
         + "</header>\n"
@@ -146,6 +161,8 @@ def _summary(run: Run) -> str:
         f"{_measured_on(run)}. <b>Spikes</b>: of either sign, for one image and one call; an image takes as many calls "
         "as the sampler has steps.</p>"
     )
+    if run.direct:
+        explanation = DIRECT_NOTE
     warning = f"<ul class=mind>{notes}</ul>" if notes else ""
     return section("Summary", table([escape(h) for h in header], cells, range(2, len(header))), warning, explanation)
 
@@ -219,16 +236,23 @@ def _text_table(header: list[str], rows: list[list[str]], numeric: range) -> str
     return table([escape(cell) for cell in header], [[escape(cell) for cell in row] for row in rows], numeric)
 
 
-def _spikes(run: Run, charts: dict[str, bytes]) -> str:
-    shown = chart(charts, "firing_rate", RATE_CAPTION), chart(charts, "raster", raster_caption(run.rasters))
-    return section("Spikes", *shown) if any(shown) else ""
+def _spike_parts(run: Run, charts: dict[str, bytes]) -> tuple[str, ...]:
+    return chart(charts, "firing_rate", RATE_CAPTION), chart(charts, "raster", raster_caption(run.rasters))
 
 
-def _cost(run: Run) -> str:
+def _tuned(run: Run, charts: dict[str, bytes], grids: list[Grid]) -> str:
+    """A fine-tuning with TSM: what its own folder holds, except for scores and images, which are with the others'."""
+    folder = run.logdir.name
+    own = {kind: charts[name] for kind in ("loss", "raster") if (name := tuned_chart(kind, folder)) in charts}
+    parts = (*_training_parts(run, own, grids), *_spike_parts(run, own), *_cost_parts(run))
+    return section(f"Fine-tuning with TSM: {escape(folder)}", *parts)
+
+
+def _cost_parts(run: Run) -> list[str]:
     """Totals of the networks and of the ANNs they are compared with, per call and per generated image; the layers."""
     costs = run.costs
     if not costs or not costs.accounts:
-        return ""
+        return []
     measured = f", on {counted(costs.images, 'image')} at {counted(costs.times, 'time')}" if costs.images else ""
     parts = [
         f"<p>Per image and network call{measured}.</p>",
@@ -241,7 +265,7 @@ def _cost(run: Run) -> str:
         f"<details><summary>{escape(account.label)}: layers</summary>{_text_table(*layer_table(account))}</details>"
         for account in costs.accounts
     ]
-    return section("Cost", *parts)
+    return parts
 
 
 def raster_caption(rasters: Sequence[Raster]) -> str:
@@ -249,6 +273,12 @@ def raster_caption(rasters: Sequence[Raster]) -> str:
     if not rasters:
         return ""
     first, recorded = rasters[0], rasters[0].neurons.shape[1]
+    if first.is_direct:
+        return (
+            f"<b>Spike raster</b> of one call on one image at t = {first.t:g}; a line is a neuron. Of each layer "
+            f"{recorded} were drawn, half of them among those that fire, so the picture is busier than the network; "
+            "where they do not all fit, it shows an even selection. They are sorted by their spikes."
+        )
     return (
         f"<b>Spike raster</b> of the converted network on one image at t = {first.t:g}; a line is a neuron. Of each "
         f"layer {recorded} were drawn, half of them among those that fire under <code>layer_sync</code>, so the "
@@ -258,11 +288,10 @@ def raster_caption(rasters: Sequence[Raster]) -> str:
     )
 
 
-def _training(run: Run, charts: dict[str, bytes], grids: list[Grid]) -> str:
-    loss = chart(charts, "loss", "<b>Training loss</b> of the ANN.")
+def _training_parts(run: Run, charts: dict[str, bytes], grids: list[Grid]) -> tuple[str, ...]:
+    loss = chart(charts, "loss", f"<b>Training loss</b>{'' if run.direct else ' of the ANN'}.")
     pictures = f"<p>Samples during training, always from the same noise.</p>{_pictures(grids)}" if grids else ""
-    shown = loss, pictures, _training_scores(run)
-    return section("Training", *shown) if any(shown) else ""
+    return loss, pictures, _training_scores(run)
 
 
 def _training_scores(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""A run's log: TensorBoard for people, `log.jsonl` for programs."""
+"""A run's log: TensorBoard, and Weights & Biases if asked for, for people; `log.jsonl` for programs."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..files import read_text
 from ..io.atomic import cause, write_text
 from ..io.lines import append_line
 from ..io.warning import warn
+from . import wandb as weights_and_biases
 from .board import Board
 
 RESULTS = "snn_eval.txt"
 LONGEST = 2**30  # bytes of a log that is read
-LINES, BOARD = "log.jsonl", "TensorBoard's file"
+LINES, BOARD, WANDB = "log.jsonl", "TensorBoard's file", "Weights & Biases' log"
+#: What a log may fail with: one that a foreign package sends to a server, with anything.
+FAILURES = {LINES: (OSError, UserError), BOARD: (OSError, UserError), WANDB: Exception}
 
 
 class RunLog:
@@ -25,24 +28,39 @@ class RunLog:
 
     A log is not worth a run: where the disk refuses (full, read-only, vanished), one warning says so, that file is
     left alone from then on, and nothing raises.
+
+    wandb: project at Weights & Biases that gets the same, with `config`, the run's settings; nothing happens where
+    the package is not installed. What it raises ends in a warning, too.
     """
 
-    def __init__(self, logdir: Path, stage: str, start_step: int = 0) -> None:
+    def __init__(
+        self, logdir: Path, stage: str, start_step: int = 0, *, wandb: str | None = None, config: dict | None = None
+    ) -> None:
         self.path = logdir / LINES
         self.stage = stage
         self.board: Board | None = None
-        self.lost: set[str] = set()
+        self.wandb: weights_and_biases.Wandb | None = None
+        self.lost: set[str] = {WANDB} if wandb is None else set()
         self._try(LINES, lambda: self._forget_after(start_step))
         self._try(BOARD, lambda: setattr(self, "board", Board(logdir, start_step or None)))
+        self._try(WANDB, lambda: self._join(wandb, config or {}))
+
+    def _join(self, project: str, config: dict) -> None:
+        package = weights_and_biases.module()
+        if package is None:
+            self.lost.add(WANDB)
+        else:
+            self.wandb = weights_and_biases.Wandb(package, project, self.path.parent, config)
 
     def _try(self, name: str, write: Callable[[], None]) -> None:
         if name in self.lost:
             return
         try:
             write()
-        except (OSError, UserError) as error:
+        except FAILURES[name] as error:
             self.lost.add(name)
-            reason = error if isinstance(error, UserError) else cause(error)
+            of_disk = isinstance(error, OSError) and name != WANDB
+            reason = cause(error) if of_disk else one_line(str(error) or type(error).__name__)
             warn(f"{name} in {self.path.parent} is not continued ({reason}); the run goes on without it")
 
     def _forget_after(self, start_step: int) -> None:
@@ -59,14 +77,18 @@ class RunLog:
         self._try(LINES, lambda: append_line(self.path, line))
         for name, value in values.items():
             self._try(BOARD, lambda name=name, value=value: self.board.scalar(step, name, value))
+        self._try(WANDB, lambda: self.wandb.log(step, **values))
 
     def image(self, step: int, name: str, picture: Tensor) -> None:
         """picture uint8 [C, H, W]."""
         self._try(BOARD, lambda: self.board.image(step, name, picture))
+        self._try(WANDB, lambda: self.wandb.image(step, name, picture))
 
     def close(self) -> None:
         """Write out what is still in memory."""
         self._try(BOARD, lambda: self.board.flush())
+        self._try(WANDB, lambda: self.wandb.finish())
+        self.lost.add(WANDB)
 
 
 def _is_after(step: object, start_step: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..config import AUTO, FULL_PRECISION, SpikingConfig
+from ..config import AUTO, FULL_PRECISION, DirectSpiking, SpikingConfig
 
 NETWORK_LABELS = {"trained": "quantized ANN", "converted": "converted SNN", "finetuned": "fine-tuned SNN"}
 GREY, BLUE, ORANGE, GREEN, PURPLE = "#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#9b3f8f"
@@ -13,27 +13,46 @@ OTHER_COLOURS = ("#b8860b", "#56b4e9", "#8c564b", "#7f7f7f")
 
 @dataclass(frozen=True)
 class Mode:
-    """network: "trained", "converted", "finetuned", or the name a file gives. spiking: None for an ANN."""
+    """network: "trained", "converted", "finetuned", or the name a file gives. spiking: None for an ANN.
+
+    A directly trained network is "trained", whatever the file calls its stage.
+    """
 
     network: str
-    spiking: SpikingConfig | None = None
+    spiking: SpikingConfig | DirectSpiking | None = None
     weights: str = "ema"
 
     def __post_init__(self) -> None:
-        if self.spiking and self.spiking.schedule == "layer_sync":  # the other fields decide nothing there
+        if self.converted and self.converted.schedule == "layer_sync":  # the other fields decide nothing there
             object.__setattr__(self, "spiking", SpikingConfig("layer_sync"))
+        if self.direct:
+            object.__setattr__(self, "network", "trained")
+
+    @property
+    def converted(self) -> SpikingConfig | None:
+        """How a converted network ran; None for another."""
+        return self.spiking if isinstance(self.spiking, SpikingConfig) else None
+
+    @property
+    def direct(self) -> DirectSpiking | None:
+        """How a directly trained network ran; None for another."""
+        return self.spiking if isinstance(self.spiking, DirectSpiking) else None
 
     def network_label(self, bits: int | None = None) -> str:
         label = NETWORK_LABELS.get(self.network, self.network)
-        if self.network == "trained" and bits == FULL_PRECISION:
+        if self.direct:
+            label = self.direct.name
+        elif self.network == "trained" and bits == FULL_PRECISION:
             label = "ANN (full precision)"
         return label if self.weights == "ema" else f"{label}, {self.weights} weights"
 
     @property
     def schedule_label(self) -> str:
-        """Such as "stream +auto unsigned"; "–" for an ANN."""
+        """Such as "stream +auto unsigned", or "4 steps, threshold 1"; "–" for an ANN."""
         if self.spiking is None:
             return "–"
+        if self.direct:
+            return f"{self.direct.steps_label}, threshold {self.direct.threshold:g}"
         parts = [self.spiking.label]
         if self.spiking.stream_norm != "cumulative":
             parts.append(f"{self.spiking.stream_norm.replace('_', '-')} norm")
@@ -52,16 +71,19 @@ class Mode:
         """Sorts the usual modes as they are read: ANN, layer_sync, stream, settled stream, fine-tuned."""
         known = list(NETWORK_LABELS)
         rank = known.index(self.network) if self.network in known else len(known)
-        settle = self.spiking.settle_steps if self.spiking else 0
+        if self.direct:
+            direct = self.direct
+            return (rank, True, direct.name, direct.spike_steps, direct.threshold, self.label)
+        settle = self.converted.settle_steps if self.converted else 0
         settle = float("inf") if settle == AUTO else settle
-        return (rank, self.spiking is not None, self.schedule_label.split(" ")[0], settle, self.label)
+        return (rank, self.spiking is not None, self.schedule_label.split(" ")[0], settle, 0.0, self.label)
 
     def same_slot(self, other: Mode) -> bool:
         """Whether both belong in one line of the summary, minor settings aside; fine-tuned ones whatever settles."""
         if (self.network, self.weights) != (other.network, other.weights):
             return False
-        if self.spiking is None or other.spiking is None:
-            return self.spiking is other.spiking
+        if not (self.converted and other.converted):
+            return self.spiking == other.spiking
         mine, theirs = ((s.settle_steps, s.burst) for s in (self.spiking, other.spiking))
         same_settling = mine == theirs
         return self.spiking.schedule == other.spiking.schedule and (same_settling or self.network == "finetuned")

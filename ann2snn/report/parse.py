@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ..config import SpikingConfig
+from ..config import DirectSpiking, SpikingConfig
 from ..convert import BlockGap, GapReport
 from ..convert.gap import PREDICTION
 from ..files import read_text
@@ -88,9 +88,17 @@ def parse_spiking(raw: dict) -> SpikingConfig:
     return SpikingConfig(**given)
 
 
+def parse_direct(raw: dict, arch: object) -> DirectSpiking:
+    """Raises one of MALFORMED."""
+    return DirectSpiking(arch, raw["spike_steps"], raw.get("threshold", 1.0), raw.get("tsm", False))
+
+
 def parse_mode(raw: dict) -> Mode:
     """Mode of a line of scores or of a folder's settings. Raises one of MALFORMED."""
-    spiking = None if raw.get("spiking") is None else parse_spiking(raw["spiking"])
+    if raw.get("direct") is not None:
+        spiking = parse_direct(raw["direct"], raw["arch"])
+    else:
+        spiking = None if raw.get("spiking") is None else parse_spiking(raw["spiking"])
     return Mode(clean(raw["network"], 40), spiking, clean(raw.get("weights", "ema"), 20))
 
 

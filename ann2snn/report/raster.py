@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,7 +37,9 @@ def raster_chart(rasters: Sequence[Raster]) -> Figure:
         axes.tick_params(axis="y", length=0)
     middles = (np.arange(len(names)) + 0.5) * (rows.shape[1] + 1)
     panels[0].set_yticks(middles, [layer_label(name) for name in names], fontsize=7.5)
-    marks = [Patch(color=POSITIVE, label="spike"), Patch(color=NEGATIVE, label="negative spike: takes one back")]
+    marks = [Patch(color=POSITIVE, label="spike")]
+    if not all(raster.is_direct for raster in rasters):
+        marks.append(Patch(color=NEGATIVE, label="negative spike: takes one back"))
     figure.legend(handles=marks, loc="outside upper left", ncols=2)
     return figure
 
@@ -54,7 +57,7 @@ def shown_rows(events: np.ndarray) -> np.ndarray:
 
 def layer_label(name: str) -> str:
     """A neuron layer's name without its place in the sequence: "downblocks.0.block1.1" → "downblocks.0.block1"."""
-    return clean(name.rstrip("0123456789").removesuffix(".") or name, 40)
+    return clean(re.sub(r"\.[0-9]+$", "", name), 40)
 
 
 def _panel(axes, raster: Raster, events: np.ndarray) -> None:
@@ -68,9 +71,9 @@ def _panel(axes, raster: Raster, events: np.ndarray) -> None:
     axes.set_xlim(0.5, steps + 0.5)
     axes.set_ylim(layers * height, 0)
     axes.grid(visible=False)
-    title = clean(Mode("converted", raster.spiking).schedule_label)
+    title = clean(raster.spiking.label if raster.is_direct else Mode("converted", raster.spiking).schedule_label)
     axes.set_title(title, loc="left", fontweight="bold", fontsize=10, pad=16)
-    own = raster.spiking.schedule == "layer_sync"
+    own = not raster.is_direct and raster.spiking.schedule == "layer_sync"
     cut = f", the first {steps}" if steps < raster.events.shape[2] else ""
     axes.set_xlabel(("step of each layer's own window" if own else "time step") + cut)
     axes.set_xticks(_ticks(steps))

@@ -55,7 +55,8 @@ def summary_rows(run: Run) -> list[SummaryRow]:
     """The usual rows, filled where the files have something, and any other mode they mention."""
     reports = all_reports(run)
     modes = {*reports, *(score.mode for score in run.scores)}
-    modes |= {usual for usual in USUAL_MODES if not any(usual.same_slot(mode) for mode in modes)}
+    usual_modes = direct_modes(run) if run.direct else USUAL_MODES
+    modes |= {usual for usual in usual_modes if not any(usual.same_slot(mode) for mode in modes)}
     rows = []
     for mode in sorted(modes, key=lambda mode: mode.order):
         scores = {name: s for s in run.scores if s.mode == mode for name in s.values}
@@ -64,10 +65,26 @@ def summary_rows(run: Run) -> list[SummaryRow]:
     return rows
 
 
+def direct_modes(run: Run) -> list[Mode]:
+    """Of a directly trained network: the network of the run, and those of its fine-tunings."""
+    return [Mode("trained", found.direct) for found in (run, *run.tsm_runs) if found.direct]
+
+
+def spikes_of(run: Run, row: SummaryRow) -> float:
+    """Spikes per image and call: of a directly trained network those of the cost account, else those of the gap."""
+    if row.report or not row.mode.direct:
+        return row.report.spikes_per_image if row.report else math.nan
+    files = [found.costs for found in (run, *run.tsm_runs) if found.costs]
+    rows = [cost for file in files for a in file.accounts if a.direct == row.mode.direct for cost in a.rows]
+    return rows[0].counts["spikes"] if rows else math.nan
+
+
 def steps_per_call(run: Run, mode: Mode, report: GapReport | None) -> str:
     """Time steps of one network call: "3 × depth" for layer_sync, "3 + 2" for a settling stream."""
     if mode.spiking is None:
         return "–"
+    if mode.direct:
+        return str(mode.direct.spike_steps)
     steps = "T" if run.spike_steps is None else str(run.spike_steps)
     if mode.spiking.schedule == "layer_sync":
         depth = run.gaps.depth if run.gaps else None
@@ -84,14 +101,18 @@ def score_names(run: Run) -> list[str]:
 
 def summary_table(run: Run) -> tuple[list[str], list[list[str]]]:
     """(header, rows) as text. Missing is "–"."""
-    names = score_names(run)
-    header = ["network", "schedule", "steps per call", "gap", "spikes per image and call"]
-    header += [f"{name} (images)" for name in names] or ["score"]
-    rows = []
+    names, header, rows = score_names(run), ["network", "schedule", "steps per call", "gap"], []
+    if run.direct:  # converted from nothing
+        header = ["network", "threshold", "steps per call"]
+    header += ["spikes per image and call", *([f"{name} (images)" for name in names] or ["score"])]
     for row in summary_rows(run):
-        gap = "reference" if row.mode == USUAL_MODES[0] else show(row.gap)
-        spikes = amount(row.report.spikes_per_image) if row.report else "–"
-        cells = [row.mode.network_label(run.bits), row.mode.schedule_label, row.steps, gap, spikes]
+        if run.direct:
+            threshold = f"{row.mode.direct.threshold:g}" if row.mode.direct else "–"
+            cells = [row.mode.network_label(), threshold, row.steps]
+        else:
+            gap = "reference" if row.mode == USUAL_MODES[0] else show(row.gap)
+            cells = [row.mode.network_label(run.bits), row.mode.schedule_label, row.steps, gap]
+        cells.append(amount(spikes_of(run, row)))
         rows.append(cells + ([score_cell(row.scores.get(name), name) for name in names] or ["–"]))
     return header, rows
 
@@ -183,7 +204,7 @@ def verdict(run: Run) -> str:
     if not clauses:
         clauses = [_training_clause(run)]
     precision = "full-precision" if run.bits == FULL_PRECISION else f"{run.bits}-bit"
-    subject = f"{precision} network: " if run.bits else ""
+    subject = f"{precision} network: " if run.bits else f"{run.direct.label}: " if run.direct else ""
     sentence = subject + "; ".join(clauses)
     return sentence[0].upper() + sentence[1:] + "."
 
@@ -233,6 +254,8 @@ def _score_clause(run: Run) -> str:
 def _short(mode: Mode) -> str:
     if mode.spiking is None:
         return "ANN"
+    if mode.direct:
+        return mode.direct.label
     return mode.schedule_label if mode.network == "converted" else mode.network_label().removesuffix(" SNN")
 
 
@@ -240,4 +263,5 @@ def _training_clause(run: Run) -> str:
     if not run.loss:
         return "nothing measured yet"
     step, loss = run.loss[-1]
-    return f"trained for {step + 1:,} steps, last logged loss {loss:.3g}; no gap or score measured yet"
+    missing = "score" if run.direct else "gap or score"
+    return f"trained for {step + 1:,} steps, last logged loss {loss:.3g}; no {missing} measured yet"

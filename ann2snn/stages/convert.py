@@ -19,6 +19,7 @@ from ..io.atomic import write_text
 from ..io.images import save_grid
 from ..io.rasters import save_rasters
 from ..nets import UNet
+from ..nets.direct import DirectDenoiser
 from ..probe import sampler_states
 from ..report.tables import gap_table
 from ..runtime import place, seed_from
@@ -153,7 +154,9 @@ def print_gap(reports: list[GapReport], images: int) -> None:
 
 
 def grid_name(net: nn.Module) -> str:
-    """`images/SDDPM_T{T}.png` for a spiking network, `images/ANN.png` for an ANN."""
+    """`images/SDDPM_T{T}.png` for a spiking network (FSDDIM_T for one of that kind), `images/ANN.png` for an ANN."""
+    if isinstance(net, DirectDenoiser):
+        return f"images/{net.config.arch.upper()}_T{net.spike_steps}.png"
     return f"images/SDDPM_T{net.clock.spike_steps}.png" if isinstance(net, SpikingDenoiser) else "images/ANN.png"
 
 

@@ -13,6 +13,7 @@ from ..convert import SpikingDenoiser
 from ..cost import FP32, INT8, CostReport, count_operations
 from ..io.atomic import write_text
 from ..nets import UNet
+from ..nets.direct import DirectDenoiser
 from ..probe import sampler_states
 from ..report.costs import cost_table, generation_table, parse_costs
 from ..report.tables import text_table
@@ -43,18 +44,34 @@ def measure_and_write(
     for name, snn in snn_by_name.items():
         snn = copy.deepcopy(snn).double()
         reports += [dataclasses.replace(count_operations(snn, x, t, mode), name=name) for mode in modes]
+    _write_and_print(path, reports, "ANN", images, calls_per_image)
+    return reports
+
+
+def measure_direct(path: Path, net: DirectDenoiser, images: int, seed: int, calls_per_image: int) -> CostReport:
+    """Write the cost of a directly trained network to `path`, and print the table.
+
+    Measured like the others, on the network's own DDIM path; there is no ANN beside it. Returns the report.
+    """
+    net = copy.deepcopy(net).double().eval()
+    report = count_operations(net, *sampler_states(net, images, COST_TIMES, seed), batch_size=2)
+    _write_and_print(path, [report], "network", images, calls_per_image)
+    return report
+
+
+def _write_and_print(path: Path, reports: list[CostReport], whose: str, images: int, calls_per_image: int) -> None:
+    """whose: the network on whose sampling path the operations were counted."""
     content = {
         "images": images,
         "times": COST_TIMES,
         "dtype": "float64",
-        "inputs": "states of the ANN's DDIM path",
+        "inputs": f"states of the {whose}'s DDIM path",
         "calls_per_image": calls_per_image,
         "prices": [dataclasses.asdict(prices) for prices in (FP32, INT8)],
         "reports": [entry(report, calls_per_image) for report in reports],
     }
     write_text(path, json.dumps(content, indent=1) + "\n")
-    print_costs(content)
-    return reports
+    print_costs(content, whose)
 
 
 def entry(report: CostReport, calls: int) -> dict:
@@ -67,12 +84,12 @@ def entry(report: CostReport, calls: int) -> dict:
     return plain | {"energy_per_generated_image": generated}
 
 
-def print_costs(content: dict) -> None:
+def print_costs(content: dict, whose: str) -> None:
     """The totals per network call and the energy of a generated image, as the report page shows them."""
     costs = parse_costs(content, COST_FILE, notes=[])
     for header, rows, _ in (cost_table(costs), generation_table(costs)):
         print(text_table(header, rows))
     print(
-        f"cost: above per image and network call, on {costs.images} images at {costs.times} times of the ANN's own "
-        f"sampling path; below per generated image, {costs.calls} calls; energies of 45 nm CMOS, see docs/cost.md"
+        f"cost: above per image and network call, on {costs.images} images at {costs.times} times of the {whose}'s "
+        f"own sampling path; below per generated image, {costs.calls} calls; energies of 45 nm CMOS, see docs/cost.md"
     )

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..config import SampleConfig, SpikingConfig, require
@@ -29,6 +29,7 @@ from ..metrics.features import FeatureExtractor
 from ..metrics.score import make_stats as gather_stats
 from ..metrics.score import score_numbered
 from ..metrics.stats_file import ReferenceStatistics, write_stats
+from ..nets.direct import DirectDenoiser
 from ..report.log import RESULTS, append_result
 from ..report.tables import show
 from ..report.trajectory import Trajectory, write_trajectory
@@ -82,6 +83,7 @@ def settings(source: checkpoint.Loaded, sample: SampleConfig) -> dict:
         "bits": net.config.bits,
         "weights": source.weights,
         "spiking": spiking,
+        "direct": direct_settings(net),
         "sampler": sample.sampler,
         "sampler_steps": sample.calls(net.diffusion),
         "eta": eta,
@@ -91,6 +93,14 @@ def settings(source: checkpoint.Loaded, sample: SampleConfig) -> dict:
         "process": net.diffusion.process,
         "sampler_options": options_that_count(sample),
     }
+
+
+def direct_settings(net: nn.Module) -> dict | None:
+    """How a directly trained spiking network runs; None for another."""
+    if not isinstance(net, DirectDenoiser):
+        return None
+    tsm = getattr(net.config, "tsm", False)
+    return {"spike_steps": net.spike_steps, "threshold": net.threshold, "tsm": tsm}
 
 
 def run(
@@ -127,7 +137,7 @@ def run(
         if extractor is None and fad is None:
             return 0
         where = {"image_size": source.net.image_size, "device": str(world.device), "reference": stats_name}
-        where["time_steps"] = source.net.time_steps if isinstance(source.net, SpikingDenoiser) else None
+        where["time_steps"] = getattr(source.net, "time_steps", None)
         count = config.num_images
         batches = image_batches(folder, count, world)
         beside = None if fad is None else partial(fad.score, image_batches(folder, count))
@@ -261,6 +271,9 @@ def folder_name(made_with: dict) -> str:
     """Readable and unambiguous enough; `settings.json` inside the folder holds the rest."""
     spiking = made_with["spiking"]
     mode = "ann" if spiking is None else f"{made_with['network']}_{spiking['schedule']}"
+    if direct := made_with["direct"]:
+        mode = f"{made_with['arch']}{'_tsm' if direct['tsm'] else ''}_{direct['spike_steps']}steps"
+        mode += "" if direct["threshold"] == 1 else f"_threshold{direct['threshold']:g}"
     if spiking and spiking["schedule"] == "stream":
         mode += f"_{spiking['stream_norm']}_settle{spiking['settle_steps']}"
         mode += f"_burst{spiking['burst']}" if spiking["burst"] > 1 else ""

@@ -23,15 +23,20 @@ from ..report.log import RESULTS, RunLog, append_result
 from ..runtime import Interruption
 from ..sampling import generate_all
 from ..world import World
+from .best import AVERAGED, BestKeeper
 from .common import SilentLog, due, newest, owning
 from .trainer import Trainer
 
 CHECKPOINT = "ckpt.pt"
+BEST = "best.pt"
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """When things happen, in steps; 0 is never. `score`: denoiser → named figures, for `eval_step`."""
+    """When things happen, in steps; 0 is never. `score`: denoiser → named figures, for `eval_step`.
+
+    wandb: project at Weights & Biases that gets the log too.
+    """
 
     sample_step: int
     save_step: int
@@ -40,6 +45,7 @@ class Schedule:
     num_workers: int = 0
     eval_step: int = 0
     score: Callable[[nn.Module], dict[str, float]] | None = None
+    wandb: str | None = None
 
 
 def run(
@@ -54,21 +60,26 @@ def run(
     *,
     resume: bool = True,
     amp: bool = False,
+    recompute: bool = False,
+    initial: dict[str, Tensor] | None = None,
 ) -> int:
-    """Train to `train.total_steps`, writing checkpoints, sample grids and logs to `logdir`. Returns the exit code."""
+    """Train to `train.total_steps`, writing checkpoints, sample grids and logs to `logdir`. Returns the exit code.
+
+    initial: weights that a new run starts from; fresh ones otherwise.
+    """
     with owning(logdir, "train", world):
-        if network.ch == network.norm_groups:
+        if network.ch == getattr(network, "norm_groups", None):
             print(
                 f"note: --norm_groups={network.norm_groups} leaves one channel per group at --ch={network.ch}: such a "
                 "norm cancels the time embedding; use fewer groups"
             )
-        trainer = Trainer(network, diffusion, train, world, amp)
-        start(trainer, logdir / CHECKPOINT, dataset, resume)
+        trainer = Trainer(network, diffusion, train, world, amp, recompute)
+        start(trainer, logdir / CHECKPOINT, dataset, resume, initial)
         if trainer.step >= train.total_steps:
             print(f"{logdir / CHECKPOINT} is at step {trainer.step} of {train.total_steps}: nothing left to train")
             return 0
         stream = Batches(dataset, trainer, schedule.num_workers)
-        log = RunLog(logdir, "train", trainer.step) if world.main else SilentLog()
+        log = _run_log(logdir, trainer, schedule.wandb) if world.main else SilentLog()
         if world.main:
             save_grid_of_real_images(logdir, dataset, log, schedule.sample_size)
         try:
@@ -77,7 +88,9 @@ def run(
             log.close()
 
 
-def start(trainer: Trainer, path: Path, dataset: ImageDataset, resume: bool) -> None:
+def start(
+    trainer: Trainer, path: Path, dataset: ImageDataset, resume: bool, initial: dict[str, Tensor] | None = None
+) -> None:
     """Continue from the newest sound checkpoint, or begin. Raises UserError."""
     train, world = trainer.train_config, trainer.world
     if not resume and path.exists():
@@ -87,10 +100,16 @@ def start(trainer: Trainer, path: Path, dataset: ImageDataset, resume: bool) -> 
     if found := newest(path, world):
         trainer.restore(found)
         print(f"resuming {found} at step {trainer.step}")
+    elif initial is not None:
+        trainer.begin_with(initial)
     else:
         trainer.initialize_activations(
             next(batches(dataset, max(64, train.batch_size), seed=train.seed, flip=train.flip))
         )
+
+
+def _run_log(logdir: Path, trainer: Trainer, wandb: str | None) -> RunLog:
+    return RunLog(logdir, "train", trainer.step, wandb=wandb, config=trainer.config())
 
 
 def _loop(
@@ -98,6 +117,7 @@ def _loop(
 ) -> int:
     total, world = trainer.train_config.total_steps, trainer.world
     keeper = Keeper(trainer, logdir / CHECKPOINT, _grid_noise(trainer, sample, schedule.sample_size))
+    best = BestKeeper(trainer, logdir / BEST, keeper.x_T)
     bar = tqdm(total=total, initial=trainer.step, desc="train", unit="step", disable=not world.main)
     with Interruption() as interruption, bar:
         stop = 0
@@ -117,7 +137,7 @@ def _loop(
             if due(step, schedule.save_step):
                 keeper.save()
             if due(step, schedule.eval_step) and schedule.score is not None:
-                score_both(trainer, schedule.score, logdir, log)
+                best.consider(score_both(trainer, schedule.score, logdir, log))
             stop = world.largest(interruption.requested)  # all stop at the same step
     keeper.save()
     if stop:
@@ -192,14 +212,21 @@ class Batches:
         )
 
 
-def score_both(trainer: Trainer, score: Callable, logdir: Path, log: RunLog | SilentLog) -> None:
-    """Score raw and averaged weights; into the log, and as one line with `step` into `snn_eval.txt`."""
+def score_both(trainer: Trainer, score: Callable, logdir: Path, log: RunLog | SilentLog) -> dict[str, float]:
+    """Score raw and averaged weights; into the log, and as one line with `step` into `snn_eval.txt`. The figures."""
     trainer.net.eval()
-    figures = score(trainer.net) | {f"{name}_EMA": value for name, value in score(trainer.ema).items()}
+    figures = score(trainer.net) | {f"{name}{AVERAGED}": value for name, value in score(trainer.ema).items()}
     trainer.net.train()
     log.scalars(trainer.step - 1, **figures)
     if trainer.world.main:
         append_result(logdir / RESULTS, {"step": trainer.step, **figures})
+    return figures
+
+
+def best_or_last(folder: Path) -> Path:
+    """The weights of a training that scored best, or its newest checkpoint if none were scored."""
+    best = folder / BEST
+    return best if best.exists() else folder / CHECKPOINT
 
 
 def _grid_noise(trainer: Trainer, sample: SampleConfig, count: int) -> Tensor:

@@ -19,11 +19,15 @@ from ..config import FULL_PRECISION, DiffusionConfig, TrainConfig, require
 from ..data import to_model_range
 from ..diffusion.ema import ema_decay_at
 from ..diffusion.process import denoising_loss, draw_times, make_process, network_pair
+from ..diffusion.synaptic import SynapticLoss
 from ..errors import UserError
 from ..io import checkpoint
 from ..io.training_state import load_optimizer, load_schedule
 from ..nets.architecture import NetworkConfig, build_network
+from ..nets.direct import DirectDenoiser
+from ..nets.fsddim import FSDDIMConfig
 from ..nets.parts import BatchDropout
+from ..neurons import StepBatchNorm
 from ..runtime import place, seed_from, seed_step
 from ..world import World
 
@@ -38,6 +42,9 @@ FIXED_ON_RESUME = (
     "ema_decay",
     "ema_warmup",
     "loss_type",
+    "image_loss_weight",
+    "spike_loss_weight",
+    "reconstruction_loss_weight",
     "dropout",
     "seed",
 )
@@ -50,7 +57,13 @@ class Trainer:
     """
 
     def __init__(
-        self, network: NetworkConfig, diffusion: DiffusionConfig, train: TrainConfig, world: World, amp: bool = False
+        self,
+        network: NetworkConfig,
+        diffusion: DiffusionConfig,
+        train: TrainConfig,
+        world: World,
+        amp: bool = False,
+        recompute: bool = False,
     ) -> None:
         self.train_config, self.diffusion, self.world = train, diffusion, world
         self.rows = world.rows(train.batch_size, "--batch_size")
@@ -63,13 +76,17 @@ class Trainer:
         self.process = make_process(diffusion, network.image_size)
         require(
             train.loss_type == "mse" or diffusion.process == "vp",
-            f"--loss_type={train.loss_type}: only --process=vp has a bound; use mse",
+            f"--loss_type={train.loss_type}: only for --process=vp; use mse",
         )
+        self.synaptic = synaptic_loss_of(train, network)
         self.amp = amp and self.device.type == "cuda"
         seed_step(train.seed, 0)
         self.net = place(build_network(network, diffusion), self.device)
+        if recompute:
+            require(isinstance(self.net, DirectDenoiser), f"--recompute: not for --arch={network.arch}")
+            self.net.recompute = True
         self.dropouts = [module for module in self.net.modules() if isinstance(module, BatchDropout)]
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=train.lr)
+        self.optimizer = torch.optim.Adam([p for p in self.net.parameters() if p.requires_grad], lr=train.lr)
         self.scheduler = LambdaLR(self.optimizer, lambda step: lr_factor(step, train))
         self.step = 0
         self.first_bad = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -95,6 +112,11 @@ class Trainer:
                     nn.init.constant_(parameter, float(self.train_config.act_init))
         self.world.synchronise(self.net)
         self.ema.load_state_dict(self.net.state_dict())
+
+    def begin_with(self, state: dict[str, Tensor]) -> None:
+        """Start from these weights, raw and averaged."""
+        for net in (self.net, self.ema):
+            net.load_state_dict(state)
 
     def train_step(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """One optimizer step on this process's share of a batch, uint8 [n, C, H, W].
@@ -138,7 +160,8 @@ class Trainer:
         with alone:
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
                 kind = self.train_config.loss_type
-                loss = denoising_loss(self.parallel, self.process, self.diffusion, x_0, t, noise, kind).mean()
+                what = (self.process, self.diffusion, x_0, t, noise, kind, self.synaptic)
+                loss = denoising_loss(self.parallel, *what).mean()
             (loss / parts).backward()
         return loss.detach()
 
@@ -154,15 +177,15 @@ class Trainer:
 
     @torch.no_grad()
     def update_ema(self) -> None:
-        """ema += (1 − decay)·(net − ema), on parameters only: a constant stays constant."""
-        averaged, current = list(self.ema.parameters()), list(self.net.parameters())
+        """ema += (1 − decay)·(net − ema), on parameters and on batch norm's running statistics; constants stay."""
         decay = ema_decay_at(self.step, self.train_config.ema_decay, self.train_config.ema_warmup)
+        averaged, current = ([*net.parameters(), *_running(net)] for net in (self.ema, self.net))
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
     def payload(self, x_T: Tensor) -> dict:
         """The checkpoint: the reference's keys, and the configuration."""
         return {
-            "kind": "ann",
+            "kind": "direct" if isinstance(self.net, DirectDenoiser) else "ann",
             "format": checkpoint.FORMAT,
             "net_model": self.net.state_dict(),
             "ema_model": self.ema.state_dict(),
@@ -170,12 +193,16 @@ class Trainer:
             "optim": self.optimizer.state_dict(),
             "step": self.step,
             "x_T": x_T,
-            "config": {
-                "arch": self.net.config.arch,
-                "unet": self.net.config.to_dict(),
-                "diffusion": self.diffusion.to_dict(),
-                "train": self.train_config.to_dict(),
-            },
+            "config": self.config(),
+        }
+
+    def config(self) -> dict:
+        """All settings that a checkpoint carries, as plain values."""
+        return {
+            "arch": self.net.config.arch,
+            "unet": self.net.config.to_dict(),
+            "diffusion": self.diffusion.to_dict(),
+            "train": self.train_config.to_dict(),
         }
 
     def restore(self, path: Path) -> None:
@@ -196,6 +223,24 @@ class Trainer:
         load_optimizer(self.optimizer, raw.get("optim"), path)
         load_schedule(self.scheduler, raw.get("sched"), loaded.step, path)
         self.step = loaded.step
+
+
+def synaptic_loss_of(train: TrainConfig, network: NetworkConfig) -> SynapticLoss | None:
+    """What --loss_type=scl is made of; None for the others. Raises UserError for a network without currents."""
+    if train.loss_type != "scl":
+        return None
+    require(
+        isinstance(network, FSDDIMConfig),
+        f"--loss_type=scl: needs synaptic currents, which --arch=fsddim has and --arch={network.arch} has not",
+    )
+    weights = (train.image_loss_weight, train.spike_loss_weight, train.reconstruction_loss_weight)
+    return SynapticLoss(network.spike_steps, *weights)
+
+
+def _running(net: nn.Module) -> list[Tensor]:
+    """Batch norm's running statistics."""
+    norms = [module for module in net.modules() if isinstance(module, StepBatchNorm)]
+    return [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
 
 
 def averaging(net: nn.Module) -> DistributedDataParallel:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..config import PROCESSES, SDE_SAMPLERS, require
 from ..diffusion.gddim_coefficients import CORRECTORS
-from ..diffusion.samplers import SAMPLERS
+from ..diffusion.samplers import IMAGE_SAMPLERS
 from ..errors import UserError, one_line
 from ..files import read_text
 from ..io.atomic import replacing, sweep, write_text
@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="folder of the results")
     add("--process", choices=PROCESSES, default="vp", help="diffusion process (default vp)")
     add("--points", choices=NAMES, help=f"data; blur: {', '.join(IMAGES)} (default gaussian8, blur: squares)")
-    samplers = (*SAMPLERS, *SDE_SAMPLERS)
+    samplers = (*IMAGE_SAMPLERS, *SDE_SAMPLERS)
     add("--sampler", nargs="+", choices=(*samplers, ALL), help="one or more (default ddim, cld and blur: gddim)")
     add("--steps", "--sampler_steps", nargs="+", type=int, default=default.steps, help="numbers of network calls")
     add("--order", "--sampler_order", type=int, help="of dpm_solver, dpmpp and gddim (default 2)")
@@ -100,7 +100,7 @@ def settings_from(arguments: list[str]) -> tuple[ToySettings, argparse.Namespace
     values.setdefault("points", "squares" if given.process == "blur" else "gaussian8")
     values.setdefault("sampler", ("ddim",) if given.process == "vp" else ("gddim",))
     if ALL in values["sampler"]:
-        values["sampler"] = (*SAMPLERS, *SDE_SAMPLERS) if given.process == "vp" else SDE_SAMPLERS
+        values["sampler"] = (*IMAGE_SAMPLERS, *SDE_SAMPLERS) if given.process == "vp" else SDE_SAMPLERS
     known = {field.name for field in fields(ToySettings)}
     plain = {name: tuple(v) if isinstance(v, (list, tuple)) else v for name, v in values.items() if name in known}
     return ToySettings(**plain), given

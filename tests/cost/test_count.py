@@ -12,7 +12,7 @@ from ann2snn.config import SpikingConfig
 from ann2snn.convert import convert, fold_thresholds, freeze_norms, measure_gap
 from ann2snn.convert.gap import SpikeTotals
 from ann2snn.cost import count_operations
-from ann2snn.cost.count import NORM_MACS
+from ann2snn.cost.converted import NORM_MACS
 from ann2snn.cost.layers import SYNAPTIC
 from ann2snn.cost.synapses import effective_operations, fan_out
 from tests.helpers import random_ann, random_batch, spike_trains

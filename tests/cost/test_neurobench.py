@@ -8,8 +8,10 @@ from ann2snn.config import SpikingConfig
 from ann2snn.convert import convert, fold_thresholds
 from ann2snn.cost import count_operations
 from ann2snn.cost.layers import SYNAPTIC
-from ann2snn.neurons import IFNeuron
+from ann2snn.nets.sddpm import SDDPM, SDDPMConfig
+from ann2snn.neurons import IFNeuron, LIFNeuron
 from quant import QuantReLU
+from tests.fill import deterministic_fill
 from tests.helpers import random_ann, random_batch
 
 workload = pytest.importorskip("neurobench.metrics.workload")
@@ -59,3 +61,17 @@ def test_quantized_ann():
     operations, _ = neurobench(ann, ann, x, t, QuantReLU)
     assert operations["Effective_MACs"] == synaptic(report, "mac") > 0 == operations["Effective_ACs"]
     assert operations["Dense"] == synaptic(report, "dense")
+
+
+def test_directly_trained_network():
+    """No layer of SDDPM reads spikes in some channels and real values in others, which NeuroBench would not split."""
+    net = SDDPM(SDDPMConfig(in_channels=1, image_size=8, ch=8, ch_mult=(1, 2), num_res_blocks=1, spike_steps=3))
+    deterministic_fill(net)
+    net.double().eval()
+    x, t = random_batch(net)
+    report = count_operations(net, x, t)
+    operations, sparsity = neurobench(net, net, x, t, LIFNeuron)
+    assert operations["Effective_ACs"] == synaptic(report, "ac") > 0
+    assert operations["Effective_MACs"] == synaptic(report, "mac")
+    assert operations["Dense"] == synaptic(report, "dense")
+    assert 1 - sparsity == pytest.approx(report.firing_rate, rel=1e-12)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ann2snn.config import SAMPLER_NAMES, SDE_SAMPLERS, SKIPS, SampleConfig
 from ann2snn.diffusion import SAMPLERS, check, options_of
-from ann2snn.diffusion.samplers import real_times, whole_times
+from ann2snn.diffusion.samplers import IMAGE_SAMPLERS, real_times, whole_times
 from ann2snn.diffusion.samplers.grids import REAL_TIMES, WHOLE_TIMES
 from ann2snn.errors import UserError
 from tests.diffusion.vp_exact import Draws, no_noise, normal, oracle, process
@@ -119,7 +119,7 @@ def test_settings_count_the_calls_of_every_spacing(skip, steps):
     assert SampleConfig("ddim", steps, skip=skip).calls(vp.config) == SAMPLERS["ddim"].calls(vp, steps=steps, skip=skip)
 
 
-@pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if sampler.stochastic is False])
+@pytest.mark.parametrize("name", [name for name in IMAGE_SAMPLERS if SAMPLERS[name].stochastic is False])
 def test_deterministic_samplers_draw_nothing(name):
     vp, image = process(20), normal(1, 1, 2, 2).clamp(-0.9, 0.9)
     for order in (1, 2, 3):

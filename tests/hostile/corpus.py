@@ -167,6 +167,21 @@ def _aliased() -> dict:
     return payload(ema_model={f"entry{index}": shared for index in range(5000)})
 
 
+TALL = (4096, 0, 1, 1, 1)
+FSDDIM = {"conv_in__weight": (4096, 1, 0, 3, 1), "downs__0__0__bias": (1,), "downs__0__1__weight": TALL}
+
+
+def _empty(**shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """Entries of these shapes, without any numbers where one of the sizes is 0; names with __ for dots."""
+    return {name.replace("__", "."): torch.ones(shape) for name, shape in shapes.items()}
+
+
+def _sddpm(**shapes: tuple[int, ...]) -> dict:
+    """A published file of a few entries that describe a network."""
+    known = {"conv_identity__weight": (1,), "conv__weight": (4096, 1, 0, 3), TABLE.replace(".", "__"): (1000, 0)}
+    return {"net_model": _empty(**known, **shapes)}
+
+
 #: Name → builder(path, marker). None of these may load; the marker is created if code in the file runs.
 CHECKPOINTS: dict[str, Callable[[Path, Path], Path]] = {
     "command": lambda p, m: _saved(lambda: payload(note=Touch(m)))(p, m),
@@ -217,6 +232,10 @@ CHECKPOINTS: dict[str, Callable[[Path, Path], Path]] = {
     "huge network": _saved(
         lambda: with_config("unet", ch=4096, ch_mult=[64] * 4, num_res_blocks=16, image_size=64, norm_groups=1)
     ),
+    "huge SDDPM": _saved(lambda: _sddpm(downblocks__0__conv2__weight=(64 * 4096, 0, 1, 1))),
+    "impossible SDDPM": _saved(lambda: _sddpm(downblocks__0__conv2__weight=(10**15, 0, 1, 1))),
+    "endless SDM": _saved(lambda: _sddpm(downblocks__0__conv2__tsmconv__weight=(4096, 0, 1, 1), conv__tsmp=TALL)),
+    "endless FSDDIM": _saved(lambda: {"model_state_dict": _empty(**FSDDIM, pe=(10**9, 0))}),
     "impossible network": _saved(lambda: with_config("unet", ch=4096, ch_mult=[10**6] * 4)),
     "many diffusion steps": _saved(lambda: with_config("diffusion", diffusion_steps=10**15)),
     "tensor as setting": _saved(lambda: with_config("diffusion", beta_1=torch.tensor(1e-4))),

@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ann2snn import flags
+from ann2snn import settings as from_flags
 from ann2snn.data.decode import check_image, decode_image
 from ann2snn.io import checkpoint
 from ann2snn.io.images import load_npz
@@ -309,7 +310,7 @@ def test_flagfiles(folder, marker, content):
     with contextlib.redirect_stderr(err):
         try:
             flags._parse(["script.py", f"--flagfile={path}"])
-            flags.unet_config(3), flags.diffusion_config()
+            from_flags.unet_config(3), from_flags.diffusion_config()
         except SystemExit as stop:
             assert stop.code == 2
             text = err.getvalue()

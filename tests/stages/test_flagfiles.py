@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ann2snn import build, flags
+from ann2snn import build, flags, settings
 from tests.scripts import ROOT, check, script
 
 PUBLISHED = {
@@ -45,7 +45,7 @@ def test_published_flagfile_parses_and_configures_every_stage(table, name):
     table(["x", f"--flagfile={ROOT}/config/{name}"])
     assert {flag: table[flag].value for flag in PUBLISHED[name]} == PUBLISHED[name]
     assert table.ch_mult == [1, 2, 2, 2]
-    network, diffusion = flags.unet_config(in_channels=3), flags.diffusion_config()
+    network, diffusion = settings.unet_config(in_channels=3), settings.diffusion_config()
     assert (network.ch, network.ch_mult, network.num_res_blocks, network.bits) == (128, (1, 2, 2, 2), 2, int(table.bit))
     assert (diffusion.diffusion_steps, diffusion.beta_1, diffusion.beta_T) == (1000, 1e-4, 0.02)
     build.train_config(), build.sample_config().check_fits(diffusion), build.spiking_config()
@@ -58,8 +58,8 @@ FLAGFILES = sorted(path for path in (ROOT / "config").glob("*/*.txt") if path.pa
 @pytest.mark.parametrize("path", FLAGFILES, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_every_shipped_flagfile_is_valid(table, path):
     table(["x", f"--flagfile={path}"])
-    flags.network_config(in_channels=1), build.train_config()
-    build.sample_config().check_fits(flags.diffusion_config())
+    settings.network_config(in_channels=1), build.train_config()
+    build.sample_config().check_fits(settings.diffusion_config())
     build.spiking_config(schedule="stream")
 
 
@@ -93,18 +93,19 @@ def test_flagfiles_of_ddpm_torch_describe_its_networks(table, name, parameters):
     table(["x", f"--flagfile={ROOT}/config/ddpm_torch/train_{name}.txt"])
     wanted = DDPM_TORCH[name] | DDPM_TORCH_OF_ALL
     assert {flag: table[flag].value for flag in wanted} == wanted
-    trained = flags.network_config(in_channels=3)
+    trained = settings.network_config(in_channels=3)
     with torch.device("meta"):
         assert sum(p.numel() for p in build_network(trained).parameters()) == parameters
-    training, logdir = flags.diffusion_config(), table.logdir
+    training, logdir = settings.diffusion_config(), table.logdir
     table.unparse_flags()
     for flag in table:
         table[flag].unparse()
     table(["x", f"--flagfile={ROOT}/config/ddpm_torch/evaluate_{name}.txt"])
     assert table.eval and table.precision_recall and table.pr_k == 3 and table.num_images == 50000
-    assert flags.diffusion_config() == training and table.logdir == logdir
+    assert settings.diffusion_config() == training and table.logdir == logdir
     # What the second file says of the network is what the first trained: the stage compares nothing else.
-    given = flags.given_fields({"arch": "arch", **flags.ATTENTION_FLAGS})
+    stored = {"arch", *trained.to_dict()}
+    given = {field: value for field, value in settings.expected_fields().items() if field in stored}
     assert {field: tuple(v) if isinstance(v, list) else v for field, (_, v) in given.items()} == {
         field: getattr(trained, field) for field in given
     }

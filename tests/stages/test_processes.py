@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import ann2snn
-from ann2snn.config import SAMPLER_NAMES
+from ann2snn.config import SDE_SAMPLERS
+from ann2snn.diffusion.samplers import IMAGE_SAMPLERS
 from tests.scripts import check, processes, script, train_flags
 from tests.stages.test_bad_input import refused
 from tests.stages.test_parallel import CLOSE, distance, images, state
@@ -83,7 +84,7 @@ def test_fine_tuning_and_resume_work_on_other_processes(trained, tmp_path):
     assert distance(state(two / "ckpt.pt"), state(logdir / "ckpt.pt")) < CLOSE
 
 
-@pytest.mark.parametrize("sampler", SAMPLER_NAMES)
+@pytest.mark.parametrize("sampler", [*IMAGE_SAMPLERS, *SDE_SAMPLERS])
 def test_every_sampler_runs_on_a_ddpm_network_and_its_spiking_one(finished_run, tmp_path, sampler):
     logdir = finished_run[0]
     common = ["--sample_only", f"--logdir={tmp_path}", "--num_images=3", f"--sampler={sampler}", "--sampler_steps=4"]

@@ -1,14 +1,16 @@
 """Samplers: plain functions that share one prefix, f(net, process, x_T, *, noise, steps, clip, on_step, …)."""
 
 from .ancestral import sample_ddpm
+from .currents import sample_currents
 from .ddim import sample_ddim
 from .dpm_solver import sample_dpm_solver
 from .dpmpp import sample_dpmpp, sample_dpmpp_sde
 from .grids import real_times, uniform_times, whole_times
-from .registry import SAMPLERS, Sampler, check, options_of
+from .registry import IMAGE_SAMPLERS, SAMPLERS, Sampler, check, options_of
 from .strided import analytic_statistics, sample_analytic_dpm, sample_ddpm_strided
 
 __all__ = [
+    "IMAGE_SAMPLERS",
     "SAMPLERS",
     "Sampler",
     "analytic_statistics",
@@ -16,6 +18,7 @@ __all__ = [
     "options_of",
     "real_times",
     "sample_analytic_dpm",
+    "sample_currents",
     "sample_ddim",
     "sample_ddpm",
     "sample_ddpm_strided",

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...config import SampleConfig, require
 from ..vp import VP
 from .ancestral import sample_ddpm
+from .currents import current_times, sample_currents
 from .ddim import ddim_times, sample_ddim
 from .dpm_solver import dpm_solver_times, sample_dpm_solver
 from .dpmpp import dpmpp_sde_times, dpmpp_times, sample_dpmpp, sample_dpmpp_sde
@@ -33,6 +34,7 @@ class Sampler:
     skips: tuple[str, ...] = ()
     max_order: int = 0
     needs_statistics: bool = False
+    needs_currents: bool = False  # a network on synaptic currents, told their spike_steps
 
     def __call__(self, *args: object, **options: object) -> Tensor:
         return self.function(*args, **options)
@@ -75,12 +77,23 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "dpmpp": Sampler(sample_dpmpp, dpmpp_times, SOLVER_OPTIONS, stochastic=False, skips=REAL, max_order=3),
     "dpmpp_sde": Sampler(sample_dpmpp_sde, dpmpp_sde_times, SOLVER_OPTIONS, stochastic=True, skips=REAL, max_order=2),
+    "fsddim": Sampler(
+        sample_currents,
+        current_times,
+        ("steps", "skip", "spike_steps"),
+        stochastic=False,
+        skips=WHOLE,
+        needs_currents=True,
+    ),
 }
+IMAGE_SAMPLERS = tuple(name for name, sampler in SAMPLERS.items() if not sampler.needs_currents)  # of any network
 
 
-def options_of(sample: SampleConfig, statistics: Tensor | None = None) -> dict[str, object]:
+def options_of(
+    sample: SampleConfig, statistics: Tensor | None = None, spike_steps: int | None = None
+) -> dict[str, object]:
     """The settings that the sampler of `sample` takes besides noise, clip and on_step."""
-    values = {"statistics": statistics}
+    values = {"statistics": statistics, "spike_steps": spike_steps}
     return {
         name: values[name] if name in values else getattr(sample, name) for name in SAMPLERS[sample.sampler].options
     }
@@ -90,8 +103,8 @@ def check(name: str, process: VP, **options: object) -> Sequence[float]:
     """The times of the sampler's network calls. Raises UserError before anything is computed.
 
     For an unknown sampler, an option it does not have, an unknown spacing, more steps than there are diffusion times,
-    an order that does not exist or needs more calls, eta outside 0 to 1, missing statistics, or a process that it
-    cannot sample.
+    an order that does not exist or needs more calls, eta outside 0 to 1, missing statistics, a network on images
+    where it needs one on currents, or a process that it cannot sample.
     """
     require(name in SAMPLERS, f"--sampler={name}: use one of {', '.join(SAMPLERS)}")
     sampler = SAMPLERS[name]

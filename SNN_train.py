@@ -1,0 +1,64 @@
+"""Train a spiking network directly: SDDPM, or FSDDIM. SNN_ft.py --ft_method=tsm makes SDM of an SDDPM.
+
+    python SNN_train.py --flagfile config/SNN_train/demo.txt
+    CUDA_VISIBLE_DEVICES=0 python SNN_train.py --flagfile config/SNN_train/sddpm_cifar10.txt
+
+Writes to --logdir what ANN_train.py writes, and after the last step trained_snn.pt (the averaged weights of the best
+step that was scored, else of the last), cost.json, raster.npz and a grid. The same command continues an interrupted
+run. --eval alone scores trained_snn.pt.
+"""
+
+from __future__ import annotations
+
+from ann2snn import build, flags, settings
+from ann2snn.config import require
+from ann2snn.diffusion.process import check_sampling, current_steps
+from ann2snn.flags import FLAGS
+from ann2snn.sampling import check_generation
+from ann2snn.stages import direct, evaluate, train
+
+flags.define()
+
+
+def main() -> int:
+    build.require_action(FLAGS.train or FLAGS.eval, "train or --eval")
+    world = build.world()
+    code = run_training(world) if FLAGS.train else 0
+    return code or (run_evaluation(world) if FLAGS.eval else 0)
+
+
+def run_training(world) -> int:
+    diffusion, sample, config = settings.diffusion_config(), build.sample_config(), build.train_config()
+    network = settings.network_config(in_channels=3)  # refuse bad flags before the data are read
+    require(
+        direct.is_direct(network),
+        f"--arch={FLAGS.arch}: SNN_train.py trains sddpm and fsddim; train with ANN_train.py and convert",
+    )
+    require(diffusion.process == "vp", f"--process={diffusion.process}: --arch={FLAGS.arch} needs --process=vp")
+    check_sampling(diffusion, FLAGS.img_size, sample, spike_steps=current_steps(network))
+    schedule = build.train_schedule(sample, world)
+    dataset = build.dataset()
+    network = settings.network_config(dataset.channels)
+    logdir = build.logdir("train", world)
+    code = train.run(
+        *(logdir, dataset, network, diffusion, config, sample, schedule, world),
+        resume=FLAGS.resume,
+        amp=FLAGS.amp,
+        recompute=FLAGS.recompute,
+    )
+    return code or direct.export(logdir, sample, world, FLAGS.gap_images, FLAGS.gen_images, FLAGS.batch_size)
+
+
+def run_evaluation(world) -> int:
+    """The score of trained_snn.pt, and its first images as a grid."""
+    sample = build.sample_config()
+    source = build.load_network()
+    check_generation(source.net, sample)
+    scored = (None, None, None) if FLAGS.sample_only else build.scored_with(world.device)
+    logdir = build.logdir("evaluate", world)
+    config = evaluate.EvalConfig(FLAGS.num_images, FLAGS.batch_size, FLAGS.images_dir, True, FLAGS.gen_images)
+    return evaluate.run(logdir, source, sample, config, world, *scored[:2], stats_name=FLAGS.fid_cache, fad=scored[2])
+
+
+if __name__ == "__main__":
+    flags.run_script(main)

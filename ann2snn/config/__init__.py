@@ -1,0 +1,44 @@
+"""Frozen, validated settings. Below the scripts nothing reads a command-line flag: it reads one of these.
+
+Every field is checked on construction, so that a bad value stops a run before anything is computed or written.
+"""
+
+from .checks import FULL_PRECISION, MAX_MULT, check_accumulate, check_bits, check_int, check_seed, require
+from .diffusion import BETA_SCHEDULES, MEAN_TYPES, PROCESSES, VAR_TYPES, DiffusionConfig
+from .direct import DirectSpiking
+from .network import UNetConfig
+from .sampling import CORRECTORS, SAMPLER_NAMES, SDE_SAMPLERS, SKIPS, SampleConfig
+from .spiking import AUTO, IF_NEURONS, MAX_BURST, SCHEDULES, STREAM_NORMS, SpikingConfig
+from .training import FT_INPUTS, FT_METHODS, LOSS_TYPES, TrainConfig
+
+__all__ = [
+    "AUTO",
+    "BETA_SCHEDULES",
+    "CORRECTORS",
+    "FT_INPUTS",
+    "FT_METHODS",
+    "FULL_PRECISION",
+    "IF_NEURONS",
+    "LOSS_TYPES",
+    "MAX_BURST",
+    "MAX_MULT",
+    "MEAN_TYPES",
+    "PROCESSES",
+    "SAMPLER_NAMES",
+    "SCHEDULES",
+    "SDE_SAMPLERS",
+    "SKIPS",
+    "STREAM_NORMS",
+    "VAR_TYPES",
+    "DiffusionConfig",
+    "DirectSpiking",
+    "SampleConfig",
+    "SpikingConfig",
+    "TrainConfig",
+    "UNetConfig",
+    "check_accumulate",
+    "check_bits",
+    "check_int",
+    "check_seed",
+    "require",
+]

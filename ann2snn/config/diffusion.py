@@ -1,0 +1,89 @@
+"""The diffusion process."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from .checks import check_int, require
+
+MEAN_TYPES = ("epsilon", "xstart", "xprev", "v")
+BETA_SCHEDULES = ("linear", "quad", "cosine", "sigmoid", "const", "warmup10", "warmup50", "jsd")
+PROCESSES = ("vp", "cld", "blur")
+VAR_TYPES = ("fixedlarge", "fixedsmall")
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The process: DDPM's (Ho et al., 2020) with its betas, what is predicted and which variance; or another.
+
+    process: "vp" is DDPM's; "cld" (critically damped Langevin) and "blur" run in continuous time, predict noise and
+    read diffusion_steps as the range of times that the network is told. factor: which K of CLD the network predicts.
+    linear_first: the network learns what the best linear prediction of the noise leaves, see `diffusion.precondition`.
+    schedule: how the betas grow, see `diffusion.schedules`; linear, quad, const and the warm-ups read beta_1 and
+    beta_T, cosine reads cosine_offset, sigmoid the three sigmoid settings, jsd nothing.
+    """
+
+    diffusion_steps: int = 1000
+    beta_1: float = 1e-4
+    beta_T: float = 0.02
+    mean_type: str = "epsilon"
+    var_type: str = "fixedlarge"
+    schedule: str = "linear"
+    cosine_offset: float = 0.008
+    sigmoid_start: float = -3.0
+    sigmoid_end: float = 3.0
+    sigmoid_tau: float = 1.0
+    process: str = "vp"
+    factor: str = "R"
+    linear_first: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "diffusion_steps", check_int(self.diffusion_steps, "--T"))
+        require(1 <= self.diffusion_steps <= 100_000, f"--T={self.diffusion_steps}: use 1 to 100000")
+        require(
+            0 < self.beta_1 <= self.beta_T < 1,
+            f"--beta_1={self.beta_1}, --beta_T={self.beta_T}: need 0 < beta_1 <= beta_T < 1",
+        )
+        require(self.mean_type in MEAN_TYPES, f"--mean_type={self.mean_type}: use one of {', '.join(MEAN_TYPES)}")
+        require(self.var_type in VAR_TYPES, f"--var_type={self.var_type}: use one of {', '.join(VAR_TYPES)}")
+        self._check_schedule()
+        require(self.process in PROCESSES, f"--process={self.process}: use one of {', '.join(PROCESSES)}")
+        require(self.factor in ("R", "L"), f"--cld_factor={self.factor}: use R or L")
+        require(self.factor == "R" or self.process == "cld", f"--cld_factor={self.factor}: only --process=cld has one")
+        require(isinstance(self.linear_first, bool), f"--linear_first={self.linear_first}: use True or False")
+        require(
+            not self.linear_first or (self.process != "vp" and self.factor == "R"),
+            "--linear_first: only for --process=cld with --cld_factor=R and for --process=blur",
+        )
+        if self.process != "vp":
+            require(
+                (self.schedule, self.mean_type) == ("linear", "epsilon"),
+                f"--process={self.process}: has its own schedule and predicts noise; drop "
+                f"--beta_schedule={self.schedule} and --mean_type={self.mean_type}",
+            )
+            require(self.diffusion_steps >= 2, f"--T={self.diffusion_steps}: --process={self.process} needs at least 2")
+
+    def _check_schedule(self) -> None:
+        name = self.schedule
+        require(name in BETA_SCHEDULES, f"--beta_schedule={name}: use one of {', '.join(BETA_SCHEDULES)}")
+        for setting in ("cosine_offset", "sigmoid_start", "sigmoid_end", "sigmoid_tau"):
+            value = getattr(self, setting)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            require(number and abs(value) <= 100, f"{setting}={value}: use a number between -100 and 100")
+        require(self.cosine_offset > 0, f"cosine_offset={self.cosine_offset}: must be positive")
+        require(self.sigmoid_tau >= 0.01, f"sigmoid_tau={self.sigmoid_tau}: use at least 0.01")
+        low, high = self.sigmoid_start / self.sigmoid_tau, self.sigmoid_end / self.sigmoid_tau
+        require(
+            high - low >= 1e-3 and -30 <= low and high <= 30,  # beyond 30 the sigmoid is flat in float64
+            f"sigmoid_start={self.sigmoid_start}, sigmoid_end={self.sigmoid_end}: over sigmoid_tau={self.sigmoid_tau} "
+            "they must rise, and lie between -30 and 30",
+        )
+        require(
+            name != "jsd" or self.mean_type != "epsilon",
+            "--beta_schedule=jsd: its last step is pure noise, in which --mean_type=epsilon finds no image; "
+            "use xstart, xprev or v",
+        )
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)

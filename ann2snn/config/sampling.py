@@ -1,0 +1,88 @@
+"""How images are generated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .checks import check_int, check_seed, require
+from .diffusion import DiffusionConfig
+
+SDE_SAMPLERS = ("gddim", "euler")  # of every process
+SAMPLER_NAMES = (
+    *("ddpm", "ddim", "ddpm_strided", "analytic_dpm", "dpm_solver", "dpmpp", "dpmpp_sde", "fsddim"),
+    *SDE_SAMPLERS,
+)
+CORRECTORS = ("none", "pec", "pece")
+SKIPS = ("uniform", "quadratic", "logsnr", "ddpm_torch_linear", "ddpm_torch_quadratic", "sddpm")
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How images are generated. steps counts network calls (ddpm always visits every diffusion step).
+
+    skip: which diffusion times are visited, see `diffusion.samplers.grids`; two schedules of other programs have
+    their own way to count steps. order: of the dpm_solver, dpmpp and dpmpp_sde samplers, and of gddim's extrapolation.
+    denoise: end with a call that removes the last noise; ddim and the SDE samplers can do without, blur always does.
+    eta: noise of ddim; λ of gddim and euler. corrector: of gddim. grid_power: the SDE samplers' times are evenly spaced
+    in t^(1/grid_power). clip: fsddim has none and sets it False. `diffusion.process.check_sampling` compares all of it
+    with the process.
+    """
+
+    sampler: str = "ddpm"
+    steps: int = 50
+    eta: float = 0.0
+    clip: bool = True
+    seed: int = 0
+    skip: str = "uniform"
+    order: int = 2
+    denoise: bool = True
+    corrector: str = "none"
+    grid_power: float = 2.0
+
+    def __post_init__(self) -> None:
+        require(self.sampler in SAMPLER_NAMES, f"--sampler={self.sampler}: use one of {', '.join(SAMPLER_NAMES)}")
+        require(self.steps >= 1, f"--sampler_steps={self.steps}: use at least 1")
+        require(self.skip in SKIPS, f"--skip_type={self.skip}: use one of {', '.join(SKIPS)}")
+        object.__setattr__(self, "order", check_int(self.order, "--sampler_order"))
+        least = 0 if self.sampler == "gddim" else 1
+        require(least <= self.order <= 3, f"--sampler_order={self.order}: use {least} to 3")
+        require(self.corrector in CORRECTORS, f"--corrector={self.corrector}: use one of {', '.join(CORRECTORS)}")
+        require(
+            self.corrector == "none" or self.sampler == "gddim",
+            f"--corrector={self.corrector}: only --sampler=gddim has one",
+        )
+        require(0 < self.grid_power <= 100, f"--grid_power={self.grid_power}: use a value above 0, at most 100")
+        require(isinstance(self.denoise, bool), f"--denoise={self.denoise}: use True or False")
+        require(
+            self.denoise or self.sampler in ("ddim", *SDE_SAMPLERS),
+            "--denoise=False: only --sampler=ddim, gddim and euler can end without it",
+        )
+        require(0 <= self.eta <= 1, f"--eta={self.eta}: use 0 (deterministic) to 1")
+        check_seed(self.seed)
+        if self.sampler == "fsddim":
+            object.__setattr__(self, "clip", False)
+
+    def check_fits(self, diffusion: DiffusionConfig) -> None:
+        """Raise UserError if the process has fewer steps than asked for, or none that the sampler knows."""
+        require(
+            diffusion.process == "vp" or self.sampler in SDE_SAMPLERS,
+            f"--sampler={self.sampler}: samples --process=vp only; --process={diffusion.process} needs gddim or euler",
+        )
+        # The others choose times between the steps.
+        if self.sampler in ("ddim", "ddpm_strided", "analytic_dpm", "fsddim"):
+            require(
+                self.steps <= diffusion.diffusion_steps,
+                f"--sampler_steps={self.steps}: more than the {diffusion.diffusion_steps} diffusion steps (--T)",
+            )
+
+    def calls(self, diffusion: DiffusionConfig) -> int:
+        """Network calls per image."""
+        available = diffusion.diffusion_steps
+        if self.sampler == "ddpm":
+            return available
+        times = self.steps
+        if self.skip == "ddpm_torch_linear":  # every k-th time, k rounded down
+            times = -(-available // (available // self.steps))
+        if self.skip == "sddpm":  # t = 0 is appended where the list does not reach it
+            times += available >= 2 * self.steps
+        return times - (not self.denoise)

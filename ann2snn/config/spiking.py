@@ -1,0 +1,91 @@
+"""How a converted network runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from .checks import check_int, require
+
+SCHEDULES = ("layer_sync", "stream")
+STREAM_NORMS = ("cumulative", "per_step", "frozen")
+IF_NEURONS = ("bounded", "reference")
+AUTO = "auto"
+MAX_BURST = 127
+
+
+@dataclass(frozen=True)
+class SpikingConfig:
+    """How a converted network runs; see docs/theory.md for what each choice costs.
+
+    settle_steps: an integer ≥ 0, or "auto" (run on until no neuron fires). Only `stream` settles, and only with a
+    norm under which corrections die out: cumulative settles to the quantized ANN, frozen to that ANN with its norms
+    replaced by their frozen affine maps.
+    burst: most spikes that a neuron of a `stream` may send in the last step of the window; 1 is a spike a step.
+    """
+
+    schedule: str = "layer_sync"
+    signed: bool = True
+    stream_norm: str = "cumulative"
+    if_neuron: str = "bounded"
+    settle_steps: int | str = 0
+    burst: int = 1
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("schedule", SCHEDULES), ("stream_norm", STREAM_NORMS), ("if_neuron", IF_NEURONS)):
+            value = getattr(self, name)
+            require(value in allowed, f"--{name}={value}: use one of {', '.join(allowed)}")
+        require(isinstance(self.signed, bool), f"--signed={self.signed}: use True or False")
+        object.__setattr__(self, "settle_steps", self._parse_settle(self.settle_steps))
+        object.__setattr__(self, "burst", check_int(self.burst, "--burst"))
+        require(1 <= self.burst <= MAX_BURST, f"--burst={self.burst}: use 1 to {MAX_BURST}")
+        if self.burst > 1:
+            require(
+                self.schedule == "stream" and self.if_neuron == "bounded",
+                f"--burst={self.burst}: only --schedule=stream with --if_neuron=bounded sends bursts",
+            )
+        if self.settle_steps != 0:
+            require(
+                self.schedule == "stream",
+                f"--settle_steps={self.settle_steps}: layer_sync has nothing to settle; use it with --schedule=stream",
+            )
+            require(
+                self.stream_norm != "per_step",
+                f"--settle_steps={self.settle_steps}: under --stream_norm=per_step corrections do not die out; "
+                "use cumulative or frozen",
+            )
+            require(
+                self.if_neuron == "bounded",
+                f"--settle_steps={self.settle_steps}: only --if_neuron=bounded is sure to fall silent",
+            )
+
+    def changed(self, **changes: object) -> SpikingConfig:
+        """A copy with other fields; leaving `stream` leaves settling and bursts behind, unless they are given too."""
+        if changes.get("schedule") == "layer_sync":
+            changes = {"settle_steps": 0, "burst": 1, **changes}
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def label(self) -> str:
+        """Short name for tables, such as "stream +2" or "stream burst 3"."""
+        settle = f" +{self.settle_steps}" if self.settle_steps else ""
+        return self.schedule + settle + (f" burst {self.burst}" if self.burst > 1 else "")
+
+    @classmethod
+    def completed(cls, stored: object) -> object:
+        """What `to_dict` wrote, a setting that came later at its default; anything but a dictionary as it is."""
+        return cls().to_dict() | stored if isinstance(stored, dict) else stored
+
+    @staticmethod
+    def _parse_settle(value: int | str) -> int | str:
+        if value == AUTO:
+            return AUTO
+        try:
+            steps = int(value)
+        except (TypeError, ValueError, OverflowError):
+            steps = -1
+        require(0 <= steps <= 10_000, f"--settle_steps={value}: use 0 to 10000, or auto")
+        return steps
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)

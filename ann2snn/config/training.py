@@ -1,0 +1,66 @@
+"""How a denoiser is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from .checks import check_accumulate, check_seed, require
+
+LOSS_TYPES = ("mse", "kl", "scl")
+FT_METHODS = ("proxy", "bptt", "tsm")
+FT_INPUTS = ("data", "sampler")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimization of a denoiser; stored in `ckpt.pt`, and compared with the flags when a run is resumed.
+
+    batch_size: images per step over all processes. accumulate: parts in which a process goes through its share.
+    *_loss_weight: of the terms of loss_type "scl", see `diffusion.synaptic`.
+    ema_warmup: the averaged weights follow faster at first, see `diffusion.ema`.
+    """
+
+    dataset_type: str = "cifar10"
+    lr: float = 2e-4
+    lr_decay: str = "none"
+    grad_clip: float = 1.0
+    total_steps: int = 800_000
+    warmup: int = 5000
+    batch_size: int = 128
+    accumulate: int = 1
+    loss_type: str = "mse"
+    image_loss_weight: float = 1.0
+    spike_loss_weight: float = 0.0
+    reconstruction_loss_weight: float = 1.0
+    ema_decay: float = 0.9999
+    ema_warmup: bool = False
+    act_init: str = "calibrate"
+    dropout: float = 0.1
+    flip: bool | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, f"--lr={self.lr}: must be positive")
+        require(self.grad_clip > 0, f"--grad_clip={self.grad_clip}: must be positive")
+        require(self.total_steps >= 1, f"--total_steps={self.total_steps}: use at least 1")
+        require(self.warmup >= 0, f"--warmup={self.warmup}: use 0 or more")
+        require(self.batch_size >= 1, f"--batch_size={self.batch_size}: use at least 1")
+        check_accumulate(self.accumulate)
+        require(self.loss_type in LOSS_TYPES, f"--loss_type={self.loss_type}: use one of {', '.join(LOSS_TYPES)}")
+        weights = (self.image_loss_weight, self.spike_loss_weight, self.reconstruction_loss_weight)
+        require(min(weights) >= 0 < max(weights), "the loss weights must not be negative, nor all be 0")
+        require(0 <= self.ema_decay < 1, f"--ema_decay={self.ema_decay}: use a value in [0, 1)")
+        check_seed(self.seed)
+        if self.act_init != "calibrate":
+            require(_positive(self.act_init), f"--act_init={self.act_init}: use calibrate or a positive number")
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+def _positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < float("inf")
+    except ValueError:
+        return False

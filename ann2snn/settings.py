@@ -1,0 +1,100 @@
+"""From flags to the settings of networks and processes, and back: what a checkpoint must agree with."""
+
+from __future__ import annotations
+
+from .config import FULL_PRECISION, DiffusionConfig, UNetConfig, require
+from .flags import FLAGS, given
+from .nets.architecture import NetworkConfig
+from .nets.attention_unet import AttentionUNetConfig
+from .nets.direct import DirectConfig
+from .nets.fsddim import FSDDIMConfig
+from .nets.sddpm import SDDPMConfig
+
+# What a checkpoint remembers, by flag: a later stage stops where a flag given by hand disagrees.
+OF_ALL = {"ch": "ch", "ch_mult": "ch_mult", "num_res_blocks": "num_res_blocks", "img_size": "image_size"}
+NETWORK_FLAGS = OF_ALL | {
+    "bit": "bits",
+    "weight_bit": "weight_bits",
+    "weight_quant": "weight_quant",
+    "norm_groups": "norm_groups",
+    "spike_driven": "spike_driven",
+    "T": "diffusion_steps",
+}
+ATTENTION_FLAGS = OF_ALL | {"norm_groups": "norm_groups", "attn": "attn", "block_size": "block_size"}
+DIRECT_FLAGS = OF_ALL | {"T": "diffusion_steps", "timestep": "spike_steps", "surrogate": "surrogate"}
+SDDPM_FLAGS = DIRECT_FLAGS | {"tsm": "tsm", "corrections": "corrections"}
+FSDDIM_FLAGS = DIRECT_FLAGS | {name: name for name in ("decay", "soft_reset", "detach_reset", "norm")}
+DIFFUSION_FLAGS = {
+    "T": "diffusion_steps",
+    "beta_1": "beta_1",
+    "beta_T": "beta_T",
+    "mean_type": "mean_type",
+    "beta_schedule": "schedule",
+    "process": "process",
+    "cld_factor": "factor",
+}
+#: Architecture → its flags and its settings.
+ARCHITECTURES: dict[str, tuple[dict[str, str], type[NetworkConfig]]] = {
+    UNetConfig.arch: (NETWORK_FLAGS, UNetConfig),
+    AttentionUNetConfig.arch: (ATTENTION_FLAGS, AttentionUNetConfig),
+    SDDPMConfig.arch: (SDDPM_FLAGS, SDDPMConfig),
+    FSDDIMConfig.arch: (FSDDIM_FLAGS, FSDDIMConfig),
+}
+#: Flag → the value that asks for nothing. Other values of flags that an architecture does not have are refused.
+NEUTRAL = {
+    **{"bit": FULL_PRECISION, "weight_bit": FULL_PRECISION, "spike_driven": False, "block_size": 1},
+    **{"tsm": False, "corrections": None, "decay": None, "norm": None, "threshold": None, "timestep": None},
+    **{"surrogate": None, "soft_reset": None, "detach_reset": None},
+}
+
+
+def unet_config(in_channels: int) -> UNetConfig:
+    """The network the flags describe. Raises UserError."""
+    fields = {field: FLAGS[name].value for name, field in NETWORK_FLAGS.items()}
+    return UNetConfig(in_channels=in_channels, dropout=FLAGS.dropout, **fields)
+
+
+def network_config(in_channels: int) -> NetworkConfig:
+    """The network the flags describe, of the architecture they name. Raises UserError."""
+    table, kind = ARCHITECTURES[FLAGS.arch]
+    for name, plain in NEUTRAL.items():
+        value = FLAGS[name].value
+        has_it = name in table or (name == "threshold" and issubclass(kind, DirectConfig))
+        require(
+            has_it or not given(name) or value == plain,
+            f"--{name}={_shown(value)}: --arch={FLAGS.arch} has no such setting; drop one of the two",
+        )
+    if kind is UNetConfig:
+        return unet_config(in_channels)
+    # A flag without a value leaves the choice to the architecture.
+    fields = {field: FLAGS[name].value for name, field in table.items() if FLAGS[name].value is not None}
+    if issubclass(kind, DirectConfig) and FLAGS.threshold is not None:
+        fields["threshold"] = FLAGS.threshold
+    return kind(in_channels=in_channels, dropout=FLAGS.dropout, **fields)
+
+
+def _shown(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def diffusion_config() -> DiffusionConfig:
+    """The process the flags describe. Raises UserError."""
+    fields = {field: FLAGS[name].value for name, field in DIFFUSION_FLAGS.items()}
+    suits = FLAGS.process == "cld" and FLAGS.cld_factor == "R"
+    linear_first = suits if FLAGS.linear_first is None else FLAGS.linear_first
+    return DiffusionConfig(var_type=FLAGS.var_type, linear_first=linear_first, **fields)
+
+
+def expected_fields() -> dict[str, tuple[str, object]]:
+    """{config field: (flag name, value)} of those flags set by hand that a checkpoint must agree with."""
+    # A network without attention has none of its fields: the published flagfiles' --attn contradicts nothing.
+    tables = {"arch": "arch"}
+    for table in (*(table for table, _ in ARCHITECTURES.values()), DIFFUSION_FLAGS):
+        tables |= table
+    expected = {field: (name, FLAGS[name].value) for name, field in tables.items() if given(name)}
+    if "corrections" in expected:  # kept in this order
+        expected["corrections"] = ("corrections", sorted(FLAGS.corrections or ()))
+    if "bits" in expected:
+        bit = FLAGS.bit
+        expected["bits"] = ("bit", int(bit) if bit == int(bit) else bit)
+    return expected

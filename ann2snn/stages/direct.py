@@ -1,0 +1,103 @@
+"""After the training of a spiking network: its file, cost account, raster and pictures; and SDM's fine-tuning."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from ..config import SampleConfig, TrainConfig
+from ..data import ImageDataset
+from ..io import checkpoint
+from ..io.images import save_grid
+from ..nets.direct import DirectConfig, DirectDenoiser
+from ..nets.sddpm import with_tsm
+from ..runtime import place, prepare_folder
+from ..sampling import generate_all
+from ..world import World
+from . import train
+from .common import owning
+from .convert import RASTER_FILE, grid_name
+from .cost import COST_FILE, COST_IMAGES, measure_direct
+from .direct_raster import write_direct_raster
+
+TRAINED = "trained_snn.pt"
+
+
+def export(logdir: Path, sample: SampleConfig, world: World, gap_images: int, grid_images: int, batch_size: int) -> int:
+    """Write `trained_snn.pt` from the best weights in `logdir`, else the last; what it costs, a raster and a grid.
+
+    gap_images: images of the cost account; 0 leaves account and raster out. Returns the exit code.
+    """
+    source = checkpoint.load(train.best_or_last(logdir))
+    net: DirectDenoiser = place(source.net, world.device)
+    with owning(logdir, "export", world):
+        if world.main:
+            checkpoint.save(logdir / TRAINED, payload_of(source))
+            print(f"{logdir / TRAINED}: {net.config.arch}, step {source.step}, S = {net.spike_steps} time steps")
+            if gap_images:
+                calls = sample.calls(net.diffusion)
+                measure_direct(logdir / COST_FILE, net, min(gap_images, COST_IMAGES), sample.seed, calls)
+                write_direct_raster(logdir / RASTER_FILE, net, sample.seed)
+        if grid_images:
+            images = generate_all(net, sample, grid_images, batch_size, world)
+            if world.main:
+                path = logdir / grid_name(net)
+                save_grid(images, path, max(1, math.isqrt(grid_images)))
+                print(f"{path}: {grid_images} images, {sample.sampler}, {sample.calls(net.diffusion)} network calls")
+        world.wait()
+    return 0
+
+
+def payload_of(source: checkpoint.Loaded) -> dict:
+    """The averaged weights of a training checkpoint, as a network to hand on."""
+    net: DirectDenoiser = source.net
+    trained = source.raw.get("config", {}).get("train", {})
+    config = {"arch": net.config.arch, "unet": net.config.to_dict(), "diffusion": net.diffusion.to_dict()}
+    return {
+        "kind": "direct",
+        "stage": "sdm" if getattr(net.config, "tsm", False) else "trained",
+        "format": checkpoint.FORMAT,
+        "ema_model": net.state_dict(),
+        "step": source.step,
+        "config": config | {"train": trained},
+    }
+
+
+def tsm_folder(logdir: Path, spike_steps: int, name: str = "") -> Path:
+    """Where `fine_tune` leaves its network."""
+    return logdir / (f"SDM_{spike_steps}T" + (f"_{name}" if name else ""))
+
+
+def fine_tune(
+    folder: Path,
+    source: checkpoint.Loaded,
+    dataset: ImageDataset,
+    config: TrainConfig,
+    sample: SampleConfig,
+    schedule: train.Schedule,
+    world: World,
+    spike_steps: int,
+    *,
+    resume: bool = True,
+    amp: bool = False,
+    recompute: bool = False,
+) -> int:
+    """Give the SDDPM of `source` a learned factor per convolution and time step, and train all of it on.
+
+    The weights are inherited: at as many time steps, the first output is the pretrained network's. Returns the exit
+    code.
+    """
+    inherited = with_tsm(source.net, spike_steps)
+    prepare_folder(folder)
+    return train.run(
+        *(folder, dataset, inherited.config, source.net.diffusion, config, sample, schedule, world),
+        resume=resume,
+        amp=amp,
+        recompute=recompute,
+        initial=inherited.state_dict(),
+    )
+
+
+def is_direct(config: object) -> bool:
+    """Whether a network's settings are those of a directly trained one."""
+    return isinstance(config, DirectConfig)
