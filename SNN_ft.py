@@ -31,7 +31,7 @@ def main() -> int:
 def tune_tsm(world, sample) -> int:
     source = build.load_pretrained()
     check_generation(source.net, sample)
-    steps = FLAGS.timestep or source.net.spike_steps
+    steps = source.net.spike_steps if FLAGS.timestep is None else FLAGS.timestep
     folder = direct.tsm_folder(build.logdir("finetune", world), steps, FLAGS.ft_name)
     code = direct.fine_tune(
         *(folder, source, build.dataset_for(source), build.tsm_config(source), sample),

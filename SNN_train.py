@@ -16,6 +16,7 @@ from ann2snn.diffusion.process import check_sampling, current_steps
 from ann2snn.flags import FLAGS
 from ann2snn.sampling import check_generation
 from ann2snn.stages import direct, evaluate, train
+from ann2snn.stages.trainer import synaptic_loss_of
 
 flags.define()
 
@@ -36,6 +37,7 @@ def run_training(world) -> int:
     )
     require(diffusion.process == "vp", f"--process={diffusion.process}: --arch={FLAGS.arch} needs --process=vp")
     check_sampling(diffusion, FLAGS.img_size, sample, spike_steps=current_steps(network))
+    synaptic_loss_of(config, network)
     schedule = build.train_schedule(sample, world)
     dataset = build.dataset()
     network = settings.network_config(dataset.channels)
@@ -53,6 +55,7 @@ def run_evaluation(world) -> int:
     """The score of trained_snn.pt, and its first images as a grid."""
     sample = build.sample_config()
     source = build.load_network()
+    require(direct.is_direct(source.net.config), f"{source.path} is no network of SNN_train.py: use evaluate.py")
     check_generation(source.net, sample)
     scored = (None, None, None) if FLAGS.sample_only else build.scored_with(world.device)
     logdir = build.logdir("evaluate", world)

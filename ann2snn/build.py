@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from . import flags
+from . import compiled, flags
 from .config import SampleConfig, SpikingConfig, TrainConfig, require
 from .convert import SpikingDenoiser
 from .data import ImageDataset, load_dataset
@@ -41,6 +41,7 @@ def world() -> World:
     """The processes that run this command, each on its device. Raises UserError."""
     if FLAGS.num_threads:
         torch.set_num_threads(FLAGS.num_threads)
+    compiled.enable(FLAGS.compile)
     return join(FLAGS.device)
 
 
@@ -151,6 +152,7 @@ def load_network() -> checkpoint.Loaded:
         print(f"{path}: the weights that scored best, of step {loaded.step}; --eval_model_path takes others")
     if isinstance(loaded.net, SpikingDenoiser):
         loaded.net.clock.config = spiking_config(loaded.net.spiking)
+        loaded.net.set_spike_chunk(FLAGS.spike_chunk)
         loaded.net.check_ready()
     elif FLAGS.schedule is not None:
         raise UserError(f"--schedule={FLAGS.schedule}: {path} is not a converted network (SNN_conversion.py makes one)")
@@ -171,11 +173,18 @@ def load_pretrained() -> checkpoint.Loaded:
         isinstance(loaded.net, SDDPM),
         f"--ft_method=tsm: needs a network with --arch=sddpm; {path} is one with --arch={loaded.net.config.arch}",
     )
+    config = loaded.net.config
+    require(not config.tsm, f"--ft_method=tsm: {path} has a factor per time step already; give the SDDPM")
+    require(
+        FLAGS.threshold in (None, config.threshold),
+        f"--threshold={FLAGS.threshold}: {path} was trained with {config.threshold}, and is fine-tuned with it",
+    )
     return loaded
 
 
 def tsm_config(source: checkpoint.Loaded) -> TrainConfig:
     """How SDM is fine-tuned: the flags of fine-tuning where it has its own, those of training otherwise."""
+    require(FLAGS.ft_steps >= 1, f"--ft_steps={FLAGS.ft_steps}: use at least 1")
     own = {"total_steps": FLAGS.ft_steps, "batch_size": FLAGS.ft_batch_size}
     if not flags.given("warmup"):
         own["warmup"] = 0
@@ -240,6 +249,7 @@ def train_schedule(sample: SampleConfig, world: World) -> Schedule:
         log_step=FLAGS.log_step,
         sample_size=FLAGS.sample_size,
         num_workers=FLAGS.num_workers,
+        resident=FLAGS.resident,
         eval_step=FLAGS.eval_step,
         score=scorer(sample, world) if FLAGS.eval_step else None,
         wandb=FLAGS.wandb,

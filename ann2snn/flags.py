@@ -22,8 +22,10 @@ from .config import (
     FT_METHODS,
     IF_NEURONS,
     LOSS_TYPES,
+    MAX_IMAGE_SIZE,
     MEAN_TYPES,
     PROCESSES,
+    RESIDENT,
     SAMPLER_NAMES,
     SCHEDULES,
     SKIPS,
@@ -128,6 +130,10 @@ def _define_data() -> None:
     flags.DEFINE_integer("img_size", 32, "height and width; a multiple of 2^(levels − 1)")
     flags.DEFINE_bool("flip", None, "mirror training images at random; default: what suits the data set")
     flags.DEFINE_integer("num_workers", 4, "processes that decode images, where a data set does not fit in memory")
+    flags.DEFINE_enum(
+        *("resident", "auto", RESIDENT),
+        "keep training images on the device; auto: on a GPU, where they take little of its memory",
+    )
 
 
 def _define_training() -> None:
@@ -254,6 +260,8 @@ def _define_run() -> None:
     flags.DEFINE_enum("device", "auto", ["auto", "cpu", "cuda"], "auto takes a GPU if there is one")
     flags.DEFINE_string("wandb", None, "training: log to this project at Weights & Biases too, where it is installed")
     flags.DEFINE_bool("amp", False, "bfloat16 autocast on a GPU (not tested on one yet)")
+    flags.DEFINE_bool("compile", False, "torch.compile for sampling and training; the first calls then take minutes")
+    flags.DEFINE_integer("spike_chunk", 0, "time steps of the SNN at once under stream, to save memory; 0: all")
     flags.DEFINE_integer("num_threads", 0, "CPU threads; 0 leaves the choice to torch")
 
 
@@ -307,10 +315,11 @@ LIMITS = {
     **dict.fromkeys(("sample_size", "gen_images", "gap_images"), (0, 10**6)),
     **dict.fromkeys(("num_workers", "num_threads"), (0, 1024)),
     **dict.fromkeys(("num_images", "batch_size", "ft_batch_size", "pr_images"), (1, 10**6)),
+    "spike_chunk": (0, 255),
     "pr_k": (1, 1000),
     "sampler_steps": (1, 10**5),
     "trajectory_images": (1, 64),
-    "img_size": (1, 4096),
+    "img_size": (1, MAX_IMAGE_SIZE),
 }
 LONGEST_PATH, LONGEST_NAME = 4000, 255  # bytes; beyond these the system calls fail in ways of their own
 

@@ -26,12 +26,16 @@ def choose_device(name: str) -> torch.device:
 
 
 def place(net: nn.Module, device: torch.device) -> nn.Module:
-    """Move a network to its device, channels-last on a GPU, where convolutions want it (not tested on one yet).
+    """Move a network to its device, in the layout that convolutions want there."""
+    return net.to(device=device, memory_format=layout_for(device))
+
+
+def layout_for(device: torch.device) -> torch.memory_format:
+    """Memory format of weights and images: channels-last on a GPU (not tested on one yet), else as they are.
 
     On the CPU the layout makes no difference to speed (measured: 0.83 s against 0.84 s a training step).
     """
-    layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
-    return net.to(device=device, memory_format=layout)
+    return torch.channels_last if device.type == "cuda" else torch.preserve_format
 
 
 def seed_from(*parts: int) -> int:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from .compiled import compiled
 from .config import SampleConfig
 from .data import to_uint8
 from .diffusion import ImageNoise
 from .diffusion.process import check_sampling, current_steps, image_channels, run_sampler
+from .runtime import layout_for
 from .world import ALONE, World
 
 
@@ -35,14 +37,15 @@ def generate(
     # A single image takes other convolution routines than a batch, which round differently; give it company.
     rows = [*indices, *indices] if len(indices) == 1 else indices
     count = len(indices)
+    check_generation(net, config, statistics)
+    denoiser, like = compiled(net), next(net.parameters())
+    layout = layout_for(like.device)
 
     def called(x: Tensor, t: Tensor) -> Tensor:
         if on_call is not None:
             on_call(x[:count], t[:count])
-        return net(x, t)
+        return denoiser(x.to(memory_format=layout), t)
 
-    like = next(net.parameters())
-    check_generation(net, config, statistics)
     shape = (net.in_channels, net.image_size, net.image_size)
     noise = ImageNoise(config.seed, rows, shape, like.device, like.dtype)
     step = None if on_step is None else lambda time, state: on_step(time, state[:count])

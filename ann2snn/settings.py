@@ -44,7 +44,7 @@ ARCHITECTURES: dict[str, tuple[dict[str, str], type[NetworkConfig]]] = {
 NEUTRAL = {
     **{"bit": FULL_PRECISION, "weight_bit": FULL_PRECISION, "spike_driven": False, "block_size": 1},
     **{"tsm": False, "corrections": None, "decay": None, "norm": None, "threshold": None, "timestep": None},
-    **{"surrogate": None, "soft_reset": None, "detach_reset": None},
+    **{"surrogate": None, "soft_reset": None, "detach_reset": None, "recompute": False},
 }
 
 
@@ -59,7 +59,7 @@ def network_config(in_channels: int) -> NetworkConfig:
     table, kind = ARCHITECTURES[FLAGS.arch]
     for name, plain in NEUTRAL.items():
         value = FLAGS[name].value
-        has_it = name in table or (name == "threshold" and issubclass(kind, DirectConfig))
+        has_it = name in table or (name in ("threshold", "recompute") and issubclass(kind, DirectConfig))
         require(
             has_it or not given(name) or value == plain,
             f"--{name}={_shown(value)}: --arch={FLAGS.arch} has no such setting; drop one of the two",
@@ -97,4 +97,6 @@ def expected_fields() -> dict[str, tuple[str, object]]:
     if "bits" in expected:
         bit = FLAGS.bit
         expected["bits"] = ("bit", int(bit) if bit == int(bit) else bit)
+    if "corrections" in expected:  # as a configuration has them
+        expected["corrections"] = ("corrections", sorted(FLAGS.corrections))
     return expected

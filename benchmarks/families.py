@@ -83,14 +83,11 @@ def networks(args: argparse.Namespace) -> dict[str, tuple[NetworkConfig, int]]:
     common |= {"ch_mult": args.ch_mult, "num_res_blocks": 1, "dropout": 0.0}
     spiking = common | {"spike_steps": args.spike_steps}
     makers = {
-        "converted": lambda ch: UNetConfig(ch=ch, bits=args.bits, norm_groups=ch // 4, **common),
+        "converted": lambda ch: UNetConfig(ch=ch, bits=args.bits, norm_groups=ch // 2, **common),
         "sddpm": lambda ch: SDDPMConfig(ch=ch, corrections=args.corrections, **spiking),
         "fsddim": lambda ch: FSDDIMConfig(ch=ch, **spiking),
     }
-    widths = {"converted": range(8, 129, 4)}  # whole norm groups
-    return {
-        name: nearest_width(make, args.parameters, widths.get(name, range(8, 129, 2))) for name, make in makers.items()
-    }
+    return {name: nearest_width(make, args.parameters, range(8, 129, 2)) for name, make in makers.items()}
 
 
 class Stages:

@@ -3,13 +3,23 @@
 Every field is checked on construction, so that a bad value stops a run before anything is computed or written.
 """
 
-from .checks import FULL_PRECISION, MAX_MULT, check_accumulate, check_bits, check_int, check_seed, require
+from .checks import (
+    FULL_PRECISION,
+    MAX_IMAGE_SIZE,
+    MAX_MULT,
+    check_accumulate,
+    check_bits,
+    check_ft_name,
+    check_int,
+    check_seed,
+    require,
+)
 from .diffusion import BETA_SCHEDULES, MEAN_TYPES, PROCESSES, VAR_TYPES, DiffusionConfig
 from .direct import DirectSpiking
 from .network import UNetConfig
 from .sampling import CORRECTORS, SAMPLER_NAMES, SDE_SAMPLERS, SKIPS, SampleConfig
 from .spiking import AUTO, IF_NEURONS, MAX_BURST, SCHEDULES, STREAM_NORMS, SpikingConfig
-from .training import FT_INPUTS, FT_METHODS, LOSS_TYPES, TrainConfig
+from .training import FT_INPUTS, FT_METHODS, LOSS_TYPES, RESIDENT, TrainConfig
 
 __all__ = [
     "AUTO",
@@ -21,9 +31,11 @@ __all__ = [
     "IF_NEURONS",
     "LOSS_TYPES",
     "MAX_BURST",
+    "MAX_IMAGE_SIZE",
     "MAX_MULT",
     "MEAN_TYPES",
     "PROCESSES",
+    "RESIDENT",
     "SAMPLER_NAMES",
     "SCHEDULES",
     "SDE_SAMPLERS",
@@ -38,6 +50,7 @@ __all__ = [
     "UNetConfig",
     "check_accumulate",
     "check_bits",
+    "check_ft_name",
     "check_int",
     "check_seed",
     "require",

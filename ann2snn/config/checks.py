@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from ..errors import UserError
 
 FULL_PRECISION = 32
 MAX_MULT = 64
+MAX_IMAGE_SIZE = 4096
 
 
 def require(condition: bool, message: str) -> None:
@@ -24,6 +27,12 @@ def check_int(value: object, flag: str) -> int:
 def check_seed(seed: int) -> None:
     """Seeds of 32 bits: numpy would split a larger one in two words, and image 0 of one could be image 1 of another."""
     require(0 <= check_int(seed, "--seed") < 2**32, f"--seed={seed}: use 0 to {2**32 - 1}")
+
+
+def check_ft_name(name: str) -> None:
+    """Raise UserError for what must not become the end of a folder's name."""
+    plain = re.fullmatch(r"[A-Za-z0-9-]{0,40}", name) is not None
+    require(plain, f"--ft_name={name}: use up to 40 letters, digits and dashes")
 
 
 def check_accumulate(parts: int) -> None:

@@ -10,6 +10,7 @@ from .checks import check_accumulate, check_seed, require
 LOSS_TYPES = ("mse", "kl", "scl")
 FT_METHODS = ("proxy", "bptt", "tsm")
 FT_INPUTS = ("data", "sampler")
+RESIDENT = ("auto", "on", "off")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ..config import AUTO, FULL_PRECISION, DiffusionConfig, SpikingConfig, UNetConfig
+from ..config import AUTO, FULL_PRECISION, DiffusionConfig, SpikingConfig, UNetConfig, check_int, require
 from ..errors import UserError
 from ..nets import UNet
 from ..nets.parts import Resampling, ResBlock
@@ -21,7 +21,10 @@ class SpikingDenoiser(nn.Module):
 
     Input and biases are constant currents during T = 2^b − 1 steps; `stream` may then settle with the input off.
     `last_settle_steps`: settling steps in which something still fired or that were asked for, of the last call.
+    `spike_chunk`: see `set_spike_chunk`.
     """
+
+    spike_chunk: int = 0
 
     def __init__(self, config: UNetConfig, spiking: SpikingConfig, diffusion: DiffusionConfig | None = None) -> None:
         super().__init__()
@@ -79,6 +82,16 @@ class SpikingDenoiser(nn.Module):
     def blocks(self) -> Iterator[tuple[str, nn.Module]]:
         return self.unet.blocks()
 
+    def set_spike_chunk(self, steps: int) -> None:
+        """Run `stream` in chunks of at most `steps` time steps, one after another; 0: all steps at once.
+
+        A way of running, not a property of the network: the result is the same but for rounding, and memory grows with
+        `steps` instead of T. Where a gradient is wanted, autograd keeps all steps in any case. Raises UserError.
+        """
+        steps = check_int(steps, "--spike_chunk")
+        require(steps >= 0, f"--spike_chunk={steps}: use 1 or more time steps, or 0 for all at once")
+        self.spike_chunk = steps
+
     def reset(self) -> None:
         """Forget all neuron and norm state; done at every call."""
         for module in self.unet.modules():
@@ -118,13 +131,23 @@ class SpikingDenoiser(nn.Module):
         clock = self.clock
         self.last_settle_steps = 0
         try:
-            steps = clock.spike_steps if clock.is_stream or clock.materialise else 1
-            total = self._chunk(x, t, steps, input_on=True)
+            if clock.is_stream:
+                total = self._chunks(x, t, clock.spike_steps, input_on=True)
+            else:  # a layer needs its whole window
+                total = self._chunk(x, t, clock.spike_steps if clock.materialise else 1, input_on=True)
             if clock.is_stream and self.spiking.settle_steps:
                 total = total + self._settle(x, t)
             return total / clock.window
         finally:
             self.reset()  # do not hold a batch of activations between calls
+
+    def _chunks(self, x: Tensor, t: Tensor, steps: int, *, input_on: bool) -> Tensor:
+        """`_chunk` of `steps` time steps, `spike_chunk` of them at once."""
+        size = self.spike_chunk or steps
+        total = self._chunk(x, t, min(size, steps), input_on=input_on)
+        for done in range(size, steps, size):
+            total = total + self._chunk(x, t, min(size, steps - done), input_on=input_on)
+        return total
 
     def _chunk(self, x: Tensor, t: Tensor, steps: int, *, input_on: bool) -> Tensor:
         """Run `steps` time steps of the whole network, layer by layer → output summed over them [N, C, H, W]."""
@@ -136,11 +159,11 @@ class SpikingDenoiser(nn.Module):
         return clock.unfold(out).sum(0)
 
     def _settle(self, x: Tensor, t: Tensor) -> Tensor:
-        """Run on without input: a fixed number of steps at once, or step by step until no neuron fires."""
+        """Run on without input: a fixed number of steps, or step by step until no neuron fires."""
         wanted = self.spiking.settle_steps
         if wanted != AUTO:
             self.last_settle_steps = wanted
-            return self._chunk(x, t, wanted, input_on=False)
+            return self._chunks(x, t, wanted, input_on=False)
         total = torch.zeros_like(x)
         counter = _EventCounter(self.clock.monitor)
         with self.monitored(counter):

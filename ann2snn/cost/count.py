@@ -10,6 +10,7 @@ layer are told apart one by one.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -55,8 +56,23 @@ def count_operations(
             used = spiking or used
             stack.enter_context(snn.running_as(used, materialise=used.schedule == "layer_sync"))
             stack.enter_context(snn.monitored(counter))
+            batch_size = stack.enter_context(_window_uncut(snn, batch_size))
         for start in range(0, len(x), batch_size):
             net(x[start : start + batch_size], t[start : start + batch_size])
             settle_steps = max(settle_steps, snn.last_settle_steps if snn else 0)
     depth, steps_run = None if used is None else net.depth, counter.image_steps / len(x)
     return CostReport(used, net.config.bits, len(x), depth, settle_steps, steps_run, counter.layers(len(x)))
+
+
+@contextlib.contextmanager
+def _window_uncut(snn: SpikingDenoiser, batch_size: int) -> Iterator[int]:
+    """Run all steps of a window at once inside the context, as a constant current is told by its whole window.
+
+    Yields how many images to take at a time: so many that no more rows are computed at once than in chunks.
+    """
+    size, window = snn.spike_chunk, snn.clock.spike_steps
+    snn.spike_chunk = 0
+    try:
+        yield max(1, batch_size * size // window) if 0 < size < window else batch_size
+    finally:
+        snn.spike_chunk = size

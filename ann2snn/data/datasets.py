@@ -52,7 +52,7 @@ class ImageDataset:
         self._read, self._count = read, count
         self.images: torch.Tensor | None = None
         if count * channels * img_size**2 <= MEMORY_BUDGET:
-            self.images = _read_all(read, count, (channels, img_size, img_size))
+            self.images = self.all_images()
 
     def __len__(self) -> int:
         return self._count
@@ -67,6 +67,12 @@ class ImageDataset:
         if not 0 <= index < self._count:
             raise IndexError(f"image {index} of {self._count}")
         return self._read(index) if self.images is None else self.images[index]
+
+    def all_images(self) -> torch.Tensor:
+        """uint8 [N, C, H, W]: those held, or all read now, whatever they take. Raises UserError as reading one does."""
+        if self.images is not None:
+            return self.images
+        return _read_all(self._read, self._count, (self.channels, self.img_size, self.img_size))
 
     def part(self, start: int, stop: int) -> "ImageDataset":
         """Images `start` to `stop` - 1 as a data set of their own, sharing memory. Raises ValueError if out of range."""

@@ -23,6 +23,7 @@ def batches(
     world_size: int = 1,
     num_workers: int = 0,
     flip: bool | None = None,
+    resident: torch.device | None = None,
 ) -> Iterator[torch.Tensor]:
     """Yield the batches of steps `start_step`, `start_step` + 1, … without end, each uint8 [batch_size, C, H, W].
 
@@ -34,12 +35,13 @@ def batches(
     Args:
         flip: mirror each image left to right with probability 1/2; None takes the data set's own default.
         num_workers: processes that decode images; unused where the data set is held in memory.
+        resident: read all images now, keep them on this device, and draw and mirror there: the same batches.
 
     The global random state is neither read nor changed.
 
     Raises:
         ValueError: a size, step or rank out of range.
-        UserError: the data set is empty; while iterating: an image cannot be decoded.
+        UserError: the data set is empty; an image cannot be decoded (unless `resident`: while iterating).
     """
     if batch_size < 1 or start_step < 0 or num_workers < 0 or not 0 <= rank < world_size:
         raise ValueError(f"{batch_size=}, {start_step=}, {num_workers=}, {rank=} or {world_size=} is out of range")
@@ -47,7 +49,9 @@ def batches(
         raise UserError(f"the data set {dataset.name} is empty; add images")
     flip = dataset.flip if flip is None else flip
     plan = _Plan(len(dataset), batch_size, seed, start_step, rank, world_size)
-    return _flipped(_read(dataset, plan, num_workers), plan if flip else None)
+    images = dataset.images if resident is None else dataset.all_images().to(resident)
+    source = _read(dataset, plan, num_workers) if images is None else _drawn(images, plan)
+    return _flipped(source, plan if flip else None)
 
 
 def to_model_range(images: torch.Tensor) -> torch.Tensor:
@@ -113,11 +117,12 @@ class _BatchReader:
             return error
 
 
+def _drawn(images: torch.Tensor, plan: _Plan) -> Iterator[torch.Tensor]:
+    for indices in plan:
+        yield images[torch.tensor(indices, device=images.device)]
+
+
 def _read(dataset: ImageDataset, plan: _Plan, num_workers: int) -> Iterator[torch.Tensor]:
-    if dataset.images is not None:
-        for indices in plan:
-            yield dataset.images[indices]
-        return
     # The generator keeps DataLoader from drawing its workers' seeds out of the global random state.
     loader = DataLoader(
         _BatchReader(dataset),
@@ -150,7 +155,7 @@ def _flipped(source: Iterator[torch.Tensor], plan: _Plan | None) -> Iterator[tor
         yield from source
         return
     for step, images in enumerate(source, plan.start_step):
-        yield torch.where(plan.mirrored(step)[:, None, None, None], images.flip(-1), images)
+        yield torch.where(plan.mirrored(step).to(images.device)[:, None, None, None], images.flip(-1), images)
 
 
 @functools.lru_cache(maxsize=4)  # neighbouring steps share an epoch

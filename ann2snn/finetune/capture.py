@@ -54,11 +54,12 @@ class _BlockReached(Exception):  # noqa: N818 - control flow, not an error
 def capture_inputs(net: UNet | SpikingDenoiser, name: str, x: Tensor, t: Tensor) -> BlockInput:
     """What block `name` of `net` is given at x [N, C, H, W], t [N]; costs a forward pass up to the block.
 
-    A settling network comes back to the block, so it is run to its end. Raises KeyError for an unknown name.
+    A network that settles or runs in chunks comes back to the block, so it is run on. Raises KeyError for an unknown
+    name.
     """
     block = dict(net.blocks())[name]
     clock = net.clock if isinstance(net, SpikingDenoiser) else None
-    one_chunk = clock is None or not net.spiking.settle_steps
+    settles = clock is not None and net.spiking.settle_steps
     found = BlockInput(times=t)
 
     def hook(module: nn.Module, args: tuple) -> None:
@@ -67,7 +68,7 @@ def capture_inputs(net: UNet | SpikingDenoiser, name: str, x: Tensor, t: Tensor)
         else:
             found.chunks.append(Chunk(args, clock.chunk_steps, clock.input_on, clock.elapsed))
             found.window = clock.window
-        if one_chunk:
+        if clock is None or (not settles and clock.elapsed + clock.chunk_steps >= clock.window):
             raise _BlockReached
 
     handle = block.register_forward_pre_hook(hook)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import DiffusionConfig, SpikingConfig, UNetConfig, require
+from ..config import MAX_IMAGE_SIZE, DiffusionConfig, SpikingConfig, UNetConfig, require
 from ..convert import SpikingDenoiser, prepare_for
 from ..diffusion.process import network_channels
 from ..errors import UserError
@@ -264,7 +264,7 @@ def check_agreement(config: object, expected: dict[str, tuple[str, object]], whe
 
 
 def _text(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return (",".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
 
 
 def _state(payload: dict, key: str, path: str | os.PathLike) -> dict[str, Tensor]:
@@ -347,6 +347,7 @@ def _check_pair(config: NetworkConfig, diffusion: DiffusionConfig) -> None:
     own = getattr(config, "diffusion_steps", steps)  # a network without a table of times takes any
     require(own == steps, f"{own} diffusion steps in the network, {steps} in the process")
     require(channels in (1, 3), f"{channels:g} image channels: images have 1 (grey) or 3 (colour)")
+    require(config.image_size <= MAX_IMAGE_SIZE, f"images of {config.image_size} pixels: at most {MAX_IMAGE_SIZE}")
 
 
 def load_state(net: Network, state: dict[str, Tensor], path: str | os.PathLike) -> None:

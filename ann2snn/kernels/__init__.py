@@ -1,6 +1,25 @@
-"""Time-step kernels. Callers import from here and never learn which implementation ran."""
+"""Time-step kernels. Callers import from here and never learn which implementation ran; `choice` decides."""
 
+from .choice import BACKENDS, kernels_by
+from .fake_quant import fake_quant
 from .lif import SURROGATES, LIFRule, lif_scan
+from .norm import NormRule, NormState, cumulative_norm, norm_count, norm_scan
 from .torch_ref import IFRule, IFState, if_scan, spread_counts
 
-__all__ = ["SURROGATES", "IFRule", "IFState", "LIFRule", "if_scan", "lif_scan", "spread_counts"]
+__all__ = [
+    "BACKENDS",
+    "SURROGATES",
+    "IFRule",
+    "IFState",
+    "LIFRule",
+    "NormRule",
+    "NormState",
+    "cumulative_norm",
+    "fake_quant",
+    "if_scan",
+    "kernels_by",
+    "lif_scan",
+    "norm_count",
+    "norm_scan",
+    "spread_counts",
+]

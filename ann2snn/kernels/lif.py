@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .choice import runs_triton
+
 #: Derivative given to the step function, as a function of u − threshold.
 SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
     "atan": lambda x: 1 / (1 + (math.pi * x) ** 2),  # of arctan(π·x)/π + 1/2
@@ -49,6 +51,10 @@ def lif_scan(current: Tensor, rule: LIFRule) -> Tensor:
     Keeps the L potentials u in memory, and nothing else, where a gradient is wanted. Low-precision currents (autocast)
     are integrated in float32; the spikes have the current's type, which holds 0 and 1 exactly.
     """
+    if runs_triton(current):
+        from .triton_lif import LIFScan
+
+        return LIFScan.apply(current, rule)
     return _Scan.apply(current, rule)
 
 

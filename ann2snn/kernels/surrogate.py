@@ -37,7 +37,7 @@ def if_scan_with_gradient(current: Tensor, state: IFState, theta: Tensor, rule: 
         count = count + spike
         membrane = membrane - spike * theta
         spikes.append(spike)
-    state.membrane, state.count = membrane, count
+    state.membrane, state.count, state.total = membrane, count, None
     return torch.stack(spikes)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .surrogate import burst, bursts, if_scan_with_gradient
+from .surrogate import bursts, if_scan_with_gradient
 
 #: Membrane at or below this value makes the reference's signed neuron send a negative spike (absolute, not θ-relative).
 REFERENCE_INHIBITION = -1e-3
@@ -39,11 +39,15 @@ class IFRule:
 
 @dataclass
 class IFState:
-    """membrane [N, *S] in units of the current; count [N, *S], net spikes so far; steps: time steps so far."""
+    """membrane [N, *S] in units of the current; count [N, *S], net spikes so far; steps: time steps so far.
+
+    total: membrane + θ·count, where a scan keeps it, so that the next one continues to the last bit.
+    """
 
     membrane: Tensor
     count: Tensor
     steps: int = 0
+    total: Tensor | None = None
 
     @classmethod
     def rest(cls, like: Tensor, theta: Tensor, charge: Tensor | float = 0.5) -> IFState:
@@ -62,25 +66,40 @@ def if_scan(current: Tensor, state: IFState, theta: Tensor, rule: IFRule, spike_
     learns = any(v.requires_grad for v in (current, state.membrane, theta))
     if rule.smooth or (learns and torch.is_grad_enabled()):
         return if_scan_with_gradient(current, state, theta, rule, spike_steps)
-    step = _bounded_step if rule.kind == "bounded" else _reference_step
+    scan = _bounded_scan if rule.kind == "bounded" else _reference_scan
+    return scan(current, state, theta, rule, spike_steps)
+
+
+def _bounded_scan(current: Tensor, state: IFState, theta: Tensor, rule: IFRule, spike_steps: int) -> Tensor:
+    """The bounded neuron by its total charge S = V + θ·count, which resets do not change: half the passes over memory.
+
+    V ≥ θ with room for a spike means that level = clip(floor(S/θ), 0, T) is above the count, V < 0 with a spike to take
+    back that it is below. The neuron follows its level, by one a step or as many as it may send in a burst.
+    """
+    count = state.count
+    total = state.total = torch.addcmul(state.membrane, theta, count) if state.total is None else state.total
+    spikes, level = torch.empty_like(current), torch.empty_like(total)
+    for now, spike in zip(current, spikes, strict=True):
+        most = rule.burst if bursts(rule, state.steps, spike_steps) else 1
+        total += now
+        torch.div(total, theta, out=level).floor_().clamp_(0, spike_steps)
+        torch.sub(level, count, out=spike).clamp_(-most if rule.signed else 0, most)
+        count += spike
+        state.steps += 1
+    state.membrane = torch.addcmul(total, theta, count, value=-1)
+    return spikes
+
+
+def _reference_scan(current: Tensor, state: IFState, theta: Tensor, rule: IFRule, spike_steps: int) -> Tensor:
+    """The published neuron, in its own order of operations."""
     spikes = torch.empty_like(current)
     for index in range(current.shape[0]):
         state.membrane += current[index]
-        spikes[index] = spike = step(state, theta, rule, spike_steps)
+        spikes[index] = spike = _reference_step(state, theta, rule, spike_steps)
         state.steps += 1
         state.count += spike
         state.membrane -= spike * theta
     return spikes
-
-
-def _bounded_step(state: IFState, theta: Tensor, rule: IFRule, spike_steps: int) -> Tensor:
-    membrane, count = state.membrane, state.count
-    if bursts(rule, state.steps, spike_steps):
-        return burst(membrane, count, theta, rule, spike_steps)
-    spike = ((membrane >= theta) & (count < spike_steps)).to(membrane.dtype)
-    if rule.signed:
-        spike -= ((membrane < 0) & (count > 0)).to(membrane.dtype)
-    return spike
 
 
 def _reference_step(state: IFState, theta: Tensor, rule: IFRule, spike_steps: int) -> Tensor:

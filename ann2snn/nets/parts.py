@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quant import QuantConv2d, QuantLinear, QuantReLU
+from quant import QuantConv2d, QuantLinear, QuantReLU, uniform_quantize
 
 from ..config import FULL_PRECISION, UNetConfig
+from ..kernels import fake_quant
 
 
 class Parts(Protocol):
@@ -47,7 +48,7 @@ class AnnParts:
         return {"bits": config.weight_bits, "power": config.weight_quant == "apot", "keep_scale": True}
 
     def activation(self) -> nn.Module:
-        return QuantReLU(self.config.bits)
+        return FusedReLU(self.config.bits)
 
     def norm(self, channels: int) -> nn.Module:
         return nn.GroupNorm(self.config.norm_groups, channels)
@@ -60,6 +61,13 @@ class AnnParts:
 
     def time_table(self) -> nn.Module:
         return SinusoidalTime(self.config.diffusion_steps, self.config.ch)
+
+
+class FusedReLU(QuantReLU):
+    """QuantReLU that is quantized, and differentiated, by one kernel each where the device has one."""
+
+    def quantize(self, x: Tensor) -> Tensor:
+        return super().quantize(x) if self.power else fake_quant(x, self.clip(), self.bits, uniform_quantize)
 
 
 class BatchDropout(nn.Dropout):

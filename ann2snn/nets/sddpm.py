@@ -222,7 +222,7 @@ def with_tsm(net: SDDPM, spike_steps: int | None = None) -> SDDPM:
     Raises UserError for a network that has TSM, or for time steps out of range.
     """
     require(not net.config.tsm, "the network has TSM already")
-    config = replace(net.config, tsm=True, spike_steps=spike_steps or net.spike_steps)
+    config = replace(net.config, tsm=True, spike_steps=net.spike_steps if spike_steps is None else spike_steps)
     new = SDDPM(config, net.diffusion).to(next(net.parameters()))
     convolutions = {name for name, module in net.named_modules() if type(module) is nn.Conv2d}
     state = {}

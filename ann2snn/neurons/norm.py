@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UserError
+from ..kernels import NormRule, cumulative_norm
 from .clock import Clock, Clocked, check_state_shape
 
 FROZEN = ("frozen_mean", "frozen_var")
-
-
-@dataclass
-class NormState:
-    """total [N, C, H, W]: summed input so far; emitted [N, C, H, W]: summed output so far."""
-
-    total: Tensor
-    emitted: Tensor
 
 
 class SpikingGroupNorm(Clocked, nn.GroupNorm):
@@ -114,16 +105,11 @@ class SpikingGroupNorm(Clocked, nn.GroupNorm):
     def _cumulative(self, x: Tensor) -> Tensor:
         """x [L, N, C, H, W] → the increments of t·GN(running mean) [L, N, C, H, W]."""
         clock = self.clock
-        total = torch.cumsum(x, dim=0)
         if self.state is not None:
             check_state_shape(self.state.total.shape, x.shape[1:])
-            total += self.state.total
-        steps = torch.arange(1, len(x) + 1, device=x.device) + clock.elapsed
-        steps = steps.clamp(max=clock.spike_steps).to(x.dtype).view(-1, 1, 1, 1, 1)
-        emitted = self._normalize((total / steps).flatten(0, 1)).view_as(x) * steps
-        before = torch.zeros_like(x[:1]) if self.state is None else self.state.emitted[None]
-        self.state = NormState(total[-1].clone(), emitted[-1].clone())
-        return torch.diff(emitted, dim=0, prepend=before)
+        rule = NormRule(self.num_groups, self.weight, self.bias, self.eps)
+        currents, self.state = cumulative_norm(x, self.state, rule, clock.elapsed, clock.spike_steps)
+        return currents
 
 
 def time_bin(t: Tensor, bins: int, diffusion_steps: int) -> Tensor:

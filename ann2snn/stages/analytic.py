@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..io import checkpoint
 from ..io.atomic import replacing
 from ..io.npz import read_npz
+from ..nets.direct import DirectDenoiser
 from ..runtime import place, seed_from
 from ..world import World
 
@@ -54,7 +55,7 @@ def noise_statistics(
 def statistics_path(source: checkpoint.Loaded, sample: SampleConfig, count: int) -> Path:
     """Beside the checkpoint, named after everything that decides the figures."""
     net = source.net
-    spiking = net.spiking.to_dict() if isinstance(net, SpikingDenoiser) else {}
+    spiking = net.spiking.to_dict() if isinstance(net, (SpikingDenoiser, DirectDenoiser)) else {}
     mode = "-".join(str(value) for value in spiking.values()) or "ann"
     name = f"{source.path.stem}.analytic_{source.hash[:8]}_{source.weights}_{mode}_{sample.steps}{sample.skip}"
     return source.path.with_name(f"{name}_{count}_seed{sample.seed}.npz")

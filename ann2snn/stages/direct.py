@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from ..config import SampleConfig, TrainConfig
+from ..config import SampleConfig, TrainConfig, check_ft_name
 from ..data import ImageDataset
 from ..io import checkpoint
 from ..io.images import save_grid
@@ -19,6 +19,7 @@ from .common import owning
 from .convert import RASTER_FILE, grid_name
 from .cost import COST_FILE, COST_IMAGES, measure_direct
 from .direct_raster import write_direct_raster
+from .trainer import synaptic_loss_of
 
 TRAINED = "trained_snn.pt"
 
@@ -64,7 +65,8 @@ def payload_of(source: checkpoint.Loaded) -> dict:
 
 
 def tsm_folder(logdir: Path, spike_steps: int, name: str = "") -> Path:
-    """Where `fine_tune` leaves its network."""
+    """Where `fine_tune` leaves its network. Raises UserError for a name that ends no folder's."""
+    check_ft_name(name)
     return logdir / (f"SDM_{spike_steps}T" + (f"_{name}" if name else ""))
 
 
@@ -88,6 +90,7 @@ def fine_tune(
     code.
     """
     inherited = with_tsm(source.net, spike_steps)
+    synaptic_loss_of(config, inherited.config)  # refuse before there is a folder
     prepare_folder(folder)
     return train.run(
         *(folder, dataset, inherited.config, source.net.diffusion, config, sample, schedule, world),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import FT_INPUTS, FT_METHODS, SpikingConfig, check_accumulate, require
+from ..config import FT_INPUTS, FT_METHODS, SpikingConfig, check_accumulate, check_ft_name, require
 from ..convert import SpikingDenoiser
 from ..errors import UserError
 from ..finetune import LEARNABLE, NETWORK, BlockReport, BlockTuning, expand_neurons, tied_proxy, tunable_blocks
@@ -79,10 +78,7 @@ class FineTuneConfig:
         require(self.neuron_lr > 0, f"--ft_neuron_lr={self.neuron_lr}: must be positive")
         require(self.batch_size >= 1, f"--ft_batch_size={self.batch_size}: use at least 1")
         check_accumulate(self.accumulate)
-        require(
-            re.fullmatch(r"[A-Za-z0-9-]{0,40}", self.name) is not None,
-            f"--ft_name={self.name}: use up to 40 letters, digits and dashes",
-        )
+        check_ft_name(self.name)
 
     def folder_name(self, bits: int) -> str:
         """Folder of the results inside the logdir."""

@@ -29,12 +29,14 @@ from .trainer import Trainer
 
 CHECKPOINT = "ckpt.pt"
 BEST = "best.pt"
+RESIDENT_SHARE = 0.25  # of a GPU's free memory, at most, for training images without being asked
 
 
 @dataclass(frozen=True)
 class Schedule:
     """When things happen, in steps; 0 is never. `score`: denoiser → named figures, for `eval_step`.
 
+    resident: whether the training images are kept on the device, see `home_of`.
     wandb: project at Weights & Biases that gets the log too.
     """
 
@@ -43,6 +45,7 @@ class Schedule:
     log_step: int
     sample_size: int
     num_workers: int = 0
+    resident: str = "auto"
     eval_step: int = 0
     score: Callable[[nn.Module], dict[str, float]] | None = None
     wandb: str | None = None
@@ -78,7 +81,7 @@ def run(
         if trainer.step >= train.total_steps:
             print(f"{logdir / CHECKPOINT} is at step {trainer.step} of {train.total_steps}: nothing left to train")
             return 0
-        stream = Batches(dataset, trainer, schedule.num_workers)
+        stream = Batches(dataset, trainer, schedule.num_workers, home_of(dataset, schedule.resident, world.device))
         log = _run_log(logdir, trainer, schedule.wandb) if world.main else SilentLog()
         if world.main:
             save_grid_of_real_images(logdir, dataset, log, schedule.sample_size)
@@ -140,6 +143,7 @@ def _loop(
                 best.consider(score_both(trainer, schedule.score, logdir, log))
             stop = world.largest(interruption.requested)  # all stop at the same step
     keeper.save()
+    world.wait()  # what comes next reads the file
     if stop:
         print(f"stopped at step {trainer.step}; run the same command to continue")
         return 128 + stop
@@ -176,8 +180,10 @@ class Batches:
 
     REPLACEMENTS = 3
 
-    def __init__(self, dataset: ImageDataset, trainer: Trainer, num_workers: int) -> None:
-        self.dataset, self.trainer, self.num_workers = dataset, trainer, num_workers
+    def __init__(
+        self, dataset: ImageDataset, trainer: Trainer, num_workers: int, home: torch.device | None = None
+    ) -> None:
+        self.dataset, self.trainer, self.num_workers, self.home = dataset, trainer, num_workers, home
         self.left = self.REPLACEMENTS
         self.stream = self._from(trainer.step)
 
@@ -209,7 +215,22 @@ class Batches:
             world_size=world.size,
             num_workers=self.num_workers,
             flip=config.flip,
+            resident=self.home,
         )
+
+
+def home_of(dataset: ImageDataset, resident: str, device: torch.device) -> torch.device | None:
+    """Where a training keeps its images to draw batches from; None: wherever the data set has them, or its files.
+
+    resident: "on": on `device`; "auto": there if it is a GPU (not tested on one yet) and images that are in memory
+    already take less than `RESIDENT_SHARE` of what is free there; "off". The batches are the same.
+    """
+    if resident == "on":
+        return device
+    if resident == "off" or device.type != "cuda" or dataset.images is None:
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return device if dataset.images.nbytes < RESIDENT_SHARE * free else None
 
 
 def score_both(trainer: Trainer, score: Callable, logdir: Path, log: RunLog | SilentLog) -> dict[str, float]:

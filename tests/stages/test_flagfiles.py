@@ -1,5 +1,6 @@
 """The command line is a promise: the published flagfiles parse and mean what they say, in every stage."""
 
+import dataclasses
 import json
 
 import pytest
@@ -112,6 +113,100 @@ def test_flagfiles_of_ddpm_torch_describe_its_networks(table, name, parameters):
     assert {"arch", "ch_mult", "attn", "image_size"} <= given.keys()
 
 
+# What the published programs say of themselves, by data set.
+SDDPM_OF_ALL = {
+    **{"arch": "sddpm", "ch": 128, "ch_mult": [1, 2, 2, 4], "num_res_blocks": 2, "timestep": 4, "dropout": 0.1},
+    **{"T": 1000, "beta_1": 1e-4, "beta_T": 0.02, "beta_schedule": "linear", "mean_type": "epsilon", "lr": 2e-4},
+    **{"var_type": "fixedlarge", "loss_type": "mse", "lr_decay": "none", "grad_clip": 1.0, "batch_size": 32},
+    **{"total_steps": 500001, "warmup": 5000, "ema_decay": 0.9999, "ema_warmup": False, "sampler": "ddpm"},
+    **{"sample_step": 5000, "sample_size": 64, "seed": 42, "train": True, "corrections": None, "tsm": False},
+    **{"threshold": None, "surrogate": None},
+}
+FSDDIM_OF_ALL = {
+    **{"arch": "fsddim", "ch": 128, "ch_mult": [1, 2, 3, 4], "num_res_blocks": 2, "dropout": 0.0, "norm": "plain"},
+    **{"T": 1000, "beta_schedule": "cosine", "mean_type": "v", "loss_type": "scl", "image_loss_weight": 1.0},
+    **{"spike_loss_weight": 0.0, "reconstruction_loss_weight": 1.0, "lr_decay": "none", "warmup": 0, "ema_decay": 0.0},
+    **{"batch_size": 256, "accumulate": 1, "num_images": 1000, "sample_size": 16, "sampler": "fsddim"},
+    **{"sampler_steps": 1000, "amp": True, "train": True, "decay": None, "soft_reset": None, "detach_reset": None},
+    **{"threshold": None, "surrogate": None},
+}
+#: Steps of an epoch: 60,000 and 50,000 images in batches of 256; of CelebA 200.
+DIRECT = {
+    "sddpm_cifar10": SDDPM_OF_ALL | {"dataset_type": "cifar10", "img_size": 32, "flip": True},
+    "sddpm_celeba": SDDPM_OF_ALL | {"dataset_type": "celeba", "img_size": 64, "flip": True},
+    "sddpm_fashion_mnist": SDDPM_OF_ALL | {"dataset_type": "fashion_mnist", "img_size": 32, "flip": False},
+}
+for _name, _size, _flip, _lr, _steps, _epoch in (
+    ("mnist", 32, False, 1e-3, 8, 235),
+    ("fashion_mnist", 32, False, 1e-3, 8, 235),
+    ("cifar10", 32, True, 5e-4, 8, 196),
+    ("celeba", 64, True, 5e-4, 4, 200),
+):
+    DIRECT[f"fsddim_{_name}"] = FSDDIM_OF_ALL | {
+        **{"dataset_type": _name, "img_size": _size, "flip": _flip, "lr": _lr, "timestep": _steps},
+        **{"total_steps": 1500 * _epoch, "save_step": _epoch, "sample_step": 10 * _epoch, "eval_step": 150 * _epoch},
+    }
+#: By architecture and channels of the images.
+PARAMETERS = {("sddpm", 1): 66691725, ("sddpm", 3): 66696413, ("fsddim", 1): 52536705, ("fsddim", 3): 52540547}
+
+
+def parameters_of(network) -> int:
+    import torch
+
+    from ann2snn.nets.architecture import build_network
+
+    with torch.device("meta"):
+        return sum(p.numel() for p in build_network(network).parameters())
+
+
+@pytest.mark.parametrize("name", DIRECT)
+def test_flagfiles_of_directly_trained_networks_carry_the_published_settings(table, name):
+    from ann2snn.diffusion.process import check_sampling
+
+    table(["x", f"--flagfile={ROOT}/config/SNN_train/{name}.txt"])
+    assert {flag: table[flag].value for flag in DIRECT[name]} == DIRECT[name]
+    channels = 1 if "mnist" in name else 3
+    network, diffusion, sample = settings.network_config(channels), settings.diffusion_config(), build.sample_config()
+    assert parameters_of(network) == PARAMETERS[network.arch, channels]
+    assert network.threshold == 1 and sample.calls(diffusion) == 1000
+    if network.arch == "sddpm":
+        assert network.corrections == () and network.surrogate == "atan" and network.rule.decay == 1
+        assert sample.clip
+    else:
+        rule = network.rule
+        assert (rule.decay, rule.strict, rule.soft_reset, rule.detach_reset) == (0.8, True, False, True)
+        assert network.surrogate == "triangle" and not sample.clip
+        assert table.grad_clip >= 1e6, "as good as none"
+    check_sampling(diffusion, network.image_size, sample, spike_steps=network.spike_steps)
+    assert build.train_config().batch_size == table.batch_size
+
+
+def test_the_flagfile_of_sdm_tunes_the_published_sddpm(table):
+    """8 time steps from 4, batch 32, the author's 200k steps, and the published sampler: 50 calls, none at t = 0."""
+    from ann2snn.diffusion.process import make_process
+    from ann2snn.diffusion.samplers import SAMPLERS
+    from ann2snn.diffusion.samplers.registry import options_of
+
+    table(["x", f"--flagfile={ROOT}/config/SNN_train/sddpm_cifar10.txt"])
+    source, logdir = settings.network_config(3), table.logdir
+    table.unparse_flags()
+    for flag in table:
+        table[flag].unparse()
+    table(["x", f"--flagfile={ROOT}/config/SNN_train/sdm_cifar10.txt"])
+    wanted = {"fine_tune": True, "ft_method": "tsm", "timestep": 8, "ft_batch_size": 32, "ft_steps": 200_000}
+    wanted |= {"lr": 2e-4, "grad_clip": 1.0, "logdir": logdir, "seed": 42, "lr_decay": "none"}
+    assert {flag: table[flag].value for flag in wanted} == wanted
+    sample, diffusion = build.sample_config(), settings.diffusion_config()
+    times = SAMPLERS["ddim"].times(make_process(diffusion, 32), **options_of(sample))
+    assert times == list(range(999, 0, -20)) and sample.calls(diffusion) == len(times) == 50
+    given = {field: value for field, (_, value) in settings.expected_fields().items()}
+    assert {field: value for field, value in given.items() if getattr(source, field, value) != value} == {
+        "spike_steps": 8
+    }
+    tuned = dataclasses.replace(source, tsm=True, spike_steps=8)
+    assert parameters_of(tuned) == 66_696_949 == parameters_of(source) + 67 * 8
+
+
 def test_published_conversion_flagfile_runs_on_a_matching_run(tmp_path):
     """Unknown-to-the-stage flags included: pic_or_not, eval_model_path and sample_size belong to other stages."""
     import torch
@@ -134,7 +229,7 @@ def test_published_conversion_flagfile_runs_on_a_matching_run(tmp_path):
     assert json.loads(settings.read_text())["bits"] == 2
 
 
-@pytest.mark.parametrize("name", ["ANN_train.py", "SNN_conversion.py", "SNN_ft.py", "evaluate.py"])
+@pytest.mark.parametrize("name", ["ANN_train.py", "SNN_train.py", "SNN_conversion.py", "SNN_ft.py", "evaluate.py"])
 def test_help_shows_the_command_and_the_flags_with_their_defaults(name):
     done = script(name, "--help")
     assert done.returncode == 0 and f"python {name} --flagfile" in done.stdout

@@ -1,0 +1,92 @@
+"""How fast: each performance target with its measured ratio, and the tables behind it.
+
+    python -m benchmarks --quick                          # small sizes, under three minutes on one core
+    python -m benchmarks --threads 2 --out logs/performance.json
+    python -m benchmarks --only stream,profile
+
+Everything that is compared runs in the same rounds, in turn (A B C A B C …), at least 7 times after warm-up; figures
+are medians, with quartiles in brackets. Measure on an idle machine: nothing here knows what else runs on it.
+docs/performance.md explains every row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from ann2snn import launch
+from ann2snn.config import require
+from ann2snn.errors import UserError
+from ann2snn.runtime import choose_device
+from benchmarks.performance import plan
+from benchmarks.performance.machine import machine
+from benchmarks.performance.output import about_line, section_table, targets_table, write
+from benchmarks.performance.results import Bench, Case, Section
+from benchmarks.performance.run import GROUPS, measure
+from benchmarks.performance.targets import target_lines
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--quick", action="store_true", help="smaller networks and batches, fewer T: indicative")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch its own choice")
+    parser.add_argument("--out", type=Path, help="JSON file for all of it")
+    parser.add_argument("--only", default=",".join(GROUPS), help=f"groups to measure, of {','.join(GROUPS)}")
+    return parser
+
+
+def groups(text: str) -> tuple[str, ...]:
+    """Distinct names in the order they run. Raises UserError for an unknown one."""
+    given = set(text.split(","))
+    strange = sorted(given - set(GROUPS))
+    require(not strange, f"--only={text}: unknown {', '.join(map(repr, strange))}; use {', '.join(GROUPS)}")
+    return tuple(name for name in GROUPS if name in given)
+
+
+def cases_of(found: dict[str, list[Section]]) -> dict[str, list[Case]]:
+    """Target name → cases, of all tables."""
+    return {name: cases for group in found.values() for section in group for name, cases in section.cases.items()}
+
+
+def _main(args: argparse.Namespace) -> int:
+    names = groups(args.only)
+    require(args.threads >= 0, f"--threads={args.threads}: use 1 or more, or 0 for torch's own choice")
+    require(args.out is None or not args.out.is_dir(), f"--out={args.out}: is a folder; name a file")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = choose_device(args.device)
+    bench = Bench((plan.QUICK if args.quick else plan.FULL).on(device), device)
+    about = machine(device, bench.plan)
+    found: dict[str, list[Section]] = {}
+    for name, sections in measure(bench, names):
+        found[name] = sections
+        lines = target_lines(cases_of(found), device.type, tuple(found))
+        if args.out is not None:  # after every group: a run that is stopped keeps what it has
+            write(args.out, about, lines, found)
+    print(about_line(about), end="\n\n")
+    print(targets_table(lines))
+    for group in found.values():
+        for section in group:
+            print(f"\n{section_table(section)}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0, or 2 after one line on stderr for bad input."""
+    return launch.run(lambda: _main(_parser().parse_args(argv)), lambda: 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The tables of a run, and its file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ann2snn.io.atomic import write_text
+from ann2snn.report.tables import show, text_table
+
+from .results import Section
+from .targets import DEVICE_NAMES
+
+
+def targets_table(lines: list[dict]) -> str:
+    """One line a target and device."""
+    header = ["target", "on", "allowed", "measured", "at", "verdict"]
+    rows = []
+    for line in lines:
+        limit = line["bound"] if line.get("allowed") is None else f"{line['bound']} = {line['allowed']:g}"
+        verdict = line["verdict"] + (f": {line['why']}" if line["why"] else "")
+        rows.append([line["what"], DEVICE_NAMES[line["device"]], limit, _measured(line), line.get("at", "–"), verdict])
+    return text_table(header, rows)
+
+
+def _measured(line: dict) -> str:
+    if line["measured"] is None:
+        return "–"
+    spread = "" if line["low"] is None else f" ({show(line['low'])}–{show(line['high'])})"
+    return show(line["measured"]) + spread
+
+
+def section_table(section: Section) -> str:
+    note = f"\n{section.note}" if section.note else ""
+    table = f"\n{text_table(section.header, section.rows)}" if section.rows else ""
+    return f"{section.title}{table}{note}"
+
+
+def about_line(about: dict[str, str]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in about.items())
+
+
+def write(path: Path, about: dict[str, str], lines: list[dict], sections: dict[str, list[Section]]) -> None:
+    """Everything as JSON; "targets" are the lines of the table, "sections" the tables by the name of --only."""
+    held = {name: [section.to_dict() for section in group] for name, group in sections.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps({"about": about, "targets": lines, "sections": held}, indent=1) + "\n")
