@@ -33,6 +33,7 @@ def main() -> int:
         gap_images=FLAGS.gap_images,
         batch_size=FLAGS.batch_size,
         norm_bins=FLAGS.norm_bins,
+        spike_chunk=FLAGS.spike_chunk,
     )
 
 

@@ -64,6 +64,7 @@ def tune_blocks(world, sample) -> int:
         inputs=FLAGS.ft_inputs,
         name=FLAGS.ft_name,
         norm_bins=FLAGS.norm_bins,
+        spike_chunk=FLAGS.spike_chunk,
         accumulate=FLAGS.accumulate,
     )
     source = build.load_convertible()

@@ -21,22 +21,29 @@ __all__ = ["build_unet", "convert", "cost", "fold_thresholds", "freeze_norms", "
 
 
 def load(
-    path: str | os.PathLike, *, weights: str = "ema", bit: int | None = None, device: str = "cpu", **spiking: object
+    path: str | os.PathLike,
+    *,
+    weights: str = "ema",
+    bit: int | None = None,
+    spike_steps: int | None = None,
+    device: str = "cpu",
+    **spiking: object,
 ) -> Network | SpikingDenoiser:
-    """Read a network, ANN or SNN, of this program or of the published conversion code, in eval mode.
+    """Read a network, ANN or SNN, of this program or of the published ones, in eval mode.
 
     weights: "ema" (averaged) or "net" (raw; training checkpoints only).
-    bit: activation bits, for the published code's files, which do not store them.
+    bit: activation bits, for files of the published conversion code, which do not store them.
+    spike_steps: of files of the published SDDPM (default 4) and FSDDIM (default 8), which do not store them either.
     spiking: fields of `SpikingConfig` (schedule, signed, …) that override how a spiking network runs.
 
     The network knows itself: `config`, `in_channels`, `image_size`, `diffusion` (and `spiking`, if it is one).
 
     Raises UserError (a ValueError) for a missing, damaged or foreign file.
     """
-    net = checkpoint.load(path, weights=weights, bit=bit).net.to(device)
+    net = checkpoint.load(path, weights=weights, bit=bit, spike_steps=spike_steps).net.to(device)
     if spiking:
         if not isinstance(net, SpikingDenoiser):
-            raise TypeError(f"{', '.join(spiking)} given, but {path} is an ANN: use ann2snn.convert")
+            raise TypeError(f"{', '.join(spiking)} given, but {path} is no converted network: use ann2snn.convert")
         net.clock.config = net.spiking.changed(**spiking)
     return net
 

@@ -11,12 +11,14 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import config
 from tqdm import tqdm
 
 from .convert import SpikingDenoiser
+from .errors import one_line
 
-#: Under `stream` the compiler unrolls the time steps, and takes longer for more of them than it could save.
-MOST_STEPS = 15
+#: Under `stream` the compiler unrolls the time steps, and takes minutes for more of them.
+MOST_STEPS = 7
 _enabled = False
 
 
@@ -24,9 +26,8 @@ def enable(on: bool) -> None:
     """Whether `compiled` compiles, in this process, from now on."""
     global _enabled
     _enabled = on
-    lazy = "force_non_lazy_backward_lowering"  # since torch 2.8: a backward that cannot be compiled shows in forward
-    if on and hasattr(torch._functorch.config, lazy):
-        setattr(torch._functorch.config, lazy, True)
+    if on and hasattr(config, "force_non_lazy_backward_lowering"):  # newer versions of torch
+        config.force_non_lazy_backward_lowering = True  # a backward that cannot be compiled then shows in forward
 
 
 def compiled(net: nn.Module) -> nn.Module:
@@ -60,14 +61,13 @@ class Compiled(nn.Module):
                 return self._call(x, t)
             except Exception as error:  # the compiler's are of all kinds; the network's own come again below
                 result = self.net(x, t)
-                self._give_up(f"{type(error).__name__}: {error}")
+                self._give_up(str(error))
                 return result
         return self.net(x, t)
 
     def _give_up(self, why: str) -> None:
         self._call = None
-        first = why.strip().splitlines()[0]
-        tqdm.write(f"note: --compile: {type(self.net).__name__} runs uncompiled ({first[:200]})")
+        _note(f"note: --compile: {type(self.net).__name__} runs uncompiled: {one_line(why)[:200]}")
 
 
 def unsuitable(net: nn.Module) -> str:
@@ -78,6 +78,11 @@ def unsuitable(net: nn.Module) -> str:
         return "how long it settles depends on what it computes"
     steps = net.clock.spike_steps + net.spiking.settle_steps
     return f"{steps} time steps under stream, {MOST_STEPS} at most are compiled" if steps > MOST_STEPS else ""
+
+
+@functools.cache  # of raw and averaged weights, one speaks for both
+def _note(text: str) -> None:
+    tqdm.write(text)
 
 
 @functools.lru_cache(maxsize=4)  # raw and averaged weights of a training

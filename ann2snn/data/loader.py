@@ -138,10 +138,13 @@ def _read(dataset: ImageDataset, plan: _Plan, num_workers: int) -> Iterator[torc
     # batch raises, a few seconds later.
     with contextlib.suppress(ValueError):  # signals belong to the main thread
         signal.signal(signal.SIGCHLD, before)
-    for item in items:
-        if isinstance(item, UserError):
-            raise item
-        yield item
+    try:
+        for item in items:
+            if isinstance(item, UserError):
+                raise item
+            yield item
+    finally:
+        del items  # an error's traceback would keep the workers, which no signal ends, beyond the end of the program
 
 
 def _leave_signals_to_the_run(worker: int) -> None:

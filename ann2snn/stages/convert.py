@@ -47,13 +47,14 @@ def run(
     gap_images: int,
     batch_size: int,
     norm_bins: int = 10,
+    spike_chunk: int = 0,
 ) -> int:
     """Write `converted_snn.pt`, `gap.json`, `cost.json`, `raster.npz` and `images/` to `logdir`; print the tables.
 
     Returns the exit code.
     """
     ann: UNet = place(source.net, world.device)
-    snn = converted(ann, spiking, norm_bins, sample.seed)
+    snn = converted(ann, spiking, norm_bins, sample.seed, spike_chunk)
     world.synchronise(snn)  # frozen norms are measured, and a measurement on another device may round otherwise
     with owning(logdir, "convert", world):
         if world.main:
@@ -81,7 +82,7 @@ def measure(
     write_raster(logdir / RASTER_FILE, ann, snn, sample.seed)
 
 
-def converted(ann: UNet, spiking: SpikingConfig, bins: int, seed: int) -> SpikingDenoiser:
+def converted(ann: UNet, spiking: SpikingConfig, bins: int, seed: int, spike_chunk: int = 0) -> SpikingDenoiser:
     """`ann` as a spiking network that is ready to run: norms frozen in `bins` bins if `spiking` asks for it.
 
     They are frozen on states of the ANN's own sampling path, so no data set is needed. Raises UserError.
@@ -89,6 +90,7 @@ def converted(ann: UNet, spiking: SpikingConfig, bins: int, seed: int) -> Spikin
     frozen = spiking.stream_norm == "frozen"
     bins = check_bins(bins, ann.config.diffusion_steps) if frozen else bins
     snn = convert(ann, spiking)
+    snn.set_spike_chunk(spike_chunk)
     if frozen:
         x, t = sampler_states(ann, FREEZE_IMAGES, FREEZE_TIMES, seed_from(seed, FREEZE_STREAM))
         freeze_norms(ann, snn, x, t, bins)

@@ -54,6 +54,7 @@ class FineTuneConfig:
     name: str = ""
     norm_bins: int = 10
     accumulate: int = 1
+    spike_chunk: int = 0
 
     def __post_init__(self) -> None:
         if self.learn is None:
@@ -126,7 +127,7 @@ class Run:
         self, folder: Path, ann: UNet, spiking: SpikingConfig, config: FineTuneConfig, source: str, world: World
     ) -> None:
         self.folder, self.ann, self.config, self.source, self.world = folder, ann, config, source, world
-        self.snn: SpikingDenoiser = converted(ann, spiking, config.norm_bins, config.seed)
+        self.snn: SpikingDenoiser = converted(ann, spiking, config.norm_bins, config.seed, config.spike_chunk)
         expand_neurons(self.snn, config.learn, config.granularity)
         self.proxy = tied_proxy(ann, self.snn)
         self.subjects = tunable_blocks(self.snn) if config.steps or config.calibrate else []

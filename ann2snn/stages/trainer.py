@@ -88,8 +88,10 @@ class Trainer:
             self.net.recompute = True
         self.dropouts = [module for module in self.net.modules() if isinstance(module, BatchDropout)]
         learned = [p for p in self.net.parameters() if p.requires_grad]
-        # One kernel for all parameters (not tested on a GPU yet). On the CPU torch's plain loop is as fast.
-        self.optimizer = torch.optim.Adam(learned, lr=train.lr, fused=self.device.type == "cuda")
+        # One kernel for all parameters (not tested on a GPU yet). On the CPU it rounds otherwise than the plain loop: a
+        # run begun with that would not continue to the bit.
+        fused = True if self.device.type == "cuda" else None
+        self.optimizer = torch.optim.Adam(learned, lr=train.lr, fused=fused)
         self.scheduler = LambdaLR(self.optimizer, lambda step: lr_factor(step, train))
         self.step = 0
         self.first_bad = torch.zeros((), dtype=torch.int64, device=self.device)

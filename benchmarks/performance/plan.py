@@ -24,7 +24,7 @@ class Plan:
 
     name: str = "full"
     repetitions: int = REPETITIONS
-    warmup: int = 2
+    warmup: int = 1
     wide: tuple[int, int] = (128, 4)
     narrow: tuple[int, int] = (32, 16)
     unet: dict = field(default_factory=dict)
@@ -55,7 +55,6 @@ class Plan:
 FULL = Plan()
 QUICK = Plan(
     name="quick",
-    warmup=1,
     wide=(128, 1),
     narrow=(32, 2),
     unet={"num_res_blocks": 1},

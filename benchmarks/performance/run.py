@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from . import forward, memory, peers, profiles, sampling, stream, training
+from . import forward, int8, memory, peers, profiles, sampling, stream, training
 from .results import Bench, Section
 
 GROUPS: dict[str, Callable[[Bench], Section | list[Section]]] = {
@@ -25,6 +25,7 @@ GROUPS: dict[str, Callable[[Bench], Section | list[Section]]] = {
     "samplers": sampling.samplers,
     "scan": peers.scan,
     "unets": peers.unets,
+    "int8": int8.int8,
     "profile": profiles.profiles,
 }
 
@@ -37,5 +38,5 @@ def measure(bench: Bench, names: tuple[str, ...]) -> Iterator[tuple[str, list[Se
         gc.collect()
         if bench.device.type == "cuda":
             torch.cuda.empty_cache()
-        print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+        print(f"{name}: {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
         yield name, result if isinstance(result, list) else [result]

@@ -26,13 +26,15 @@ CPU = torch.device("cpu")
 TINY = dataclasses.replace(
     plan.QUICK,
     repetitions=2,
+    warmup=0,
     wide=(8, 2),
     narrow=(4, 2),
     unet={"ch_mult": (1, 2), "num_res_blocks": 1, "image_size": 8, "norm_groups": 2, "diffusion_steps": 20},
     levels=(2, 3),
+    stream_bits=(2,),
     sweep_bits=(2,),
-    batches=(1, 2),
-    widths=(4, 8),
+    batches=(2,),
+    widths=(4,),
     sampler_images=1,
 )
 

@@ -1,0 +1,89 @@
+"""--spike_chunk, --resident and --compile change how a run computes, not what it computes."""
+
+import json
+
+import pytest
+import torch
+
+from ann2snn import compiled
+from tests.scripts import SAMPLING, check, script, train_flags
+from tests.stages.test_bad_input import refused
+from tests.stages.test_parallel import distance, images, state
+from tests.stages.test_resume import assert_same_run
+
+
+def eager_backend():
+    """Traces the network as a run with a compiler does, and leaves out the minutes that the compiler takes."""
+    original = compiled.Compiled.__init__
+    compiled.Compiled.__init__ = lambda self, net: original(self, net, backend="eager")
+
+
+def no_compiler():
+    """A backend that fails when the network is called for the first time."""
+
+    def fail(graph, inputs):
+        raise RuntimeError("no C++ compiler\nfound anywhere")
+
+    original = compiled.Compiled.__init__
+    compiled.Compiled.__init__ = lambda self, net: original(self, net, backend=fail)
+
+
+SAMPLED = ["--sample_step=4", "--sample_size=3", *SAMPLING]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    logdir = tmp_path_factory.mktemp("plain")
+    check(script("ANN_train.py", *train_flags(logdir, 4, *SAMPLED)))
+    return logdir
+
+
+def test_resident_images_train_the_same_network(plain, tmp_path):
+    check(script("ANN_train.py", *train_flags(tmp_path, 4, "--resident=on", *SAMPLED)))
+    assert_same_run(tmp_path, plain)
+
+
+def test_a_compiled_training_is_the_plain_one_and_both_continue_each_other(plain, tmp_path):
+    """Traced, not compiled: to the last digits, and with the same keys."""
+    out = check(script("ANN_train.py", *train_flags(tmp_path, 2, "--compile", *SAMPLED), before=eager_backend))
+    assert "note" not in out
+    assert "resuming" in check(script("ANN_train.py", *train_flags(tmp_path, 3, *SAMPLED)))
+    out = check(script("ANN_train.py", *train_flags(tmp_path, 4, "--compile", *SAMPLED), before=eager_backend))
+    assert "resuming" in out
+    for key in ("net_model", "ema_model"):
+        assert state(tmp_path / "ckpt.pt", key).keys() == state(plain / "ckpt.pt", key).keys()
+        assert distance(state(tmp_path / "ckpt.pt", key), state(plain / "ckpt.pt", key)) < 1e-6
+    assert (tmp_path / "sample" / "4.png").exists()
+
+
+def test_without_a_compiler_a_run_says_so_once_and_goes_on(plain, tmp_path):
+    out = check(script("ANN_train.py", *train_flags(tmp_path, 4, "--compile", *SAMPLED), before=no_compiler))
+    notes = [line for line in out.splitlines() if "--compile" in line]
+    assert len(notes) == 1 and notes[0].startswith("note: ") and "no C++ compiler" in notes[0]
+    assert_same_run(tmp_path, plain)
+
+
+def test_a_network_in_chunks_makes_the_same_images_and_tables(plain, tmp_path):
+    """In float32 a sum's order may move a threshold; these images have none so close."""
+    files = {}
+    for chunk in (0, 2):
+        logdir = tmp_path / str(chunk)
+        logdir.mkdir()
+        (logdir / "ckpt.pt").write_bytes((plain / "ckpt.pt").read_bytes())
+        flags = [f"--logdir={logdir}", f"--spike_chunk={chunk}", *SAMPLING]
+        check(script("SNN_conversion.py", "--eval", *flags, "--schedule=stream", "--gen_images=2", "--gap_images=2"))
+        check(script("evaluate.py", "--sample_only", *flags, "--num_images=4", f"--images_dir={logdir}/images4"))
+        files[chunk] = images(logdir / "images4")
+        gap, cost = (json.loads((logdir / name).read_text()) for name in ("gap.json", "cost.json"))
+        files[chunk, "tables"] = gap, cost
+    assert len(files[0]) == 4 and files[0] == files[2]
+    gaps, gaps_2 = (files[chunk, "tables"][0]["reports"] for chunk in (0, 2))
+    for a, b in zip(gaps, gaps_2, strict=True):
+        assert a["spikes_per_image"] == b["spikes_per_image"] and a["label"] == b["label"]
+    spiking = [torch.load(tmp_path / str(chunk) / "converted_snn.pt", weights_only=True) for chunk in (0, 2)]
+    assert spiking[0]["config"] == spiking[1]["config"]
+
+
+@pytest.mark.parametrize("flag", ["--spike_chunk=-1", "--spike_chunk=256", "--resident=maybe"])
+def test_bad_values_are_refused(flag, tmp_path):
+    refused(script("evaluate.py", "--sample_only", f"--logdir={tmp_path}", flag), flag.split("=")[0].strip("-"))
