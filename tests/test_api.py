@@ -31,7 +31,7 @@ def test_converted_file_comes_back_as_a_network_whose_schedule_can_be_overridden
     assert ann2snn.load(path).spiking.schedule == "layer_sync"
     stream = ann2snn.load(path, schedule="stream", settle_steps="auto")
     assert (stream.spiking.schedule, stream.spiking.settle_steps) == ("stream", "auto")
-    with pytest.raises(TypeError, match="is an ANN"):
+    with pytest.raises(TypeError, match="no converted network"):
         ann2snn.load(finished_run[0] / "ckpt.pt", schedule="stream")
 
 
