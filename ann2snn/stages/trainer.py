@@ -88,10 +88,8 @@ class Trainer:
             self.net.recompute = True
         self.dropouts = [module for module in self.net.modules() if isinstance(module, BatchDropout)]
         learned = [p for p in self.net.parameters() if p.requires_grad]
-        # One kernel for all parameters (not tested on a GPU yet). On the CPU it rounds otherwise than the plain loop: a
-        # run begun with that would not continue to the bit.
-        fused = True if self.device.type == "cuda" else None
-        self.optimizer = torch.optim.Adam(learned, lr=train.lr, fused=fused)
+        # One kernel for all parameters, on a CPU as well (not tested on a GPU yet).
+        self.optimizer = torch.optim.Adam(learned, lr=train.lr, fused=True)
         self.scheduler = LambdaLR(self.optimizer, lambda step: lr_factor(step, train))
         self.step = 0
         self.first_bad = torch.zeros((), dtype=torch.int64, device=self.device)
