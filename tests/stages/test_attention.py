@@ -256,7 +256,7 @@ def test_its_operations_are_not_counted():
 
 def test_no_spiking_network_has_attention(tmp_path):
     checkpoint.save(tmp_path / "a.pt", _payload() | {"kind": "snn"})
-    with pytest.raises(UserError, match="no spiking network"):
+    with pytest.raises(UserError, match="no network of kind .snn."):
         ann2snn.load(tmp_path / "a.pt")
     with pytest.raises(UserError, match="cannot convert"):
         ann2snn.convert(AttentionUNet(AttentionUNetConfig(**CONFIG, attn=(1,))))
