@@ -261,7 +261,9 @@ def _define_run() -> None:
     flags.DEFINE_string("wandb", None, "training: log to this project at Weights & Biases too, where it is installed")
     flags.DEFINE_bool("amp", False, "bfloat16 autocast on a GPU (not tested on one yet)")
     flags.DEFINE_bool("compile", False, "torch.compile for sampling and training; the first calls then take minutes")
-    flags.DEFINE_integer("spike_chunk", 0, "time steps of the SNN at once under stream, to save memory; 0: all")
+    flags.DEFINE_integer(
+        "spike_chunk", 0, "time steps of the SNN at once under stream; 0: all, on a CPU as many as its cache holds"
+    )
     flags.DEFINE_integer("num_threads", 0, "CPU threads; 0 leaves the choice to torch")
 
 

@@ -15,6 +15,9 @@ from ..nets.parts import Resampling, ResBlock
 from ..neurons import Clock, Clocked, IFNeuron, Monitor, SpikingGroupNorm
 from .parts import SpikingParts
 
+#: Of one feature map over a chunk of time steps; measured, and flat around the optimum (docs/performance.md).
+CACHED_BYTES = 2**23
+
 
 class SpikingDenoiser(nn.Module):
     """Integrate-and-fire network f(x [N, C, H, W], t [N]) → [N, C, H, W].
@@ -83,13 +86,13 @@ class SpikingDenoiser(nn.Module):
         return self.unet.blocks()
 
     def set_spike_chunk(self, steps: int) -> None:
-        """Run `stream` in chunks of at most `steps` time steps, one after another; 0: all steps at once.
+        """Run `stream` in chunks of at most `steps` time steps, one after another; 0: as many as suit the machine.
 
         A way of running, not a property of the network: the result is the same but for rounding, and memory grows with
         `steps` instead of T. Where a gradient is wanted, autograd keeps all steps in any case. Raises UserError.
         """
         steps = check_int(steps, "--spike_chunk")
-        require(steps >= 0, f"--spike_chunk={steps}: use 1 or more time steps, or 0 for all at once")
+        require(steps >= 0, f"--spike_chunk={steps}: use 1 or more time steps, or 0 for as many as suit the machine")
         self.spike_chunk = steps
 
     def reset(self) -> None:
@@ -143,11 +146,18 @@ class SpikingDenoiser(nn.Module):
 
     def _chunks(self, x: Tensor, t: Tensor, steps: int, *, input_on: bool) -> Tensor:
         """`_chunk` of `steps` time steps, `spike_chunk` of them at once."""
-        size = self.spike_chunk or steps
+        size = self.spike_chunk or self._steps_in_cache(x) or steps
         total = self._chunk(x, t, min(size, steps), input_on=input_on)
         for done in range(size, steps, size):
             total = total + self._chunk(x, t, min(size, steps - done), input_on=input_on)
         return total
+
+    def _steps_in_cache(self, x: Tensor) -> int:
+        """Time steps of a batch x [N, C, H, W] whose largest feature map a CPU caches; 0 where it does not matter."""
+        if x.device.type != "cpu" or torch.is_grad_enabled():
+            return 0
+        step = len(x) * self.config.ch * x.shape[2] * x.shape[3] * x.element_size()
+        return max(1, CACHED_BYTES // step)
 
     def _chunk(self, x: Tensor, t: Tensor, steps: int, *, input_on: bool) -> Tensor:
         """Run `steps` time steps of the whole network, layer by layer → output summed over them [N, C, H, W]."""

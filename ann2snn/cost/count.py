@@ -64,6 +64,9 @@ def count_operations(
     return CostReport(used, net.config.bits, len(x), depth, settle_steps, steps_run, counter.layers(len(x)))
 
 
+ALL_STEPS = 2**31  # more than any window or settling has
+
+
 @contextlib.contextmanager
 def _window_uncut(snn: SpikingDenoiser, batch_size: int) -> Iterator[int]:
     """Run all steps of a window at once inside the context, as a constant current is told by its whole window.
@@ -71,7 +74,7 @@ def _window_uncut(snn: SpikingDenoiser, batch_size: int) -> Iterator[int]:
     Yields how many images to take at a time: so many that no more rows are computed at once than in chunks.
     """
     size, window = snn.spike_chunk, snn.clock.spike_steps
-    snn.spike_chunk = 0
+    snn.spike_chunk = ALL_STEPS
     try:
         yield max(1, batch_size * size // window) if 0 < size < window else batch_size
     finally:

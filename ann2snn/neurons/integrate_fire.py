@@ -43,7 +43,9 @@ class IFNeuron(Clocked):
         """current [L·N, *S] → spikes·θ [L·N, *S]; on counts, the mean current [N, *S] → count·θ/T [N, *S]."""
         clock = self.clock
         if clock.is_stream:
-            return self._scan(clock.unfold(current)) * self.event_size
+            events, size = self._scan(clock.unfold(current)), self.event_size
+            kept = torch.is_grad_enabled() or clock.monitor is not None  # by autograd, or by who listens
+            return events * size if kept else events.mul_(size)
         mean = clock.unfold(current).mean(0) if clock.materialise else current
         count = self._window_count(mean)
         if clock.materialise:
