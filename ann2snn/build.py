@@ -26,7 +26,7 @@ from .metrics.stats_file import ReferenceStatistics, read_stats
 from .nets.attention_unet import AttentionUNet
 from .nets.direct import DirectDenoiser
 from .nets.sddpm import SDDPM
-from .runtime import keep_freed_memory, prepare_folder
+from .runtime import prepare_folder
 from .sampling import generate_batches
 from .settings import expected_fields
 from .stages.convert import CONVERTED
