@@ -21,7 +21,7 @@ import torch
 from ann2snn import launch
 from ann2snn.config import require
 from ann2snn.errors import UserError
-from ann2snn.runtime import choose_device
+from ann2snn.runtime import choose_device, keep_freed_memory
 from benchmarks.performance import plan
 from benchmarks.performance.machine import machine
 from benchmarks.performance.output import about_line, section_table, targets_table, write
@@ -67,6 +67,8 @@ def _main(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = choose_device(args.device)
+    if device.type == "cpu":
+        keep_freed_memory()  # as the scripts do
     bench = Bench((plan.QUICK if args.quick else plan.FULL).on(device), device)
     about = machine(device, bench.plan)
     found: dict[str, list[Section]] = {}

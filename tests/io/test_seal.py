@@ -141,12 +141,13 @@ def test_a_flipped_bit_is_detected_or_harmless_and_called_damage(tmp_path, seale
     for index, place in enumerate(places(whole, 400)):
         shutil.copyfile(whole, path)
         flip(path, place, index % 8)
-        error = refused(path)
-        if error is None:
-            assert content_hash(checkpoint.read(path)) == expected, place
-        else:
+        try:
+            read = checkpoint.read(path)
+        except UserError as error:
             detected += 1
             assert isinstance(error, DamageError) or is_damaged(path), (place, str(error))
+        else:
+            assert content_hash(read) == expected, place
     assert detected > 200
 
 
@@ -161,11 +162,12 @@ def test_every_flip_in_a_tensors_entry_of_the_directory(tmp_path, sealed):
         for bit in range(8):
             path.write_bytes(whole)
             flip(path, place, bit)
-            error = refused(path)
-            if error is None:
-                assert content_hash(checkpoint.read(path)) == expected, (place, bit)
-            else:
+            try:
+                read = checkpoint.read(path)  # once: what torch leaves unread is whatever the memory held
+            except UserError as error:
                 assert isinstance(error, DamageError) or is_damaged(path), (place, bit, str(error))
+            else:
+                assert content_hash(read) == expected, (place, bit)
 
 
 def test_a_flip_inside_a_tensor_is_seen_although_torch_reads_the_file(tmp_path):
