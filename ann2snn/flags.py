@@ -348,14 +348,15 @@ def help_text(introduction: str) -> str:
         for name in names:
             flag = FLAGS[name]
             shown = f"--[no]{name}" if flag.boolean else f"--{name}"
-            default = "" if flag.default is None else f" (default {_shown(flag.default)})"
+            default = "" if flag.default is None else f" (default {written(flag.default)})"
             lines += textwrap.wrap(
                 " ".join(f"{shown}: {flag.help}{default}".split()), 100, initial_indent="  ", subsequent_indent="      "
             )
     return "\n".join(lines)
 
 
-def _shown(value: object) -> str:
+def written(value: object) -> str:
+    """A flag's value as it is written on a command line."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -20,3 +20,10 @@ def sampler_states(net: nn.Module, images: int, times: int, seed: int = 0) -> tu
     generate(net, config, range(images), on_call=lambda x, t: visited.append((x.clone(), t)))
     picks = torch.linspace(0, len(visited) - 1, min(times, len(visited))).round().long().tolist()
     return torch.cat([visited[i][0] for i in picks]), torch.cat([visited[i][1] for i in picks])
+
+
+def halfway_state(net: nn.Module, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """x [1, C, H, W] and t [1] halfway along the network's own sampling path, the one that rasters are recorded on."""
+    x, t = sampler_states(net, 1, 3, seed)
+    middle = slice(len(x) // 2, len(x) // 2 + 1)
+    return x[middle], t[middle]

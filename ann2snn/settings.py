@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .config import FULL_PRECISION, DiffusionConfig, UNetConfig, require
-from .flags import FLAGS, given
+from .flags import FLAGS, given, written
 from .nets.architecture import NetworkConfig
 from .nets.attention_unet import AttentionUNetConfig
 from .nets.direct import DirectConfig
@@ -62,7 +62,7 @@ def network_config(in_channels: int) -> NetworkConfig:
         has_it = name in table or (name in ("threshold", "recompute") and issubclass(kind, DirectConfig))
         require(
             has_it or not given(name) or value == plain,
-            f"--{name}={_shown(value)}: --arch={FLAGS.arch} has no such setting; drop one of the two",
+            f"--{name}={written(value)}: --arch={FLAGS.arch} has no such setting; drop one of the two",
         )
     if kind is UNetConfig:
         return unet_config(in_channels)
@@ -71,10 +71,6 @@ def network_config(in_channels: int) -> NetworkConfig:
     if issubclass(kind, DirectConfig) and FLAGS.threshold is not None:
         fields["threshold"] = FLAGS.threshold
     return kind(in_channels=in_channels, dropout=FLAGS.dropout, **fields)
-
-
-def _shown(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def diffusion_config() -> DiffusionConfig:

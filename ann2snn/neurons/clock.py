@@ -62,9 +62,14 @@ class Clock:
 
     def unfold(self, x: Tensor) -> Tensor:
         """[L·N, *S] → [L, N, *S] (a view). Raises ValueError if the rows do not divide into the chunk's steps."""
-        if x.shape[0] % self.chunk_steps:
-            raise ValueError(f"{x.shape[0]} rows do not fold into {self.chunk_steps} time steps")
-        return x.view(self.chunk_steps, x.shape[0] // self.chunk_steps, *x.shape[1:])
+        return unfold_time(x, self.chunk_steps)
+
+
+def unfold_time(x: Tensor, steps: int) -> Tensor:
+    """[L·N, *S] → [L, N, *S] (a view). Raises ValueError if the rows do not divide into the steps."""
+    if x.shape[0] % steps:
+        raise ValueError(f"{x.shape[0]} rows do not fold into {steps} time steps")
+    return x.view(steps, x.shape[0] // steps, *x.shape[1:])
 
 
 class Clocked(nn.Module):

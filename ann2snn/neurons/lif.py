@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..kernels import LIFRule, lif_scan
-from .clock import Monitor
+from .clock import Monitor, unfold_time
 
 
 class LIFNeuron(nn.Module):
@@ -29,10 +29,3 @@ class LIFNeuron(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.rule}, spike_steps={self.spike_steps}"
-
-
-def unfold_time(x: Tensor, steps: int) -> Tensor:
-    """[L·N, *S] → [L, N, *S] (a view). Raises ValueError if the rows do not divide into the steps."""
-    if x.shape[0] % steps:
-        raise ValueError(f"{x.shape[0]} rows do not fold into {steps} time steps")
-    return x.view(steps, x.shape[0] // steps, *x.shape[1:])

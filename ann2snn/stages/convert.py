@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from ..io.images import save_grid
 from ..io.rasters import save_rasters
 from ..nets import UNet
 from ..nets.direct import DirectDenoiser
-from ..probe import sampler_states
+from ..probe import halfway_state, sampler_states
 from ..report.tables import gap_table
 from ..runtime import place, seed_from
 from ..sampling import generate_all
@@ -65,7 +66,7 @@ def run(
             if gap_images:
                 measure(logdir, ann, snn, spiking, sample, gap_images)
         if grid_images:
-            write_grids(logdir, ann, snn, sample, grid_images, batch_size, world)
+            write_grids(logdir, (snn, ann), sample, grid_images, batch_size, world)
         world.wait()
     return 0
 
@@ -135,14 +136,13 @@ def write_raster(path: Path, ann: UNet, snn: SpikingDenoiser, seed: int) -> None
     Stream settles as `snn` is set to, or if it is not, until nothing fires: its first T steps are those without.
     """
     ann, snn = copy.deepcopy(ann).double(), copy.deepcopy(snn).double()
-    x, t = sampler_states(ann, 1, 3, seed)
-    middle = slice(len(x) // 2, len(x) // 2 + 1)
+    x, t = halfway_state(ann, seed)
     asked = replace(snn.spiking, schedule="stream")
     modes = [SpikingConfig("layer_sync"), asked if asked.settle_steps else settling(asked) or asked]
     rasters = []
     for mode in modes:
         with snn.running_as(mode):
-            rasters.append(record_raster(snn, x[middle], t[middle], seed=seed))
+            rasters.append(record_raster(snn, x, t, seed=seed))
     save_rasters(path, rasters)
 
 
@@ -163,11 +163,11 @@ def grid_name(net: nn.Module) -> str:
 
 
 def write_grids(
-    logdir: Path, ann: UNet, snn: SpikingDenoiser, sample: SampleConfig, count: int, batch_size: int, world: World
+    logdir: Path, nets: Iterable[nn.Module], sample: SampleConfig, count: int, batch_size: int, world: World
 ) -> None:
-    """`images/SDDPM_T{T}.png` and `images/ANN.png`, from the same noise."""
+    """A picture of each network's images, all from the same noise, named by `grid_name`."""
     nrow = max(1, math.isqrt(count))
-    for net in (snn, ann):
+    for net in nets:
         path = logdir / grid_name(net)
         images = generate_all(net, sample, count, batch_size, world)
         if world.main:

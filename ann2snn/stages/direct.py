@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from ..config import SampleConfig, TrainConfig, check_ft_name
 from ..data import ImageDataset
 from ..io import checkpoint
-from ..io.images import save_grid
 from ..nets.direct import DirectConfig, DirectDenoiser
 from ..nets.sddpm import with_tsm
 from ..runtime import place, prepare_folder
-from ..sampling import generate_all
 from ..world import World
 from . import train
 from .common import owning
-from .convert import RASTER_FILE, grid_name
+from .convert import RASTER_FILE, write_grids
 from .cost import COST_FILE, COST_IMAGES, measure_direct
 from .direct_raster import write_direct_raster
 from .trainer import synaptic_loss_of
@@ -40,11 +37,7 @@ def export(logdir: Path, sample: SampleConfig, world: World, gap_images: int, gr
                 measure_direct(logdir / COST_FILE, net, min(gap_images, COST_IMAGES), sample.seed, calls)
                 write_direct_raster(logdir / RASTER_FILE, net, sample.seed)
         if grid_images:
-            images = generate_all(net, sample, grid_images, batch_size, world)
-            if world.main:
-                path = logdir / grid_name(net)
-                save_grid(images, path, max(1, math.isqrt(grid_images)))
-                print(f"{path}: {grid_images} images, {sample.sampler}, {sample.calls(net.diffusion)} network calls")
+            write_grids(logdir, [net], sample, grid_images, batch_size, world)
         world.wait()
     return 0
 

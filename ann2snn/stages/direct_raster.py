@@ -8,7 +8,7 @@ from pathlib import Path
 from ..convert.raster import record_direct_raster
 from ..io.rasters import save_rasters
 from ..nets.direct import DirectDenoiser
-from ..probe import sampler_states
+from ..probe import halfway_state
 
 
 def write_direct_raster(path: Path, net: DirectDenoiser, seed: int) -> None:
@@ -17,6 +17,4 @@ def write_direct_raster(path: Path, net: DirectDenoiser, seed: int) -> None:
     Raises UserError if the disk refuses.
     """
     net = copy.deepcopy(net).double().eval()
-    x, t = sampler_states(net, 1, 3, seed)
-    middle = slice(len(x) // 2, len(x) // 2 + 1)
-    save_rasters(path, [record_direct_raster(net, x[middle], t[middle], seed=seed)])
+    save_rasters(path, [record_direct_raster(net, *halfway_state(net, seed), seed=seed)])

@@ -99,8 +99,7 @@ def direct_settings(net: nn.Module) -> dict | None:
     """How a directly trained spiking network runs; None for another."""
     if not isinstance(net, DirectDenoiser):
         return None
-    tsm = getattr(net.config, "tsm", False)
-    return {"spike_steps": net.spike_steps, "threshold": net.threshold, "tsm": tsm}
+    return {name: value for name, value in net.spiking.to_dict().items() if name != "arch"}  # which stands beside it
 
 
 def run(
