@@ -16,11 +16,12 @@ from torch.nn import functional as F
 
 from ..config import FULL_PRECISION, SpikingConfig
 from ..errors import UserError
+from ..kernels import upsample_nearest
 from .parts import SpikingConv2d, SpikingLinear
 from .spiking import SpikingDenoiser
 
 #: What may happen to spikes on their way to a layer: spikes stay spikes, channel by channel.
-COPIES = (F.dropout, F.interpolate)
+COPIES = (F.dropout, upsample_nearest)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from quant import QuantConv2d, QuantLinear
 
 from ..config import UNetConfig
-from ..nets.parts import AnnParts, SinusoidalTime
+from ..nets.parts import HEAD, TAIL, AnnParts, SinusoidalTime
 from ..neurons import Clock, IFNeuron, SpikingGroupNorm
 
 
@@ -26,13 +26,14 @@ class SpikingParts(AnnParts):
     def norm(self, channels: int) -> nn.Module:
         return SpikingGroupNorm(self.clock, self.config.norm_groups, channels)
 
-    def conv(self, c_in: int, c_out: int, kernel: int, stride: int = 1, edge: bool = False) -> nn.Conv2d:
-        conv = SpikingConv2d(c_in, c_out, kernel, stride=stride, padding=kernel // 2, **self.weights(edge))
+    def conv(self, c_in: int, c_out: int, kernel: int, stride: int = 1, edge: str = "") -> nn.Conv2d:
+        kind = {HEAD: SpikingHead, TAIL: SpikingTail}.get(edge, SpikingConv2d)
+        conv = kind(c_in, c_out, kernel, stride=stride, padding=kernel // 2, **self.weights(edge))
         conv.clock = self.clock
         return conv
 
     def linear(self, features_in: int, features_out: int) -> nn.Linear:
-        linear = SpikingLinear(features_in, features_out, **self.weights(False))
+        linear = SpikingLinear(features_in, features_out, **self.weights())
         linear.clock = self.clock
         return linear
 
@@ -42,28 +43,67 @@ class SpikingParts(AnnParts):
         return table
 
 
-class _BiasCurrent:
-    """A bias is a constant current: there during the T steps, absent while the network settles."""
+class _Synapses:
+    """A linear map whose bias is a constant current: there during the T steps, absent while the network settles."""
 
     clock: Clock
     bias: Tensor
 
-    def bias_current(self) -> Tensor | None:
-        return self.bias if self.clock.input_on else None
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.clock.input_on:
+            return self.linear(x, self.bias)
+        peak = x.detach().flatten(1).abs().amax(1)  # [L·N]
+        self.clock.notice(peak)
+        if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.linear(x, None)
+        return self._of_rows(x, peak != 0)  # NaN is not 0
+
+    def _of_rows(self, x: Tensor, busy: Tensor) -> Tensor:
+        """The map of those rows alone that are not 0: layers fall silent one after the other, and images too."""
+        if bool(busy.all()):
+            return self.linear(x, None)
+        some = self.linear(x[busy], None)
+        out = some.new_zeros(len(x), *some.shape[1:])
+        out[busy] = some
+        return out
 
 
-class SpikingConv2d(_BiasCurrent, QuantConv2d):
+class SpikingConv2d(_Synapses, QuantConv2d):
     """x [L·N, C, H, W] → [L·N, C', H', W']."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.quantized_weight(), self.bias_current(), self.stride, self.padding)
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, self.quantized_weight(), bias, self.stride, self.padding)
 
 
-class SpikingLinear(_BiasCurrent, QuantLinear):
+class SpikingHead(SpikingConv2d):
+    """The image is a constant current, so its convolution is one as well: computed once for all steps of a chunk."""
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        if bias is None:  # settling: zeros
+            return super().linear(x, bias)
+        return super().linear(self.clock.unfold(x)[0], bias).repeat(self.clock.chunk_steps, 1, 1, 1)
+
+
+class SpikingTail(SpikingConv2d):
+    """Nobody reads more of the answer than its sum over time, so a chunk's spikes are summed first, and convolved once.
+
+    Each of the chunk's steps then answers with their mean current.
+    """
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        if bias is None:  # settling: few rows are busy, if any
+            return super().linear(x, bias)
+        return super().linear(self.clock.unfold(x).mean(0), bias).repeat(self.clock.chunk_steps, 1, 1, 1)
+
+
+class SpikingLinear(_Synapses, QuantLinear):
     """x [L·N, F] → [L·N, F']."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.quantized_weight(), self.bias_current())
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, self.quantized_weight(), bias)
 
 
 class SpikingTime(SinusoidalTime):

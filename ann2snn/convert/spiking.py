@@ -16,7 +16,7 @@ from ..neurons import Clock, Clocked, IFNeuron, Monitor, SpikingGroupNorm
 from .parts import SpikingParts
 
 #: Of one feature map over a chunk of time steps; measured, and flat around the optimum (docs/performance.md).
-CACHED_BYTES = 2**23
+CACHED_BYTES = 2**25
 
 
 class SpikingDenoiser(nn.Module):
@@ -100,7 +100,7 @@ class SpikingDenoiser(nn.Module):
         for module in self.unet.modules():
             if isinstance(module, Clocked):
                 module.reset()
-        self.clock.elapsed, self.clock.times = 0, None
+        self.clock.elapsed, self.clock.times, self.clock.peak = 0, None, None
 
     def check_ready(self) -> None:
         """Raise UserError if the network is set to run on frozen norm statistics that it does not have."""
@@ -175,14 +175,13 @@ class SpikingDenoiser(nn.Module):
             self.last_settle_steps = wanted
             return self._chunks(x, t, wanted, input_on=False)
         total = torch.zeros_like(x)
-        counter = _EventCounter(self.clock.monitor)
-        with self.monitored(counter):
-            for _ in range(self.settle_limit):
-                counter.events = 0
-                total = total + self._chunk(x, t, 1, input_on=False)
-                if int(counter.events) == 0:
-                    return total
-                self.last_settle_steps += 1
+        clock = self.clock
+        for _ in range(self.settle_limit):
+            clock.peak = 0.0
+            total = total + self._chunk(x, t, 1, input_on=False)
+            if float(clock.peak) == 0:
+                return total
+            self.last_settle_steps += 1
         raise RuntimeError(f"the network still fires after {self.settle_limit} settling steps")
 
 
@@ -190,16 +189,3 @@ def require_quantized(config: UNetConfig) -> None:
     """Raise UserError for a full-precision network: it has no levels to count."""
     if config.bits == FULL_PRECISION:
         raise UserError("a full-precision network (--bit=32) has no spike count: train it with --bit=2 to 8")
-
-
-class _EventCounter:
-    """Counts events of any sign and passes them on."""
-
-    def __init__(self, inner: Monitor | None) -> None:
-        self.inner = inner
-        self.events: Tensor | int = 0
-
-    def record(self, neuron: nn.Module, events: Tensor, is_count: bool) -> None:
-        self.events = self.events + torch.count_nonzero(events)
-        if self.inner is not None:
-            self.inner.record(neuron, events, is_count)

@@ -3,8 +3,9 @@
 from .choice import BACKENDS, kernels_by
 from .fake_quant import fake_quant
 from .lif import SURROGATES, LIFRule, lif_scan
-from .norm import NormRule, NormState, cumulative_norm, norm_count, norm_scan
+from .norm import NormIFState, NormRule, NormState, cumulative_norm, norm_count, norm_scan
 from .torch_ref import IFRule, IFState, if_scan, spread_counts
+from .upsample import upsample_nearest
 
 __all__ = [
     "BACKENDS",
@@ -12,6 +13,7 @@ __all__ = [
     "IFRule",
     "IFState",
     "LIFRule",
+    "NormIFState",
     "NormRule",
     "NormState",
     "cumulative_norm",
@@ -22,4 +24,5 @@ __all__ = [
     "norm_count",
     "norm_scan",
     "spread_counts",
+    "upsample_nearest",
 ]

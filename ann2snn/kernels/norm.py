@@ -2,7 +2,6 @@
 
 Legend: L time steps, N batch, C channels; T is the window, 2^b − 1 steps. The functions with `reference` in their name
 are the specification; the public ones answer alike, up to the rounding of the norm's sums, wherever they run.
-No layer calls `norm_scan` and `norm_count` yet: norm and neuron are modules of their own, which others listen to.
 """
 
 from __future__ import annotations
@@ -10,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .choice import runs_triton
-from .torch_ref import IFRule, IFState, if_scan
+from .surrogate import bursts
+from .torch_ref import IFRule
 
 #: Values of a group (channels × pixels) that a program of the Triton kernels can hold at a time.
 MAX_GROUP_SIZE = 2**14
@@ -29,6 +29,10 @@ class NormRule:
     bias: Tensor
     eps: float = 1e-5
 
+    @classmethod
+    def of(cls, norm: nn.GroupNorm) -> NormRule:
+        return cls(norm.num_groups, norm.weight, norm.bias, norm.eps)
+
     def normalize(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] → the same shape."""
         return self.of_total(x, 1)
@@ -36,6 +40,12 @@ class NormRule:
     def of_total(self, total: Tensor, steps: int) -> Tensor:
         """steps·GN(total / steps) [N, C, H, W]: a norm does not see a scale that its eps shares."""
         return F.group_norm(total, self.groups, self.weight * steps, self.bias * steps, self.eps * steps**2)
+
+    def in_units(self, total: Tensor, steps: int, theta: Tensor, charge: Tensor) -> Tensor:
+        """`of_total` / theta + charge [N, C, H, W], in one pass. theta, charge: [] or [C, 1, 1]."""
+        scale = (steps / theta).flatten()
+        weight, bias = self.weight * scale, self.bias * scale + charge.flatten()
+        return F.group_norm(total, self.groups, weight, bias, self.eps * steps**2)
 
 
 @dataclass
@@ -73,69 +83,90 @@ def cumulative_norm(
 # ---- stream ----------------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class NormIFState:
+    """total [N, C, H, W]: summed input so far; count [N, C, H, W]: net spikes so far; steps: time steps so far."""
+
+    total: Tensor
+    count: Tensor
+    steps: int = 0
+
+    @classmethod
+    def rest(cls, like: Tensor, norm: NormRule) -> NormIFState:
+        """Before the first step of an input like `like` [N, C, H, W]."""
+        zeros = torch.zeros_like(like, dtype=norm.weight.dtype)
+        return cls(zeros, zeros.clone())
+
+
+@torch.no_grad()
 def norm_scan(
     x: Tensor,
     norm: NormRule,
-    norm_state: NormState | None,
     theta: Tensor,
     rule: IFRule,
-    neuron_state: IFState,
+    state: NormIFState,
     spike_steps: int,
-) -> tuple[Tensor, NormState]:
-    """`cumulative_norm`, then `if_scan`: x [L, N, C, H, W] → (events int8 [L, N, C, H, W], the norm's state).
+    charge: Tensor | float = 0.5,
+    size: Tensor | None = None,
+) -> Tensor:
+    """`cumulative_norm`, then `if_scan` of a bounded neuron: x [L, N, C, H, W] → events of one shape with x.
 
-    theta: broadcastable to [N, C, H, W]. neuron_state is advanced, its `steps` are the clock of both; norm_state must
-    not be used again. Events keep the currents' type where a gradient is wanted, and where a burst exceeds int8. They
-    are computed in the type of the norm's parameters.
+    theta, charge in units of θ, and what an event is worth, `size` (None: 1), are one number or [C, 1, 1]. `state` is
+    advanced. Events are of the type of the norm's parameters, and carry no gradient.
 
-    Triton (bounded neurons; no gradient; θ one number or [C, 1, 1]) sums a group in another order: its currents differ
-    in the last bits, and so does an event whose membrane is that close to a threshold. A pass over x in all.
+    The norm's increments sum up to t·GN(mean x_1..t), so the neuron's total charge needs none of them: its count
+    follows clip(floor(charge + t·GN(mean x_1..t)/θ), 0, T), by one a step or as many as it may send in a burst.
+
+    Triton sums a group in another order: an event may differ where the charge is that close to a threshold.
+    Raises ValueError for another kind of neuron, for a state or a θ of another shape.
     """
-    if _scans_by_triton(x, norm, norm_state, theta, rule, neuron_state):
+    charge = charge if isinstance(charge, Tensor) else torch.full_like(theta, charge)
+    size = torch.ones_like(theta) if size is None else size
+    _check_scan(x, rule, state, (theta, charge, size))
+    if _fits_triton(x, norm, norm.weight, norm.bias, theta, charge, size, state.total, state.count):
         from . import triton_norm
 
-        return triton_norm.norm_scan(x, norm, norm_state, theta, rule, neuron_state, spike_steps)
-    return norm_scan_reference(x, norm, norm_state, theta, rule, neuron_state, spike_steps)
+        return triton_norm.norm_scan(x, norm, theta, rule, state, spike_steps, charge, size)
+    return norm_scan_reference(x, norm, theta, rule, state, spike_steps, charge, size)
 
 
 def norm_scan_reference(
     x: Tensor,
     norm: NormRule,
-    norm_state: NormState | None,
     theta: Tensor,
     rule: IFRule,
-    neuron_state: IFState,
+    state: NormIFState,
     spike_steps: int,
-) -> tuple[Tensor, NormState]:
-    """See `norm_scan`."""
+    charge: Tensor,
+    size: Tensor,
+) -> Tensor:
+    """See `norm_scan`. Step by step, so that what a step needs stays in the cache."""
     x = x.to(norm.weight.dtype)
-    current, after = cumulative_norm(x, norm_state, norm, neuron_state.steps, spike_steps)
-    events = if_scan(current, neuron_state, theta, rule, spike_steps)
-    keeps_type = events.requires_grad or rule.smooth or not _fits_int8(rule)
-    return events if keeps_type else events.to(torch.int8), after
+    events = torch.empty_like(x)
+    for now, event in zip(x, events, strict=True):
+        most = rule.burst if bursts(rule, state.steps, spike_steps) else 1
+        state.steps += 1
+        state.total += now
+        time = min(state.steps, spike_steps)
+        level = norm.in_units(state.total, time, theta, charge).floor_().clamp_(0, spike_steps)
+        torch.sub(level, state.count, out=event).clamp_(-most if rule.signed else 0, most)
+        state.count += event
+        event.mul_(size)
+    return events
 
 
-def _fits_int8(rule: IFRule) -> bool:
-    return rule.burst <= torch.iinfo(torch.int8).max
+def _check_scan(x: Tensor, rule: IFRule, state: NormIFState, values: tuple[Tensor, ...]) -> None:
+    if rule.kind != "bounded" or rule.smooth:
+        raise ValueError(f"norm_scan runs bounded neurons that spike, not {rule}")
+    if x.dim() != 5 or not state.total.shape == state.count.shape == x.shape[1:]:
+        raise ValueError(f"the state of a norm and its neuron is {list(state.total.shape)}, a step {list(x.shape[1:])}")
+    _check_values(values, x.shape[2])
 
 
-def _scans_by_triton(
-    x: Tensor, norm: NormRule, norm_state: NormState | None, theta: Tensor, rule: IFRule, neuron_state: IFState
-) -> bool:
-    states = [neuron_state.membrane, neuron_state.count]
-    states += [] if neuron_state.total is None else [neuron_state.total]
-    states += [] if norm_state is None else [norm_state.total, norm_state.emitted]
-    tensors = [norm.weight, norm.bias, theta, *states]
-    return (
-        rule.kind == "bounded"
-        and not rule.smooth
-        and _fits_int8(rule)
-        and not (torch.is_grad_enabled() and any(v.requires_grad for v in (x, *tensors)))
-        and x.dim() == 5
-        and all(v.shape == x.shape[1:] for v in states)
-        and _fits_triton(x, norm, *tensors)
-        and _per_channel(theta, x.shape[2])
-    )
+def _check_values(values: tuple[Tensor, ...], channels: int) -> None:
+    for value in values:
+        if value.dim() and value.shape != (channels, 1, 1):
+            raise ValueError(f"a neuron's parameters are {list(value.shape)}: use [] or [{channels}, 1, 1]")
 
 
 def _fits_triton(x: Tensor, norm: NormRule, *parameters: Tensor) -> bool:
@@ -150,37 +181,35 @@ def _fits_triton(x: Tensor, norm: NormRule, *parameters: Tensor) -> bool:
     )
 
 
-def _per_channel(value: Tensor, channels: int) -> bool:
-    """Whether `value` is one number, or one per channel."""
-    return value.dim() == 0 or value.shape == (channels, 1, 1)
-
-
 # ---- layer_sync ------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def norm_count(x: Tensor, norm: NormRule, theta: Tensor, spike_steps: int, charge: Tensor | float = 0.5) -> Tensor:
+def norm_count(
+    x: Tensor, norm: NormRule, theta: Tensor, spike_steps: int, charge: Tensor | float = 0.5, size: Tensor | None = None
+) -> Tensor:
     """Mean current x [N, C, H, W] → spikes of the window, k = clip(floor(T·GN(x)/θ + charge), 0, T) [N, C, H, W].
 
-    theta, and charge in units of θ: broadcastable to [N, C, H, W]. Counts are whole numbers in the type of the norm's
-    parameters and carry no gradient, like `quant.uniform_levels`, which they equal for charge 1/2.
+    theta, and charge in units of θ: one number or [C, 1, 1]. size, likewise: what an event is worth; the answer is then
+    the time average k·size/T. It is of the type of the norm's parameters and carries no gradient. With charge 1/2 they
+    are `quant.uniform_levels` and, for size θ, `quant.uniform_quantize`.
 
-    Triton (θ and charge one number or [C, 1, 1]) may count one less or more where GN(x) is within its rounding of a
-    boundary between two levels.
+    Triton may count one less or more where GN(x) is within its rounding of a boundary between two levels.
+    Raises ValueError for a θ of another shape.
     """
-    if x.dim() == 4 and _per_channel(theta, x.shape[1]):
-        charges = charge if isinstance(charge, Tensor) else torch.full_like(theta, charge)
-        if _per_channel(charges, x.shape[1]) and _fits_triton(x, norm, norm.weight, norm.bias, theta, charges):
-            from . import triton_norm
+    charge = charge if isinstance(charge, Tensor) else torch.full_like(theta, charge)
+    worth = torch.ones_like(theta) if size is None else size / spike_steps
+    _check_values((theta, charge, worth), x.shape[1])
+    if x.dim() == 4 and _fits_triton(x, norm, norm.weight, norm.bias, theta, charge, worth):
+        from . import triton_norm
 
-            return triton_norm.norm_count(x, norm, theta, spike_steps, charges)
-    return norm_count_reference(x, norm, theta, spike_steps, charge)
+        return triton_norm.norm_count(x, norm, theta, spike_steps, charge, worth)
+    return norm_count_reference(x, norm, theta, spike_steps, charge, worth)
 
 
-@torch.no_grad()
 def norm_count_reference(
-    x: Tensor, norm: NormRule, theta: Tensor, spike_steps: int, charge: Tensor | float = 0.5
+    x: Tensor, norm: NormRule, theta: Tensor, spike_steps: int, charge: Tensor, worth: Tensor
 ) -> Tensor:
-    """See `norm_count`."""
+    """See `norm_count`; worth: of one spike in the answer."""
     current = norm.normalize(x.to(norm.weight.dtype))
-    return (current * (spike_steps / theta)).add_(charge).floor_().clamp_(0, spike_steps)
+    return current.mul_(spike_steps / theta).add_(charge).floor_().clamp_(0, spike_steps).mul_(worth)

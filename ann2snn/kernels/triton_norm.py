@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .choice import device_of
 from .layout import dense, laid_out_as, steps_outermost
-from .norm import NormRule, NormState
-from .torch_ref import IFRule, IFState
+from .norm import NormIFState, NormRule
+from .torch_ref import IFRule
 
 
 @triton.jit
@@ -40,93 +40,87 @@ def _normalized(x, inside, size, eps, weight, bias):
 
 
 @triton.jit
+def _per_channel(ptr, channel, inside, STRIDE: tl.constexpr):
+    """The value of each channel, [BLOCK]; 1 where there is none. STRIDE 0: one for all."""
+    return tl.load(ptr + channel * STRIDE, mask=inside, other=1.0)
+
+
+@triton.jit
 def _count(
-    x_ptr, out_ptr, weight_ptr, bias_ptr, scale_ptr, charge_ptr, scale_stride, charge_stride, window, eps,
-    groups, width, pixels, stride_n, stride_c, stride_p, CHANNELS_INNER: tl.constexpr, BLOCK: tl.constexpr,
+    x_ptr, out_ptr, weight_ptr, bias_ptr, scale_ptr, charge_ptr, worth_ptr, window, eps,
+    groups, width, pixels, stride_n, stride_c, stride_p,
+    SCALE: tl.constexpr, CHARGE: tl.constexpr, WORTH: tl.constexpr, CHANNELS_INNER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     at, channel, inside = _places(groups, width, pixels, stride_n, stride_c, stride_p, CHANNELS_INNER, BLOCK)
-    weight = tl.load(weight_ptr + channel, mask=inside, other=0.0)
-    bias = tl.load(bias_ptr + channel, mask=inside, other=0.0)
-    scale = tl.load(scale_ptr + channel * scale_stride, mask=inside, other=0.0)
-    charge = tl.load(charge_ptr + channel * charge_stride, mask=inside, other=0.0)
+    weight, bias = _per_channel(weight_ptr, channel, inside, 1), _per_channel(bias_ptr, channel, inside, 1)
+    scale = _per_channel(scale_ptr, channel, inside, SCALE)
+    charge = _per_channel(charge_ptr, channel, inside, CHARGE)
     high, size = window + 0.0, width * pixels
     x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
     count = tl.floor(_normalized(x, inside, size, eps, weight, bias) * scale + charge)
     count = tl.where(count < 0, 0.0, tl.where(count > high, high, count))
-    tl.store(out_ptr + at, count, mask=inside)
+    tl.store(out_ptr + at, count * _per_channel(worth_ptr, channel, inside, WORTH), mask=inside)
 
 
 @triton.jit
 def _scan(
-    x_ptr, spikes_ptr, total_ptr, emitted_ptr, charge_ptr, count_ptr, weight_ptr, bias_ptr, theta_ptr, theta_stride,
+    x_ptr, events_ptr, total_ptr, count_ptr, weight_ptr, bias_ptr, theta_ptr, charge_ptr, size_ptr,
     steps, elapsed, window, eps, groups, width, pixels, stride_l, stride_n, stride_c, stride_p,
+    THETA: tl.constexpr, CHARGE: tl.constexpr, SIZE: tl.constexpr,
     SIGNED: tl.constexpr, BURST: tl.constexpr, CHANNELS_INNER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The neuron by its total charge, as `torch_ref` runs it: its count follows the level that the charge reaches."""
+    """The neuron's count follows the level that its total charge reaches, as in `norm_scan_reference`."""
     at, channel, inside = _places(groups, width, pixels, stride_n, stride_c, stride_p, CHANNELS_INNER, BLOCK)
-    weight = tl.load(weight_ptr + channel, mask=inside, other=0.0)
-    bias = tl.load(bias_ptr + channel, mask=inside, other=0.0)
-    theta = tl.load(theta_ptr + channel * theta_stride, mask=inside, other=1.0)
+    weight, bias = _per_channel(weight_ptr, channel, inside, 1), _per_channel(bias_ptr, channel, inside, 1)
+    theta, charge = _per_channel(theta_ptr, channel, inside, THETA), _per_channel(charge_ptr, channel, inside, CHARGE)
+    size = _per_channel(size_ptr, channel, inside, SIZE)
     total = tl.load(total_ptr + at, mask=inside, other=0.0)
-    emitted = tl.load(emitted_ptr + at, mask=inside, other=0.0)
-    charge = tl.load(charge_ptr + at, mask=inside, other=0.0)
     count = tl.load(count_ptr + at, mask=inside, other=0.0)
-    high, size = window + 0.0, width * pixels
+    high = window + 0.0
     row = at
     for step in range(steps):
         total += tl.load(x_ptr + row, mask=inside, other=0.0).to(tl.float32)
         time = tl.minimum(elapsed + step + 1, window).to(tl.float32)
-        now = _normalized(tl.div_rn(total, time), inside, size, eps, weight, bias) * time
-        charge += now - emitted
-        emitted = now
-        level = tl.minimum(tl.maximum(tl.floor(tl.div_rn(charge, theta)), 0.0), high)
+        scale = tl.div_rn(time, theta)
+        level = _normalized(total, inside, width * pixels, eps * time * time, weight * scale, bias * scale + charge)
+        level = tl.minimum(tl.maximum(tl.floor(level), 0.0), high)
         most = tl.where(elapsed + step >= window - 1, BURST, 1).to(tl.float32)
-        spike = tl.minimum(tl.maximum(level - count, -most if SIGNED else 0.0), most)
-        tl.store(spikes_ptr + row, spike.to(tl.int8), mask=inside)
-        count += spike
+        event = tl.minimum(tl.maximum(level - count, -most if SIGNED else 0.0), most)
+        tl.store(events_ptr + row, event * size, mask=inside)
+        count += event
         row += stride_l
     tl.store(total_ptr + at, total, mask=inside)
-    tl.store(emitted_ptr + at, emitted, mask=inside)
-    tl.store(charge_ptr + at, charge, mask=inside)
     tl.store(count_ptr + at, count, mask=inside)
 
 
 def norm_scan(
     x: Tensor,
     norm: NormRule,
-    norm_state: NormState | None,
     theta: Tensor,
     rule: IFRule,
-    neuron_state: IFState,
+    state: NormIFState,
     spike_steps: int,
-) -> tuple[Tensor, NormState]:
+    charge: Tensor,
+    size: Tensor,
+) -> Tensor:
     """See `norm.norm_scan`, which has checked that this can be done."""
     x = steps_outermost(_pixels_in_line(x))
-    first = torch.empty_like(x[0], dtype=torch.float32)
-    spikes = torch.empty_like(x, dtype=torch.int8)
-    if norm_state is None:
-        state = NormState(torch.zeros_like(first), torch.zeros_like(first))
-    else:
-        state = NormState(laid_out_as(norm_state.total, first), laid_out_as(norm_state.emitted, first))
-    charge = neuron_state.total
-    if charge is None:
-        charge = torch.addcmul(neuron_state.membrane, theta, neuron_state.count)
-    neuron_state.total = charge = laid_out_as(charge, first)
-    neuron_state.count = count = laid_out_as(neuron_state.count, first)
+    first, events = torch.empty_like(x[0], dtype=torch.float32), torch.empty_like(x, dtype=torch.float32)
+    state.total, state.count = laid_out_as(state.total, first), laid_out_as(state.count, first)
     grid, places = _plan(x[0], norm)
     with device_of(x):
         _scan[grid](
-            x, spikes, state.total, state.emitted, charge, count,
-            norm.weight.contiguous(), norm.bias.contiguous(), theta.contiguous(), int(theta.dim() > 0),
-            len(x), neuron_state.steps, spike_steps, norm.eps, stride_l=x[0].numel(),
+            x, events, state.total, state.count, norm.weight.contiguous(), norm.bias.contiguous(),
+            theta.contiguous(), charge.contiguous(), size.contiguous(),
+            len(x), state.steps, spike_steps, norm.eps, stride_l=x[0].numel(),
+            THETA=_stride(theta), CHARGE=_stride(charge), SIZE=_stride(size),
             SIGNED=rule.signed, BURST=rule.burst, **places,
         )  # fmt: skip
-    neuron_state.membrane = torch.addcmul(charge, theta, count, value=-1)
-    neuron_state.steps += len(x)
-    return spikes, state
+    state.steps += len(x)
+    return events
 
 
-def norm_count(x: Tensor, norm: NormRule, theta: Tensor, spike_steps: int, charge: Tensor) -> Tensor:
+def norm_count(x: Tensor, norm: NormRule, theta: Tensor, spike_steps: int, charge: Tensor, worth: Tensor) -> Tensor:
     """See `norm.norm_count`, which has checked that this can be done."""
     x = dense(_pixels_in_line(x))
     counts = torch.empty_like(x, dtype=torch.float32)
@@ -134,10 +128,16 @@ def norm_count(x: Tensor, norm: NormRule, theta: Tensor, spike_steps: int, charg
     grid, places = _plan(x, norm)
     with device_of(x):
         _count[grid](
-            x, counts, norm.weight.contiguous(), norm.bias.contiguous(), scale, charge.contiguous(),
-            int(scale.dim() > 0), int(charge.dim() > 0), spike_steps, norm.eps, **places,
+            x, counts, norm.weight.contiguous(), norm.bias.contiguous(),
+            scale, charge.contiguous(), worth.contiguous(), spike_steps, norm.eps,
+            SCALE=_stride(scale), CHARGE=_stride(charge), WORTH=_stride(worth), **places,
         )  # fmt: skip
     return counts
+
+
+def _stride(value: Tensor) -> int:
+    """From one channel's value to the next."""
+    return int(value.dim() > 0)
 
 
 def _pixels_in_line(x: Tensor) -> Tensor:

@@ -13,10 +13,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..config import DiffusionConfig, require
-from ..kernels import LIFRule
+from ..kernels import LIFRule, upsample_nearest
 from ..neurons import LIFNeuron, StepBatchNorm
 from .direct import DirectConfig, DirectDenoiser, StepConv, mean_over_time, over_time
 from .parts import BatchDropout
@@ -121,7 +120,7 @@ class UpSample(nn.Module):
         self.conv = StepConv(c_in, c_out, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))  # [L·N, C', 2H, 2W]
+        return self.conv(upsample_nearest(x))  # [L·N, C', 2H, 2W]
 
 
 class ResBlock(nn.Module):

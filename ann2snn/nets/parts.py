@@ -12,12 +12,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from quant import QuantConv2d, QuantLinear, QuantReLU, uniform_quantize
 
 from ..config import FULL_PRECISION, UNetConfig
-from ..kernels import fake_quant
+from ..kernels import NormRule, fake_quant, norm_count, upsample_nearest
+
+HEAD, TAIL = "head", "tail"
 
 
 class Parts(Protocol):
@@ -27,7 +28,9 @@ class Parts(Protocol):
 
     def norm(self, channels: int) -> nn.Module: ...
 
-    def conv(self, c_in: int, c_out: int, kernel: int, stride: int = 1, edge: bool = False) -> nn.Conv2d: ...
+    def conv(self, c_in: int, c_out: int, kernel: int, stride: int = 1, edge: str = "") -> nn.Conv2d:
+        """edge: `HEAD` for the convolution of the image, `TAIL` for the one that answers, else empty."""
+        ...
 
     def linear(self, features_in: int, features_out: int) -> nn.Linear: ...
 
@@ -40,7 +43,7 @@ class AnnParts:
     def __init__(self, config: UNetConfig) -> None:
         self.config = config
 
-    def weights(self, edge: bool) -> dict:
+    def weights(self, edge: str = "") -> dict:
         """Weight precision of a layer; `edge`: the first and last convolution never go below 8 bits (APoT, 2020)."""
         config = self.config
         if edge and config.weight_bits != FULL_PRECISION:
@@ -53,11 +56,11 @@ class AnnParts:
     def norm(self, channels: int) -> nn.Module:
         return nn.GroupNorm(self.config.norm_groups, channels)
 
-    def conv(self, c_in: int, c_out: int, kernel: int, stride: int = 1, edge: bool = False) -> nn.Conv2d:
+    def conv(self, c_in: int, c_out: int, kernel: int, stride: int = 1, edge: str = "") -> nn.Conv2d:
         return QuantConv2d(c_in, c_out, kernel, stride=stride, padding=kernel // 2, **self.weights(edge))
 
     def linear(self, features_in: int, features_out: int) -> nn.Linear:
-        return QuantLinear(features_in, features_out, **self.weights(False))
+        return QuantLinear(features_in, features_out, **self.weights())
 
     def time_table(self) -> nn.Module:
         return SinusoidalTime(self.config.diffusion_steps, self.config.ch)
@@ -68,6 +71,36 @@ class FusedReLU(QuantReLU):
 
     def quantize(self, x: Tensor) -> Tensor:
         return super().quantize(x) if self.power else fake_quant(x, self.clip(), self.bits, uniform_quantize)
+
+    def after_norm(self, norm: nn.GroupNorm, x: Tensor) -> Tensor | None:
+        """See `activate`: the time average of a spiking neuron's counts, as that computes it."""
+        if not self.quantizes or not self.is_uniform:
+            return None
+        clip = self.clip()
+        return norm_count(x, NormRule.of(norm), clip, self.levels, size=clip)
+
+
+def activate(norm: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
+    """activation(norm(x)), by one kernel where the activation has one (`after_norm`), no gradient is wanted and nobody
+    listens to either layer.
+    """
+    if isinstance(norm, nn.GroupNorm) and hasattr(activation, "after_norm") and not torch.is_grad_enabled():
+        if not any(module._forward_hooks or module._forward_pre_hooks for module in (norm, activation)):
+            active = activation.after_norm(norm, x)
+            if active is not None:
+                return active
+    return activation(norm(x))
+
+
+class Layers(nn.Sequential):
+    """A norm, an activation and what follows them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm, activation, *others = self
+        x = activate(norm, activation, x)
+        for layer in others:
+            x = layer(x)
+        return x
 
 
 class BatchDropout(nn.Dropout):
@@ -150,15 +183,15 @@ class DownSample(Resampling):
     stride = 2
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        return self.main(self.act(self.norm(x)))  # [N, C, H/2, W/2]
+        return self.main(activate(self.norm, self.act, x))  # [N, C, H/2, W/2]
 
 
 class UpSample(Resampling):
     """Double height and width (nearest neighbour), then a 3×3 convolution."""
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        h = self.act(self.norm(x))  # before the copying: one neuron for the four pixels that repeat it
-        return self.main(F.interpolate(h, scale_factor=2, mode="nearest"))  # [N, C, 2H, 2W]
+        h = activate(self.norm, self.act, x)  # before the copying: one neuron for the four pixels that repeat it
+        return self.main(upsample_nearest(h))  # [N, C, 2H, 2W]
 
 
 class ResBlock(nn.Module):
@@ -169,11 +202,9 @@ class ResBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, temb_dim: int, dropout: float, parts: Parts) -> None:
         super().__init__()
-        self.block1 = nn.Sequential(parts.norm(c_in), parts.activation(), parts.conv(c_in, c_out, 3))
+        self.block1 = Layers(parts.norm(c_in), parts.activation(), parts.conv(c_in, c_out, 3))
         self.temb_proj = nn.Sequential(parts.activation(), parts.linear(temb_dim, c_out))
-        self.block2 = nn.Sequential(
-            parts.norm(c_out), parts.activation(), BatchDropout(dropout), parts.conv(c_out, c_out, 3)
-        )
+        self.block2 = Layers(parts.norm(c_out), parts.activation(), BatchDropout(dropout), parts.conv(c_out, c_out, 3))
         self.shortcut = nn.Identity() if c_in == c_out else parts.conv(c_in, c_out, 1)
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
@@ -193,6 +224,6 @@ class SpikeDrivenResBlock(ResBlock):
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         """x [N, C_in, H, W], temb [N, 4·ch] → [N, C_out, H, W]."""
         norm, activation, conv = self.block1
-        active = activation(norm(x))
+        active = activate(norm, activation, x)
         h = conv(active) + self.temb_proj(temb)[:, :, None, None]
         return self.block2(h) + self.shortcut(x if isinstance(self.shortcut, nn.Identity) else active)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import DiffusionConfig, require
+from ..kernels import upsample_nearest
 from ..neurons import LIFNeuron, StepBatchNorm, unfold_time
 from .direct import DirectConfig, DirectDenoiser, StepConv, add_over_time, over_time
 from .parts import BatchDropout, SinusoidalTime
@@ -144,7 +145,7 @@ class Resampling(nn.Module):
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         spikes = self.neuron(x)
-        return self.bn(self.conv(F.interpolate(spikes, scale_factor=2, mode="nearest") if self.up else spikes))
+        return self.bn(self.conv(upsample_nearest(spikes) if self.up else spikes))
 
 
 class SDDPM(DirectDenoiser):

@@ -12,7 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from ..config import DiffusionConfig, UNetConfig
-from .parts import AnnParts, DownSample, Parts, ResBlock, SpikeDrivenResBlock, TimeEmbedding, UpSample
+from .parts import (
+    HEAD,
+    TAIL,
+    AnnParts,
+    DownSample,
+    Layers,
+    Parts,
+    ResBlock,
+    SpikeDrivenResBlock,
+    TimeEmbedding,
+    UpSample,
+)
 
 
 class UNet(nn.Module):
@@ -32,7 +43,7 @@ class UNet(nn.Module):
         res_block = SpikeDrivenResBlock if config.spike_driven else ResBlock
 
         self.time_embedding = TimeEmbedding(ch, parts)
-        self.head = parts.conv(config.in_channels, ch, 3, edge=True)
+        self.head = parts.conv(config.in_channels, ch, 3, edge=HEAD)
 
         width, skips = ch, [ch]  # channels of the stream, and of every output kept for the way up
         self.downblocks = nn.ModuleList()
@@ -55,9 +66,7 @@ class UNet(nn.Module):
             if level != 0:
                 self.upblocks.append(UpSample(width, parts, config.spike_driven))
 
-        self.tail = nn.Sequential(
-            parts.norm(width), parts.activation(), parts.conv(width, config.in_channels, 3, edge=True)
-        )
+        self.tail = Layers(parts.norm(width), parts.activation(), parts.conv(width, config.in_channels, 3, edge=TAIL))
         self.initialize()
 
     def initialize(self) -> None:

@@ -38,6 +38,7 @@ class Clock:
     elapsed: int = 0  # steps completed before this chunk, with the input on
     diffusion_steps: int = 1000
     times: Tensor | None = field(default=None, repr=False)  # [N], the diffusion times of the current call
+    peak: Tensor | float | None = field(default=None, repr=False)  # see `notice`; None: nobody asks
     smooth: bool = False  # neurons fire by a ramp: the differentiable network that bptt's gradients belong to
     monitor: Monitor | None = field(default=None, repr=False)
 
@@ -59,6 +60,11 @@ class Clock:
     def window(self) -> int:
         """What a sum over rows is divided by to give the time average."""
         return 1 if self.on_counts else self.spike_steps
+
+    def notice(self, values: Tensor) -> None:
+        """Keep the largest of `values`, of any shape: what synapses receive. Where it stays 0, no neuron has fired."""
+        if self.peak is not None:
+            self.peak = values.amax().clamp_min(self.peak)
 
     def unfold(self, x: Tensor) -> Tensor:
         """[L·N, *S] → [L, N, *S] (a view). Raises ValueError if the rows do not divide into the chunk's steps."""

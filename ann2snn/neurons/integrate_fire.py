@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from quant.functional import positive_scale, uniform_levels, uniform_values
 
 from ..errors import UserError
-from ..kernels import IFRule, IFState, if_scan, spread_counts
+from ..kernels import IFRule, IFState, NormIFState, NormRule, if_scan, norm_count, norm_scan, spread_counts
 from .clock import Clock, Clocked, check_state_shape
 
 
@@ -57,6 +57,36 @@ class IFNeuron(Clocked):
             count, self.event_size, clock.bits
         )  # the quantized ReLU's own arithmetic: equal to the last bit
 
+    def after_norm(self, norm: nn.GroupNorm, x: Tensor) -> Tensor | None:
+        """self(norm(x)) [L·N, C, H, W] without forming the current, x and norm as they are given to it.
+
+        None where norm and neuron must run one after the other: see `_joins`. Wants no gradient.
+        """
+        clock = self.clock
+        if not self._joins(norm):
+            return None
+        rule, theta, charge = NormRule.of(norm), self.theta, 0.5 if self.charge is None else self.charge
+        scaled = None if clock.monitor is not None else self.event_size  # who listens is told unit events
+        if clock.is_stream:
+            x = clock.unfold(x)
+            self._check_channels(x[0, 0])
+            self.state = NormIFState.rest(x[0], rule) if self.state is None else self.state
+            events = norm_scan(x, rule, theta, self._rule, self.state, clock.spike_steps, charge, scaled)
+            self._report(events, is_count=False)
+            return (events if scaled is not None else events * self.event_size).flatten(0, 1)
+        self._check_channels(x[0])
+        count = norm_count(x, rule, theta, clock.spike_steps, charge, scaled)
+        self._report(count[None], is_count=True)
+        return count if scaled is not None else uniform_values(count, self.event_size, clock.bits)
+
+    def _joins(self, norm: nn.Module) -> bool:
+        """Whether norm and neuron can run as one, and have from the first step on: the cumulative norm or counts."""
+        clock, config = self.clock, self.clock.config
+        if not clock.is_stream:
+            return clock.on_counts
+        known = config.stream_norm == "cumulative" and config.if_neuron == "bounded" and not clock.smooth
+        return known and norm.state is None and isinstance(self.state, (NormIFState, type(None)))
+
     def expand(self, shape: tuple[int, ...], *, thresholds: bool, charges: bool) -> None:
         """Give the layer a threshold and/or an initial charge of `shape`, of the values it has now."""
         if thresholds:
@@ -86,15 +116,19 @@ class IFNeuron(Clocked):
             if value is not None and value.dim() and value.shape != (len(like), *[1] * (like.dim() - 1)):
                 raise UserError(f"a neuron layer of {len(like)} channels has thresholds or charges {list(value.shape)}")
 
+    @property
+    def _rule(self) -> IFRule:
+        config = self.clock.config
+        return IFRule(config.if_neuron, config.signed, self.clock.smooth, config.burst)
+
     def _scan(self, current: Tensor) -> Tensor:
         """current [L, N, *S] → events [L·N, *S], continuing from the previous chunk's state."""
-        config, theta = self.clock.config, self.theta
+        theta = self.theta
         if self.state is None:
             self._check_channels(current[0, 0])
             self.state = IFState.rest(current[0], theta, 0.5 if self.charge is None else self.charge)
         check_state_shape(self.state.membrane.shape, current.shape[1:])
-        rule = IFRule(config.if_neuron, config.signed, self.clock.smooth, config.burst)
-        events = if_scan(current, self.state, theta, rule, self.clock.spike_steps)
+        events = if_scan(current, self.state, theta, self._rule, self.clock.spike_steps)
         self._report(events, is_count=False)
         return events.flatten(0, 1)
 

@@ -107,8 +107,7 @@ class SpikingGroupNorm(Clocked, nn.GroupNorm):
         clock = self.clock
         if self.state is not None:
             check_state_shape(self.state.total.shape, x.shape[1:])
-        rule = NormRule(self.num_groups, self.weight, self.bias, self.eps)
-        currents, self.state = cumulative_norm(x, self.state, rule, clock.elapsed, clock.spike_steps)
+        currents, self.state = cumulative_norm(x, self.state, NormRule.of(self), clock.elapsed, clock.spike_steps)
         return currents
 
 

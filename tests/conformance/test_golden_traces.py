@@ -64,7 +64,7 @@ def test_every_snn_block_alone(sign):
     snn.clock.chunk_steps, snn.clock.input_on = T, True
     with torch.no_grad():
         snn.reset()
-        assert_close(snn.unet.head(z["x"]), trace["head"], TOLERANCE)
+        assert_close(snn.unet.head(z["x"].repeat(T, 1, 1, 1)), folded["head"], TOLERANCE)
         assert_close(snn.unet.time_embedding(z["t"].repeat(T)), folded["time_embedding"], TOLERANCE)
         for name, block, args in block_inputs(snn.unet, folded | {"tail": trace["tail"]}):
             snn.reset()

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from ann2snn.config import SpikingConfig
-from ann2snn.kernels import IFRule, IFState, NormRule, choice, kernels_by, norm_count, norm_scan
+from ann2snn.kernels import IFRule, NormIFState, NormRule, choice, kernels_by, norm_count, norm_scan
 from ann2snn.neurons import Clock, IFNeuron, SpikingGroupNorm
 from quant.functional import uniform_levels
 from tests.helpers import assert_equal
@@ -24,41 +24,61 @@ def layers(signed: bool, burst: int) -> tuple[Clock, SpikingGroupNorm, IFNeuron]
 
 
 @pytest.mark.parametrize(("signed", "burst"), [(True, 1), (False, 1), (True, 3)])
+@pytest.mark.parametrize("per_channel", [False, True])
 @torch.no_grad()
-def test_norm_scan_is_the_norm_followed_by_the_neuron(signed, burst):
+def test_norm_scan_is_the_norm_followed_by_the_neuron(signed, burst, per_channel):
     clock, norm, neuron = layers(signed, burst)
-    rule = NormRule(2, norm.weight, norm.bias, norm.eps)
+    if per_channel:
+        neuron.expand((6, 1, 1), thresholds=True, charges=True)
+        neuron.act_alpha.mul_(torch.linspace(0.7, 1.2, 6).double()[:, None, None])
+        neuron.charge.mul_(torch.linspace(0.3, 1.5, 6).double()[:, None, None])
+    charge = neuron.charge if per_channel else 0.5
+    rule, spikes = NormRule.of(norm), IFRule("bounded", signed, burst=burst)
     x = torch.randn(10, 2, 6, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x[7:] = 0  # settling
-    state, before = IFState.rest(x[0], neuron.theta), None
+    state = NormIFState.rest(x[0], rule)
     for chunk in x.split([2, 4, 1, 3]):
         clock.chunk_steps = len(chunk)
         wanted = clock.unfold(neuron(norm(chunk.flatten(0, 1))))
-        events, before = norm_scan(chunk, rule, before, neuron.theta, IFRule("bounded", signed, burst=burst), state, 7)
+        events = norm_scan(chunk, rule, neuron.theta, spikes, state, 7, charge)
         clock.elapsed += len(chunk)
-        assert events.dtype == torch.int8
-        assert_equal(events.double(), wanted)
-        torch.testing.assert_close(before.total, norm.state.total, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(before.emitted, norm.state.emitted, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(state.membrane, neuron.state.membrane, rtol=0, atol=1e-12)
-    assert events.shape == (3, 2, 6, 5, 3) and state.count.any()
+        assert_equal(events, wanted)
+        torch.testing.assert_close(state.total, norm.state.total, rtol=1e-12, atol=1e-12)
+        assert_equal(state.count, neuron.state.count)
+        assert state.steps == clock.elapsed
+    assert state.count.any()
     # Whatever the order of arrival, the neurons settle on the quantizer's count of the normalized window mean.
-    if signed and burst > 1:
+    if signed and burst > 1 and not per_channel:
         mean = F.group_norm(x.sum(0) / 7, 2, norm.weight, norm.bias, norm.eps)
         assert_equal(state.count, uniform_levels(mean * 7, neuron.theta * 7, 3))
 
 
-def test_norm_scan_is_differentiable():
-    x = torch.randn(3, 1, 2, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    theta = torch.tensor(THETA, dtype=torch.float64)
-    rule = NormRule(1, *torch.ones(2, 2, dtype=torch.float64))
+@torch.no_grad()
+def test_events_are_worth_what_is_asked_of_them():
+    x = torch.randn(3, 2, 6, 5, 3, generator=torch.Generator().manual_seed(0))
+    norm, theta = NormRule(3, torch.ones(6), torch.zeros(6)), torch.tensor(THETA)
+    unit = norm_scan(x, norm, theta, IFRule(), NormIFState.rest(x[0], norm), 3)
+    assert set(unit.unique().tolist()) == {-1, 0, 1}
+    for size in (theta, torch.linspace(0.5, 2, 6)[:, None, None]):
+        assert_equal(norm_scan(x, norm, theta, IFRule(), NormIFState.rest(x[0], norm), 3, size=size), unit * size)
+        counts = norm_count(x[0], norm, theta, 3)
+        assert_equal(norm_count(x[0], norm, theta, 3, size=size), counts * (size / 3))
 
-    def rates(x: torch.Tensor) -> torch.Tensor:
-        return norm_scan(x, rule, None, theta, IFRule(smooth=True), IFState.rest(x[0], theta), 3)[0]
 
-    assert torch.autograd.gradcheck(rates, (x,))
-    hard, _ = norm_scan(x, rule, None, theta, IFRule(), IFState.rest(x[0], theta), 3)
-    assert hard.dtype == x.dtype and torch.autograd.grad(hard.sum(), x)[0].isfinite().all()
+def test_norm_scan_refuses_what_it_cannot_run():
+    x, norm, theta = torch.ones(3, 2, 6, 5, 3), NormRule(3, torch.ones(6), torch.zeros(6)), torch.tensor(THETA)
+
+    def refused(match: str, x=x, theta=theta, rule: IFRule | None = None, like=x[0]) -> None:
+        with pytest.raises(ValueError, match=match):
+            norm_scan(x, norm, theta, rule or IFRule(), NormIFState.rest(like, norm), 3)
+
+    refused("bounded neurons that spike", rule=IFRule("reference"))
+    refused("bounded neurons that spike", rule=IFRule(smooth=True))
+    refused("a step", like=x[0, :1])
+    refused("a step", x=x[0])
+    refused("use \\[\\] or \\[6, 1, 1\\]", theta=theta.expand(2, 6, 5, 3))
+    with pytest.raises(ValueError, match="use \\[\\] or"):
+        norm_count(x[0], norm, theta.expand(6), 3)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

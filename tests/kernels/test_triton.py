@@ -37,7 +37,8 @@ def test_kernels_on_a_gpu():
 # ---- compilation -----------------------------------------------------------------------------------------------------
 
 FLOATS = ("decay", "threshold", "eps")
-SCAN = {"SIGNED": True, "BURST": 1, "CHANNELS_INNER": True, "BLOCK": 256}
+SCAN = {"THETA": 0, "CHARGE": 0, "SIZE": 1, "SIGNED": True, "BURST": 1, "CHANNELS_INNER": True, "BLOCK": 256}
+COUNT = {"SCALE": 1, "CHARGE": 0, "WORTH": 0, "CHANNELS_INNER": False, "BLOCK": 256, "stride_p": 1}
 LIF = {"STRICT": True, "SOFT": False, "BLOCK": 512}
 #: name → (module, function, constants, element types of pointers that are not float32)
 KERNELS = {
@@ -46,15 +47,15 @@ KERNELS = {
     "lif_scan": ("triton_lif", "_forward", {**LIF, "KEEP": True}, {"spikes_ptr": "bf16"}),
     "lif_scan, nothing kept": ("triton_lif", "_forward", {**LIF, "KEEP": False, "u_ptr": None, "steps": 1}, {}),
     "lif_scan backward": ("triton_lif", "_backward", {**LIF, "DETACH": False, "SURROGATE": "atan"}, {}),
-    "norm_count": ("triton_norm", "_count", {"CHANNELS_INNER": False, "BLOCK": 256, "stride_p": 1}, {}),
-    "norm_scan": ("triton_norm", "_scan", SCAN, {"x_ptr": "bf16", "spikes_ptr": "i8"}),
-    "norm_scan, unsigned": ("triton_norm", "_scan", {**SCAN, "SIGNED": False, "BURST": 3}, {"spikes_ptr": "i8"}),
+    "norm_count": ("triton_norm", "_count", COUNT, {}),
+    "norm_scan": ("triton_norm", "_scan", SCAN, {"x_ptr": "bf16"}),
+    "norm_scan, unsigned": ("triton_norm", "_scan", {**SCAN, "SIGNED": False, "BURST": 3}, {}),
     # Triton makes constants of integers that are 1.
     "norm_scan of ones": (
         "triton_norm",
         "_scan",
-        {**SCAN, **dict.fromkeys(("steps", "window", "width", "pixels", "theta_stride", "BLOCK"), 1)},
-        {"spikes_ptr": "i8"},
+        {**SCAN, **dict.fromkeys(("steps", "window", "width", "pixels", "BLOCK"), 1)},
+        {},
     ),
 }
 

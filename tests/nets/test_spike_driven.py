@@ -186,7 +186,7 @@ class CountingParts(AnnParts):
     def norm(self, channels: int) -> nn.Module:
         return nn.Identity()
 
-    def conv(self, c_in: int, c_out: int, kernel: int, stride: int = 1, edge: bool = False) -> nn.Conv2d:
+    def conv(self, c_in: int, c_out: int, kernel: int, stride: int = 1, edge: str = "") -> nn.Conv2d:
         return Peak(c_in, c_out, stride)
 
     def linear(self, features_in: int, features_out: int) -> nn.Linear:

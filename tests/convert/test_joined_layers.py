@@ -1,0 +1,199 @@
+"""What a spiking network leaves out to be quick changes none of its answers."""
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from ann2snn.config import SpikingConfig
+from ann2snn.convert import convert
+from ann2snn.convert.parts import SpikingConv2d, SpikingHead, SpikingTail
+from ann2snn.kernels import norm as norm_kernels
+from ann2snn.nets import UNet
+from ann2snn.nets.parts import FusedReLU, activate
+from ann2snn.neurons import IFNeuron
+from quant import QuantReLU
+from tests.helpers import assert_close, assert_equal, random_ann, random_batch, spike_trains
+
+MODES = {
+    "window": {},
+    "unsigned": {"signed": False},
+    "burst": {"burst": 3},
+    "settled": {"settle_steps": 4},
+    "settled by itself": {"settle_steps": "auto", "burst": 2},
+}
+EXACT = 1e-12
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Norms and activations run one after the other."""
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (IFNeuron, FusedReLU):
+            patch.setattr(kind, "after_norm", lambda self, norm, x: None)
+        yield
+
+
+def uneven(net: UNet) -> UNet:
+    """The network with a threshold of its own in every layer and norms that do something."""
+    generator = torch.Generator().manual_seed(5)
+    for module in net.modules():
+        if isinstance(module, QuantReLU):
+            module.act_alpha.data.mul_(0.7 + torch.rand((), generator=generator))
+        if isinstance(module, torch.nn.GroupNorm):
+            module.weight.data.mul_(0.5 + torch.rand(module.weight.shape, generator=generator))
+            module.bias.data.add_(torch.randn(module.bias.shape, generator=generator) / 3)
+    return net
+
+
+def count_calls(monkeypatch, name: str) -> list[int]:
+    calls = [0]
+    reference = getattr(norm_kernels, name)
+
+    def counted(*args: object) -> torch.Tensor:
+        calls[0] += 1
+        return reference(*args)
+
+    monkeypatch.setattr(norm_kernels, name, counted)
+    return calls
+
+
+# ---- norm and neuron as one ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("spike_driven", [False, True])
+@torch.no_grad()
+def test_a_norm_and_its_neuron_as_one_send_the_spikes_they_send_one_after_the_other(mode, spike_driven):
+    snn = convert(uneven(random_ann(bits=3, spike_driven=spike_driven)), schedule="stream", **MODES[mode])
+    for index, (_, neuron) in enumerate(snn.neurons()):
+        if index % 3 == 0 and index > 2:
+            charges = torch.linspace(0.2, 0.8, 6, dtype=torch.float64)
+            neuron.charge = torch.nn.Parameter(charges[index % 6])
+    batch = random_batch(snn)
+    with apart():
+        expected, wanted = spike_trains(snn, *batch)
+    output, trains = spike_trains(snn, *batch)
+    assert_close(output, expected, EXACT)
+    assert_close(snn(*batch), expected, EXACT)  # nobody listens: spikes are scaled by the kernel
+    assert trains.keys() == wanted.keys() and any(train.any() for train in trains.values())
+    for name, train in wanted.items():
+        assert_equal(trains[name], train)
+
+
+@torch.no_grad()
+def test_values_per_channel_reach_the_joined_neuron():
+    snn = convert(uneven(random_ann(bits=2)), schedule="stream")
+    for name, neuron in snn.neurons():
+        if "block" in name and "temb" not in name:
+            channels = snn.unet.get_submodule(name.rpartition(".")[0])[0].num_channels
+            neuron.expand((channels, 1, 1), thresholds=True, charges=True)
+            neuron.act_alpha.mul_(torch.linspace(0.8, 1.3, channels).to(neuron.act_alpha)[:, None, None])
+            neuron.charge.add_(torch.linspace(-0.2, 0.2, channels).to(neuron.charge)[:, None, None])
+    batch = random_batch(snn)
+    for spiking in (SpikingConfig("stream", burst=2), SpikingConfig()):
+        with snn.running_as(spiking):
+            with apart():
+                expected = snn(*batch)
+            assert_close(snn(*batch), expected, EXACT)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@torch.no_grad()
+def test_counts_and_the_quantized_network_keep_their_last_bit(bits):
+    ann = uneven(random_ann(bits=bits)).float()
+    snn = convert(ann)
+    x, t = random_batch(ann)
+    batch = x.float(), t
+    with apart():
+        expected = ann(*batch)
+    assert_equal(ann(*batch), expected)
+    assert_equal(snn(*batch), expected)
+    assert_equal(spike_trains(snn, *batch)[0], expected)
+
+
+def test_who_listens_wants_gradients_or_runs_the_published_neuron_has_them_apart(monkeypatch):
+    ann = random_ann(bits=2)
+    snn = convert(ann, schedule="stream")
+    batch = random_batch(ann)
+    blocks = [m for m in snn.unet.modules() if isinstance(m, torch.nn.GroupNorm)]
+    scans, counts = count_calls(monkeypatch, "norm_scan_reference"), count_calls(monkeypatch, "norm_count_reference")
+
+    def ran(net: torch.nn.Module) -> tuple[int, int]:
+        scans[0] = counts[0] = 0
+        net(*batch)
+        return scans[0], counts[0]
+
+    assert ran(snn) == ran(ann) == (0, 0)  # autograd is on
+    with torch.no_grad():
+        assert ran(snn) == (len(blocks), 0) and ran(ann) == (0, len(blocks))
+        with snn.running_as(SpikingConfig()):
+            assert ran(snn) == (0, len(blocks))
+        with snn.running_as(SpikingConfig("stream", stream_norm="per_step", if_neuron="reference")):
+            assert ran(snn) == (0, 0)
+        seen = []
+        neuron = snn.unet.tail[1]
+        for register in (neuron.register_forward_pre_hook, blocks[-1].register_forward_hook):
+            handle = register(lambda module, args, *output: seen.append(len(args)))
+            assert ran(snn) == (len(blocks) - 1, 0) and seen.pop() == 1
+            handle.remove()
+
+
+def test_other_activations_are_left_alone():
+    norm, x = torch.nn.GroupNorm(1, 2), torch.randn(1, 2, 3, 3)
+    with torch.no_grad():
+        assert_equal(activate(norm, FusedReLU(32), x), norm(x).relu())
+        powers = FusedReLU(3, power=True)
+        assert_equal(activate(norm, powers, x), powers(norm(x)))
+        assert_equal(activate(torch.nn.Identity(), torch.nn.Identity(), x), x)
+
+
+# ---- what is computed once, or not at all ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+@torch.no_grad()
+def test_head_and_tail_are_convolved_once_a_chunk(mode, monkeypatch):
+    snn = convert(random_ann(bits=3), schedule="stream", **MODES[mode])
+    batch = random_batch(snn)
+    rows = []
+    convolve = SpikingConv2d.linear
+    monkeypatch.setattr(
+        SpikingConv2d, "linear", lambda self, x, bias: (rows.append(len(x)), convolve(self, x, bias))[1]
+    )
+    output = snn(*batch)
+    assert rows[0] == rows[-1] == len(batch[0]) or "settle_steps" in MODES[mode]
+    for kind in (SpikingHead, SpikingTail):
+        monkeypatch.setattr(kind, "linear", convolve)
+    assert_close(output, snn(*batch), EXACT)
+
+
+@torch.no_grad()
+def test_settling_convolves_only_what_still_receives_spikes(monkeypatch):
+    snn = convert(random_ann(bits=3), schedule="stream", settle_steps="auto")
+    x, t = random_batch(snn, 3)
+    rows = []
+    convolve = SpikingConv2d.linear
+    monkeypatch.setattr(
+        SpikingConv2d, "linear", lambda self, x, bias: (rows.append(len(x)), convolve(self, x, bias))[1]
+    )
+    output, some = snn(x, t), sum(rows)
+    settled = snn.last_settle_steps
+    rows.clear()
+    monkeypatch.setattr(SpikingConv2d, "_of_rows", lambda self, x, busy: self.linear(x, None))
+    assert_close(snn(x, t), output, EXACT)
+    assert snn.last_settle_steps == settled > 1
+    assert some < sum(rows)
+    monkeypatch.undo()
+    assert_close(torch.cat([snn(x[i : i + 1], t[i : i + 1]) for i in range(3)]), output, EXACT)
+
+
+def test_what_is_not_a_number_does_not_look_silent():
+    """A broken network must answer with NaN, not with the spikes it had before."""
+    snn = convert(random_ann(bits=2), schedule="stream", settle_steps=2)
+    conv = snn.unet.downblocks[0].block1[2]
+    snn.clock.input_on = False
+    with torch.no_grad():
+        answer = conv(torch.full((2, conv.in_channels, 4, 4), torch.nan, dtype=conv.weight.dtype))
+    assert answer.isnan().all()
