@@ -77,6 +77,8 @@ def run(
                 "norm cancels the time embedding; use fewer groups"
             )
         trainer = Trainer(network, diffusion, train, world, amp, recompute)
+        if amp and not trainer.amp and world.main:
+            print("note: --amp: no bfloat16 arithmetic on this device; training in float32")
         start(trainer, logdir / CHECKPOINT, dataset, resume, initial)
         if trainer.step >= train.total_steps:
             print(f"{logdir / CHECKPOINT} is at step {trainer.step} of {train.total_steps}: nothing left to train")

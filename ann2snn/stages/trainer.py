@@ -29,7 +29,7 @@ from ..nets.direct import DirectDenoiser
 from ..nets.fsddim import FSDDIMConfig
 from ..nets.parts import BatchDropout
 from ..neurons import StepBatchNorm
-from ..runtime import layout_for, place, seed_from, seed_step
+from ..runtime import computes_bfloat16, layout_for, place, seed_from, seed_step
 from ..world import World
 
 #: Settings that a resumed run must share with its beginning, or the result is that of neither.
@@ -80,7 +80,7 @@ class Trainer:
             f"--loss_type={train.loss_type}: only for --process=vp; use mse",
         )
         self.synaptic = synaptic_loss_of(train, network)
-        self.amp = amp and self.device.type == "cuda"
+        self.amp = amp and computes_bfloat16(self.device)
         seed_step(train.seed, 0)
         self.net = place(build_network(network, diffusion), self.device)
         if recompute:

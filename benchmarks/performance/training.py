@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from ann2snn.config import FULL_PRECISION, DiffusionConfig, TrainConfig
 from ann2snn.nets import UNet
+from ann2snn.runtime import computes_bfloat16
 from ann2snn.stages.trainer import Trainer
 from ann2snn.world import World
 
@@ -14,13 +17,14 @@ from .plain import PlainLoop
 from .results import Bench, Case, Section
 
 OURS, QAT, PLAIN = "fp32 ANN, our trainer", "2-bit ANN, our trainer", "fp32 ANN, plain loop"
+AMP, QAT_AMP = f"{OURS}, --amp", f"{QAT}, --amp"
 
 
-def make_trainer(bench: Bench, bits: int, images: torch.Tensor) -> Trainer:
+def make_trainer(bench: Bench, bits: int, images: torch.Tensor, amp: bool = False) -> Trainer:
     """Our training loop as the scripts set it up on this device."""
     train = TrainConfig(batch_size=bench.plan.train_batch, dropout=0.1, seed=SEED)
     config = config_of(bench, bench.plan.wide[0], bits)
-    trainer = Trainer(config, DiffusionConfig(), train, World(bench.device), amp=bench.device.type == "cuda")
+    trainer = Trainer(config, DiffusionConfig(), train, World(bench.device), amp)
     trainer.net.train()
     trainer.initialize_activations(images)
     return trainer
@@ -40,22 +44,22 @@ def make_images(bench: Bench) -> torch.Tensor:
 
 
 def training(bench: Bench) -> Section:
-    """Three loops in the same rounds."""
+    """All loops in the same rounds. The plain loop is compared with our quickest."""
     images = make_images(bench)
-    qat, ours = make_trainer(bench, 2, images), make_trainer(bench, FULL_PRECISION, images)
     plain = make_plain(bench)
-    jobs = {
-        OURS: lambda: ours.train_step(images),
-        QAT: lambda: qat.train_step(images),
-        PLAIN: lambda: plain.step(images),
-    }
+    jobs = {PLAIN: lambda: plain.step(images)}
+    networks = [(OURS, FULL_PRECISION, False), (QAT, 2, False)]
+    if computes_bfloat16(bench.device):
+        networks += [(AMP, FULL_PRECISION, True), (QAT_AMP, 2, True)]
+    for name, bits, amp in networks:
+        jobs[name] = partial(make_trainer(bench, bits, images, amp).train_step, images)
     times = bench.time(jobs)
     ch, batch = bench.plan.wide[0], bench.plan.train_batch
     rows = [[name, *times.row(name, OURS), batch / times.spread(name).median] for name in jobs]
     label = f"ch {ch}, batch {batch}"
     cases = {
         "qat_step": [Case.of(label, times.ratio(QAT, OURS))],
-        "train_step": [Case.of(label, times.ratio(PLAIN, OURS))],
+        "train_step": [Case.of(label, times.ratio(PLAIN, AMP if AMP in jobs else OURS))],
     }
     header = ["step", "ms (quartiles)", "over our fp32 step", "images/s"]
     return Section(f"One training step, {label}", header, rows, cases)

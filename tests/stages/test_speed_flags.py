@@ -1,4 +1,4 @@
-"""--spike_chunk, --resident and --compile change how a run computes, not what it computes."""
+"""--spike_chunk, --resident, --compile and --amp change how a run computes, not what it computes."""
 
 import json
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ann2snn import compiled
+from ann2snn.stages import trainer
 from tests.scripts import SAMPLING, check, script, train_flags
 from tests.stages.test_bad_input import refused
 from tests.stages.test_parallel import distance, images, state
@@ -60,6 +61,27 @@ def test_without_a_compiler_a_run_says_so_once_and_goes_on(plain, tmp_path):
     out = check(script("ANN_train.py", *train_flags(tmp_path, 4, "--compile", *SAMPLED), before=no_compiler))
     notes = [line for line in out.splitlines() if "--compile" in line]
     assert len(notes) == 1 and notes[0].startswith("note: ") and "no C++ compiler" in notes[0]
+    assert_same_run(tmp_path, plain)
+
+
+def low_precision(available: bool):
+    def before() -> None:
+        trainer.computes_bfloat16 = lambda device: available
+
+    return before
+
+
+def test_bfloat16_trains_nearly_the_same_network(plain, tmp_path):
+    out = check(script("ANN_train.py", *train_flags(tmp_path, 4, "--amp", *SAMPLED), before=low_precision(True)))
+    assert "note" not in out
+    weights, wanted = (state(folder / "ckpt.pt", "net_model") for folder in (tmp_path, plain))
+    assert all(weight.dtype == wanted[name].dtype for name, weight in weights.items())
+    assert 0 < distance(weights, wanted) < 1e-2
+
+
+def test_without_bfloat16_a_run_says_so_and_trains_in_float32(plain, tmp_path):
+    out = check(script("ANN_train.py", *train_flags(tmp_path, 4, "--amp", *SAMPLED), before=low_precision(False)))
+    assert "note: --amp: no bfloat16 arithmetic on this device; training in float32" in out.splitlines()
     assert_same_run(tmp_path, plain)
 
 
