@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from quant import quantized_once
+
 from .compiled import compiled
 from .config import SampleConfig
 from .data import to_uint8
@@ -49,7 +51,8 @@ def generate(
     shape = (net.in_channels, net.image_size, net.image_size)
     noise = ImageNoise(config.seed, rows, shape, like.device, like.dtype)
     step = None if on_step is None else lambda time, state: on_step(time, state[:count])
-    x_0 = run_sampler(called, net.diffusion, net.image_size, config, noise, statistics, step, current_steps(net))
+    with quantized_once(net):
+        x_0 = run_sampler(called, net.diffusion, net.image_size, config, noise, statistics, step, current_steps(net))
     return to_uint8(x_0).cpu()[:count]
 
 

@@ -16,7 +16,7 @@ from quant.functional import (
     uniform_quantize,
     uniform_values,
 )
-from quant.weight import FirstConv2d, LastLinear, QuantConv2d, QuantLinear
+from quant.weight import FirstConv2d, LastLinear, QuantConv2d, QuantLinear, quantized_once
 
 __all__ = [
     "MIN_SCALE",
@@ -34,6 +34,7 @@ __all__ = [
     "lsq_gradient_scale",
     "positive_scale",
     "power_levels",
+    "quantized_once",
     "scale_gradient",
     "ternary_quantize",
     "uniform_levels",

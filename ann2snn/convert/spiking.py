@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from quant import quantized_once
+
 from ..config import AUTO, FULL_PRECISION, DiffusionConfig, SpikingConfig, UNetConfig, check_int, require
 from ..errors import UserError
 from ..nets import UNet
@@ -131,18 +133,21 @@ class SpikingDenoiser(nn.Module):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """x [N, C, H, W], t [N], integer or fractional → time-averaged prediction [N, C, H, W]."""
         self.reset()
-        clock = self.clock
         self.last_settle_steps = 0
+        chunks_share = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
         try:
-            if clock.is_stream:
-                total = self._chunks(x, t, clock.spike_steps, input_on=True)
-            else:  # a layer needs its whole window
-                total = self._chunk(x, t, clock.spike_steps if clock.materialise else 1, input_on=True)
-            if clock.is_stream and self.spiking.settle_steps:
-                total = total + self._settle(x, t)
-            return total / clock.window
+            with quantized_once(self) if chunks_share else contextlib.nullcontext():
+                return self._total(x, t) / self.clock.window
         finally:
             self.reset()  # do not hold a batch of activations between calls
+
+    def _total(self, x: Tensor, t: Tensor) -> Tensor:
+        """The whole call → output summed over its time steps [N, C, H, W]."""
+        clock = self.clock
+        if not clock.is_stream:  # a layer needs its whole window
+            return self._chunk(x, t, clock.spike_steps if clock.materialise else 1, input_on=True)
+        total = self._chunks(x, t, clock.spike_steps, input_on=True)
+        return total + self._settle(x, t) if self.spiking.settle_steps else total
 
     def _chunks(self, x: Tensor, t: Tensor, steps: int, *, input_on: bool) -> Tensor:
         """`_chunk` of `steps` time steps, `spike_chunk` of them at once."""

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from quant import quantized_once
+
 from ..config import SampleConfig, require
 from ..convert import SpikingDenoiser
 from ..data import ImageDataset, to_model_range
@@ -70,7 +72,7 @@ def _measure(net, dataset: ImageDataset, times: list[int], count: int, seed: int
             images = torch.stack([dataset[i] for i in range(start, min(start + BATCH, count))])
             yield to_model_range(images).to(like)
 
-    with torch.no_grad():
+    with torch.no_grad(), quantized_once(net):
         generator = torch.Generator().manual_seed(seed_from(seed, 0))
         return analytic_statistics(net, make_process(net.diffusion, net.image_size), batches(), times, generator)
 

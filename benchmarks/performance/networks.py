@@ -22,13 +22,14 @@ def config_of(bench: Bench, ch: int, bits: int = FULL_PRECISION, **options: obje
     return UNetConfig(**bench.plan.unet | {"ch": ch, "bits": bits} | options)
 
 
-def make_ann(bench: Bench, ch: int, bits: int = FULL_PRECISION) -> UNet:
+def make_ann(bench: Bench, ch: int, bits: int = FULL_PRECISION, **options: object) -> UNet:
     """An ANN in eval mode on the device; the same weights at every width of activations.
 
     Residual branches get weights of ordinary size, where training starts them near zero; clips are set from data.
+    options: other fields of `UNetConfig`.
     """
     torch.manual_seed(SEED)
-    net = UNet(config_of(bench, ch, bits))
+    net = UNet(config_of(bench, ch, bits, **options))
     for module in net.modules():
         if isinstance(module, ResBlock):
             nn.init.xavier_uniform_(module.block2[-1].weight)

@@ -17,13 +17,14 @@ from .plain import PlainLoop
 from .results import Bench, Case, Section
 
 OURS, QAT, PLAIN = "fp32 ANN, our trainer", "2-bit ANN, our trainer", "fp32 ANN, plain loop"
+APOT = "2-bit ANN, 4-bit APoT weights, our trainer"
 AMP, QAT_AMP = f"{OURS}, --amp", f"{QAT}, --amp"
 
 
-def make_trainer(bench: Bench, bits: int, images: torch.Tensor, amp: bool = False) -> Trainer:
-    """Our training loop as the scripts set it up on this device."""
+def make_trainer(bench: Bench, bits: int, images: torch.Tensor, amp: bool = False, **options: object) -> Trainer:
+    """Our training loop as the scripts set it up on this device. options: other fields of `UNetConfig`."""
     train = TrainConfig(batch_size=bench.plan.train_batch, dropout=0.1, seed=SEED)
-    config = config_of(bench, bench.plan.wide[0], bits)
+    config = config_of(bench, bench.plan.wide[0], bits, **options)
     trainer = Trainer(config, DiffusionConfig(), train, World(bench.device), amp)
     trainer.net.train()
     trainer.initialize_activations(images)
@@ -48,11 +49,11 @@ def training(bench: Bench) -> Section:
     images = make_images(bench)
     plain = make_plain(bench)
     jobs = {PLAIN: lambda: plain.step(images)}
-    networks = [(OURS, FULL_PRECISION, False), (QAT, 2, False)]
+    networks = {OURS: (FULL_PRECISION, {}), QAT: (2, {}), APOT: (2, {"weight_bits": 4})}
     if computes_bfloat16(bench.device):
-        networks += [(AMP, FULL_PRECISION, True), (QAT_AMP, 2, True)]
-    for name, bits, amp in networks:
-        jobs[name] = partial(make_trainer(bench, bits, images, amp).train_step, images)
+        networks |= {AMP: (FULL_PRECISION, {"amp": True}), QAT_AMP: (2, {"amp": True})}
+    for name, (bits, options) in networks.items():
+        jobs[name] = partial(make_trainer(bench, bits, images, **options).train_step, images)
     times = bench.time(jobs)
     ch, batch = bench.plan.wide[0], bench.plan.train_batch
     rows = [[name, *times.row(name, OURS), batch / times.spread(name).median] for name in jobs]

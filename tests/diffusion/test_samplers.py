@@ -1,5 +1,6 @@
 """Samplers against closed forms, with exact denoisers in place of networks."""
 
+import contextlib
 import math
 
 import pytest
@@ -7,14 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ann2snn import sampling
 from ann2snn.config import DiffusionConfig, SampleConfig
 from ann2snn.convert import convert
 from ann2snn.diffusion import ImageNoise, sample_ddim, sample_ddpm
 from ann2snn.diffusion.samplers import uniform_times
 from ann2snn.errors import UserError
 from ann2snn.sampling import generate, generate_all
+from quant import QuantConv2d
 from tests.diffusion.vp_exact import Draws, gaussian_denoiser, no_noise, normal, oracle, process
-from tests.helpers import assert_equal, random_ann
+from tests.helpers import assert_equal, random_ann, random_batch
 
 MEAN_TYPES = ("epsilon", "xstart", "xprev", "v")
 mean_types = pytest.mark.parametrize("mean_type", MEAN_TYPES)
@@ -269,3 +272,23 @@ def test_layer_sync_draws_the_anns_images():
     ann = random_ann(diffusion_steps=10)
     config = SampleConfig("ddim", steps=5)
     assert_equal(generate(convert(ann), config, range(3)), generate(ann, config, range(3)))
+
+
+def test_weights_are_quantized_once_for_all_calls_of_a_sampler(monkeypatch):
+    ann = random_ann(bits=2, weight_bits=4)
+    config = SampleConfig(sampler="ddim", steps=5, seed=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "quantized_once", lambda net: contextlib.nullcontext())
+        expected = generate(ann, config, range(2))
+    layers = [module for module in ann.modules() if getattr(module, "bits", 32) == 4 and hasattr(module, "wgt_alpha")]
+    calls = []
+    quantize = QuantConv2d._quantize
+    monkeypatch.setattr(QuantConv2d, "_quantize", lambda self, w: (calls.append(self), quantize(self, w))[1])
+    assert_equal(generate(ann, config, range(2)), expected)
+    assert 0 < len(calls) == len(set(calls)) and set(calls) <= set(ann.modules()) and len(layers) > 4
+    calls.clear()
+    snn = convert(ann, schedule="stream", settle_steps="auto")
+    snn.set_spike_chunk(1)
+    with torch.no_grad():
+        snn(*random_batch(snn))
+    assert 0 < len(calls) == len(set(calls))

@@ -116,6 +116,26 @@ def test_power_levels_are_distinct_ascending_and_reach_one(bits, additive):
     assert levels == tuple(sorted(levels)) and levels[0] == 0 and levels[-1] == 1
 
 
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("additive", [True, False])
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_level_looked_up_is_the_nearest_one(bits, additive, signed, dtype):
+    """Against the distances to all levels, away from the boundaries, where rounding decides."""
+    levels = torch.tensor(quant.power_levels(bits, additive), dtype=torch.float64)
+    levels = torch.cat([-levels[1:].flip(0), levels]) if signed else levels
+    x = torch.empty(4000, dtype=dtype).uniform_(-1.2, 1.2, generator=torch.Generator().manual_seed(bits))
+    distances = (x.double()[:, None] - levels).abs()
+    two = distances.topk(2, largest=False).values
+    clear = two[:, 1] - two[:, 0] > 1e-5
+    assert clear.float().mean() > 0.4  # below 0, unsigned levels are all as far as their smallest ones
+    got = quant.apot_quantize(x, 1.0, bits, signed=signed, additive=additive)
+    assert torch.equal(got[clear], levels[distances.argmin(1)].to(dtype)[clear])
+    odd = torch.tensor([torch.nan, torch.inf, -torch.inf], dtype=dtype)
+    got = quant.apot_quantize(odd, 1.0, bits, signed=signed, additive=additive)
+    assert got[0].isnan() and got[1:].tolist() == [1, -1 if signed else 0]
+
+
 def test_additive_levels_by_hand():
     assert quant.power_levels(3) == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1])
     # 7 bits: terms {0, 1, 1/8, 1/128}, {0, 1/2, 1/16, 1/256}, {0, 1/4, 1/32, 1/512}, {0, 1/64}; largest sum 1.765625.

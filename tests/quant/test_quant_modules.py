@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import quant
+from quant import weight
 
 
 @pytest.mark.parametrize("bits", [2, 3, 8])
@@ -164,3 +165,57 @@ def test_other_refusals():
     assert quant.QuantLinear(1, 1, bits=32).weight.numel() == 1
     with pytest.raises(AttributeError):
         quant.QuantReLU(32).clip()
+
+
+# ---- quantized once --------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_quantized_once_inside_the_context_and_always_outside(monkeypatch):
+    net = nn.Sequential(quant.QuantConv2d(2, 4, 3, bits=4, power=True), quant.QuantConv2d(4, 2, 1), nn.Flatten())
+    net.append(quant.QuantLinear(2, 3, bits=2))
+    x = torch.randn(1, 2, 3, 3)
+    expected, first = net(x), net[0](x)
+    calls = []
+    for kind in (quant.QuantConv2d, quant.QuantLinear):
+        quantize = kind._quantize
+        monkeypatch.setattr(
+            kind, "_quantize", lambda self, w, quantize=quantize: (calls.append(self), quantize(self, w))[1]
+        )
+    with quant.quantized_once(net):
+        assert len(calls) == 2
+        with quant.quantized_once(net):
+            assert torch.equal(net(x), expected)
+        assert torch.equal(net(x), expected) and len(calls) == 2
+    with torch.no_grad():
+        net[0].weight.neg_()
+    assert torch.equal(net[0](x) - net[0].bias[:, None, None], net[0].bias[:, None, None] - first) and len(calls) == 3
+    assert net(x).requires_grad and "held" not in net.state_dict()
+
+
+def test_an_error_inside_the_context_ends_it():
+    net = quant.QuantLinear(2, 3, bits=3)
+    with pytest.raises(KeyError), quant.quantized_once(net):
+        raise KeyError
+    assert net.held is None
+
+
+# ---- normalization of weights ----------------------------------------------------------------------------------------
+
+
+def test_standardized_weights_have_autograds_gradients():
+    w = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(weight._Standardize.apply, (w,))
+    normalized, std = weight._Standardize.apply(w)
+    assert torch.equal(normalized, (w - w.mean()) / w.std()) and torch.equal(std, w.std())
+    g, h = torch.randn_like(w), torch.randn((), dtype=torch.float64)
+    expected = torch.autograd.grad(((w - w.mean()) / w.std() * g).sum() + w.std() * h, w)
+    torch.testing.assert_close(torch.autograd.grad((normalized * g).sum() + std * h, w), expected)
+
+
+def test_equal_weights_have_gradients_of_a_constant_deviation():
+    w = torch.full((4,), 0.3, dtype=torch.float64, requires_grad=True)
+    normalized, std = weight._Standardize.apply(w)
+    assert not normalized.any() and float(std) == weight.MIN_STD
+    g = torch.tensor([1.0, 0, 0, 0], dtype=torch.float64)
+    (got,) = torch.autograd.grad((normalized * g).sum() + std, w)
+    torch.testing.assert_close(got, (g - 0.25) / weight.MIN_STD)
