@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import secrets
+import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,9 +25,55 @@ from tqdm import tqdm
 from .errors import UserError
 from .runtime import choose_device
 
-# Waiting for a slow peer is no error: the launcher ends everybody if one process dies.
+# Waiting for a slow peer is no error; one that has ended is noticed by its lifeline.
 PATIENCE = timedelta(days=7)
 POLL_SECONDS = 0.05
+CONNECT_SECONDS = 10
+GOODBYE = b"."
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the world has ended before its time."""
+
+
+class Lifelines:
+    """Connections between the main process and each other one, {rank of the other end: connection}.
+
+    The system closes them when the process at an end ends, and be it by kill -9. Nothing but `GOODBYE` travels on
+    them, so a process may be as slow as it likes.
+    """
+
+    def __init__(self, ends: dict[int, socket.socket]) -> None:
+        self.ends = ends
+        for end in ends.values():
+            end.setblocking(False)
+        if ends:  # a process that loads images would hold its parent's connections open beyond the parent's end
+            os.register_at_fork(after_in_child=self.close)
+
+    def check(self) -> None:
+        """Raise LostProcessError if the process at an end has ended without saying goodbye."""
+        for rank, end in list(self.ends.items()):
+            try:
+                said = end.recv(1)
+            except BlockingIOError:  # nothing said: it is there
+                continue
+            except OSError:
+                said = b""
+            if said != GOODBYE:
+                raise LostProcessError(f"process {rank}: connection closed by peer")
+            self.ends.pop(rank).close()
+
+    def say_goodbye(self) -> None:
+        for end in self.ends.values():
+            with contextlib.suppress(OSError):
+                end.send(GOODBYE)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of this process's ends."""
+        for end in self.ends.values():
+            end.close()
+        self.ends.clear()
 
 
 class World:
@@ -36,6 +84,7 @@ class World:
 
     def __init__(self, device: torch.device, rank: int = 0, size: int = 1, store: dist.Store | None = None) -> None:
         self.device, self.rank, self.size, self.store = device, rank, size, store
+        self.lifelines = Lifelines({})
         self._names = itertools.count()
 
     @property
@@ -99,8 +148,8 @@ class World:
         name = self._name("text")
         if self.main:
             self.store.set(name, text)
-        while not self.store.check([name]):  # as in _until
-            time.sleep(POLL_SECONDS)
+        while not self.store.check([name]):
+            self._pause()
         return self.store.get(name).decode()
 
     def collect(self, rows: Tensor) -> list[Tensor]:
@@ -130,11 +179,54 @@ class World:
         """Whether this process is the first of all to ask. Not collective."""
         return self.size == 1 or self.store.add(f"claim/{what}", 1) == 1
 
+    def tie(self) -> None:
+        """Connect the main process with each other one, see `Lifelines`, and wait until all are there.
+
+        A network that lets no such connection through is no error: the launcher then ends those that wait in vain.
+        """
+        if self.main:
+            with socket.create_server(("", 0), backlog=self.size) as listener:
+                word = secrets.token_hex(8)  # whoever else connects to the port does not know it
+                self.from_main(f"{listener.getsockname()[1]} {word}")
+                ends = self._accept(listener, word)
+        else:
+            port, word = self.from_main("").split()
+            ends = self._connect(int(port), word)
+        self.lifelines = Lifelines(ends)
+        self.wait()
+
+    def _accept(self, listener: socket.socket, word: str) -> dict[int, socket.socket]:
+        ends: dict[int, socket.socket] = {}
+        listener.settimeout(POLL_SECONDS)
+        while len(ends) + self.store.add("untied", 0) < self.size - 1:
+            with contextlib.suppress(OSError):  # a timeout, most often
+                end, _ = listener.accept()
+                end.settimeout(CONNECT_SECONDS)
+                said, _, rank = end.recv(64).decode(errors="replace").partition(" ")
+                if said == word:
+                    ends[int(rank)] = end
+                else:
+                    end.close()
+        return ends
+
+    def _connect(self, port: int, word: str) -> dict[int, socket.socket]:
+        try:
+            end = socket.create_connection((os.environ["MASTER_ADDR"], port), CONNECT_SECONDS)
+            end.sendall(f"{word} {self.rank}".encode())
+        except OSError:
+            self.store.add("untied", 1)
+            return {}
+        return {0: end}
+
     def _until(self, name: str, count: int, seen=lambda number: None) -> None:
-        # Asking again and again, rather than in one blocking call, lets a signal in.
         while (number := self.store.add(name, 0)) < count:
             seen(number)
-            time.sleep(POLL_SECONDS)
+            self._pause()
+
+    def _pause(self) -> None:
+        """Between two looks at the store, which let signals in, as one blocking call would not."""
+        self.lifelines.check()
+        time.sleep(POLL_SECONDS)
 
     def _name(self, kind: str) -> str:
         return f"{kind}/{next(self._names)}"
@@ -150,6 +242,7 @@ class Progress:
         if self.world.size == 1:
             self.bar.update(number)
         else:
+            self.world.lifelines.check()
             self.show(self.world.store.add(self.name, number))
 
     def show(self, number: int) -> None:
@@ -193,10 +286,13 @@ def join(device: str) -> World:
         torch.cuda.set_device(chosen)
     store, rank, size = next(rendezvous("env://", timeout=timedelta(minutes=10)))
     store.set_timeout(PATIENCE)
+    world = World(chosen, rank, size, dist.PrefixStore("world", store))
+    if size > 1:
+        world.tie()  # before the engine, which waits for the others where no signal gets in
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
     engine = dist.PrefixStore("engine", store)
     dist.init_process_group(backend, store=engine, rank=rank, world_size=size, timeout=PATIENCE)
-    _joined = World(chosen, rank, size, dist.PrefixStore("world", store))
+    _joined = world
     if not _joined.main:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
     return _joined
@@ -211,4 +307,5 @@ def leave() -> None:
             world.store.add("left", 1)
             if world.main:  # it may keep the store, which the others still need
                 world._until("left", world.size)
+        world.lifelines.say_goodbye()
         dist.destroy_process_group()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from ..errors import UserError
@@ -9,6 +10,18 @@ from ..errors import UserError
 FULL_PRECISION = 32
 MAX_MULT = 64
 MAX_IMAGE_SIZE = 4096
+
+#: Whole numbers that describe a U-Net → what messages call them.
+WHOLE = {
+    "in_channels": "image channels",
+    "image_size": "--img_size",
+    "ch": "--ch",
+    "num_res_blocks": "--num_res_blocks",
+    "spike_steps": "--timestep",
+    "diffusion_steps": "--T",
+    "norm_groups": "--norm_groups",
+    "block_size": "--block_size",
+}
 
 
 def require(condition: bool, message: str) -> None:
@@ -45,3 +58,52 @@ def check_bits(bits: int, flag: str) -> int:
     bits = check_int(bits, flag)
     require(bits in range(2, 9) or bits == FULL_PRECISION, f"{flag}={bits}: use 2 to 8, or 32 for full precision")
     return bits
+
+
+def make_whole(config: object) -> None:
+    """Turn what is whole in value into integers, in a U-Net's frozen configuration. Raises UserError."""
+    for name, flag in WHOLE.items():
+        if hasattr(config, name):
+            object.__setattr__(config, name, check_int(getattr(config, name), flag))
+    object.__setattr__(config, "ch_mult", tuple(check_int(mult, "--ch_mult") for mult in config.ch_mult))
+
+
+def check_even_width(ch: int) -> None:
+    """Sinusoids take a half of the channels each, and those of DDPM divide by ch / 2 - 1. Raises UserError."""
+    require(4 <= ch <= 4096 and ch % 2 == 0, f"--ch={ch}: use an even number from 4 to 4096")
+
+
+def check_diffusion_steps(steps: int) -> None:
+    """Raise UserError for a process of another number of steps than 1 to 100000."""
+    require(1 <= steps <= 100_000, f"--T={steps}: use 1 to 100000")
+
+
+def check_norm_groups(groups: int, ch: int) -> None:
+    """Raise UserError unless the channels of every level can be cut into `groups`."""
+    require(groups > 0 and ch % groups == 0, f"--norm_groups={groups}: must divide --ch={ch}")
+
+
+def check_blocks(num_res_blocks: int, dropout: float) -> None:
+    """Raise UserError for residual blocks that no U-Net has."""
+    require(1 <= num_res_blocks <= 16, f"--num_res_blocks={num_res_blocks}: use 1 to 16")
+    require(0 <= dropout < 1, f"--dropout={dropout}: use a value in [0, 1)")
+
+
+def check_multipliers(ch_mult: tuple[int, ...], levels: int, largest: float = MAX_MULT) -> None:
+    """Raise UserError unless `ch_mult` are 1 to `levels` positive numbers, none above `largest`."""
+    values = "positive values" if largest == math.inf else f"values of 1 to {largest}"
+    require(
+        0 < len(ch_mult) <= levels and min(ch_mult) > 0 and max(ch_mult) <= largest,
+        f"--ch_mult={','.join(map(str, ch_mult))}: give 1 to {levels} {values}, each once; a flag repeated after a "
+        "flagfile appends to the flagfile's values, so edit the flagfile instead",
+    )
+
+
+def check_halving(image_size: int, levels: int) -> None:
+    """Raise UserError unless images can be halved from each of the resolution levels to the next."""
+    factor = 2 ** (levels - 1)
+    require(
+        image_size > 0 and image_size % factor == 0,
+        f"--img_size={image_size}: {levels} resolution levels halve it {levels - 1} times, so it must be a multiple "
+        f"of {factor}",
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from .checks import check_int, require
+from .checks import check_diffusion_steps, check_int, require
 
 MEAN_TYPES = ("epsilon", "xstart", "xprev", "v")
 BETA_SCHEDULES = ("linear", "quad", "cosine", "sigmoid", "const", "warmup10", "warmup50", "jsd")
@@ -40,7 +40,7 @@ class DiffusionConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "diffusion_steps", check_int(self.diffusion_steps, "--T"))
-        require(1 <= self.diffusion_steps <= 100_000, f"--T={self.diffusion_steps}: use 1 to 100000")
+        check_diffusion_steps(self.diffusion_steps)
         require(
             0 < self.beta_1 <= self.beta_T < 1,
             f"--beta_1={self.beta_1}, --beta_T={self.beta_T}: need 0 < beta_1 <= beta_T < 1",

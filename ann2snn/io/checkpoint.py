@@ -202,6 +202,7 @@ def snn_payload(snn: SpikingDenoiser, **extra: object) -> dict:
 def load(
     path: str | os.PathLike,
     *,
+    payload: dict | None = None,
     weights: str = "ema",
     bit: int | None = None,
     image_size: int | None = None,
@@ -211,6 +212,7 @@ def load(
 ) -> Loaded:
     """Load a network, ours, the reference's or a published spiking one, in eval mode on the CPU.
 
+    payload: what `read(path)` gave, where the file has been read already.
     weights: "ema" or "net" (the raw weights of a training checkpoint, and all that a published spiking one has).
     bit: needed for the reference's files, which do not store it; must agree with a file that does.
     spike_steps: of a directly trained spiking network, where the file does not store it; must agree with one that does.
@@ -219,7 +221,7 @@ def load(
 
     Raises UserError; the message names both values where a flag contradicts the file.
     """
-    payload = read(path)
+    payload = read(path) if payload is None else payload
     weights = published.weights_in(payload, weights)
     state = _state(payload, f"{weights}_model", path)
     kind, step = _kind_and_step(payload, state, path)

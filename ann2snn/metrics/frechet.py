@@ -119,7 +119,11 @@ def frechet_distance(mu1, sigma1, mu2, sigma2):
 
 def _root_factor(sigma):
     """F, a tensor [D,R], with F F^T = sigma, where R is sigma's numerical rank."""
-    eigenvalues, vectors = torch.linalg.eigh(torch.from_numpy((sigma + sigma.T) / 2))
+    symmetric = (sigma + sigma.T) / 2
+    try:
+        eigenvalues, vectors = torch.linalg.eigh(torch.from_numpy(symmetric))
+    except torch.linalg.LinAlgError:  # does not converge on some covariances of rank far below D; numpy's does
+        eigenvalues, vectors = map(torch.from_numpy, np.linalg.eigh(symmetric))
     largest = eigenvalues.abs().max()
     # Statistics may have been stored in float32, whose rounding reaches about 1e-7 of the largest eigenvalue.
     if eigenvalues[0] < -1e-5 * largest:

@@ -49,6 +49,11 @@ def score_numbered(batches, extractor, stats, splits=10, total=None, progress=Tr
     return json.loads(world.from_main(json.dumps(figures(*gathered, extractor, stats)) if world.main else ""))
 
 
+def usual_splits(total):
+    """Splits of the Inception Score of `total` images: ten as everywhere, fewer where there are not as many images."""
+    return min(10, total)
+
+
 def numbered(batches):
     """(indices, images) of images that come in order."""
     first = 0

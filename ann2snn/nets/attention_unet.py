@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import FULL_PRECISION, DiffusionConfig, check_int, require
+from ..config.checks import check_blocks, check_even_width, check_multipliers, check_norm_groups, make_whole
 from .parts import BatchDropout
 
 NORM_EPS = 1e-6
@@ -50,14 +51,9 @@ class AttentionUNetConfig:
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen; normalise types once, here
-        for name, flag in (
-            *(("in_channels", "image channels"), ("image_size", "--img_size"), ("ch", "--ch")),
-            *(("num_res_blocks", "--num_res_blocks"), ("norm_groups", "--norm_groups"), ("block_size", "--block_size")),
-        ):
-            set_field(self, name, check_int(getattr(self, name), flag))
+        make_whole(self)
         if self.out_channels is not None:
             set_field(self, "out_channels", check_int(self.out_channels, "output channels"))
-        set_field(self, "ch_mult", tuple(check_int(m, "--ch_mult") for m in self.ch_mult))
         set_field(self, "attn", tuple(check_int(level, "--attn") for level in self.attn))
         self._check_values()
         self._check_levels()
@@ -65,22 +61,13 @@ class AttentionUNetConfig:
     def _check_values(self) -> None:
         require(1 <= self.in_channels <= 64, f"{self.in_channels} image channels: use 1 to 64")
         require(1 <= self.denoised_channels <= 64, f"{self.out_channels} output channels: use 1 to 64")
-        # Four is the least: the sinusoids' exponents divide by ch / 2 - 1.
-        require(4 <= self.ch <= 4096 and self.ch % 2 == 0, f"--ch={self.ch}: use an even number from 4 to 4096")
-        require(1 <= self.num_res_blocks <= 16, f"--num_res_blocks={self.num_res_blocks}: use 1 to 16")
-        require(0 <= self.dropout < 1, f"--dropout={self.dropout}: use a value in [0, 1)")
-        require(
-            self.norm_groups > 0 and self.ch % self.norm_groups == 0,
-            f"--norm_groups={self.norm_groups}: must divide --ch={self.ch}",
-        )
+        check_even_width(self.ch)
+        check_blocks(self.num_res_blocks, self.dropout)
+        check_norm_groups(self.norm_groups, self.ch)
 
     def _check_levels(self) -> None:
         levels = len(self.ch_mult)
-        require(
-            0 < levels <= 8 and min(self.ch_mult, default=0) > 0,
-            f"--ch_mult={','.join(map(str, self.ch_mult))}: give 1 to 8 positive values, each once; a flag repeated "
-            "after a flagfile appends to the flagfile's values, so edit the flagfile instead",
-        )
+        check_multipliers(self.ch_mult, levels=8, largest=math.inf)
         require(
             all(0 <= level < levels for level in self.attn) and len(set(self.attn)) == len(self.attn),
             f"--attn={','.join(map(str, self.attn))}: name each level with attention once, from 0 to {levels - 1}",

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..config import FULL_PRECISION, MAX_MULT, DiffusionConfig, DirectSpiking, check_int, require
+from ..config import FULL_PRECISION, DiffusionConfig, DirectSpiking, require
+from ..config.checks import (
+    check_blocks,
+    check_diffusion_steps,
+    check_even_width,
+    check_halving,
+    check_multipliers,
+    make_whole,
+)
 from ..config.direct import MOST_STEPS
 from ..kernels import SURROGATES, LIFRule
 from ..neurons import LIFNeuron, Monitor, StepBatchNorm, unfold_time
@@ -45,43 +53,23 @@ class DirectConfig:
     diffusion_steps: int = 1000
 
     def __post_init__(self) -> None:
-        set_field = object.__setattr__  # the dataclass is frozen; normalise types once, here
-        for name, flag in (
-            *(("in_channels", "image channels"), ("image_size", "--img_size"), ("ch", "--ch")),
-            *(("num_res_blocks", "--num_res_blocks"), ("spike_steps", "--timestep"), ("diffusion_steps", "--T")),
-        ):
-            set_field(self, name, check_int(getattr(self, name), flag))
-        set_field(self, "ch_mult", tuple(check_int(m, "--ch_mult") for m in self.ch_mult))
+        make_whole(self)
         require(self.in_channels in (1, 3), f"{self.in_channels} image channels: images have 1 (grey) or 3 (colour)")
-        require(4 <= self.ch <= 4096 and self.ch % 2 == 0, f"--ch={self.ch}: use an even number from 4 to 4096")
-        require(1 <= self.num_res_blocks <= 16, f"--num_res_blocks={self.num_res_blocks}: use 1 to 16")
+        check_even_width(self.ch)
         require(1 <= self.spike_steps <= MOST_STEPS, f"--timestep={self.spike_steps}: use 1 to {MOST_STEPS}")
-        require(1 <= self.diffusion_steps <= 100_000, f"--T={self.diffusion_steps}: use 1 to 100000")
+        check_diffusion_steps(self.diffusion_steps)
         for name, flag in (("dropout", "--dropout"), ("threshold", "--threshold")):
             value = getattr(self, name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             require(number, f"{flag}={value}: must be a number")
-        require(0 <= self.dropout < 1, f"--dropout={self.dropout}: use a value in [0, 1)")
+        check_blocks(self.num_res_blocks, self.dropout)
         require(0 < self.threshold <= 1000, f"--threshold={self.threshold}: use a value above 0, at most 1000")
         require(
             isinstance(self.surrogate, str) and self.surrogate in SURROGATES,
             f"--surrogate={str(self.surrogate)[:40]}: use one of {', '.join(SURROGATES)}",
         )
-        self._check_levels()
-
-    def _check_levels(self) -> None:
-        levels = len(self.ch_mult)
-        require(
-            0 < levels <= 8 and min(self.ch_mult, default=0) > 0 and max(self.ch_mult) <= MAX_MULT,
-            f"--ch_mult={','.join(map(str, self.ch_mult))}: give 1 to 8 values of 1 to {MAX_MULT}, each once; a flag "
-            "repeated after a flagfile appends to the flagfile's values, so edit the flagfile instead",
-        )
-        factor = 2 ** (levels - 1)
-        require(
-            self.image_size > 0 and self.image_size % factor == 0,
-            f"--img_size={self.image_size}: {levels} resolution levels halve it {levels - 1} times, so it must be a "
-            f"multiple of {factor}",
-        )
+        check_multipliers(self.ch_mult, levels=8)
+        check_halving(self.image_size, len(self.ch_mult))
 
     @property
     def rule(self) -> LIFRule:

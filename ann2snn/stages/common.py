@@ -8,8 +8,12 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..data import ImageDataset
 from ..io import checkpoint
+from ..io.atomic import sweep
 from ..io.lock import run_lock
+from ..metrics.frechet import FeatureStatistics
+from ..metrics.stats_file import write_stats
 from ..world import World
 
 
@@ -28,6 +32,14 @@ def newest(path: Path, world: World) -> Path | None:
         found = str(checkpoint.read_newest(path)[0])
     found = world.from_main(found)
     return Path(found) if found else None
+
+
+def keep_stats(path: Path, gathered: FeatureStatistics, dataset: ImageDataset, count: int, extractor: str) -> None:
+    """Write the statistics of the first `count` images of a data set, and say so. Raises UserError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent, depth=0)
+    write_stats(path, *gathered.compute(), extractor)
+    print(f"{path}: {count} images of {dataset.name} ({dataset.split}), {extractor}")
 
 
 def due(step: int, every: int) -> bool:

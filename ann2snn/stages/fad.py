@@ -9,10 +9,10 @@ from pathlib import Path
 from torch import Tensor
 
 from ..data import ImageDataset
-from ..io.atomic import sweep
 from ..metrics.fad import FadExtractor, fad, gather
-from ..metrics.stats_file import ReferenceStatistics, write_stats
+from ..metrics.stats_file import ReferenceStatistics
 from ..world import World
+from .common import keep_stats
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,7 @@ def make_stats(path: Path, dataset: ImageDataset, extractor: FadExtractor, num_i
     extractor.require_channels(dataset.channels)
     if world.main:
         count = min(num_images, len(dataset))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent, depth=0)
-        write_stats(path, *gather(in_order(dataset, count), extractor).compute(), extractor.name)
-        print(f"{path}: {count} images of {dataset.name} ({dataset.split}), {extractor.name}")
+        keep_stats(path, gather(in_order(dataset, count), extractor), dataset, count, extractor.name)
     world.wait()
     return 0
 
