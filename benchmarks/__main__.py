@@ -1,7 +1,7 @@
 """How fast: each performance target with its measured ratio, and the tables behind it.
 
     python -m benchmarks --quick                          # small sizes, under three minutes on one core
-    python -m benchmarks --threads 2 --out logs/performance.json
+    python -m benchmarks --threads 2 --out logs/performance.json --page docs/performance.md
     python -m benchmarks --only stream,profile
 
 Everything that is compared runs in the same rounds, in turn (A B C A B C …), at least 7 times after warm-up; figures
@@ -21,8 +21,10 @@ import torch
 from ann2snn import launch
 from ann2snn.config import require
 from ann2snn.errors import UserError
+from ann2snn.io.atomic import write_text
 from ann2snn.runtime import choose_device, keep_freed_memory
 from benchmarks.performance import plan
+from benchmarks.performance.document import filled
 from benchmarks.performance.machine import machine
 from benchmarks.performance.output import about_line, section_table, targets_table, write
 from benchmarks.performance.results import Bench, Case, Section
@@ -43,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="smaller networks and batches, fewer T: indicative")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch its own choice")
     parser.add_argument("--out", type=Path, help="JSON file for all of it")
+    parser.add_argument("--page", type=Path, help="Markdown page whose tables of the groups measured are replaced")
     parser.add_argument("--only", default=",".join(GROUPS), help=f"groups to measure, of {','.join(GROUPS)}")
     return parser
 
@@ -60,10 +63,21 @@ def cases_of(found: dict[str, list[Section]]) -> dict[str, list[Case]]:
     return {name: cases for group in found.values() for section in group for name, cases in section.cases.items()}
 
 
+def read_page(path: Path) -> str:
+    """A page with marks for tables. Raises UserError before anything is measured."""
+    try:
+        page = path.read_text(encoding="utf-8")
+        filled(page, {}, [], {})
+    except (OSError, UnicodeError, UserError) as error:
+        raise UserError(f"--page={path}: {error}") from None
+    return page
+
+
 def _main(args: argparse.Namespace) -> int:
     names = groups(args.only)
     require(args.threads >= 0, f"--threads={args.threads}: use 1 or more, or 0 for torch's own choice")
     require(args.out is None or not args.out.is_dir(), f"--out={args.out}: is a folder; name a file")
+    page = None if args.page is None else read_page(args.page)
     if args.threads:
         torch.set_num_threads(args.threads)
     device = choose_device(args.device)
@@ -77,6 +91,8 @@ def _main(args: argparse.Namespace) -> int:
         lines = target_lines(cases_of(found), device.type, tuple(found))
         if args.out is not None:  # after every group: a run that is stopped keeps what it has
             write(args.out, about, lines, found)
+    if page is not None:
+        write_text(args.page, filled(page, about, lines, found))
     print(about_line(about), end="\n\n")
     print(targets_table(lines))
     for group in found.values():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ann2snn.convert import SpikingDenoiser
+from ann2snn.convert.parts import SpikingConv2d
 from ann2snn.errors import UserError
 from ann2snn.neurons import IFNeuron
 
@@ -66,6 +67,8 @@ class MaskedDenoiser(nn.Module):
             raise UserError("the published way is schedule=stream, stream_norm=per_step, if_neuron=reference")
         snn = copy.deepcopy(snn)
         self.unet, self.clock, self.whole_window = snn.unet, snn.clock, whole_window
+        for edge in (self.unet.head, self.unet.tail[-1]):
+            edge.__class__ = SpikingConv2d  # the published loop convolves the image, and the last spikes, at every step
         self.neurons: list[MaskedNeuron] = []
         for name, neuron in list(snn.neurons()):
             self.neurons.append(self._replace(name, neuron, config.signed))

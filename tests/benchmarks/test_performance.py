@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,15 +15,16 @@ from ann2snn.runtime import seed_step
 from ann2snn.stages.trainer import Trainer
 from ann2snn.world import ALONE
 from benchmarks import __main__ as command
-from benchmarks.performance import memory, plan, stream, targets, timing
+from benchmarks.performance import document, memory, plan, stream, targets, timing
 from benchmarks.performance.masked import MaskedDenoiser
 from benchmarks.performance.networks import PUBLISHED
 from benchmarks.performance.plain import PlainLoop
-from benchmarks.performance.results import Bench, Case
+from benchmarks.performance.results import Bench, Case, Section
 from benchmarks.performance.run import GROUPS
 from tests.helpers import assert_close, assert_equal, random_ann, random_batch
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 TINY = dataclasses.replace(
     plan.QUICK,
     repetitions=2,
@@ -189,3 +191,52 @@ def test_a_childs_peak_memory_covers_its_network(capsys):
 def test_bad_input_is_one_line(bad, capsys):
     assert command.main(["--quick", *bad]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+
+PAGE = """# Speed
+
+<!-- targets -->
+old
+<!-- /targets -->
+text
+<!-- int8 -->
+<!-- /int8 -->
+<!-- scan -->
+kept
+<!-- /scan -->
+"""
+LINE = {"what": "a over b", "device": "cpu", "bound": "≤ 2", "measured": 1.234, "low": 1.2, "high": 1.3, "at": "T = 3"}
+
+
+def test_a_page_gets_the_tables_of_the_groups_that_ran_between_their_marks():
+    ran = {"int8": [Section("Title", ["what", "ms"], [["x", 1234.5], ["y", None]], note="A note.")]}
+    about, line = {"processor": "C"}, LINE | {"verdict": "pass", "why": ""}
+    page = document.filled(PAGE, about, [line], ran)
+    head, _, rest = page.partition("text\n")
+    assert head.splitlines() == [
+        *("# Speed", "", "<!-- targets -->", "processor: C", ""),
+        "| what | on | allowed | measured (quartiles) | worst at | verdict |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *("| a over b | CPU | ≤ 2 | 1.23 (1.20–1.30) | T = 3 | pass |", "<!-- /targets -->"),
+    ]
+    table = "*Title*\n\n| what | ms |\n| --- | --- |\n| x | 1.23e+03 |\n| y | – |\n\nA note."
+    assert rest == f"<!-- int8 -->\n{table}\n<!-- /int8 -->\n<!-- scan -->\nkept\n<!-- /scan -->\n"
+    assert document.filled(page, about, [line], ran) == page
+    left_out = LINE | {"measured": None, "verdict": "not measured", "why": "--only leaves out scan"}
+    assert "old" in document.filled(PAGE, about, [line, left_out], ran)
+
+
+def test_the_documentation_has_a_place_for_every_table():
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert {name for name in (*GROUPS, "targets") if f"<!-- {name} -->\n" in page} == {*GROUPS, "targets"}
+
+
+@pytest.mark.parametrize("content", [None, b"no marks", b"\xff\xfe"])
+def test_a_page_without_marks_is_refused_before_anything_is_measured(content, tmp_path, capsys):
+    page = tmp_path / "page.md"
+    if content is not None:
+        page.write_bytes(content)
+    assert command.main(["--quick", f"--page={page}"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --page={page}: ")
