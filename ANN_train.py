@@ -9,9 +9,10 @@ The same command continues an interrupted run. --eval scores the raw and the ave
 
 from __future__ import annotations
 
-from ann2snn import build, flags, settings
+from pathlib import Path
+
+from ann2snn import build, flags
 from ann2snn.config import require
-from ann2snn.diffusion.process import check_sampling, network_channels
 from ann2snn.flags import FLAGS
 from ann2snn.sampling import check_generation
 from ann2snn.stages import evaluate, train
@@ -27,17 +28,17 @@ def main() -> int:
     return code or (run_evaluation(world) if FLAGS.eval else 0)
 
 
+def suits(network, diffusion) -> None:
+    """Raise UserError for what is trained elsewhere."""
+    require(not is_direct(network), f"--arch={FLAGS.arch}: a spiking network, which SNN_train.py trains")
+
+
 def run_training(world) -> int:
-    diffusion, sample, config = settings.diffusion_config(), build.sample_config(), build.train_config()
-    asked = settings.network_config(in_channels=3)  # refuse bad flags before the data are read
-    require(not is_direct(asked), f"--arch={FLAGS.arch}: a spiking network, which SNN_train.py trains")
-    check_sampling(diffusion, FLAGS.img_size, sample)
-    schedule = build.train_schedule(sample, world)
-    dataset = build.dataset()
-    network = settings.network_config(network_channels(diffusion, dataset.channels))
-    logdir = build.logdir("train", world)
     return train.run(
-        logdir, dataset, network, diffusion, config, sample, schedule, world, resume=FLAGS.resume, amp=FLAGS.amp
+        *build.training(world, suits),
+        resume=FLAGS.resume,
+        amp=FLAGS.amp,
+        accepted=lambda: build.logdir("train", world),
     )
 
 
@@ -45,12 +46,17 @@ def run_evaluation(world) -> int:
     """samples.png and samples_ema.png, and the scores of both sets of weights."""
     sample = build.sample_config()
     extractor, stats, fad = (None, None, None) if FLAGS.sample_only else build.scored_with(world.device)
-    logdir = build.logdir("evaluate", world)
+    logdir = Path(FLAGS.logdir)
     for weights, grid in (("net", "samples.png"), ("ema", "samples_ema.png")):
         source = build.load_checkpoint(logdir / train.CHECKPOINT, weights)
         check_generation(source.net, sample)
         config = evaluate.EvalConfig(FLAGS.num_images, FLAGS.batch_size, None, True, 256, 16, grid)
-        evaluate.run(logdir, source, sample, config, world, extractor, stats, stats_name=FLAGS.fid_cache, fad=fad)
+        evaluate.run(
+            *(logdir, source, sample, config, world, extractor, stats),
+            stats_name=FLAGS.fid_cache,
+            fad=fad,
+            accepted=lambda: build.logdir("evaluate", world),
+        )
     return 0
 
 

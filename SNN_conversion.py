@@ -10,6 +10,8 @@ each schedule, and what each costs in operations, energy and time steps.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ann2snn import build, flags
 from ann2snn.flags import FLAGS
 from ann2snn.sampling import check_generation
@@ -24,7 +26,7 @@ def main() -> int:
     source = build.load_convertible()
     check_generation(source.net, sample)
     return convert.run(
-        build.logdir("convert", world),
+        Path(FLAGS.logdir),
         source,
         spiking,
         sample,
@@ -34,6 +36,7 @@ def main() -> int:
         batch_size=FLAGS.batch_size,
         norm_bins=FLAGS.norm_bins,
         spike_chunk=FLAGS.spike_chunk,
+        accepted=lambda: build.logdir("convert", world),
     )
 
 

@@ -14,6 +14,8 @@ with a learned factor per convolution and time step. Writes SDM_<S>T/, a run fol
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ann2snn import build, flags
 from ann2snn.flags import FLAGS
 from ann2snn.sampling import check_generation
@@ -32,13 +34,14 @@ def tune_tsm(world, sample) -> int:
     source = build.load_pretrained()
     check_generation(source.net, sample)
     steps = source.net.spike_steps if FLAGS.timestep is None else FLAGS.timestep
-    folder = direct.tsm_folder(build.logdir("finetune", world), steps, FLAGS.ft_name)
+    folder = direct.tsm_folder(Path(FLAGS.logdir), steps, FLAGS.ft_name)
     code = direct.fine_tune(
         *(folder, source, build.dataset_for(source), build.tsm_config(source), sample),
         *(build.train_schedule(sample, world), world, steps),
         resume=FLAGS.resume,
         amp=FLAGS.amp,
         recompute=FLAGS.recompute,
+        accepted=lambda: build.logdir("finetune", world),
     )
     return code or direct.export(folder, sample, world, FLAGS.gap_images, FLAGS.gen_images, FLAGS.batch_size)
 
@@ -71,7 +74,9 @@ def tune_blocks(world, sample) -> int:
     check_generation(source.net, sample)
     dataset = build.dataset_for(source)
     return finetune.run(
-        build.logdir("finetune", world), source, dataset, spiking, config, sample, world, gap_images=FLAGS.gap_images
+        *(Path(FLAGS.logdir), source, dataset, spiking, config, sample, world),
+        gap_images=FLAGS.gap_images,
+        accepted=lambda: build.logdir("finetune", world),
     )
 
 

@@ -10,13 +10,13 @@ run. --eval alone scores trained_snn.pt.
 
 from __future__ import annotations
 
-from ann2snn import build, flags, settings
+from pathlib import Path
+
+from ann2snn import build, flags
 from ann2snn.config import require
-from ann2snn.diffusion.process import check_sampling, current_steps
 from ann2snn.flags import FLAGS
 from ann2snn.sampling import check_generation
 from ann2snn.stages import direct, evaluate, train
-from ann2snn.stages.trainer import synaptic_loss_of
 
 flags.define()
 
@@ -28,27 +28,27 @@ def main() -> int:
     return code or (run_evaluation(world) if FLAGS.eval else 0)
 
 
-def run_training(world) -> int:
-    diffusion, sample, config = settings.diffusion_config(), build.sample_config(), build.train_config()
-    network = settings.network_config(in_channels=3)  # refuse bad flags before the data are read
+def suits(network, diffusion) -> None:
+    """Raise UserError for what is trained elsewhere."""
     require(
         direct.is_direct(network),
         f"--arch={FLAGS.arch}: SNN_train.py trains sddpm and fsddim; train with ANN_train.py and convert",
     )
     require(diffusion.process == "vp", f"--process={diffusion.process}: --arch={FLAGS.arch} needs --process=vp")
-    check_sampling(diffusion, FLAGS.img_size, sample, spike_steps=current_steps(network))
-    synaptic_loss_of(config, network)
-    schedule = build.train_schedule(sample, world)
-    dataset = build.dataset()
-    network = settings.network_config(dataset.channels)
-    logdir = build.logdir("train", world)
+
+
+def run_training(world) -> int:
+    asked = build.training(world, suits)
     code = train.run(
-        *(logdir, dataset, network, diffusion, config, sample, schedule, world),
+        *asked,
         resume=FLAGS.resume,
         amp=FLAGS.amp,
         recompute=FLAGS.recompute,
+        accepted=lambda: build.logdir("train", world),
     )
-    return code or direct.export(logdir, sample, world, FLAGS.gap_images, FLAGS.gen_images, FLAGS.batch_size)
+    return code or direct.export(
+        asked.logdir, asked.sample, world, FLAGS.gap_images, FLAGS.gen_images, FLAGS.batch_size
+    )
 
 
 def run_evaluation(world) -> int:
@@ -58,9 +58,13 @@ def run_evaluation(world) -> int:
     require(direct.is_direct(source.net.config), f"{source.path} is no network of SNN_train.py: use evaluate.py")
     check_generation(source.net, sample)
     scored = (None, None, None) if FLAGS.sample_only else build.scored_with(world.device)
-    logdir = build.logdir("evaluate", world)
     config = evaluate.EvalConfig(FLAGS.num_images, FLAGS.batch_size, FLAGS.images_dir, True, FLAGS.gen_images)
-    return evaluate.run(logdir, source, sample, config, world, *scored[:2], stats_name=FLAGS.fid_cache, fad=scored[2])
+    return evaluate.run(
+        *(Path(FLAGS.logdir), source, sample, config, world, *scored[:2]),
+        stats_name=FLAGS.fid_cache,
+        fad=scored[2],
+        accepted=lambda: build.logdir("evaluate", world),
+    )
 
 
 if __name__ == "__main__":

@@ -62,9 +62,10 @@ def main() -> int:
         # Before the sampling: a missing file must stop it now.
         extractor, stats, beside = build.scored_with(world.device)
         real = build.real_images(lambda: build.dataset_for(source), FLAGS.num_images)
-    logdir = build.logdir("evaluate", world)
     return evaluate.run(
-        logdir, source, sample, config, world, extractor, stats, FLAGS.fid_cache, statistics, real, beside
+        *(Path(FLAGS.logdir), source, sample, config, world, extractor, stats, FLAGS.fid_cache),
+        *(statistics, real, beside),
+        accepted=lambda: build.logdir("evaluate", world),
     )
 
 

@@ -5,35 +5,39 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from . import compiled, flags
-from .config import SampleConfig, SpikingConfig, TrainConfig, require
+from .config import DiffusionConfig, SampleConfig, SpikingConfig, TrainConfig, require
 from .convert import SpikingDenoiser
+from .convert.to_snn import check_convertible
 from .data import ImageDataset, load_dataset
 from .diffusion import SAMPLERS
-from .diffusion.process import image_channels
+from .diffusion.process import check_sampling, current_steps, image_channels, network_channels
 from .errors import UserError
 from .flags import FLAGS
 from .io import checkpoint
-from .io.atomic import sweep, write_text
+from .io.atomic import file_hash, sweep, write_text
 from .metrics.fad import FadExtractor, read_fad_stats
 from .metrics.fad_encoder import load_autoencoder
 from .metrics.features import FeatureExtractor, make_extractor
-from .metrics.score import score_numbered
+from .metrics.score import score_numbered, usual_splits
 from .metrics.stats_file import ReferenceStatistics, read_stats
+from .nets.architecture import NetworkConfig
 from .nets.attention_unet import AttentionUNet
 from .nets.direct import DirectDenoiser
 from .nets.sddpm import SDDPM
-from .runtime import prepare_folder
+from .runtime import computes_bfloat16, prepare_folder
 from .sampling import generate_batches
-from .settings import expected_fields
+from .settings import diffusion_config, expected_fields, network_config
 from .stages.convert import CONVERTED
 from .stages.coverage import RealImages
 from .stages.direct import TRAINED
 from .stages.fad import Fad
 from .stages.train import BEST, CHECKPOINT, Schedule, best_or_last
+from .stages.trainer import synaptic_loss_of
 from .world import World, join
 
 
@@ -42,13 +46,19 @@ def world() -> World:
     if FLAGS.num_threads:
         torch.set_num_threads(FLAGS.num_threads)
     compiled.enable(FLAGS.compile)
-    return join(FLAGS.device)
+    joined = join(FLAGS.device)
+    if FLAGS.amp and not computes_bfloat16(joined.device):
+        FLAGS.amp = False
+        if joined.main:
+            print("note: --amp: no bfloat16 arithmetic on this device; computing in float32")
+    return joined
 
 
 def logdir(stage: str, world: World) -> Path:
     """The run's folder, created and writable, without what killed stages left half-written. Raises UserError.
 
     A stage's flags are kept beside its results. Training writes `flagfile.txt`, the others `flagfile.{stage}.txt`.
+    A command that is refused must not replace those of the run that is there: call it after every check.
     """
     folder = prepare_folder(FLAGS.logdir)
     name = "flagfile.txt" if stage == "train" else f"flagfile.{stage}.txt"
@@ -93,6 +103,7 @@ def sample_config() -> SampleConfig:
         denoise=FLAGS.denoise,
         corrector=FLAGS.corrector,
         grid_power=FLAGS.grid_power,
+        amp=FLAGS.amp,
     )
 
 
@@ -135,6 +146,7 @@ def load_convertible() -> checkpoint.Loaded:
         )
     if isinstance(loaded.net, DirectDenoiser):
         raise UserError(f"{path} is a network with --arch={loaded.net.config.arch}: it is spiking already")
+    check_convertible(loaded.net)
     return loaded
 
 
@@ -241,8 +253,35 @@ def real_images(dataset: Callable[[], ImageDataset], scored: int) -> RealImages 
     return RealImages(dataset(), FLAGS.pr_images or FLAGS.num_images, FLAGS.pr_k, scored)
 
 
+class Training(NamedTuple):
+    """What `stages.train.run` takes, in its order."""
+
+    logdir: Path
+    dataset: ImageDataset
+    network: NetworkConfig
+    diffusion: DiffusionConfig
+    train: TrainConfig
+    sample: SampleConfig
+    schedule: Schedule
+    world: World
+
+
+def training(world: World, suits: Callable[[NetworkConfig, DiffusionConfig], None]) -> Training:
+    """The training the flags ask for. `suits` raises UserError for what the script does not train, as this does."""
+    diffusion, sample, train = diffusion_config(), sample_config(), train_config()
+    network = network_config(in_channels=3)  # refuse bad flags before the data are read
+    suits(network, diffusion)
+    check_sampling(diffusion, FLAGS.img_size, sample, spike_steps=current_steps(network))
+    synaptic_loss_of(train, network)
+    schedule = train_schedule(sample, world)
+    images = dataset()
+    network = network_config(network_channels(diffusion, images.channels))
+    return Training(Path(FLAGS.logdir), images, network, diffusion, train, sample, schedule, world)
+
+
 def train_schedule(sample: SampleConfig, world: World) -> Schedule:
     """When a training saves, logs, samples and scores. Raises UserError."""
+    score, how = scorer(sample, world) if FLAGS.eval_step else (None, {})
     return Schedule(
         sample_step=FLAGS.sample_step,
         save_step=5000 if FLAGS.save_step is None else FLAGS.save_step,
@@ -251,25 +290,28 @@ def train_schedule(sample: SampleConfig, world: World) -> Schedule:
         num_workers=FLAGS.num_workers,
         resident=FLAGS.resident,
         eval_step=FLAGS.eval_step,
-        score=scorer(sample, world) if FLAGS.eval_step else None,
+        score=score,
+        how=how,
         wandb=FLAGS.wandb,
     )
 
 
-def scorer(sample: SampleConfig, world: World) -> Callable[[torch.nn.Module], dict[str, float]]:
-    """Denoiser → named figures on --num_images fresh images, which are not kept. Raises UserError.
+def scorer(sample: SampleConfig, world: World) -> tuple[Callable[[torch.nn.Module], dict[str, float]], dict]:
+    """Denoiser → named figures on --num_images fresh images, which are not kept; and `Schedule.how`. Raises UserError.
 
     All processes of `world` must call it together; all get the figures.
     """
     features, stats = extractor_and_stats(world.device)
+    # The statistics by their content: a path may come to name other ones, and a file may move.
+    how = {"images": FLAGS.num_images, "extractor": features.name, "statistics": file_hash(FLAGS.fid_cache)}
 
     def score(net: torch.nn.Module) -> dict[str, float]:
         count = FLAGS.num_images
         images = generate_batches(net, sample, range(count), FLAGS.batch_size, world=world)
-        scores = score_numbered(images, features, stats, splits=min(10, count), total=count, world=world)
+        scores = score_numbered(images, features, stats, splits=usual_splits(count), total=count, world=world)
         return {name: value for name, value in scores.items() if isinstance(value, float)}
 
-    return score
+    return score, how
 
 
 def require_action(chosen: bool, flag: str) -> None:

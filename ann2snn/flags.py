@@ -259,7 +259,7 @@ def _define_run() -> None:
     flags.DEFINE_integer("nproc", 0, "start that many processes here, on GPUs or on the CPU; 0: see --parallel")
     flags.DEFINE_enum("device", "auto", ["auto", "cpu", "cuda"], "auto takes a GPU if there is one")
     flags.DEFINE_string("wandb", None, "training: log to this project at Weights & Biases too, where it is installed")
-    flags.DEFINE_bool("amp", False, "train in bfloat16 where the device computes in it")
+    flags.DEFINE_bool("amp", False, "train and sample in bfloat16 where the device computes in it")
     flags.DEFINE_bool("compile", False, "torch.compile for sampling and training; the first calls then take minutes")
     flags.DEFINE_integer(
         "spike_chunk", 0, "time steps of the SNN at once under stream; 0: all, on a CPU as many as its cache holds"

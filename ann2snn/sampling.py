@@ -46,7 +46,8 @@ def generate(
     def called(x: Tensor, t: Tensor) -> Tensor:
         if on_call is not None:
             on_call(x[:count], t[:count])
-        return denoiser(x.to(memory_format=layout), t)
+        with torch.autocast(like.device.type, torch.bfloat16, enabled=config.amp):
+            return denoiser(x.to(memory_format=layout), t).to(like.dtype)
 
     shape = (net.in_channels, net.image_size, net.image_size)
     noise = ImageNoise(config.seed, rows, shape, like.device, like.dtype)

@@ -24,8 +24,8 @@ class SampleConfig:
     their own way to count steps. order: of the dpm_solver, dpmpp and dpmpp_sde samplers, and of gddim's extrapolation.
     denoise: end with a call that removes the last noise; ddim and the SDE samplers can do without, blur always does.
     eta: noise of ddim; λ of gddim and euler. corrector: of gddim. grid_power: the SDE samplers' times are evenly spaced
-    in t^(1/grid_power). clip: fsddim has none and sets it False. `diffusion.process.check_sampling` compares all of it
-    with the process.
+    in t^(1/grid_power). clip: fsddim has none and sets it False. amp: call the network under bfloat16 autocast; the
+    sampler's own arithmetic stays as it is. `diffusion.process.check_sampling` compares all of it with the process.
     """
 
     sampler: str = "ddpm"
@@ -38,6 +38,7 @@ class SampleConfig:
     denoise: bool = True
     corrector: str = "none"
     grid_power: float = 2.0
+    amp: bool = False
 
     def __post_init__(self) -> None:
         require(self.sampler in SAMPLER_NAMES, f"--sampler={self.sampler}: use one of {', '.join(SAMPLER_NAMES)}")

@@ -90,6 +90,8 @@ def denoising_loss(
         return training_loss(net, process, x_0, t, noise, loss_type)
     scaled = with_label_scale(whole_prediction(net, process, config), label_scale(config))
     loss = noise_error(scaled, process, x_0, t, noise, **factor_of(process, config)).flatten(1).mean(dim=1)
+    # Not of the linear prediction above, which is made at the float32 times that the network is told: blur diffusion's
+    # weights would be off by 1e-5.
     return loss * noise_weights(process, t).to(loss) if config.linear_first else loss
 
 
@@ -162,6 +164,7 @@ def options_that_count(sample: SampleConfig) -> dict[str, object]:
         names = set(SAMPLERS[sample.sampler].options) - {"steps", "eta", "statistics", "spike_steps"}
     else:
         names = {"denoise", "grid_power"} | ({"order", "corrector"} if sample.sampler == "gddim" else set())
+    names.add("amp")
     default = SampleConfig()
     return {name: getattr(sample, name) for name in sorted(names) if getattr(sample, name) != getattr(default, name)}
 

@@ -25,6 +25,7 @@ from .parse import (
     GapFile,
     clean,
     number,
+    options_text,
     parse_gaps,
     parse_mode,
     read_json,
@@ -36,10 +37,12 @@ from .parse import (
 HOW = (
     *("count", "extractor", "notes", "checkpoint", "step", "network", "bits", "weights", "spiking", "sampler"),
     *("sampler_steps", "eta", "clip_x0", "var_type", "seed", "reference", "reference_count", "image_size"),
-    *("device", "date", "time_steps", "pr_k", "pr_images", "pr_data", "direct"),
+    *("device", "date", "time_steps", "pr_k", "pr_images", "pr_data", "direct", "sampler_options"),
+    *("fad_encoder", "fad_reference"),
 )
 #: Of these, the ones that may differ between two lines where the newer replaces the older.
 INCIDENTAL = ("notes", "device", "date", "time_steps")
+NO_OPTIONS = {"sampler_options": {}}  # what lines have in effect that were written before there were any
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Score:
 
     def text(self, name: str) -> str:
         """A field as printable text; "–" if it is missing."""
+        if name == "sampler_options":
+            return options_text(self.line, " and ") or "default"
         value = self.line.get(name)
         return "–" if value is None else clean(value)
 
@@ -212,7 +217,8 @@ def newest_scores(lines: list[dict], notes: list[str]) -> list[Score]:
     for line in lines:
         try:
             score = Score(parse_mode(line), scores_in(line), whole(line.get("count")), line)
-            key = json.dumps([line.get(name) for name in HOW if name not in INCIDENTAL], sort_keys=True)
+            how = NO_OPTIONS | line
+            key = json.dumps([how.get(name) for name in HOW if name not in INCIDENTAL], sort_keys=True)
         except MALFORMED:
             notes.append(f"{RESULTS}: a line without usable settings is left out")
             continue

@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..io.images import INDEX_DIGITS
 from .collect import ImageSet, Run
 from .modes import Mode
-from .parse import clean
+from .parse import clean, options_text, sampling_text
 
 STRIP_WIDTH = 860  # page pixels a strip may take
 CELL = 64  # page pixels that the side of an image should take, in whole multiples of its own
@@ -23,7 +23,7 @@ MOST_IMAGES = 16
 PICTURE_WIDTH = 342  # page pixels of a picture shown as it is
 GAP = 2  # pixels between images, as in the grids that the stages write
 MOST_STRIPS = 24
-#: What two folders share where image i started from the same noise and took the same way.
+#: What two folders share, besides the sampler's options, where image i took the same way from the same noise.
 SAME_NOISE = ("sampler", "sampler_steps", "eta", "clip_x0", "var_type", "seed")
 
 
@@ -55,7 +55,8 @@ def sample_groups(run: Run) -> list[GridGroup]:
     """One group for each way of sampling, real data first; pictures of the stages if nothing was generated."""
     groups: dict[tuple, list[ImageSet]] = {}
     for found in run.image_sets[:MOST_STRIPS]:
-        groups.setdefault(tuple(clean(found.settings.get(name)) for name in SAME_NOISE), []).append(found)
+        way = (*(clean(found.settings.get(name)) for name in SAME_NOISE), options_text(found.settings))
+        groups.setdefault(way, []).append(found)
     if len(run.image_sets) > MOST_STRIPS:
         run.notes.append(f"{len(run.image_sets)} folders of images: the first {MOST_STRIPS} are shown")
     result = [GridGroup(how_sampled(sets[0].settings), group_grids(sets, run.notes)) for sets in groups.values()]
@@ -65,12 +66,7 @@ def sample_groups(run: Run) -> list[GridGroup]:
 
 def how_sampled(settings: dict) -> str:
     """Such as "ddim, 50 steps, eta 0.0, seed 0"."""
-    if not settings:
-        return "unknown settings"
-    eta = "" if settings.get("eta") is None else f", eta {clean(settings['eta'])}"
-    clip = "" if settings.get("clip_x0", True) else ", no clipping"
-    steps = f"{clean(settings.get('sampler_steps'))} steps"
-    return f"{clean(settings.get('sampler'))}, {steps}{eta}{clip}, seed {clean(settings.get('seed'))}"
+    return f"{sampling_text(settings)}, seed {clean(settings.get('seed'))}" if settings else "unknown settings"
 
 
 def group_grids(sets: list[ImageSet], notes: list[str]) -> list[Grid]:

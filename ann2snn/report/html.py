@@ -14,7 +14,7 @@ from .direct import tuned_chart
 from .finetuned import blocks_table, finetuned_table
 from .grids import Grid, GridGroup, sample_groups, training_grids
 from .modes import Mode, colours
-from .parse import clean
+from .parse import clean, sampling_text
 from .style import CSS
 from .summary import (
     all_reports,
@@ -345,12 +345,10 @@ def how_scored(score: Score, footnotes: dict[str, int]) -> dict[str, str]:
     """What makes a score comparable, as plain text by column."""
     notes = score.line.get("notes")
     numbers = [str(footnotes[clean(note)]) for note in notes] if isinstance(notes, list) else []
-    eta = "" if score.line.get("eta") is None else f", eta {score.text('eta')}"
-    clip = ", no clipping" if score.line.get("clip_x0") is False else ""
     return {
         "images": show(score.count),
         "extractor": score.text("extractor"),
-        "sampler": "–" if score.is_real else f"{score.text('sampler')}, {score.text('sampler_steps')} steps{eta}{clip}",
+        "sampler": "–" if score.is_real else sampling_text(score.line),
         "seed": score.text("seed"),
         "checkpoint": score.text("checkpoint"),
         "trained or tuned steps": score.text("step"),

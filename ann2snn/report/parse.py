@@ -42,6 +42,26 @@ def whole(value: object) -> int | None:
     return int(value) if value == value and value == int(value) else None
 
 
+def options_text(settings: dict, between: str = ", ") -> str:
+    """The sampler's options that are not the default, such as "order 3, skip quadratic"; "" if there are none.
+
+    settings: of a line of scores or of a folder of images, unchecked.
+    """
+    options = settings.get("sampler_options")
+    if not isinstance(options, dict):
+        return ""
+    return clean(between.join(f"{name} {options[name]}" for name in sorted(options)))
+
+
+def sampling_text(settings: dict) -> str:
+    """Such as "ddim, 50 steps, eta 0.0, skip quadratic"; of the same settings."""
+    told = {name: "–" if settings.get(name) is None else clean(settings[name]) for name in ("sampler", "sampler_steps")}
+    eta = "" if settings.get("eta") is None else f"eta {clean(settings['eta'])}"
+    clip = "no clipping" if settings.get("clip_x0") is False else ""
+    more = eta, clip, options_text(settings)
+    return ", ".join(part for part in (told["sampler"], f"{told['sampler_steps']} steps", *more) if part)
+
+
 def read_json(path: Path, notes: list[str]) -> object:
     """The file's content; None if it is missing, or damaged, which adds a note."""
     if not path.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ..config import FULL_PRECISION
@@ -20,6 +21,7 @@ COMPARABLE = {
     "sampler": "sampler",
     "sampler_steps": "sampler steps",
     "eta": "eta",
+    "sampler_options": "sampler options",
     "clip_x0": "clipping",
     "var_type": "variance",
     "seed": "seed",
@@ -27,7 +29,7 @@ COMPARABLE = {
     "reference_count": "reference images",
 }
 #: Of these, the ones that say how images were generated.
-OF_SAMPLING = ("sampler", "sampler_steps", "eta", "clip_x0", "var_type", "seed")
+OF_SAMPLING = ("sampler", "sampler_steps", "eta", "sampler_options", "clip_x0", "var_type", "seed")
 
 
 @dataclass(frozen=True)
@@ -153,13 +155,27 @@ def summary_notes(run: Run) -> list[str]:
         differing = incomparable([row.scores[name] for row in summary_rows(run) if name in row.scores])
         if differing:
             notes.append(f"{name} is not comparable between all rows, which differ in {'; '.join(differing)}")
-    return notes + _gap_notes(run) + _source_notes(run)
+    return notes + _repeat_notes(run) + _gap_notes(run) + _source_notes(run)
 
 
-def incomparable(scores: list[Score]) -> list[str]:
-    """The settings in which the lines differ, with their values."""
+def _repeat_notes(run: Run) -> list[str]:
+    """Which networks were sampled in several ways, of which the table has room for the newest."""
+    notes = []
+    for row in summary_rows(run):
+        alike = [score for score in run.scores if score.mode == row.mode]
+        for name in row.scores:
+            if differing := incomparable([score for score in alike if name in score.values], OF_SAMPLING):
+                ways = f"in several ways, which differ in {'; '.join(differing)}"
+                notes.append(f"{row.mode.label} was sampled {ways}: the newest score is shown")
+    return list(dict.fromkeys(notes))
+
+
+def incomparable(scores: list[Score], fields: Collection[str] = COMPARABLE) -> list[str]:
+    """The settings among `fields` in which the lines differ, with their values."""
     differing = []
     for field, words in COMPARABLE.items():
+        if field not in fields:
+            continue
         # Real images were not sampled, and have no say in how.
         concerned = [score for score in scores if field not in OF_SAMPLING or not score.is_real]
         values = list(dict.fromkeys(score.text(field) for score in concerned))

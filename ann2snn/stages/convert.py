@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from ..nets import UNet
 from ..nets.direct import DirectDenoiser
 from ..probe import halfway_state, sampler_states
 from ..report.tables import gap_table
-from ..runtime import place, seed_from
+from ..runtime import place, prepare_folder, seed_from
 from ..sampling import generate_all
 from ..world import World
 from .common import owning
@@ -49,15 +49,19 @@ def run(
     batch_size: int,
     norm_bins: int = 10,
     spike_chunk: int = 0,
+    accepted: Callable[[], object] | None = None,
 ) -> int:
     """Write `converted_snn.pt`, `gap.json`, `cost.json`, `raster.npz` and `images/` to `logdir`; print the tables.
 
-    Returns the exit code.
+    accepted: called when network and settings have passed all checks. Returns the exit code.
     """
     ann: UNet = place(source.net, world.device)
     snn = converted(ann, spiking, norm_bins, sample.seed, spike_chunk)
     world.synchronise(snn)  # frozen norms are measured, and a measurement on another device may round otherwise
+    prepare_folder(logdir)
     with owning(logdir, "convert", world):
+        if accepted is not None:
+            accepted()
         if world.main:
             payload = checkpoint.snn_payload(snn, stage="converted", source=source.hash, step=source.step)
             checkpoint.save(logdir / CONVERTED, payload)

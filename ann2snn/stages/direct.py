@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ..config import SampleConfig, TrainConfig, check_ft_name
@@ -9,14 +10,13 @@ from ..data import ImageDataset
 from ..io import checkpoint
 from ..nets.direct import DirectConfig, DirectDenoiser
 from ..nets.sddpm import with_tsm
-from ..runtime import place, prepare_folder
+from ..runtime import place
 from ..world import World
 from . import train
 from .common import owning
 from .convert import RASTER_FILE, write_grids
 from .cost import COST_FILE, COST_IMAGES, measure_direct
 from .direct_raster import write_direct_raster
-from .trainer import synaptic_loss_of
 
 TRAINED = "trained_snn.pt"
 
@@ -76,21 +76,21 @@ def fine_tune(
     resume: bool = True,
     amp: bool = False,
     recompute: bool = False,
+    accepted: Callable[[], object] | None = None,
 ) -> int:
     """Give the SDDPM of `source` a learned factor per convolution and time step, and train all of it on.
 
     The weights are inherited: at as many time steps, the first output is the pretrained network's. Returns the exit
-    code.
+    code. accepted: see `train.run`.
     """
     inherited = with_tsm(source.net, spike_steps)
-    synaptic_loss_of(config, inherited.config)  # refuse before there is a folder
-    prepare_folder(folder)
     return train.run(
         *(folder, dataset, inherited.config, source.net.diffusion, config, sample, schedule, world),
         resume=resume,
         amp=amp,
         recompute=recompute,
         initial=inherited.state_dict(),
+        accepted=accepted,
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..config import SampleConfig, SpikingConfig, require
+from ..config import DiffusionConfig, SampleConfig, SpikingConfig, require
 from ..convert import SpikingDenoiser
 from ..data import ImageDataset, to_uint8
 from ..data.decode import list_images
@@ -27,8 +27,8 @@ from ..io.atomic import sweep, write_text
 from ..io.images import existing_indices, read_images, save_grid, save_images, save_npz
 from ..metrics.features import FeatureExtractor
 from ..metrics.score import make_stats as gather_stats
-from ..metrics.score import score_numbered
-from ..metrics.stats_file import ReferenceStatistics, write_stats
+from ..metrics.score import score_numbered, usual_splits
+from ..metrics.stats_file import ReferenceStatistics
 from ..nets.direct import DirectDenoiser
 from ..report.log import RESULTS, append_result
 from ..report.tables import show
@@ -36,7 +36,7 @@ from ..report.trajectory import Trajectory, write_trajectory
 from ..runtime import place, prepare_folder
 from ..sampling import generate, generate_batches
 from ..world import ALONE, World
-from .common import owning
+from .common import keep_stats, owning
 from .convert import grid_name
 from .coverage import RealImages, score_with_coverage
 from .fad import Fad
@@ -74,7 +74,6 @@ def settings(source: checkpoint.Loaded, sample: SampleConfig) -> dict:
     """Everything that decides which images come out."""
     net = source.net
     spiking = net.spiking.to_dict() if isinstance(net, SpikingDenoiser) else None
-    eta = sample.eta if uses_eta(sample) else None
     return {
         "checkpoint": source.hash,
         "step": source.step,
@@ -84,13 +83,20 @@ def settings(source: checkpoint.Loaded, sample: SampleConfig) -> dict:
         "weights": source.weights,
         "spiking": spiking,
         "direct": direct_settings(net),
-        "sampler": sample.sampler,
-        "sampler_steps": sample.calls(net.diffusion),
-        "eta": eta,
-        "clip_x0": sample.clip,
-        "var_type": net.diffusion.var_type,
-        "seed": sample.seed,
+        **sampling_settings(sample, net.diffusion),
         "process": net.diffusion.process,
+    }
+
+
+def sampling_settings(sample: SampleConfig, diffusion: DiffusionConfig) -> dict:
+    """Of these, the ones that say how a network is sampled."""
+    return {
+        "sampler": sample.sampler,
+        "sampler_steps": sample.calls(diffusion),
+        "eta": sample.eta if uses_eta(sample) else None,
+        "clip_x0": sample.clip,
+        "var_type": diffusion.var_type,
+        "seed": sample.seed,
         "sampler_options": options_that_count(sample),
     }
 
@@ -114,10 +120,12 @@ def run(
     statistics: Tensor | None = None,
     real: RealImages | None = None,
     fad: Fad | None = None,
+    accepted: Callable[[], object] | None = None,
 ) -> int:
     """Generate what is missing of `config.num_images`, then score them unless `extractor` and `fad` are None.
 
     real: images to give precision and recall against, where they are asked for.
+    accepted: called when network, scores and the folder of the images have passed all checks.
     """
     if fad is not None:
         fad.extractor.require_channels(image_channels(source.net))
@@ -127,6 +135,8 @@ def run(
         if world.main:
             sweep(folder.parent, depth=0)  # of an npz that a killed run was writing beside the images
             claim_folder(folder, made_with)
+        if accepted is not None:
+            accepted()
         generate_missing(folder, source, sample, config, world, statistics)
         if world.main:
             present(logdir, folder, source, config)
@@ -213,7 +223,7 @@ def score_and_record(
         score = score_numbered
         if real is not None:
             score = partial(score_with_coverage, real, dataset_batches(real.dataset, real.count, world))
-        scores = score(batches, extractor, stats, splits=min(10, count), total=count, world=world)
+        scores = score(batches, extractor, stats, splits=usual_splits(count), total=count, world=world)
         made_with = made_with | {"reference_count": stats.count}
     if not world.main:
         return
@@ -350,7 +360,6 @@ def make_stats(
     dataset: ImageDataset,
     extractor: FeatureExtractor,
     num_images: int,
-    overwrite: bool = False,
     world: World = ALONE,
 ) -> int:
     """Write the statistics of the first `num_images` images of a data set to `path`."""
@@ -359,8 +368,5 @@ def make_stats(
     bar = tqdm(batches, total=len(shared_batches(count, world)), desc="statistics", leave=False, disable=not world.main)
     gathered = gather_stats(bar, extractor, progress=False, world=world)
     if world.main:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent, depth=0)
-        write_stats(path, *gathered.compute(), extractor.name, overwrite=overwrite)
-        print(f"{path}: {count} images of {dataset.name} ({dataset.split}), {extractor.name}")
+        keep_stats(path, gathered, dataset, count, extractor.name)
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -37,8 +37,12 @@ def run(
     world: World,
     *,
     gap_images: int = 0,
+    accepted: Callable[[], object] | None = None,
 ) -> int:
-    """Tune every block of the network converted from `source`; write `SNN_<bit>bit_ft/`. Returns the exit code."""
+    """Tune every block of the network converted from `source`; write `SNN_<bit>bit_ft/`. Returns the exit code.
+
+    accepted: called when network, settings and what is resumed have passed all checks.
+    """
     require(
         spiking.schedule == "stream",
         "--schedule=layer_sync equals the quantized network already: fine-tune --schedule=stream",
@@ -49,6 +53,8 @@ def run(
     with owning(folder, "finetune", world):
         run = Run(folder, ann, spiking, config, source.hash, world)
         run.restore()
+        if accepted is not None:
+            accepted()
         log = RunLog(run.folder, "finetune", run.log_step) if world.main else SilentLog()
         try:
             code = _tune_all(run, dataset, sample, log)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,11 +20,12 @@ from ..io import checkpoint
 from ..io.images import save_grid
 from ..nets.architecture import NetworkConfig
 from ..report.log import RESULTS, RunLog, append_result
-from ..runtime import Interruption
+from ..runtime import Interruption, prepare_folder
 from ..sampling import generate_all
 from ..world import World
 from .best import AVERAGED, BestKeeper
 from .common import SilentLog, due, newest, owning
+from .evaluate import sampling_settings
 from .trainer import Trainer
 
 CHECKPOINT = "ckpt.pt"
@@ -34,8 +35,10 @@ RESIDENT_SHARE = 0.25  # of a GPU's free memory, at most, for training images wi
 
 @dataclass(frozen=True)
 class Schedule:
-    """When things happen, in steps; 0 is never. `score`: denoiser → named figures, for `eval_step`.
+    """When things happen, in steps; 0 is never.
 
+    score: denoiser → named figures, for `eval_step`. how: what the figures depend on, by name, besides the network and
+    the way it is sampled.
     resident: whether the training images are kept on the device, see `home_of`.
     wandb: project at Weights & Biases that gets the log too.
     """
@@ -48,6 +51,7 @@ class Schedule:
     resident: str = "auto"
     eval_step: int = 0
     score: Callable[[nn.Module], dict[str, float]] | None = None
+    how: Mapping[str, object] = field(default_factory=dict)
     wandb: str | None = None
 
 
@@ -65,21 +69,24 @@ def run(
     amp: bool = False,
     recompute: bool = False,
     initial: dict[str, Tensor] | None = None,
+    accepted: Callable[[], object] | None = None,
 ) -> int:
     """Train to `train.total_steps`, writing checkpoints, sample grids and logs to `logdir`. Returns the exit code.
 
     initial: weights that a new run starts from; fresh ones otherwise.
+    accepted: called when settings and checkpoint have passed all checks, before anything but the lock is written.
     """
+    trainer = Trainer(network, diffusion, train, world, amp, recompute)
+    prepare_folder(logdir)
     with owning(logdir, "train", world):
         if network.ch == getattr(network, "norm_groups", None):
             print(
                 f"note: --norm_groups={network.norm_groups} leaves one channel per group at --ch={network.ch}: such a "
                 "norm cancels the time embedding; use fewer groups"
             )
-        trainer = Trainer(network, diffusion, train, world, amp, recompute)
-        if amp and not trainer.amp and world.main:
-            print("note: --amp: no bfloat16 arithmetic on this device; training in float32")
         start(trainer, logdir / CHECKPOINT, dataset, resume, initial)
+        if accepted is not None:
+            accepted()
         if trainer.step >= train.total_steps:
             print(f"{logdir / CHECKPOINT} is at step {trainer.step} of {train.total_steps}: nothing left to train")
             return 0
@@ -122,7 +129,8 @@ def _loop(
 ) -> int:
     total, world = trainer.train_config.total_steps, trainer.world
     keeper = Keeper(trainer, logdir / CHECKPOINT, _grid_noise(trainer, sample, schedule.sample_size))
-    best = BestKeeper(trainer, logdir / BEST, keeper.x_T)
+    how = schedule.how | sampling_settings(sample, trainer.diffusion) if schedule.score else None
+    best = BestKeeper(trainer, logdir / BEST, keeper.x_T, how)
     bar = tqdm(total=total, initial=trainer.step, desc="train", unit="step", disable=not world.main)
     with Interruption() as interruption, bar:
         stop = 0

@@ -29,7 +29,7 @@ from ..nets.direct import DirectDenoiser
 from ..nets.fsddim import FSDDIMConfig
 from ..nets.parts import BatchDropout
 from ..neurons import StepBatchNorm
-from ..runtime import computes_bfloat16, layout_for, place, seed_from, seed_step
+from ..runtime import layout_for, place, seed_from, seed_step
 from ..world import World
 
 #: Settings that a resumed run must share with its beginning, or the result is that of neither.
@@ -80,7 +80,7 @@ class Trainer:
             f"--loss_type={train.loss_type}: only for --process=vp; use mse",
         )
         self.synaptic = synaptic_loss_of(train, network)
-        self.amp = amp and computes_bfloat16(self.device)
+        self.amp = amp
         seed_step(train.seed, 0)
         self.net = place(build_network(network, diffusion), self.device)
         if recompute:
@@ -223,7 +223,7 @@ class Trainer:
             default = TrainConfig.__dataclass_fields__[name].default  # of a setting that the file does not know yet
             _require_same(path, name, stored.get(name, default), getattr(self.train_config, name))
         self.net.load_state_dict(loaded.net.state_dict())
-        self.ema.load_state_dict(checkpoint.load(path, weights="ema").net.state_dict())
+        self.ema.load_state_dict(checkpoint.load(path, payload=raw, weights="ema").net.state_dict())
         load_optimizer(self.optimizer, raw.get("optim"), path)
         load_schedule(self.scheduler, raw.get("sched"), loaded.step, path)
         self.step = loaded.step

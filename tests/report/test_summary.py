@@ -110,6 +110,41 @@ def test_other_settings_are_another_score(logdir, change):
     assert noted == ("checkpoint" not in change)
 
 
+OPTIONS = [{"order": 3}, {"order": 3, "skip": "quadratic"}, {}]
+
+
+def test_sampler_options_keep_scores_apart_and_tell_them_apart(logdir):
+    """Four evaluations of one network that differ in nothing else: four lines, each with its options."""
+    first = {"network": "trained", "spiking": None, "fd": 21.0}
+    write_lines(logdir / "snn_eval.txt", [score_line(**first)])  # as older lines are: without the field
+    for fd, options in zip((31.0, 32.0, 33.0), OPTIONS, strict=True):
+        append(logdir, score_line("trained", None, fd, sampler_options=options))
+    append(logdir, score_line("trained", None, 34.0, sampler_options={"order": 3}, eta=0.5))
+    run = collect(logdir)
+    # The newest without options replaces the line from before there were any; the others stay.
+    assert [score.values["FD_efficientnet_lite0"] for score in run.scores] == [31.0, 32.0, 33.0, 34.0]
+    assert rows(logdir)[0][-1] == "34.00 (5,000)"
+    [note] = [note for note in summary_notes(run) if "several ways" in note]
+    assert note.startswith("quantized ANN was sampled") and "eta (0.0, 0.5)" in note
+    assert "sampler options (order 3, order 3 and skip quadratic, default)" in note
+    [table] = re.findall(r"<h2>Scores</h2>.*?<tbody>(.*?)</tbody>", page(run, {}), flags=re.S)
+    ways = ["eta 0.0, order 3", "eta 0.0, order 3, skip quadratic", "eta 0.0", "eta 0.5, order 3"]
+    assert re.findall(r"<td[^>]*>ddim, 50 steps, (.*?)</td>", table) == ways
+
+
+def test_rows_sampled_with_other_options_are_not_comparable(logdir):
+    append(logdir, score_line("converted", STREAM, 7.5, sampler_options={"order": 3}))
+    [note] = [note for note in summary_notes(collect(logdir)) if "not comparable" in note]
+    assert "sampler options (default, order 3)" in note and "FD_" not in verdict(collect(logdir))
+
+
+@pytest.mark.parametrize("options", [None, 3, "x", [1], {"order": {"<b>": "\x1b"}}], ids=str)
+def test_malformed_sampler_options_are_shown_as_text_or_not_at_all(logdir, options):
+    append(logdir, score_line("converted", STREAM, 7.5, sampler_options=options))
+    source = page(collect(logdir), {})
+    assert "7.50" in source and "<b>'" not in source and "\x1b" not in source
+
+
 def test_layer_sync_scores_count_together_whatever_stream_settings_they_carry(logdir):
     append(logdir, score_line("converted", LAYER_SYNC | {"signed": False}, 7.5))
     assert rows(logdir)[1][-1] == "7.50 (5,000)"
@@ -188,6 +223,18 @@ def test_images_of_other_noise_stand_apart(logdir):
     write_image_set(logdir, "converted", AUTO | {"settle_steps": 2}, range(4), seed=1)  # takes stream's folder
     groups = sample_groups(collect(logdir))
     assert [group.heading[-6:] for group in groups] == ["seed 0", "seed 1"]
+    assert [grid.mode.schedule_label for grid in groups[1].grids] == ["stream +2"]
+
+
+def test_images_of_other_sampler_options_stand_apart(logdir):
+    write_image_set(logdir, "converted", AUTO | {"settle_steps": 2}, range(4), seed=0)  # takes stream's folder
+    path = logdir / "generated" / "converted_stream" / "settings.json"
+    write_json(path, json.loads(path.read_text()) | {"sampler_options": {"skip": "quadratic"}})
+    groups = sample_groups(collect(logdir))
+    assert [group.heading for group in groups] == [
+        "ddim, 50 steps, eta 0.0, seed 0",
+        "ddim, 50 steps, eta 0.0, skip quadratic, seed 0",
+    ]
     assert [grid.mode.schedule_label for grid in groups[1].grids] == ["stream +2"]
 
 

@@ -17,7 +17,7 @@ from ann2snn.data import load_dataset
 from ann2snn.io import checkpoint
 from ann2snn.nets.fsddim import FSDDIMConfig
 from ann2snn.nets.sddpm import SDDPMConfig
-from ann2snn.stages import train, trainer
+from ann2snn.stages import train
 from ann2snn.stages.trainer import Trainer
 from tests.processes import ended, fork
 
@@ -138,8 +138,7 @@ def test_activations_computed_again_are_the_same_ones(network, images, tmp_path)
 
 
 @NETWORKS
-def test_bfloat16_trains_nearly_the_same_network_in_float32_files(network, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "computes_bfloat16", lambda device: True)
+def test_bfloat16_trains_nearly_the_same_network_in_float32_files(network, images, tmp_path):
     run(tmp_path / "plain", images, network, 3)
     run(tmp_path / "low", images, network, 3, amp=True)
     assert losses(tmp_path / "plain") != losses(tmp_path / "low")

@@ -5,8 +5,7 @@ import json
 import pytest
 import torch
 
-from ann2snn import compiled
-from ann2snn.stages import trainer
+from ann2snn import build, compiled
 from tests.scripts import SAMPLING, check, script, train_flags
 from tests.stages.test_bad_input import refused
 from tests.stages.test_parallel import distance, images, state
@@ -66,7 +65,7 @@ def test_without_a_compiler_a_run_says_so_once_and_goes_on(plain, tmp_path):
 
 def low_precision(available: bool):
     def before() -> None:
-        trainer.computes_bfloat16 = lambda device: available
+        build.computes_bfloat16 = lambda device: available
 
     return before
 
@@ -79,9 +78,19 @@ def test_bfloat16_trains_nearly_the_same_network(plain, tmp_path):
     assert 0 < distance(weights, wanted) < 1e-2
 
 
+def test_images_of_bfloat16_calls_are_others_and_say_so(plain, tmp_path):
+    (tmp_path / "ckpt.pt").write_bytes((plain / "ckpt.pt").read_bytes())
+    flags = [f"--logdir={tmp_path}", "--sample_only", "--num_images=4", *SAMPLING]
+    check(script("evaluate.py", *flags, f"--images_dir={tmp_path}/plain"))
+    check(script("evaluate.py", *flags, f"--images_dir={tmp_path}/low", "--amp", before=low_precision(True)))
+    low, usual = (images(tmp_path / name) for name in ("low", "plain"))
+    assert len(low) == 4 and low.keys() == usual.keys() and low != usual
+    refused(script("evaluate.py", *flags, f"--images_dir={tmp_path}/low"), "amp")
+
+
 def test_without_bfloat16_a_run_says_so_and_trains_in_float32(plain, tmp_path):
     out = check(script("ANN_train.py", *train_flags(tmp_path, 4, "--amp", *SAMPLED), before=low_precision(False)))
-    assert "note: --amp: no bfloat16 arithmetic on this device; training in float32" in out.splitlines()
+    assert "note: --amp: no bfloat16 arithmetic on this device; computing in float32" in out.splitlines()
     assert_same_run(tmp_path, plain)
 
 
