@@ -66,7 +66,7 @@ def positive_scale(alpha: Tensor) -> Tensor:
     unchanged, also below the minimum (a clamp's would be 0 there), so that training can pull the scale back. NaN stays
     NaN.
     """
-    return _PositiveScale.apply(alpha)
+    return _PositiveScale.apply(alpha) if torch.is_grad_enabled() else alpha.clamp_min(MIN_SCALE)
 
 
 class _ScaleGradient(torch.autograd.Function):

@@ -55,15 +55,15 @@ class _Synapses:
     def forward(self, x: Tensor) -> Tensor:
         if self.clock.input_on:
             return self.linear(x, self.bias)
-        peak = x.detach().flatten(1).abs().amax(1)  # [L·N]
-        self.clock.notice(peak)
         if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            self.clock.notice(x)
             return self.linear(x, None)
-        return self._of_rows(x, peak != 0)  # NaN is not 0
+        sizes = torch.linalg.vector_norm(x.flatten(1), dim=1)  # [L·N]
+        self.clock.notice(sizes)
+        return self._of_rows(x, sizes.nonzero().flatten())  # NaN is not 0
 
-    def _of_rows(self, x: Tensor, busy: Tensor) -> Tensor:
-        """The map of those rows alone that are not 0: layers fall silent one after the other, and images too."""
-        rows = busy.nonzero().flatten()
+    def _of_rows(self, x: Tensor, rows: Tensor) -> Tensor:
+        """The map of x, whose other rows are 0: layers fall silent one after the other, and images too. rows [B]."""
         if len(rows) == len(x):
             return self.linear(x, None)
         if len(rows) == 1:  # alone it would take another routine, which rounds differently: give it company

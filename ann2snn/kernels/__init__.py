@@ -3,13 +3,14 @@
 from .choice import BACKENDS, kernels_by
 from .fake_quant import fake_quant
 from .lif import SURROGATES, LIFRule, lif_scan
-from .norm import NormIFState, NormRule, NormState, cumulative_norm, norm_count, norm_scan
+from .norm import Firing, NormIFState, NormRule, NormState, cumulative_norm, norm_count, norm_scan
 from .torch_ref import IFRule, IFState, if_scan, spread_counts
 from .upsample import upsample_nearest
 
 __all__ = [
     "BACKENDS",
     "SURROGATES",
+    "Firing",
     "IFRule",
     "IFState",
     "LIFRule",

@@ -41,11 +41,32 @@ class NormRule:
         """steps·GN(total / steps) [N, C, H, W]: a norm does not see a scale that its eps shares."""
         return F.group_norm(total, self.groups, self.weight * steps, self.bias * steps, self.eps * steps**2)
 
-    def in_units(self, total: Tensor, steps: int, theta: Tensor, charge: Tensor) -> Tensor:
-        """`of_total` / theta + charge [N, C, H, W], in one pass. theta, charge: [] or [C, 1, 1]."""
-        scale = (steps / theta).flatten()
-        weight, bias = self.weight * scale, self.bias * scale + charge.flatten()
+    def in_units(self, total: Tensor, steps: int, firing: Firing) -> Tensor:
+        """`of_total` / θ + charge [N, C, H, W], in one pass."""
+        scale = (steps / firing.theta).flatten()
+        weight, bias = self.weight * scale, self.bias * scale + firing.charge.flatten()
         return F.group_norm(total, self.groups, weight, bias, self.eps * steps**2)
+
+
+@dataclass(frozen=True)
+class Firing:
+    """θ, the initial charge in units of θ, and what an event is worth, of C channels: each [] or [C, 1, 1]."""
+
+    theta: Tensor
+    charge: Tensor
+    size: Tensor
+
+    @classmethod
+    def of(cls, theta: Tensor, charge: Tensor | float = 0.5, size: Tensor | None = None) -> Firing:
+        """size None: 1, for unit events and counts."""
+        charge = charge if isinstance(charge, Tensor) else torch.full_like(theta, charge)
+        return cls(theta, charge, torch.ones_like(theta) if size is None else size)
+
+    def check(self, channels: int) -> None:
+        """Raise ValueError for values of another shape."""
+        for value in (self.theta, self.charge, self.size):
+            if value.dim() and value.shape != (channels, 1, 1):
+                raise ValueError(f"a neuron's parameters are {list(value.shape)}: use [] or [{channels}, 1, 1]")
 
 
 @dataclass
@@ -99,20 +120,10 @@ class NormIFState:
 
 
 @torch.no_grad()
-def norm_scan(
-    x: Tensor,
-    norm: NormRule,
-    theta: Tensor,
-    rule: IFRule,
-    state: NormIFState,
-    spike_steps: int,
-    charge: Tensor | float = 0.5,
-    size: Tensor | None = None,
-) -> Tensor:
-    """`cumulative_norm`, then `if_scan` of a bounded neuron: x [L, N, C, H, W] → events of one shape with x.
+def norm_scan(x: Tensor, norm: NormRule, firing: Firing, rule: IFRule, state: NormIFState, spike_steps: int) -> Tensor:
+    """`cumulative_norm`, then `if_scan` of a bounded neuron: x [L, N, C, H, W] → events · size of one shape with x.
 
-    theta, charge in units of θ, and what an event is worth, `size` (None: 1), are one number or [C, 1, 1]. `state` is
-    advanced. Events are of the type of the norm's parameters, and carry no gradient.
+    `state` is advanced. Events are of the type of the norm's parameters, and carry no gradient.
 
     The norm's increments sum up to t·GN(mean x_1..t), so the neuron's total charge needs none of them: its count
     follows clip(floor(charge + t·GN(mean x_1..t)/θ), 0, T), by one a step or as many as it may send in a burst.
@@ -120,25 +131,20 @@ def norm_scan(
     Triton sums a group in another order: an event may differ where the charge is that close to a threshold.
     Raises ValueError for another kind of neuron, for a state or a θ of another shape.
     """
-    charge = charge if isinstance(charge, Tensor) else torch.full_like(theta, charge)
-    size = torch.ones_like(theta) if size is None else size
-    _check_scan(x, rule, state, (theta, charge, size))
-    if _fits_triton(x, norm, norm.weight, norm.bias, theta, charge, size, state.total, state.count):
+    if rule.kind != "bounded" or rule.smooth:
+        raise ValueError(f"norm_scan runs bounded neurons that spike, not {rule}")
+    if x.dim() != 5 or not state.total.shape == state.count.shape == x.shape[1:]:
+        raise ValueError(f"the state of a norm and its neuron is {list(state.total.shape)}, a step {list(x.shape[1:])}")
+    firing.check(x.shape[2])
+    if _fits_triton(x, norm, firing, state.total, state.count):
         from . import triton_norm
 
-        return triton_norm.norm_scan(x, norm, theta, rule, state, spike_steps, charge, size)
-    return norm_scan_reference(x, norm, theta, rule, state, spike_steps, charge, size)
+        return triton_norm.norm_scan(x, norm, firing, rule, state, spike_steps)
+    return norm_scan_reference(x, norm, firing, rule, state, spike_steps)
 
 
 def norm_scan_reference(
-    x: Tensor,
-    norm: NormRule,
-    theta: Tensor,
-    rule: IFRule,
-    state: NormIFState,
-    spike_steps: int,
-    charge: Tensor,
-    size: Tensor,
+    x: Tensor, norm: NormRule, firing: Firing, rule: IFRule, state: NormIFState, spike_steps: int
 ) -> Tensor:
     """See `norm_scan`. Step by step, so that what a step needs stays in the cache."""
     x = x.to(norm.weight.dtype)
@@ -148,29 +154,16 @@ def norm_scan_reference(
         state.steps += 1
         state.total += now
         time = min(state.steps, spike_steps)
-        level = norm.in_units(state.total, time, theta, charge).floor_().clamp_(0, spike_steps)
+        level = norm.in_units(state.total, time, firing).floor_().clamp_(0, spike_steps)
         torch.sub(level, state.count, out=event).clamp_(-most if rule.signed else 0, most)
         state.count += event
-        event.mul_(size)
+        event.mul_(firing.size)
     return events
 
 
-def _check_scan(x: Tensor, rule: IFRule, state: NormIFState, values: tuple[Tensor, ...]) -> None:
-    if rule.kind != "bounded" or rule.smooth:
-        raise ValueError(f"norm_scan runs bounded neurons that spike, not {rule}")
-    if x.dim() != 5 or not state.total.shape == state.count.shape == x.shape[1:]:
-        raise ValueError(f"the state of a norm and its neuron is {list(state.total.shape)}, a step {list(x.shape[1:])}")
-    _check_values(values, x.shape[2])
-
-
-def _check_values(values: tuple[Tensor, ...], channels: int) -> None:
-    for value in values:
-        if value.dim() and value.shape != (channels, 1, 1):
-            raise ValueError(f"a neuron's parameters are {list(value.shape)}: use [] or [{channels}, 1, 1]")
-
-
-def _fits_triton(x: Tensor, norm: NormRule, *parameters: Tensor) -> bool:
+def _fits_triton(x: Tensor, norm: NormRule, firing: Firing, *states: Tensor) -> bool:
     """x [..., C, H, W]; parameters and states are in single precision."""
+    parameters = (norm.weight, norm.bias, firing.theta, firing.charge, firing.size, *states)
     channels, height, width = x.shape[-3:]
     return (
         runs_triton(x, *parameters)
@@ -185,31 +178,25 @@ def _fits_triton(x: Tensor, norm: NormRule, *parameters: Tensor) -> bool:
 
 
 @torch.no_grad()
-def norm_count(
-    x: Tensor, norm: NormRule, theta: Tensor, spike_steps: int, charge: Tensor | float = 0.5, size: Tensor | None = None
-) -> Tensor:
-    """Mean current x [N, C, H, W] → spikes of the window, k = clip(floor(T·GN(x)/θ + charge), 0, T) [N, C, H, W].
+def norm_count(x: Tensor, norm: NormRule, firing: Firing, spike_steps: int) -> Tensor:
+    """Mean current x [N, C, H, W] → k · size, k = clip(floor(T·GN(x)/θ + charge), 0, T) spikes of the window.
 
-    theta, and charge in units of θ: one number or [C, 1, 1]. size, likewise: what an event is worth; the answer is then
-    the time average k·size/T. It is of the type of the norm's parameters and carries no gradient. With charge 1/2 they
-    are `quant.uniform_levels` and, for size θ, `quant.uniform_quantize`.
+    Of the type of the norm's parameters; carries no gradient. With charge 1/2 the counts are `quant.uniform_levels`
+    and, for size θ/T, the answer is `quant.uniform_quantize`.
 
     Triton may count one less or more where GN(x) is within its rounding of a boundary between two levels.
     Raises ValueError for a θ of another shape.
     """
-    charge = charge if isinstance(charge, Tensor) else torch.full_like(theta, charge)
-    worth = torch.ones_like(theta) if size is None else size / spike_steps
-    _check_values((theta, charge, worth), x.shape[1])
-    if x.dim() == 4 and _fits_triton(x, norm, norm.weight, norm.bias, theta, charge, worth):
+    firing.check(x.shape[1])
+    if x.dim() == 4 and _fits_triton(x, norm, firing):
         from . import triton_norm
 
-        return triton_norm.norm_count(x, norm, theta, spike_steps, charge, worth)
-    return norm_count_reference(x, norm, theta, spike_steps, charge, worth)
+        return triton_norm.norm_count(x, norm, firing, spike_steps)
+    return norm_count_reference(x, norm, firing, spike_steps)
 
 
-def norm_count_reference(
-    x: Tensor, norm: NormRule, theta: Tensor, spike_steps: int, charge: Tensor, worth: Tensor
-) -> Tensor:
-    """See `norm_count`; worth: of one spike in the answer."""
+def norm_count_reference(x: Tensor, norm: NormRule, firing: Firing, spike_steps: int) -> Tensor:
+    """See `norm_count`."""
     current = norm.normalize(x.to(norm.weight.dtype))
-    return current.mul_(spike_steps / theta).add_(charge).floor_().clamp_(0, spike_steps).mul_(worth)
+    count = current.mul_(spike_steps / firing.theta).add_(firing.charge).floor_().clamp_(0, spike_steps)
+    return count.mul_(firing.size)

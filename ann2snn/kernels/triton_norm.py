@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .choice import device_of
 from .layout import dense, laid_out_as, steps_outermost
-from .norm import NormIFState, NormRule
+from .norm import Firing, NormIFState, NormRule
 from .torch_ref import IFRule
 
 
@@ -47,19 +47,19 @@ def _per_channel(ptr, channel, inside, STRIDE: tl.constexpr):
 
 @triton.jit
 def _count(
-    x_ptr, out_ptr, weight_ptr, bias_ptr, scale_ptr, charge_ptr, worth_ptr, window, eps,
+    x_ptr, out_ptr, weight_ptr, bias_ptr, scale_ptr, charge_ptr, size_ptr, window, eps,
     groups, width, pixels, stride_n, stride_c, stride_p,
-    SCALE: tl.constexpr, CHARGE: tl.constexpr, WORTH: tl.constexpr, CHANNELS_INNER: tl.constexpr, BLOCK: tl.constexpr,
+    SCALE: tl.constexpr, CHARGE: tl.constexpr, SIZE: tl.constexpr, CHANNELS_INNER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     at, channel, inside = _places(groups, width, pixels, stride_n, stride_c, stride_p, CHANNELS_INNER, BLOCK)
     weight, bias = _per_channel(weight_ptr, channel, inside, 1), _per_channel(bias_ptr, channel, inside, 1)
     scale = _per_channel(scale_ptr, channel, inside, SCALE)
     charge = _per_channel(charge_ptr, channel, inside, CHARGE)
-    high, size = window + 0.0, width * pixels
+    high = window + 0.0
     x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    count = tl.floor(_normalized(x, inside, size, eps, weight, bias) * scale + charge)
+    count = tl.floor(_normalized(x, inside, width * pixels, eps, weight, bias) * scale + charge)
     count = tl.where(count < 0, 0.0, tl.where(count > high, high, count))
-    tl.store(out_ptr + at, count * _per_channel(worth_ptr, channel, inside, WORTH), mask=inside)
+    tl.store(out_ptr + at, count * _per_channel(size_ptr, channel, inside, SIZE), mask=inside)
 
 
 @triton.jit
@@ -93,25 +93,16 @@ def _scan(
     tl.store(count_ptr + at, count, mask=inside)
 
 
-def norm_scan(
-    x: Tensor,
-    norm: NormRule,
-    theta: Tensor,
-    rule: IFRule,
-    state: NormIFState,
-    spike_steps: int,
-    charge: Tensor,
-    size: Tensor,
-) -> Tensor:
+def norm_scan(x: Tensor, norm: NormRule, firing: Firing, rule: IFRule, state: NormIFState, spike_steps: int) -> Tensor:
     """See `norm.norm_scan`, which has checked that this can be done."""
     x = steps_outermost(_pixels_in_line(x))
     first, events = torch.empty_like(x[0], dtype=torch.float32), torch.empty_like(x, dtype=torch.float32)
     state.total, state.count = laid_out_as(state.total, first), laid_out_as(state.count, first)
+    theta, charge, size = (value.contiguous() for value in (firing.theta, firing.charge, firing.size))
     grid, places = _plan(x[0], norm)
     with device_of(x):
         _scan[grid](
-            x, events, state.total, state.count, norm.weight.contiguous(), norm.bias.contiguous(),
-            theta.contiguous(), charge.contiguous(), size.contiguous(),
+            x, events, state.total, state.count, norm.weight.contiguous(), norm.bias.contiguous(), theta, charge, size,
             len(x), state.steps, spike_steps, norm.eps, stride_l=x[0].numel(),
             THETA=_stride(theta), CHARGE=_stride(charge), SIZE=_stride(size),
             SIGNED=rule.signed, BURST=rule.burst, **places,
@@ -120,17 +111,16 @@ def norm_scan(
     return events
 
 
-def norm_count(x: Tensor, norm: NormRule, theta: Tensor, spike_steps: int, charge: Tensor, worth: Tensor) -> Tensor:
+def norm_count(x: Tensor, norm: NormRule, firing: Firing, spike_steps: int) -> Tensor:
     """See `norm.norm_count`, which has checked that this can be done."""
     x = dense(_pixels_in_line(x))
     counts = torch.empty_like(x, dtype=torch.float32)
-    scale = spike_steps / theta.contiguous()
+    scale, charge, size = (value.contiguous() for value in (spike_steps / firing.theta, firing.charge, firing.size))
     grid, places = _plan(x, norm)
     with device_of(x):
         _count[grid](
-            x, counts, norm.weight.contiguous(), norm.bias.contiguous(),
-            scale, charge.contiguous(), worth.contiguous(), spike_steps, norm.eps,
-            SCALE=_stride(scale), CHARGE=_stride(charge), WORTH=_stride(worth), **places,
+            x, counts, norm.weight.contiguous(), norm.bias.contiguous(), scale, charge, size, spike_steps, norm.eps,
+            SCALE=_stride(scale), CHARGE=_stride(charge), SIZE=_stride(size), **places,
         )  # fmt: skip
     return counts
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from quant import QuantConv2d, QuantLinear, QuantReLU, uniform_quantize
 
 from ..config import FULL_PRECISION, UNetConfig
-from ..kernels import NormRule, fake_quant, norm_count, upsample_nearest
+from ..kernels import Firing, NormRule, fake_quant, norm_count, upsample_nearest
 
 HEAD, TAIL = "head", "tail"
 
@@ -74,15 +74,16 @@ class FusedReLU(QuantReLU):
 
     def after_norm(self, norm: nn.GroupNorm, x: Tensor) -> Tensor | None:
         """See `activate`: the time average of a spiking neuron's counts, as that computes it."""
-        if not self.quantizes or not self.is_uniform:
+        if not self.quantizes or not self.is_uniform or norm.weight.dtype.itemsize < 4:
             return None
         clip = self.clip()
-        return norm_count(x, NormRule.of(norm), clip, self.levels, size=clip)
+        return norm_count(x, NormRule.of(norm), Firing.of(clip, size=clip / self.levels), self.levels)
 
 
 def activate(norm: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
-    """activation(norm(x)), by one kernel where the activation has one (`after_norm`), no gradient is wanted and nobody
-    listens to either layer.
+    """activation(norm(x)): by one kernel, if the activation has one, where no gradient is wanted and nobody listens.
+
+    Such an activation has a method `after_norm(norm, x)`, which answers None where the two must run one by one.
     """
     if isinstance(norm, nn.GroupNorm) and hasattr(activation, "after_norm") and not torch.is_grad_enabled():
         if not any(module._forward_hooks or module._forward_pre_hooks for module in (norm, activation)):

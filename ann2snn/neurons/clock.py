@@ -62,9 +62,9 @@ class Clock:
         return 1 if self.on_counts else self.spike_steps
 
     def notice(self, values: Tensor) -> None:
-        """Keep the largest of `values`, of any shape: what synapses receive. Where it stays 0, no neuron has fired."""
+        """Keep the largest size of `values` [any shape], what synapses receive. If it stays 0, no neuron has fired."""
         if self.peak is not None:
-            self.peak = values.amax().clamp_min(self.peak)
+            self.peak = values.detach().abs().amax().clamp_min(self.peak)
 
     def unfold(self, x: Tensor) -> Tensor:
         """[L·N, *S] → [L, N, *S] (a view). Raises ValueError if the rows do not divide into the chunk's steps."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from quant.functional import positive_scale, uniform_levels, uniform_values
 
 from ..errors import UserError
-from ..kernels import IFRule, IFState, NormIFState, NormRule, if_scan, norm_count, norm_scan, spread_counts
+from ..kernels import Firing, IFRule, IFState, NormIFState, NormRule, if_scan, norm_count, norm_scan, spread_counts
 from .clock import Clock, Clocked, check_state_shape
 
 
@@ -65,23 +65,24 @@ class IFNeuron(Clocked):
         clock = self.clock
         if not self._joins(norm):
             return None
-        rule, theta, charge = NormRule.of(norm), self.theta, 0.5 if self.charge is None else self.charge
-        scaled = None if clock.monitor is not None else self.event_size  # who listens is told unit events
+        self._check_channels(x[0])
+        rule, size = NormRule.of(norm), self.event_size if clock.is_stream else self.event_size / clock.spike_steps
+        heard = clock.monitor is not None  # and who listens is told unit events
+        firing = Firing.of(self.theta, 0.5 if self.charge is None else self.charge, None if heard else size)
         if clock.is_stream:
             x = clock.unfold(x)
-            self._check_channels(x[0, 0])
             self.state = NormIFState.rest(x[0], rule) if self.state is None else self.state
-            events = norm_scan(x, rule, theta, self._rule, self.state, clock.spike_steps, charge, scaled)
-            self._report(events, is_count=False)
-            return (events if scaled is not None else events * self.event_size).flatten(0, 1)
-        self._check_channels(x[0])
-        count = norm_count(x, rule, theta, clock.spike_steps, charge, scaled)
-        self._report(count[None], is_count=True)
-        return count if scaled is not None else uniform_values(count, self.event_size, clock.bits)
+            spikes = norm_scan(x, rule, firing, self._rule, self.state, clock.spike_steps)
+        else:
+            spikes = norm_count(x, rule, firing, clock.spike_steps)[None]
+        self._report(spikes, is_count=not clock.is_stream)
+        return (spikes * size if heard else spikes).flatten(0, 1)
 
     def _joins(self, norm: nn.Module) -> bool:
         """Whether norm and neuron can run as one, and have from the first step on: the cumulative norm or counts."""
         clock, config = self.clock, self.clock.config
+        if norm.weight.dtype.itemsize < 4:  # half precision does not tell 200 from 200.5
+            return False
         if not clock.is_stream:
             return clock.on_counts
         known = config.stream_norm == "cumulative" and config.if_neuron == "bounded" and not clock.smooth

@@ -182,7 +182,7 @@ def test_settling_convolves_only_what_still_receives_spikes(monkeypatch):
     assert 1 not in rows
     settled = snn.last_settle_steps
     rows.clear()
-    monkeypatch.setattr(SpikingConv2d, "_of_rows", lambda self, x, busy: self.linear(x, None))
+    monkeypatch.setattr(SpikingConv2d, "_of_rows", lambda self, x, rows: self.linear(x, None))
     assert_close(snn(x, t), output, EXACT)
     assert snn.last_settle_steps == settled > 1
     assert some < sum(rows)  # and no row goes alone

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from ann2snn.config import SpikingConfig
-from ann2snn.kernels import IFRule, NormIFState, NormRule, choice, kernels_by, norm_count, norm_scan
+from ann2snn.kernels import Firing, IFRule, NormIFState, NormRule, choice, kernels_by, norm_count, norm_scan
 from ann2snn.neurons import Clock, IFNeuron, SpikingGroupNorm
 from quant.functional import uniform_levels
 from tests.helpers import assert_equal
@@ -40,7 +40,7 @@ def test_norm_scan_is_the_norm_followed_by_the_neuron(signed, burst, per_channel
     for chunk in x.split([2, 4, 1, 3]):
         clock.chunk_steps = len(chunk)
         wanted = clock.unfold(neuron(norm(chunk.flatten(0, 1))))
-        events = norm_scan(chunk, rule, neuron.theta, spikes, state, 7, charge)
+        events = norm_scan(chunk, rule, Firing.of(neuron.theta, charge), spikes, state, 7)
         clock.elapsed += len(chunk)
         assert_equal(events, wanted)
         torch.testing.assert_close(state.total, norm.state.total, rtol=1e-12, atol=1e-12)
@@ -57,12 +57,12 @@ def test_norm_scan_is_the_norm_followed_by_the_neuron(signed, burst, per_channel
 def test_events_are_worth_what_is_asked_of_them():
     x = torch.randn(3, 2, 6, 5, 3, generator=torch.Generator().manual_seed(0))
     norm, theta = NormRule(3, torch.ones(6), torch.zeros(6)), torch.tensor(THETA)
-    unit = norm_scan(x, norm, theta, IFRule(), NormIFState.rest(x[0], norm), 3)
+    unit = norm_scan(x, norm, Firing.of(theta), IFRule(), NormIFState.rest(x[0], norm), 3)
     assert set(unit.unique().tolist()) == {-1, 0, 1}
     for size in (theta, torch.linspace(0.5, 2, 6)[:, None, None]):
-        assert_equal(norm_scan(x, norm, theta, IFRule(), NormIFState.rest(x[0], norm), 3, size=size), unit * size)
-        counts = norm_count(x[0], norm, theta, 3)
-        assert_equal(norm_count(x[0], norm, theta, 3, size=size), counts * (size / 3))
+        sized = Firing.of(theta, size=size)
+        assert_equal(norm_scan(x, norm, sized, IFRule(), NormIFState.rest(x[0], norm), 3), unit * size)
+        assert_equal(norm_count(x[0], norm, sized, 3), norm_count(x[0], norm, Firing.of(theta), 3) * size)
 
 
 def test_norm_scan_refuses_what_it_cannot_run():
@@ -70,7 +70,7 @@ def test_norm_scan_refuses_what_it_cannot_run():
 
     def refused(match: str, x=x, theta=theta, rule: IFRule | None = None, like=x[0]) -> None:
         with pytest.raises(ValueError, match=match):
-            norm_scan(x, norm, theta, rule or IFRule(), NormIFState.rest(like, norm), 3)
+            norm_scan(x, norm, Firing.of(theta), rule or IFRule(), NormIFState.rest(like, norm), 3)
 
     refused("bounded neurons that spike", rule=IFRule("reference"))
     refused("bounded neurons that spike", rule=IFRule(smooth=True))
@@ -78,7 +78,7 @@ def test_norm_scan_refuses_what_it_cannot_run():
     refused("a step", x=x[0])
     refused("use \\[\\] or \\[6, 1, 1\\]", theta=theta.expand(2, 6, 5, 3))
     with pytest.raises(ValueError, match="use \\[\\] or"):
-        norm_count(x[0], norm, theta.expand(6), 3)
+        norm_count(x[0], norm, Firing.of(theta.expand(6)), 3)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -87,12 +87,12 @@ def test_norm_count_is_the_quantizers_level_bit_for_bit(bits, dtype):
     x = torch.randn(2, 6, 5, 3, dtype=dtype, generator=torch.Generator().manual_seed(0), requires_grad=True)
     weight, bias, theta = torch.rand(6, dtype=dtype) + 0.5, torch.rand(6, dtype=dtype), torch.tensor(THETA, dtype=dtype)
     T = 2**bits - 1
-    count = norm_count(x, NormRule(3, weight, bias), theta, T)
+    count = norm_count(x, NormRule(3, weight, bias), Firing.of(theta), T)
     assert_equal(count, uniform_levels(F.group_norm(x, 3, weight, bias), theta, bits))
     assert count.unique().numel() > 2 and not count.requires_grad
     charges = torch.rand(6, 1, 1, dtype=dtype)
     wanted = torch.floor(F.group_norm(x, 3, weight, bias) * (T / theta) + charges).clamp(0, T)
-    assert_equal(norm_count(x, NormRule(3, weight, bias), theta, T, charges), wanted.detach())
+    assert_equal(norm_count(x, NormRule(3, weight, bias), Firing.of(theta, charges), T), wanted.detach())
 
 
 # ---- choice ----------------------------------------------------------------------------------------------------------

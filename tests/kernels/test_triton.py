@@ -38,7 +38,7 @@ def test_kernels_on_a_gpu():
 
 FLOATS = ("decay", "threshold", "eps")
 SCAN = {"THETA": 0, "CHARGE": 0, "SIZE": 1, "SIGNED": True, "BURST": 1, "CHANNELS_INNER": True, "BLOCK": 256}
-COUNT = {"SCALE": 1, "CHARGE": 0, "WORTH": 0, "CHANNELS_INNER": False, "BLOCK": 256, "stride_p": 1}
+COUNT = {"SCALE": 1, "CHARGE": 0, "SIZE": 0, "CHANNELS_INNER": False, "BLOCK": 256, "stride_p": 1}
 LIF = {"STRICT": True, "SOFT": False, "BLOCK": 512}
 #: name → (module, function, constants, element types of pointers that are not float32)
 KERNELS = {

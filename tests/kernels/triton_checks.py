@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ann2snn import kernels
-from ann2snn.kernels import IFRule, LIFRule, NormIFState, NormRule, cumulative_norm, kernels_by, lif_scan
+from ann2snn.kernels import Firing, IFRule, LIFRule, NormIFState, NormRule, cumulative_norm, kernels_by, lif_scan
 from ann2snn.kernels import norm as norm_module
 from quant import uniform_quantize
 from tests.helpers import assert_equal, random_ann
@@ -195,10 +195,11 @@ def double(norm: NormRule) -> NormRule:
 
 
 def scanned(backend, x: Tensor, norm: NormRule, theta: Tensor, rule: IFRule, T: int, cuts: tuple[int, ...], **more):
-    """(events of all chunks [L, N, C, H, W], state). backend: a context manager."""
+    """(events of all chunks [L, N, C, H, W], state). backend: a context manager. more: of `Firing.of`."""
+    firing = Firing.of(theta, **more)
     state = NormIFState.rest(x[0], norm)
     with backend:
-        events = [kernels.norm_scan(chunk, norm, theta, rule, state, T, **more) for chunk in x.split(list(cuts))]
+        events = [kernels.norm_scan(chunk, norm, firing, rule, state, T) for chunk in x.split(list(cuts))]
     return torch.cat(events), state
 
 
@@ -266,7 +267,7 @@ def test_norm_scan_of_other_layouts_and_types():
             assert_equal(events * sure, wanted * sure)
     state = NormIFState.rest(x[0], norm)
     with triton_alone():
-        events = kernels.norm_scan(folded, norm, theta, IFRule(), state, 3)
+        events = kernels.norm_scan(folded, norm, Firing.of(theta), IFRule(), state, 3)
     assert events.stride() == folded.stride() and state.total.stride() == folded[0].stride()
     assert_equal(scan(x.bfloat16(), 4), scan(x.bfloat16().float(), 4))
 
@@ -279,9 +280,10 @@ def test_norm_count(shape):
         level = T * double(norm).normalize(x.double()) / theta.double() + charge
         sure = (level - level.round()).abs() > MARGIN * T
         with triton_alone():
-            counts = [kernels.norm_count(y, norm, theta, T, charge) for y in (x, x.mT.contiguous().mT)]
-            counts.append(kernels.norm_count(x.to(memory_format=torch.channels_last), norm, theta, T, charge))
-            averages = kernels.norm_count(x, norm, theta, T, charge, size=scale)
+            firing = Firing.of(theta, charge)
+            counts = [kernels.norm_count(y, norm, firing, T) for y in (x, x.mT.contiguous().mT)]
+            counts.append(kernels.norm_count(x.to(memory_format=torch.channels_last), norm, firing, T))
+            averages = kernels.norm_count(x, norm, Firing.of(theta, charge, scale / T), T)
         for count in counts:
             assert_equal(count[sure].double(), level.floor().clamp(0, T)[sure])
         assert_equal(averages, counts[0] * (scale / T))
@@ -299,11 +301,11 @@ def test_what_triton_cannot_do_is_torchs(monkeypatch):
     x, norm, theta = normal(3, 2, 6, 5, 3), affine(6, 2), torch.tensor(0.7, device=DEVICE)
     with kernels_by("triton"):
         events = kernels.norm_scan(
-            x.double(), double(norm), theta.double(), IFRule(), NormIFState.rest(x[0], double(norm)), 3
+            x.double(), double(norm), Firing.of(theta.double()), IFRule(), NormIFState.rest(x[0], double(norm)), 3
         )
     assert events.any() and events.dtype == torch.float64
     with kernels_by("triton"):
-        assert kernels.norm_count(x[0].double(), double(norm), theta.double(), 3).any()
+        assert kernels.norm_count(x[0].double(), double(norm), Firing.of(theta.double()), 3).any()
         current = leaf(x.double())
         assert type(lif_scan(current, LIFRule()).grad_fn).__name__ == "_ScanBackward"
         y = kernels.fake_quant(current, theta.double(), 2, uniform_quantize)
@@ -316,4 +318,4 @@ def test_tensors_of_another_shape_are_refused_as_torch_refuses_them():
     x, norm, theta = normal(3, 2, 6, 5, 3), affine(6, 2), torch.tensor(0.7, device=DEVICE)
     for rule, like in ((norm, x[0, :1]), (affine(4, 2), x[0])):
         with kernels_by("triton"), pytest.raises((RuntimeError, ValueError)):
-            kernels.norm_scan(x, rule, theta, IFRule(), NormIFState.rest(like, rule), 3)
+            kernels.norm_scan(x, rule, Firing.of(theta), IFRule(), NormIFState.rest(like, rule), 3)
