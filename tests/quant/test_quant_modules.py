@@ -215,7 +215,7 @@ def test_standardized_weights_have_autograds_gradients():
 def test_equal_weights_have_gradients_of_a_constant_deviation():
     w = torch.full((4,), 0.3, dtype=torch.float64, requires_grad=True)
     normalized, std = weight._Standardize.apply(w)
-    assert not normalized.any() and float(std) == weight.MIN_STD
+    assert not normalized.any() and std.item() == weight.MIN_STD
     g = torch.tensor([1.0, 0, 0, 0], dtype=torch.float64)
     (got,) = torch.autograd.grad((normalized * g).sum() + std, w)
     torch.testing.assert_close(got, (g - 0.25) / weight.MIN_STD)

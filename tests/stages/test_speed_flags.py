@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ann2snn import build, compiled
+from ann2snn.runtime import computes_bfloat16
 from tests.scripts import SAMPLING, check, script, train_flags
 from tests.stages.test_bad_input import refused
 from tests.stages.test_parallel import distance, images, state
@@ -86,6 +87,17 @@ def test_images_of_bfloat16_calls_are_others_and_say_so(plain, tmp_path):
     low, usual = (images(tmp_path / name) for name in ("low", "plain"))
     assert len(low) == 4 and low.keys() == usual.keys() and low != usual
     refused(script("evaluate.py", *flags, f"--images_dir={tmp_path}/low"), "amp")
+
+
+def test_a_cpu_computes_bfloat16_if_torch_says_so(monkeypatch):
+    names = "_is_avx512_bf16_supported", "_is_amx_tile_supported"
+    for name in names:
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert not computes_bfloat16(torch.device("cpu"))
+    for name in names:
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cpu, name, lambda: True, raising=False)
+            assert computes_bfloat16(torch.device("cpu"))
 
 
 def test_without_bfloat16_a_run_says_so_and_trains_in_float32(plain, tmp_path):
