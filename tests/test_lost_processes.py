@@ -5,25 +5,37 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from torch import distributed as dist
 
 from ann2snn import launch, sampling, world
-from tests.processes import ended, fork, kill
+from tests.processes import child_inside, ended, fork, kill
 from tests.scripts import SAMPLING, _free_port, processes, train_flags
 
 SIZE = 3
 SOON = 2.0  # seconds
 
 
+@contextlib.contextmanager
+def a_store(port: int) -> Iterator[None]:
+    held = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    yield
+    del held
+
+
 class Group:
-    """`SIZE` forked processes that join one world and then do `work(joined)`; its store is this process's."""
+    """`SIZE` forked processes that join one world and then do `work(joined)`.
+
+    Its store is another process's, as a launcher's is, so that it outlives them. It is not this one's: a forked process
+    that collects its parent's store as garbage waits for a thread that it does not have.
+    """
 
     def __init__(self, work: Callable[[world.World], None], before: Callable[[int], None] = lambda rank: None) -> None:
         port = _free_port()
-        self.store = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+        self.keeper = child_inside(lambda: a_store(port))
+        self.keeper.__enter__()
         self.reading, self.writing = os.pipe()
         self.pids = [fork(lambda rank=rank: self._process(rank, port, work, before)) for rank in range(SIZE)]
         os.close(self.writing)
@@ -50,6 +62,7 @@ class Group:
         for pid in self.pids:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 kill(pid)
+        self.keeper.__exit__(None, None, None)
 
 
 def idle(joined: world.World) -> None:
