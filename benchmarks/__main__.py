@@ -1,6 +1,6 @@
 """How fast: each performance target with its measured ratio, and the tables behind it.
 
-    python -m benchmarks --quick                          # small sizes, under three minutes on one core
+    python -m benchmarks --quick                          # small sizes, about three minutes on one core
     python -m benchmarks --threads 2 --out logs/performance.json --page docs/performance.md
     python -m benchmarks --only stream,profile
 
