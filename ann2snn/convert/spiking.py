@@ -134,9 +134,9 @@ class SpikingDenoiser(nn.Module):
         """x [N, C, H, W], t [N], integer or fractional → time-averaged prediction [N, C, H, W]."""
         self.reset()
         self.last_settle_steps = 0
-        chunks_share = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        in_chunks = self.clock.is_stream and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
         try:
-            with quantized_once(self) if chunks_share else contextlib.nullcontext():
+            with quantized_once(self) if in_chunks else contextlib.nullcontext():
                 return self._total(x, t) / self.clock.window
         finally:
             self.reset()  # do not hold a batch of activations between calls

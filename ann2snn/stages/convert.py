@@ -49,7 +49,7 @@ def run(
     batch_size: int,
     norm_bins: int = 10,
     spike_chunk: int = 0,
-    accepted: Callable[[], object] | None = None,
+    accepted: Callable[[], object] = lambda: None,
 ) -> int:
     """Write `converted_snn.pt`, `gap.json`, `cost.json`, `raster.npz` and `images/` to `logdir`; print the tables.
 
@@ -60,8 +60,7 @@ def run(
     world.synchronise(snn)  # frozen norms are measured, and a measurement on another device may round otherwise
     prepare_folder(logdir)
     with owning(logdir, "convert", world):
-        if accepted is not None:
-            accepted()
+        accepted()
         if world.main:
             payload = checkpoint.snn_payload(snn, stage="converted", source=source.hash, step=source.step)
             checkpoint.save(logdir / CONVERTED, payload)

@@ -76,7 +76,7 @@ def fine_tune(
     resume: bool = True,
     amp: bool = False,
     recompute: bool = False,
-    accepted: Callable[[], object] | None = None,
+    accepted: Callable[[], object] = lambda: None,
 ) -> int:
     """Give the SDDPM of `source` a learned factor per convolution and time step, and train all of it on.
 

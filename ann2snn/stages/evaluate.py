@@ -120,7 +120,7 @@ def run(
     statistics: Tensor | None = None,
     real: RealImages | None = None,
     fad: Fad | None = None,
-    accepted: Callable[[], object] | None = None,
+    accepted: Callable[[], object] = lambda: None,
 ) -> int:
     """Generate what is missing of `config.num_images`, then score them unless `extractor` and `fad` are None.
 
@@ -135,8 +135,7 @@ def run(
         if world.main:
             sweep(folder.parent, depth=0)  # of an npz that a killed run was writing beside the images
             claim_folder(folder, made_with)
-        if accepted is not None:
-            accepted()
+        accepted()
         generate_missing(folder, source, sample, config, world, statistics)
         if world.main:
             present(logdir, folder, source, config)

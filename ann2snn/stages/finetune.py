@@ -37,7 +37,7 @@ def run(
     world: World,
     *,
     gap_images: int = 0,
-    accepted: Callable[[], object] | None = None,
+    accepted: Callable[[], object] = lambda: None,
 ) -> int:
     """Tune every block of the network converted from `source`; write `SNN_<bit>bit_ft/`. Returns the exit code.
 
@@ -53,8 +53,7 @@ def run(
     with owning(folder, "finetune", world):
         run = Run(folder, ann, spiking, config, source.hash, world)
         run.restore()
-        if accepted is not None:
-            accepted()
+        accepted()
         log = RunLog(run.folder, "finetune", run.log_step) if world.main else SilentLog()
         try:
             code = _tune_all(run, dataset, sample, log)

@@ -69,7 +69,7 @@ def run(
     amp: bool = False,
     recompute: bool = False,
     initial: dict[str, Tensor] | None = None,
-    accepted: Callable[[], object] | None = None,
+    accepted: Callable[[], object] = lambda: None,
 ) -> int:
     """Train to `train.total_steps`, writing checkpoints, sample grids and logs to `logdir`. Returns the exit code.
 
@@ -85,8 +85,7 @@ def run(
                 "norm cancels the time embedding; use fewer groups"
             )
         start(trainer, logdir / CHECKPOINT, dataset, resume, initial)
-        if accepted is not None:
-            accepted()
+        accepted()
         if trainer.step >= train.total_steps:
             print(f"{logdir / CHECKPOINT} is at step {trainer.step} of {train.total_steps}: nothing left to train")
             return 0

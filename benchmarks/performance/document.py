@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from ann2snn.config import require
 from ann2snn.report.tables import show
 
-from .output import about_line
+from .output import about_line, target_row
 from .results import Section
-from .targets import DEVICE_NAMES, NOT_MEASURED
+from .targets import NOT_MEASURED
 
 TARGETS = "targets"
 _BLOCK = re.compile(r"<!-- (?P<name>[a-z0-9]+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
@@ -35,17 +35,8 @@ def filled(page: str, about: dict[str, str], lines: list[dict], sections: dict[s
 
 def _targets(lines: list[dict]) -> str:
     header = ["what", "on", "allowed", "measured (quartiles)", "worst at", "verdict"]
-    rows = []
-    for line in lines:
-        limit = line["bound"] if line.get("allowed") is None else f"{line['bound']} = {line['allowed']:.2f}"
-        measured = "–"
-        if line["measured"] is not None:
-            measured = f"{line['measured']:.2f}"
-            if line["low"] is not None:
-                measured += f" ({line['low']:.2f}–{line['high']:.2f})"
-        verdict = line["verdict"] + (f": {line['why']}" if line["why"] else "")
-        rows.append([line["what"], DEVICE_NAMES[line["device"]], limit, measured, line.get("at", "–"), verdict])
-    return _table(header, rows)
+    two_digits = "{:.2f}".format
+    return _table(header, [target_row(line, two_digits, two_digits) for line in lines])
 
 
 def _section(section: Section) -> str:

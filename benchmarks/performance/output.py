@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from ann2snn.io.atomic import write_text
@@ -15,19 +16,19 @@ from .targets import DEVICE_NAMES
 def targets_table(lines: list[dict]) -> str:
     """One line a target and device."""
     header = ["target", "on", "allowed", "measured", "at", "verdict"]
-    rows = []
-    for line in lines:
-        limit = line["bound"] if line.get("allowed") is None else f"{line['bound']} = {line['allowed']:g}"
-        verdict = line["verdict"] + (f": {line['why']}" if line["why"] else "")
-        rows.append([line["what"], DEVICE_NAMES[line["device"]], limit, _measured(line), line.get("at", "–"), verdict])
-    return text_table(header, rows)
+    return text_table(header, [target_row(line, show, "{:g}".format) for line in lines])
 
 
-def _measured(line: dict) -> str:
-    if line["measured"] is None:
-        return "–"
-    spread = "" if line["low"] is None else f" ({show(line['low'])}–{show(line['high'])})"
-    return show(line["measured"]) + spread
+def target_row(line: dict, ratio: Callable[[float], str], bound: Callable[[float], str]) -> list[str]:
+    """The cells of a target's line. ratio, bound: how what was measured, and a case's own bound, are written."""
+    limit, measured = line["bound"], "–"
+    if line.get("allowed") is not None:
+        limit += f" = {bound(line['allowed'])}"
+    if line["measured"] is not None:
+        spread = "" if line["low"] is None else f" ({ratio(line['low'])}–{ratio(line['high'])})"
+        measured = ratio(line["measured"]) + spread
+    verdict = line["verdict"] + (f": {line['why']}" if line["why"] else "")
+    return [line["what"], DEVICE_NAMES[line["device"]], limit, measured, line.get("at", "–"), verdict]
 
 
 def section_table(section: Section) -> str:
