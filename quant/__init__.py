@@ -6,16 +6,15 @@ from quant.functional import (
     MIN_SCALE,
     absmax_quantize,
     apot_quantize,
-    check_bits,
     lsq_gradient_scale,
     positive_scale,
-    power_levels,
     scale_gradient,
     ternary_quantize,
     uniform_levels,
     uniform_quantize,
     uniform_values,
 )
+from quant.levels import check_bits, power_levels
 from quant.weight import FirstConv2d, LastLinear, QuantConv2d, QuantLinear, quantized_once
 
 __all__ = [

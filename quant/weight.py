@@ -12,6 +12,7 @@ branch, a network's output), `keep_scale` multiplies the standard deviation back
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +20,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from quant.functional import (
-    FULL_PRECISION,
     absmax_quantize,
     apot_quantize,
-    check_bits,
     positive_scale,
     ternary_quantize,
     uniform_quantize,
 )
+from quant.levels import FULL_PRECISION, check_bits, whole_levels
 
 WGT_ALPHA_INIT = 3.0
 # Keeps an all-equal tensor (zero-initialized layers) at 0 instead of 0 / 0; far below any deviation met in use.
@@ -59,10 +59,18 @@ class _Standardize(torch.autograd.Function):
         return (g - g.mean()).div_(std).addcmul_(normalized, slope)
 
 
+@dataclass(frozen=True)
+class Held:
+    """A quantized weight that is kept; derived: what a layer makes of it, to be kept as long (None: not worth it)."""
+
+    weight: Tensor
+    derived: dict[str, object] | None
+
+
 class _QuantizedWeight:
     """Mixin: `quantized_weight()` for a layer with a `weight`. Both layers share its options and rule."""
 
-    held: Tensor | None = None  # what `quantized_once` keeps
+    held: Held | None = None  # what `quantized_once` keeps
 
     def _init_quantizer(
         self, bits: int, power: bool, additive: bool, grad_scale: float | None, keep_scale: bool
@@ -84,7 +92,7 @@ class _QuantizedWeight:
         if self.bits == FULL_PRECISION:
             return self.weight
         if self.held is not None:
-            return self.held
+            return self.held.weight
         normalized, std = _Standardize.apply(self.weight)
         weight = self._quantize(normalized)
         return weight * std if self.keep_scale else weight
@@ -100,6 +108,20 @@ class _QuantizedWeight:
             )
         return uniform_quantize(weight, alpha, self.bits, signed=True, grad_scale=self.grad_scale)
 
+    @torch.no_grad()
+    def whole_weight(self) -> tuple[Tensor, Tensor] | None:
+        """`quantized_weight()` as (whole numbers, a float of `weight`'s shape; step []), whose product it is.
+
+        None where its levels are no multiples of one step.
+        """
+        levels = None if self.bits == FULL_PRECISION else whole_levels(self.bits, self.power, self.additive)
+        if levels is None:
+            return None
+        step = positive_scale(self.wgt_alpha) / float(levels)  # plain powers need integers beyond 64 bits
+        if self.keep_scale:
+            step = step * _Standardize.apply(self.weight)[1]
+        return torch.round(self.quantized_weight() / step), step
+
     def extra_repr(self) -> str:
         """The plain layer's description and the bits."""
         kind = "" if self.bits <= 2 or self.bits == FULL_PRECISION else f", power={self.power}"
@@ -107,18 +129,18 @@ class _QuantizedWeight:
 
 
 @contextlib.contextmanager
-def quantized_once(net: nn.Module) -> Iterator[None]:
+def quantized_once(net: nn.Module, many: bool = True) -> Iterator[None]:
     """Inside the context the layers of `net` quantize their weights once, not at every call.
 
-    For many calls of a network that does not change: weights that are changed inside are not noticed, and no gradient
-    reaches them.
+    For calls of a network that does not change: weights that are changed inside are not noticed, and no gradient
+    reaches them. many: enough calls for layers to prepare more than the weights, at the price of about one.
     """
     layers = [module for module in net.modules() if isinstance(module, _QuantizedWeight)]
     layers = [layer for layer in layers if layer.bits != FULL_PRECISION and layer.held is None]
     try:
         for layer in layers:
             with torch.no_grad():
-                layer.held = layer.quantized_weight()
+                layer.held = Held(layer.quantized_weight(), {} if many else None)
         yield
     finally:
         for layer in layers:

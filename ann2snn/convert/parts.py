@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quant import QuantConv2d, QuantLinear
+from quant import QuantLinear
 
 from ..config import UNetConfig
-from ..nets.parts import HEAD, TAIL, AnnParts, SinusoidalTime
+from ..kernels import Spikes
+from ..nets.parts import HEAD, TAIL, AnnParts, SinusoidalTime, SpikeConv2d
 from ..neurons import Clock, IFNeuron, SpikingGroupNorm
 
 
@@ -49,20 +50,21 @@ class _Synapses:
     clock: Clock
     bias: Tensor
 
-    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def linear(self, x: Tensor | Spikes, bias: Tensor | None) -> Tensor:
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Spikes) -> Tensor:
         if self.clock.input_on:
             return self.linear(x, self.bias)
-        if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            self.clock.notice(x)
+        if torch.compiler.is_compiling():
             return self.linear(x, None)
-        sizes = torch.linalg.vector_norm(x.flatten(1), dim=1)  # [L·N]
-        self.clock.notice(sizes)
-        return self._of_rows(x, sizes.nonzero().flatten())  # NaN is not 0
+        busy = x.busy() if isinstance(x, Spikes) else torch.linalg.vector_norm(x.detach().flatten(1), dim=1) != 0
+        self.clock.notice(busy)
+        if torch.is_grad_enabled() or busy.device.type != "cpu":  # a GPU would have to wait for the answer
+            return self.linear(x, None)
+        return self._of_rows(x, busy.nonzero().flatten())
 
-    def _of_rows(self, x: Tensor, rows: Tensor) -> Tensor:
+    def _of_rows(self, x: Tensor | Spikes, rows: Tensor) -> Tensor:
         """The map of x, whose other rows are 0: layers fall silent one after the other, and images too. rows [B]."""
         if len(rows) == len(x):
             return self.linear(x, None)
@@ -74,10 +76,12 @@ class _Synapses:
         return out
 
 
-class SpikingConv2d(_Synapses, QuantConv2d):
+class SpikingConv2d(_Synapses, SpikeConv2d):
     """x [L·N, C, H, W] → [L·N, C', H', W']."""
 
-    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def linear(self, x: Tensor | Spikes, bias: Tensor | None) -> Tensor:
+        if isinstance(x, Spikes):
+            return self.of_spikes(x, bias)
         return F.conv2d(x, self.quantized_weight(), bias, self.stride, self.padding)
 
 
@@ -95,6 +99,9 @@ class SpikingTail(SpikingConv2d):
 
     Each of the chunk's steps then answers with their mean current.
     """
+
+    def reads_spikes(self) -> bool:
+        return False  # a mean is no whole number, and the ANN's tail is to answer alike
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         if bias is None:  # settling: few rows are busy, if any

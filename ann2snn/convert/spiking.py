@@ -19,6 +19,8 @@ from .parts import SpikingParts
 
 #: Of one feature map over a chunk of time steps; measured, and flat around the optimum (docs/performance.md).
 CACHED_BYTES = 2**25
+#: Steps that a network settling by itself runs before it looks for silence: trained ones settle in 2 or 3.
+SETTLE_CHUNK = 4
 
 
 class SpikingDenoiser(nn.Module):
@@ -102,7 +104,7 @@ class SpikingDenoiser(nn.Module):
         for module in self.unet.modules():
             if isinstance(module, Clocked):
                 module.reset()
-        self.clock.elapsed, self.clock.times, self.clock.peak = 0, None, None
+        self.clock.elapsed, self.clock.times, self.clock.busy = 0, None, None
 
     def check_ready(self) -> None:
         """Raise UserError if the network is set to run on frozen norm statistics that it does not have."""
@@ -136,7 +138,7 @@ class SpikingDenoiser(nn.Module):
         self.last_settle_steps = 0
         in_chunks = self.clock.is_stream and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
         try:
-            with quantized_once(self) if in_chunks else contextlib.nullcontext():
+            with quantized_once(self, many=False) if in_chunks else contextlib.nullcontext():
                 return self._total(x, t) / self.clock.window
         finally:
             self.reset()  # do not hold a batch of activations between calls
@@ -151,14 +153,19 @@ class SpikingDenoiser(nn.Module):
 
     def _chunks(self, x: Tensor, t: Tensor, steps: int, *, input_on: bool) -> Tensor:
         """`_chunk` of `steps` time steps, `spike_chunk` of them at once."""
-        size = self.spike_chunk or self._steps_in_cache(x) or steps
+        size = self._chunk_size(x) or steps
         total = self._chunk(x, t, min(size, steps), input_on=input_on)
         for done in range(size, steps, size):
             total = total + self._chunk(x, t, min(size, steps - done), input_on=input_on)
         return total
 
-    def _steps_in_cache(self, x: Tensor) -> int:
-        """Time steps of a batch x [N, C, H, W] whose largest feature map a CPU caches; 0 where it does not matter."""
+    def _chunk_size(self, x: Tensor) -> int:
+        """Time steps to run at once: as set, or those of a batch x [N, C, H, W] whose largest feature map a CPU caches.
+
+        0: no limit.
+        """
+        if self.spike_chunk:
+            return self.spike_chunk
         if x.device.type != "cpu" or torch.is_grad_enabled():
             return 0
         step = len(x) * self.config.ch * x.shape[2] * x.shape[3] * x.element_size()
@@ -174,19 +181,23 @@ class SpikingDenoiser(nn.Module):
         return clock.unfold(out).sum(0)
 
     def _settle(self, x: Tensor, t: Tensor) -> Tensor:
-        """Run on without input: a fixed number of steps, or step by step until no neuron fires."""
+        """Run on without input: a fixed number of steps, or until no neuron fires."""
         wanted = self.spiking.settle_steps
         if wanted != AUTO:
             self.last_settle_steps = wanted
             return self._chunks(x, t, wanted, input_on=False)
         total = torch.zeros_like(x)
         clock = self.clock
-        for _ in range(self.settle_limit):
-            clock.peak = 0.0
-            total = total + self._chunk(x, t, 1, input_on=False)
-            if float(clock.peak) == 0:
+        steps = min(self._chunk_size(x) or SETTLE_CHUNK, SETTLE_CHUNK, clock.spike_steps)
+        if clock.monitor is not None:
+            steps = 1  # whoever listens is to hear one silent step, not several
+        while self.last_settle_steps <= self.settle_limit:
+            clock.busy = torch.zeros(steps, dtype=torch.bool, device=x.device)
+            total = total + self._chunk(x, t, steps, input_on=False)
+            busy, clock.busy = clock.busy, None
+            self.last_settle_steps += int(busy.sum())  # silence changes nothing: after it, all steps are silent
+            if not busy[-1]:
                 return total
-            self.last_settle_steps += 1
         raise RuntimeError(f"the network still fires after {self.settle_limit} settling steps")
 
 

@@ -4,6 +4,7 @@ from .choice import BACKENDS, kernels_by
 from .fake_quant import fake_quant
 from .lif import SURROGATES, LIFRule, lif_scan
 from .norm import Firing, NormIFState, NormRule, NormState, cumulative_norm, norm_count, norm_scan
+from .spike_conv import SpikeConv, Spikes, convolves_spikes, fits_spike_conv
 from .torch_ref import IFRule, IFState, if_scan, spread_counts
 from .upsample import upsample_nearest
 
@@ -17,8 +18,12 @@ __all__ = [
     "NormIFState",
     "NormRule",
     "NormState",
+    "SpikeConv",
+    "Spikes",
+    "convolves_spikes",
     "cumulative_norm",
     "fake_quant",
+    "fits_spike_conv",
     "if_scan",
     "kernels_by",
     "lif_scan",

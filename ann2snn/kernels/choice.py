@@ -38,11 +38,16 @@ def kernels_by(backend: str | None) -> Iterator[None]:
         _forced = previous
 
 
+def preferred() -> str | None:
+    """The implementation asked for, None: by device. Raises ValueError for a bad ANN2SNN_KERNELS."""
+    return _forced or _checked(os.environ.get(ENVIRONMENT) or None, ENVIRONMENT)
+
+
 def runs_triton(*tensors: Tensor) -> bool:
     """Whether a kernel on these tensors is to be Triton's. Raises ValueError for a bad ANN2SNN_KERNELS."""
     if torch.compiler.is_compiling():
         return False  # the compiler traces the torch reference and fuses it itself
-    backend = _forced or _checked(os.environ.get(ENVIRONMENT) or None, ENVIRONMENT)
+    backend = preferred()
     if backend == "torch" or not has_triton():
         return False
     device = tensors[0].device

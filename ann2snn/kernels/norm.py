@@ -50,17 +50,31 @@ class NormRule:
 
 @dataclass(frozen=True)
 class Firing:
-    """θ, the initial charge in units of θ, and what an event is worth, of C channels: each [] or [C, 1, 1]."""
+    """θ, the initial charge in units of θ, and what an event is worth, of C channels: each [] or [C, 1, 1].
+
+    zero: None; or the byte that stands for no spike: spikes are then answered as bytes, k spikes as k + zero, whatever
+    they are worth.
+    """
 
     theta: Tensor
     charge: Tensor
     size: Tensor
+    zero: int | None = None
 
     @classmethod
-    def of(cls, theta: Tensor, charge: Tensor | float = 0.5, size: Tensor | None = None) -> Firing:
+    def of(
+        cls, theta: Tensor, charge: Tensor | float = 0.5, size: Tensor | None = None, zero: int | None = None
+    ) -> Firing:
         """size None: 1, for unit events and counts."""
         charge = charge if isinstance(charge, Tensor) else torch.full_like(theta, charge)
-        return cls(theta, charge, torch.ones_like(theta) if size is None else size)
+        return cls(theta, charge, torch.ones_like(theta) if size is None else size, zero)
+
+    def send(self, spikes: Tensor, out: Tensor | None = None) -> Tensor:
+        """What leaves neurons that send so many spikes [N, C, H, W]; these are overwritten. out: where to write it."""
+        if self.zero is None:
+            return torch.mul(spikes, self.size, out=out)
+        out = torch.empty_like(spikes, dtype=torch.uint8) if out is None else out
+        return out.copy_(spikes.add_(self.zero))
 
     def check(self, channels: int) -> None:
         """Raise ValueError for values of another shape."""
@@ -123,7 +137,8 @@ class NormIFState:
 def norm_scan(x: Tensor, norm: NormRule, firing: Firing, rule: IFRule, state: NormIFState, spike_steps: int) -> Tensor:
     """`cumulative_norm`, then `if_scan` of a bounded neuron: x [L, N, C, H, W] → events · size of one shape with x.
 
-    `state` is advanced. Events are of the type of the norm's parameters, and carry no gradient.
+    `state` is advanced. Events are of the type of the norm's parameters, or bytes where `firing` says so, and carry no
+    gradient.
 
     The norm's increments sum up to t·GN(mean x_1..t), so the neuron's total charge needs none of them: its count
     follows clip(floor(charge + t·GN(mean x_1..t)/θ), 0, T), by one a step or as many as it may send in a burst.
@@ -148,16 +163,16 @@ def norm_scan_reference(
 ) -> Tensor:
     """See `norm_scan`. Step by step, so that what a step needs stays in the cache."""
     x = x.to(norm.weight.dtype)
-    events = torch.empty_like(x)
-    for now, event in zip(x, events, strict=True):
+    events = torch.empty_like(x, dtype=None if firing.zero is None else torch.uint8)
+    for now, sent in zip(x, events, strict=True):
         most = rule.burst if bursts(rule, state.steps, spike_steps) else 1
         state.steps += 1
         state.total += now
         time = min(state.steps, spike_steps)
         level = norm.in_units(state.total, time, firing).floor_().clamp_(0, spike_steps)
-        torch.sub(level, state.count, out=event).clamp_(-most if rule.signed else 0, most)
+        event = level.sub_(state.count).clamp_(-most if rule.signed else 0, most)
         state.count += event
-        event.mul_(firing.size)
+        firing.send(event, out=sent)
     return events
 
 
@@ -181,8 +196,8 @@ def _fits_triton(x: Tensor, norm: NormRule, firing: Firing, *states: Tensor) -> 
 def norm_count(x: Tensor, norm: NormRule, firing: Firing, spike_steps: int) -> Tensor:
     """Mean current x [N, C, H, W] → k · size, k = clip(floor(T·GN(x)/θ + charge), 0, T) spikes of the window.
 
-    Of the type of the norm's parameters; carries no gradient. With charge 1/2 the counts are `quant.uniform_levels`
-    and, for size θ/T, the answer is `quant.uniform_quantize`.
+    Of the type of the norm's parameters, or bytes where `firing` says so; carries no gradient. With charge 1/2 the
+    counts are `quant.uniform_levels` and, for size θ/T, the answer is `quant.uniform_quantize`.
 
     Triton may count one less or more where GN(x) is within its rounding of a boundary between two levels.
     Raises ValueError for a θ of another shape.
@@ -199,4 +214,4 @@ def norm_count_reference(x: Tensor, norm: NormRule, firing: Firing, spike_steps:
     """See `norm_count`."""
     current = norm.normalize(x.to(norm.weight.dtype))
     count = current.mul_(spike_steps / firing.theta).add_(firing.charge).floor_().clamp_(0, spike_steps)
-    return count.mul_(firing.size)
+    return firing.send(count, out=None if firing.zero is not None else count)

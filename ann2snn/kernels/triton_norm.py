@@ -47,7 +47,7 @@ def _per_channel(ptr, channel, inside, STRIDE: tl.constexpr):
 
 @triton.jit
 def _count(
-    x_ptr, out_ptr, weight_ptr, bias_ptr, scale_ptr, charge_ptr, size_ptr, window, eps,
+    x_ptr, out_ptr, weight_ptr, bias_ptr, scale_ptr, charge_ptr, size_ptr, zero, window, eps,
     groups, width, pixels, stride_n, stride_c, stride_p,
     SCALE: tl.constexpr, CHARGE: tl.constexpr, SIZE: tl.constexpr, CHANNELS_INNER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -59,13 +59,13 @@ def _count(
     x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
     count = tl.floor(_normalized(x, inside, width * pixels, eps, weight, bias) * scale + charge)
     count = tl.where(count < 0, 0.0, tl.where(count > high, high, count))
-    tl.store(out_ptr + at, count * _per_channel(size_ptr, channel, inside, SIZE), mask=inside)
+    tl.store(out_ptr + at, count * _per_channel(size_ptr, channel, inside, SIZE) + zero, mask=inside)
 
 
 @triton.jit
 def _scan(
     x_ptr, events_ptr, total_ptr, count_ptr, weight_ptr, bias_ptr, theta_ptr, charge_ptr, size_ptr,
-    steps, elapsed, window, eps, groups, width, pixels, stride_l, stride_n, stride_c, stride_p,
+    zero, steps, elapsed, window, eps, groups, width, pixels, stride_l, stride_n, stride_c, stride_p,
     THETA: tl.constexpr, CHARGE: tl.constexpr, SIZE: tl.constexpr,
     SIGNED: tl.constexpr, BURST: tl.constexpr, CHANNELS_INNER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -86,7 +86,7 @@ def _scan(
         level = tl.minimum(tl.maximum(tl.floor(level), 0.0), high)
         most = tl.where(elapsed + step >= window - 1, BURST, 1).to(tl.float32)
         event = tl.minimum(tl.maximum(level - count, -most if SIGNED else 0.0), most)
-        tl.store(events_ptr + row, event * size, mask=inside)
+        tl.store(events_ptr + row, event * size + zero, mask=inside)
         count += event
         row += stride_l
     tl.store(total_ptr + at, total, mask=inside)
@@ -96,14 +96,15 @@ def _scan(
 def norm_scan(x: Tensor, norm: NormRule, firing: Firing, rule: IFRule, state: NormIFState, spike_steps: int) -> Tensor:
     """See `norm.norm_scan`, which has checked that this can be done."""
     x = steps_outermost(_pixels_in_line(x))
-    first, events = torch.empty_like(x[0], dtype=torch.float32), torch.empty_like(x, dtype=torch.float32)
+    (size, zero, kind), first = _answer(firing), torch.empty_like(x[0], dtype=torch.float32)
+    events = torch.empty_like(x, dtype=kind)
     state.total, state.count = laid_out_as(state.total, first), laid_out_as(state.count, first)
-    theta, charge, size = (value.contiguous() for value in (firing.theta, firing.charge, firing.size))
+    theta, charge = firing.theta.contiguous(), firing.charge.contiguous()
     grid, places = _plan(x[0], norm)
     with device_of(x):
         _scan[grid](
             x, events, state.total, state.count, norm.weight.contiguous(), norm.bias.contiguous(), theta, charge, size,
-            len(x), state.steps, spike_steps, norm.eps, stride_l=x[0].numel(),
+            zero, len(x), state.steps, spike_steps, norm.eps, stride_l=x[0].numel(),
             THETA=_stride(theta), CHARGE=_stride(charge), SIZE=_stride(size),
             SIGNED=rule.signed, BURST=rule.burst, **places,
         )  # fmt: skip
@@ -114,15 +115,23 @@ def norm_scan(x: Tensor, norm: NormRule, firing: Firing, rule: IFRule, state: No
 def norm_count(x: Tensor, norm: NormRule, firing: Firing, spike_steps: int) -> Tensor:
     """See `norm.norm_count`, which has checked that this can be done."""
     x = dense(_pixels_in_line(x))
-    counts = torch.empty_like(x, dtype=torch.float32)
-    scale, charge, size = (value.contiguous() for value in (spike_steps / firing.theta, firing.charge, firing.size))
+    size, zero, kind = _answer(firing)
+    counts = torch.empty_like(x, dtype=kind)
+    scale, charge = (spike_steps / firing.theta).contiguous(), firing.charge.contiguous()
     grid, places = _plan(x, norm)
     with device_of(x):
         _count[grid](
-            x, counts, norm.weight.contiguous(), norm.bias.contiguous(), scale, charge, size, spike_steps, norm.eps,
-            SCALE=_stride(scale), CHARGE=_stride(charge), SIZE=_stride(size), **places,
+            x, counts, norm.weight.contiguous(), norm.bias.contiguous(), scale, charge, size,
+            zero, spike_steps, norm.eps, SCALE=_stride(scale), CHARGE=_stride(charge), SIZE=_stride(size), **places,
         )  # fmt: skip
     return counts
+
+
+def _answer(firing: Firing) -> tuple[Tensor, float, torch.dtype]:
+    """What a spike is multiplied with, what is added to that, and the type that holds it."""
+    if firing.zero is None:
+        return firing.size.contiguous(), 0.0, torch.float32
+    return torch.ones_like(firing.size).contiguous(), float(firing.zero), torch.uint8
 
 
 def _stride(value: Tensor) -> int:

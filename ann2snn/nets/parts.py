@@ -16,7 +16,17 @@ from torch import Tensor, nn
 from quant import QuantConv2d, QuantLinear, QuantReLU, uniform_quantize
 
 from ..config import FULL_PRECISION, UNetConfig
-from ..kernels import Firing, NormRule, fake_quant, norm_count, upsample_nearest
+from ..kernels import (
+    Firing,
+    NormRule,
+    SpikeConv,
+    Spikes,
+    convolves_spikes,
+    fake_quant,
+    fits_spike_conv,
+    norm_count,
+    upsample_nearest,
+)
 
 HEAD, TAIL = "head", "tail"
 
@@ -57,7 +67,8 @@ class AnnParts:
         return nn.GroupNorm(self.config.norm_groups, channels)
 
     def conv(self, c_in: int, c_out: int, kernel: int, stride: int = 1, edge: str = "") -> nn.Conv2d:
-        return QuantConv2d(c_in, c_out, kernel, stride=stride, padding=kernel // 2, **self.weights(edge))
+        kind = QuantConv2d if edge else SpikeConv2d
+        return kind(c_in, c_out, kernel, stride=stride, padding=kernel // 2, **self.weights(edge))
 
     def linear(self, features_in: int, features_out: int) -> nn.Linear:
         return QuantLinear(features_in, features_out, **self.weights())
@@ -72,25 +83,70 @@ class FusedReLU(QuantReLU):
     def quantize(self, x: Tensor) -> Tensor:
         return super().quantize(x) if self.power else fake_quant(x, self.clip(), self.bits, uniform_quantize)
 
-    def after_norm(self, norm: nn.GroupNorm, x: Tensor) -> Tensor | None:
+    def after_norm(self, norm: nn.GroupNorm, x: Tensor, whole: bool = False) -> Tensor | Spikes | None:
         """See `activate`: the time average of a spiking neuron's counts, as that computes it."""
         if not self.quantizes or not self.is_uniform or norm.weight.dtype.itemsize < 4:
             return None
         clip = self.clip()
-        return norm_count(x, NormRule.of(norm), Firing.of(clip, size=clip / self.levels), self.levels)
+        size = clip / self.levels
+        counts = norm_count(x, NormRule.of(norm), Firing.of(clip, size=size, zero=0 if whole else None), self.levels)
+        return Spikes(counts, 0, size) if whole else counts
 
 
-def activate(norm: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
+class SpikeConv2d(QuantConv2d):
+    """QuantConv2d that also reads `Spikes`, by a kernel, while its quantized weights are held for many calls.
+
+    x [N, C_in, H, W], a tensor or spikes → [N, C_out, H', W'].
+    """
+
+    def reads_spikes(self) -> bool:
+        """Whether it can be given spikes now."""
+        held = self.held is not None and self.held.derived is not None
+        return held and convolves_spikes(self.weight) and self._spike_conv() is not None
+
+    def _spike_conv(self) -> SpikeConv | None:
+        """None for weights that are no bytes."""
+        derived = self.held.derived
+        if "spike_conv" not in derived:
+            whole = self.whole_weight()
+            fits = whole is not None and fits_spike_conv(whole[0])
+            derived["spike_conv"] = SpikeConv(*whole, self.stride, self.padding) if fits else None
+        return derived["spike_conv"]
+
+    def of_spikes(self, spikes: Spikes, bias: Tensor | None) -> Tensor:
+        return self._spike_conv()(spikes, bias)
+
+    def forward(self, x: Tensor | Spikes) -> Tensor:
+        return self.of_spikes(x, self.bias) if isinstance(x, Spikes) else super().forward(x)
+
+
+def activate(norm: nn.Module, activation: nn.Module, x: Tensor, *readers: nn.Module) -> Tensor | Spikes:
     """activation(norm(x)): by one kernel, if the activation has one, where no gradient is wanted and nobody listens.
 
-    Such an activation has a method `after_norm(norm, x)`, which answers None where the two must run one by one.
+    Such an activation has a method `after_norm(norm, x, whole)`, which answers None where the two must run one by one.
+    The answer may be `Spikes` (`whole`) if all `readers`, the layers it goes to, read them.
     """
     if isinstance(norm, nn.GroupNorm) and hasattr(activation, "after_norm") and not torch.is_grad_enabled():
-        if not any(module._forward_hooks or module._forward_pre_hooks for module in (norm, activation)):
-            active = activation.after_norm(norm, x)
+        if not _heard(norm, activation):
+            whole = bool(readers) and not _heard(*readers) and all(map(_reads_spikes, readers)) and _is_finite(x, norm)
+            active = activation.after_norm(norm, x, whole)
             if active is not None:
                 return active
     return activation(norm(x))
+
+
+def _heard(*modules: nn.Module) -> bool:
+    """Whether somebody listens to one of the modules by a hook."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
+def _is_finite(x: Tensor, norm: nn.GroupNorm) -> bool:
+    """False for a network that has diverged, which is to answer NaN: bytes cannot tell it from silence."""
+    return bool(torch.isfinite(x.sum() + norm.weight.sum() + norm.bias.sum()))
+
+
+def _reads_spikes(module: nn.Module) -> bool:
+    return hasattr(module, "reads_spikes") and module.reads_spikes()
 
 
 class Layers(nn.Sequential):
@@ -98,7 +154,7 @@ class Layers(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         norm, activation, *others = self
-        x = activate(norm, activation, x)
+        x = activate(norm, activation, x, *others)
         for layer in others:
             x = layer(x)
         return x
@@ -118,8 +174,13 @@ class BatchDropout(nn.Dropout):
         super().__init__(p)
         self.steps = steps
 
+    def reads_spikes(self) -> bool:
+        return not self.training
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.part is None or not self.training or self.p == 0:
+        if not self.training:
+            return x
+        if self.part is None or self.p == 0:
             return super().forward(x)
         first, total = self.part
         keep = torch.empty(self.steps, total, *x.shape[1:], dtype=x.dtype, device=x.device).bernoulli_(1 - self.p)
@@ -184,15 +245,17 @@ class DownSample(Resampling):
     stride = 2
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        return self.main(activate(self.norm, self.act, x))  # [N, C, H/2, W/2]
+        return self.main(activate(self.norm, self.act, x, self.main))  # [N, C, H/2, W/2]
 
 
 class UpSample(Resampling):
     """Double height and width (nearest neighbour), then a 3×3 convolution."""
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        h = activate(self.norm, self.act, x)  # before the copying: one neuron for the four pixels that repeat it
-        return self.main(upsample_nearest(h))  # [N, C, 2H, 2W]
+        # Before the copying: one neuron for the four pixels that repeat it.
+        h = activate(self.norm, self.act, x, self.main)
+        h = h.map(upsample_nearest) if isinstance(h, Spikes) else upsample_nearest(h)
+        return self.main(h)  # [N, C, 2H, 2W]
 
 
 class ResBlock(nn.Module):
@@ -225,6 +288,7 @@ class SpikeDrivenResBlock(ResBlock):
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         """x [N, C_in, H, W], temb [N, 4·ch] → [N, C_out, H, W]."""
         norm, activation, conv = self.block1
-        active = activate(norm, activation, x)
+        projects = not isinstance(self.shortcut, nn.Identity)
+        active = activate(norm, activation, x, conv, *([self.shortcut] if projects else []))
         h = conv(active) + self.temb_proj(temb)[:, :, None, None]
-        return self.block2(h) + self.shortcut(x if isinstance(self.shortcut, nn.Identity) else active)
+        return self.block2(h) + self.shortcut(active if projects else x)

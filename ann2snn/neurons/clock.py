@@ -38,7 +38,7 @@ class Clock:
     elapsed: int = 0  # steps completed before this chunk, with the input on
     diffusion_steps: int = 1000
     times: Tensor | None = field(default=None, repr=False)  # [N], the diffusion times of the current call
-    peak: Tensor | float | None = field(default=None, repr=False)  # see `notice`; None: nobody asks
+    busy: Tensor | None = field(default=None, repr=False)  # see `notice`; None: nobody asks
     smooth: bool = False  # neurons fire by a ramp: the differentiable network that bptt's gradients belong to
     monitor: Monitor | None = field(default=None, repr=False)
 
@@ -61,10 +61,13 @@ class Clock:
         """What a sum over rows is divided by to give the time average."""
         return 1 if self.on_counts else self.spike_steps
 
-    def notice(self, values: Tensor) -> None:
-        """Keep the largest size of `values` [any shape], what synapses receive. If it stays 0, no neuron has fired."""
-        if self.peak is not None:
-            self.peak = values.detach().abs().amax().clamp_min(self.peak)
+    def notice(self, rows: Tensor) -> None:
+        """Keep in `busy` [L] in which steps some synapse receives something; rows [L·N] says which of its rows do.
+
+        In a step in which none does, no neuron has fired.
+        """
+        if self.busy is not None:
+            self.busy |= self.unfold(rows).any(1)
 
     def unfold(self, x: Tensor) -> Tensor:
         """[L·N, *S] → [L, N, *S] (a view). Raises ValueError if the rows do not divide into the chunk's steps."""

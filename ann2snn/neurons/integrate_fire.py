@@ -8,7 +8,18 @@ from torch import Tensor, nn
 from quant.functional import positive_scale, uniform_levels, uniform_values
 
 from ..errors import UserError
-from ..kernels import Firing, IFRule, IFState, NormIFState, NormRule, if_scan, norm_count, norm_scan, spread_counts
+from ..kernels import (
+    Firing,
+    IFRule,
+    IFState,
+    NormIFState,
+    NormRule,
+    Spikes,
+    if_scan,
+    norm_count,
+    norm_scan,
+    spread_counts,
+)
 from .clock import Clock, Clocked, check_state_shape
 
 
@@ -57,10 +68,11 @@ class IFNeuron(Clocked):
             count, self.event_size, clock.bits
         )  # the quantized ReLU's own arithmetic: equal to the last bit
 
-    def after_norm(self, norm: nn.GroupNorm, x: Tensor) -> Tensor | None:
+    def after_norm(self, norm: nn.GroupNorm, x: Tensor, whole: bool = False) -> Tensor | Spikes | None:
         """self(norm(x)) [L·N, C, H, W] without forming the current, x and norm as they are given to it.
 
         None where norm and neuron must run one after the other: see `_joins`. Wants no gradient.
+        whole: answer with `Spikes`, if all are worth the same.
         """
         clock = self.clock
         if not self._joins(norm):
@@ -68,7 +80,9 @@ class IFNeuron(Clocked):
         self._check_channels(x[0])
         rule, size = NormRule.of(norm), self.event_size if clock.is_stream else self.event_size / clock.spike_steps
         heard = clock.monitor is not None  # and who listens is told unit events
-        firing = Firing.of(self.theta, 0.5 if self.charge is None else self.charge, None if heard else size)
+        zero = self._zero() if whole and not heard and size.dim() == 0 else None
+        charge = 0.5 if self.charge is None else self.charge
+        firing = Firing.of(self.theta, charge, None if heard else size, zero)
         if clock.is_stream:
             x = clock.unfold(x)
             self.state = NormIFState.rest(x[0], rule) if self.state is None else self.state
@@ -76,7 +90,14 @@ class IFNeuron(Clocked):
         else:
             spikes = norm_count(x, rule, firing, clock.spike_steps)[None]
         self._report(spikes, is_count=not clock.is_stream)
-        return (spikes * size if heard else spikes).flatten(0, 1)
+        spikes = spikes.flatten(0, 1)
+        if zero is not None:
+            return Spikes(spikes, zero, size)
+        return spikes * size if heard else spikes
+
+    def _zero(self) -> int:
+        """The byte that stands for no spike: bursts of up to ±127 fit, and counts up to 2^8 − 1."""
+        return self._rule.burst if self.clock.is_stream and self._rule.signed else 0
 
     def _joins(self, norm: nn.Module) -> bool:
         """Whether norm and neuron can run as one, and have from the first step on: the cumulative norm or counts."""

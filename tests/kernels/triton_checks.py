@@ -253,6 +253,21 @@ def test_norm_scan_with_charges_and_sizes_of_its_own():
         torch.testing.assert_close((events * sure).double(), wanted * sure)
 
 
+@pytest.mark.parametrize("signed", [True, False])
+def test_spikes_as_bytes(signed):
+    x, norm, theta, size = normal(3, 2, 6, 5, 3), affine(6, 2), torch.tensor(0.7, device=DEVICE), 0.1
+    more, rule, zero = {"size": torch.full_like(theta, size)}, IFRule("bounded", signed, burst=2), 2 * signed
+    floats, _ = scanned(triton_alone(), x, norm, theta, rule, 3, (2, 1), **more)
+    numbers, _ = scanned(triton_alone(), x, norm, theta, rule, 3, (2, 1), **more, zero=zero)
+    assert numbers.dtype == torch.uint8 and (numbers.min() < zero) == signed
+    assert_equal(numbers.float() - zero, (floats / size).round())
+    firing = Firing.of(theta, zero=0)
+    with triton_alone():
+        counts = kernels.norm_count(x[0], norm, firing, 255)
+        assert counts.dtype == torch.uint8
+        assert_equal(counts.float(), kernels.norm_count(x[0], norm, Firing.of(theta), 255))
+
+
 def test_norm_scan_of_other_layouts_and_types():
     def scan(x: Tensor, *cuts: int) -> Tensor:
         return scanned(triton_alone(), x, norm, theta, IFRule(), 3, cuts)[0]

@@ -1,6 +1,7 @@
 """The modules: parameters, names, full precision, use under autocast, errors."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -190,6 +191,37 @@ def test_weights_are_quantized_once_inside_the_context_and_always_outside(monkey
         net[0].weight.neg_()
     assert torch.equal(net[0](x) - net[0].bias[:, None, None], net[0].bias[:, None, None] - first) and len(calls) == 3
     assert net(x).requires_grad and "held" not in net.state_dict()
+
+
+@pytest.mark.parametrize("keep_scale", [False, True])
+def test_whole_numbers_times_a_step_are_the_weight_where_levels_allow_it(keep_scale):
+    """Every level of the quantizer is a multiple of the step; the clip is that many steps."""
+    found = {}
+    for bits, power, additive in itertools.product(range(2, 9), (False, True), (True, False)):
+        torch.manual_seed(bits)
+        options = {"power": power, "additive": additive, "keep_scale": keep_scale}
+        layer = quant.QuantConv2d(16, 32, 3, bits=bits, **options).double()
+        nn.init.normal_(layer.weight)  # some are beyond the clip
+        whole = layer.whole_weight()
+        if whole is not None:
+            integers, step = whole
+            assert torch.equal(integers, integers.round())
+            torch.testing.assert_close(integers * step, layer.quantized_weight(), rtol=1e-12, atol=0)
+            found[bits, power, additive] = int(integers.abs().max())
+    uniform = {(bits, False, additive): 2 ** (bits - 1) - 1 for bits in range(2, 9) for additive in (True, False)}
+    assert {key: found[key] for key in uniform} == uniform
+    assert [found.get((bits, True, True)) for bits in range(2, 9)] == [1, 4, 10, 48, 100, 448, 904]
+    assert [found.get((bits, True, False)) for bits in range(2, 7)] == [1, 4, 64, 2**14, 2**30]
+    assert quant.QuantConv2d(1, 2, 3).whole_weight() is None
+
+
+def test_what_layers_derive_from_a_weight_is_kept_as_long_where_there_are_many_calls():
+    net = quant.QuantLinear(2, 3, bits=3)
+    with quant.quantized_once(net):
+        assert net.held.derived == {} and torch.equal(net.held.weight, net.quantized_weight())
+    with quant.quantized_once(net, many=False):
+        assert net.held.derived is None
+    assert net.held is None
 
 
 def test_an_error_inside_the_context_ends_it():
