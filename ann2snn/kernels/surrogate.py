@@ -5,6 +5,9 @@ within half a threshold of firing. With subtract reset the gradient of a neuron'
 that arrives at the first step then is the quantizer's straight-through gradient, 1/θ wherever the count can still move
 (surrogate gradients: Neftci et al., "Surrogate gradient learning in spiking neural networks", 2019). With
 `IFRule.smooth` the forward pass uses r itself, and the gradient is exact: so it is checked against finite differences.
+
+This is the executable specification, which autograd differentiates; `if_gradient` does the same for most neurons of the
+bounded kind.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.functional import hardtanh
 
 if TYPE_CHECKING:
     from .torch_ref import IFRule, IFState
@@ -57,8 +61,9 @@ def burst(membrane: Tensor, count: Tensor, theta: Tensor, rule: IFRule, spike_st
 
 def _burst_step(membrane: Tensor, count: Tensor, theta: Tensor, rule: IFRule, spike_steps: int) -> Tensor:
     """`burst` with the gradient of its ramp, floor(u) replaced by u − 1/2."""
-    ramp = (membrane / theta - 0.5).clamp(-rule.burst if rule.signed else 0, rule.burst)
-    ramp = (count + ramp).clamp(0, spike_steps) - count
+    # hardtanh is flat at its limits in every version of torch; clamp is in some.
+    ramp = hardtanh(membrane / theta - 0.5, -rule.burst if rule.signed else 0, rule.burst)
+    ramp = hardtanh(count + ramp, 0, spike_steps) - count
     if rule.smooth:
         return ramp
     return burst(membrane, count, theta, rule, spike_steps).detach() + (ramp - ramp.detach())

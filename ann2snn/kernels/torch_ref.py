@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .if_gradient import bounded_scan_with_gradient
 from .surrogate import bursts, if_scan_with_gradient
 
 #: Membrane at or below this value makes the reference's signed neuron send a negative spike (absolute, not θ-relative).
@@ -61,11 +62,14 @@ def if_scan(current: Tensor, state: IFState, theta: Tensor, rule: IFRule, spike_
     current [L, N, *S]; theta broadcastable to [N, *S]. Returns events [L, N, *S] in {−1, 0, 1}, in bursts ±burst.
 
     Step l: V += x_l; fire if V ≥ θ; V −= θ·spike. Signed neurons take a spike back when V turns negative.
-    Where a gradient is wanted, `surrogate` runs the same steps and keeps them; otherwise the state changes in place.
+    Where a gradient is wanted, `surrogate` says which, and the state's tensors are replaced; `if_gradient` is the same
+    for most bounded neurons, in fewer passes. Otherwise the state changes in place.
     """
-    learns = any(v.requires_grad for v in (current, state.membrane, theta))
+    learns = any(v.requires_grad for v in (current, state.membrane, state.count, theta))
     if rule.smooth or (learns and torch.is_grad_enabled()):
-        return if_scan_with_gradient(current, state, theta, rule, spike_steps)
+        by_hand = rule.kind == "bounded" and not rule.smooth and not torch.compiler.is_compiling()
+        scan = bounded_scan_with_gradient if by_hand else if_scan_with_gradient
+        return scan(current, state, theta, rule, spike_steps)
     scan = _bounded_scan if rule.kind == "bounded" else _reference_scan
     return scan(current, state, theta, rule, spike_steps)
 

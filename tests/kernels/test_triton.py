@@ -11,15 +11,14 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 
 ROOT = Path(__file__).parents[2]
+CHECKS = ["tests/kernels/triton_checks.py", "tests/kernels/triton_if_checks.py"]
 
 
 def run_checks(**environment: str) -> None:
-    """tests/kernels/triton_checks.py in a fresh process: Triton decides to interpret when it is first imported."""
+    """The `CHECKS` in a fresh process: Triton decides to interpret when it is first imported."""
     checks = [sys.executable, "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", "--import-mode=importlib"]
     wanted = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    done = subprocess.run(
-        [*checks, "tests/kernels/triton_checks.py"], cwd=ROOT, env=wanted, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([*checks, *CHECKS], cwd=ROOT, env=wanted, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout and "skipped" not in done.stdout
 
@@ -40,6 +39,8 @@ FLOATS = ("decay", "threshold", "eps")
 SCAN = {"THETA": 0, "CHARGE": 0, "SIZE": 1, "SIGNED": True, "BURST": 1, "CHANNELS_INNER": True, "BLOCK": 256}
 COUNT = {"SCALE": 1, "CHARGE": 0, "SIZE": 0, "CHANNELS_INNER": False, "BLOCK": 256, "stride_p": 1}
 LIF = {"STRICT": True, "SOFT": False, "BLOCK": 512}
+IF_GIVEN = dict.fromkeys(("EVENTS", "AFTER", "COUNTED", "MEMBRANE", "COUNT", "THETA"), True)
+IF_ABSENT = {"current_ptr": None, "membrane_ptr": None, "after_ptr": None, "by_after_ptr": None, "by_counted_ptr": None}
 #: name → (module, function, constants, element types of pointers that are not float32)
 KERNELS = {
     "fake_quant": ("triton_quant", "_forward", {"BLOCK": 1024}, {"x_ptr": "bf16", "y_ptr": "bf16"}),
@@ -47,6 +48,35 @@ KERNELS = {
     "lif_scan": ("triton_lif", "_forward", {**LIF, "KEEP": True}, {"spikes_ptr": "bf16"}),
     "lif_scan, nothing kept": ("triton_lif", "_forward", {**LIF, "KEEP": False, "u_ptr": None, "steps": 1}, {}),
     "lif_scan backward": ("triton_lif", "_backward", {**LIF, "DETACH": False, "SURROGATE": "atan"}, {}),
+    "if_scan": (
+        "triton_if",
+        "_forward",
+        {"SIGNED": True, "BLOCK": 512},
+        {"current_ptr": "bf16", "count_ptr": "bf16", "slopes_ptr": "i8"},
+    ),
+    "if_scan of ones": (
+        "triton_if",
+        "_forward",
+        {"SIGNED": False, "BLOCK": 512, **dict.fromkeys(("size", "steps", "single", "burst", "inner", "thetas"), 1)},
+        {"slopes_ptr": "i8"},
+    ),
+    "if_scan backward": (
+        "triton_if",
+        "_backward",
+        {**IF_GIVEN, "BLOCK": 512},
+        {"current_ptr": "bf16", "by_current_ptr": "bf16", "slopes_ptr": "i8"},
+    ),
+    "if_scan backward, little wanted": (
+        "triton_if",
+        "_backward",
+        {
+            **dict.fromkeys(IF_GIVEN, False),
+            **IF_ABSENT,
+            **dict.fromkeys(("by_membrane_ptr", "by_count_ptr", "by_theta_ptr")),
+            **{"EVENTS": True, "BLOCK": 512, "steps": 1, "inner": 1, "thetas": 1},
+        },
+        {"slopes_ptr": "i8"},
+    ),
     "norm_count": ("triton_norm", "_count", COUNT, {}),
     "norm_scan": ("triton_norm", "_scan", SCAN, {"x_ptr": "bf16"}),
     "norm_scan, unsigned": ("triton_norm", "_scan", {**SCAN, "SIGNED": False, "BURST": 3}, {}),
