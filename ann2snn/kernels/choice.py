@@ -4,6 +4,7 @@ Triton serves half- and single-precision tensors on CUDA devices; everything els
 ANN2SNN_KERNELS=torch|triton or the context manager `kernels_by` name one instead. "triton" can only ask: what Triton
 cannot run is torch's nevertheless. On a CPU it can run under its interpreter alone, that is with TRITON_INTERPRET=1 set
 before the first import of torch or triton; this is how the kernels are tested. They have not been run on a GPU yet.
+On a CPU, "torch" switches the convolution of bytes (`spike_conv`) off.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from . import forward, int8, memory, peers, profiles, sampling, stream, training, weights
+from . import forward, gradient, int8, memory, peers, profiles, sampling, stream, training, weights
 from .results import Bench, Section
 
 GROUPS: dict[str, Callable[[Bench], Section | list[Section]]] = {
@@ -17,6 +17,7 @@ GROUPS: dict[str, Callable[[Bench], Section | list[Section]]] = {
     "stream": stream.stream,
     "settle": stream.settle,
     "training": training.training,
+    "bptt": gradient.bptt,
     "weights": weights.weights,
     "memory": memory.memory,
     "ddim50": sampling.ddim50,
