@@ -56,13 +56,12 @@ class _Synapses:
     def forward(self, x: Tensor | Spikes) -> Tensor:
         if self.clock.input_on:
             return self.linear(x, self.bias)
-        if torch.compiler.is_compiling():
+        skips = self.bias.device.type == "cpu" and not torch.is_grad_enabled()  # a GPU would have to wait for `busy`
+        if torch.compiler.is_compiling() or not (skips or self.clock.busy is not None):
             return self.linear(x, None)
         busy = x.busy() if isinstance(x, Spikes) else torch.linalg.vector_norm(x.detach().flatten(1), dim=1) != 0
         self.clock.notice(busy)
-        if torch.is_grad_enabled() or busy.device.type != "cpu":  # a GPU would have to wait for the answer
-            return self.linear(x, None)
-        return self._of_rows(x, busy.nonzero().flatten())
+        return self._of_rows(x, busy.nonzero().flatten()) if skips else self.linear(x, None)
 
     def _of_rows(self, x: Tensor | Spikes, rows: Tensor) -> Tensor:
         """The map of x, whose other rows are 0: layers fall silent one after the other, and images too. rows [B]."""

@@ -59,6 +59,20 @@ def test_the_quantized_network_and_its_counts_agree_to_the_last_bit(weights, bit
     assert_close(answer, plain, CLOSE)
 
 
+@torch.no_grad()
+def test_under_autocast_they_agree_as_well(calls):
+    """Integers are sums of their own, so the type of the real-valued convolutions is no matter."""
+    ann, batch = example()
+    snn = convert(ann)
+    with quantized_once(ann), quantized_once(snn), torch.autocast("cpu", torch.bfloat16):
+        assert_equal(snn(*batch), ann(*batch))
+        assert len(calls) == 2 * convolutions(ann)
+        stream = convert(ann, schedule="stream", settle_steps=2)
+        with quantized_once(stream):
+            assert stream(*batch).isfinite().all()
+    assert len(calls) > 3 * convolutions(ann)
+
+
 @pytest.mark.parametrize("mode", MODES, ids=str)
 @pytest.mark.parametrize("spike_driven", [False, True])
 @torch.no_grad()
