@@ -128,8 +128,7 @@ def activate(norm: nn.Module, activation: nn.Module, x: Tensor, *readers: nn.Mod
     """
     if isinstance(norm, nn.GroupNorm) and hasattr(activation, "after_norm") and not torch.is_grad_enabled():
         if not _heard(norm, activation):
-            whole = bool(readers) and not _heard(*readers) and all(map(_reads_spikes, readers)) and _is_finite(x, norm)
-            active = activation.after_norm(norm, x, whole)
+            active = activation.after_norm(norm, x, _may_be_spikes(norm, x, readers))
             if active is not None:
                 return active
     return activation(norm(x))
@@ -140,13 +139,15 @@ def _heard(*modules: nn.Module) -> bool:
     return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
-def _is_finite(x: Tensor, norm: nn.GroupNorm) -> bool:
-    """False for a network that has diverged, which is to answer NaN: bytes cannot tell it from silence."""
+def _may_be_spikes(norm: nn.GroupNorm, x: Tensor, readers: tuple[nn.Module, ...]) -> bool:
+    """Whether all readers read spikes, and x is finite.
+
+    A network that has diverged is to answer NaN, which bytes cannot tell from silence.
+    """
+    reading = [hasattr(reader, "reads_spikes") and reader.reads_spikes() for reader in readers]
+    if len(reading) == 0 or not all(reading) or _heard(*readers):
+        return False
     return bool(torch.isfinite(x.sum() + norm.weight.sum() + norm.bias.sum()))
-
-
-def _reads_spikes(module: nn.Module) -> bool:
-    return hasattr(module, "reads_spikes") and module.reads_spikes()
 
 
 class Layers(nn.Sequential):

@@ -174,6 +174,6 @@ def test_two_processes_train_the_network_of_one(network, images, tmp_path):
     one, two = content(tmp_path / "one"), content(tmp_path / "two")
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     for key in ("net_model", "ema_model"):
-        assert distance(two[key], one[key]) < 1e-4
+        assert distance(two[key], one[key]) < 3e-4
         statistics = [{n: v for n, v in whole[key].items() if "running" in n} for whole in (one, two)]
         assert distance(*statistics) < 1e-4
