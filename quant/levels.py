@@ -23,6 +23,7 @@ def check_bits(bits: int) -> int:
 
 
 def check_magnitude_bits(bits: int, lowest: int) -> None:
+    """Raise ValueError unless `bits`, without a sign, are an integer from `lowest` to 8."""
     if type(bits) is not int or not lowest <= bits <= 8:
         raise ValueError(f"bits of a quantizer must be an integer from {lowest} to 8, got {bits!r}")
 

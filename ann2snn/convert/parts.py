@@ -79,9 +79,7 @@ class SpikingConv2d(_Synapses, SpikeConv2d):
     """x [L·N, C, H, W] → [L·N, C', H', W']."""
 
     def linear(self, x: Tensor | Spikes, bias: Tensor | None) -> Tensor:
-        if isinstance(x, Spikes):
-            return self.of_spikes(x, bias)
-        return F.conv2d(x, self.quantized_weight(), bias, self.stride, self.padding)
+        return self.convolve(x, bias)
 
 
 class SpikingHead(SpikingConv2d):

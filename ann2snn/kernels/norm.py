@@ -72,7 +72,7 @@ class Firing:
     def send(self, spikes: Tensor, out: Tensor | None = None) -> Tensor:
         """What leaves neurons that send so many spikes [N, C, H, W]; these are overwritten. out: where to write it."""
         if self.zero is None:
-            return torch.mul(spikes, self.size, out=out)
+            return torch.mul(spikes, self.size, out=spikes if out is None else out)
         out = torch.empty_like(spikes, dtype=torch.uint8) if out is None else out
         return out.copy_(spikes.add_(self.zero))
 
@@ -214,4 +214,4 @@ def norm_count_reference(x: Tensor, norm: NormRule, firing: Firing, spike_steps:
     """See `norm_count`."""
     current = norm.normalize(x.to(norm.weight.dtype))
     count = current.mul_(spike_steps / firing.theta).add_(firing.charge).floor_().clamp_(0, spike_steps)
-    return firing.send(count, out=None if firing.zero is not None else count)
+    return firing.send(count)

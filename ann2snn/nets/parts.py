@@ -113,11 +113,13 @@ class SpikeConv2d(QuantConv2d):
             derived["spike_conv"] = SpikeConv(*whole, self.stride, self.padding) if fits else None
         return derived["spike_conv"]
 
-    def of_spikes(self, spikes: Spikes, bias: Tensor | None) -> Tensor:
-        return self._spike_conv()(spikes, bias)
+    def convolve(self, x: Tensor | Spikes, bias: Tensor | None) -> Tensor:
+        if isinstance(x, Spikes):
+            return self._spike_conv()(x, bias)
+        return self._conv_forward(x, self.quantized_weight(), bias)
 
     def forward(self, x: Tensor | Spikes) -> Tensor:
-        return self.of_spikes(x, self.bias) if isinstance(x, Spikes) else super().forward(x)
+        return self.convolve(x, self.bias)
 
 
 def activate(norm: nn.Module, activation: nn.Module, x: Tensor, *readers: nn.Module) -> Tensor | Spikes:
