@@ -34,7 +34,6 @@ def main() -> int:
         grid_images=FLAGS.gen_images,
         gap_images=FLAGS.gap_images,
         batch_size=FLAGS.batch_size,
-        norm_bins=FLAGS.norm_bins,
         spike_chunk=FLAGS.spike_chunk,
         accepted=lambda: build.logdir("convert", world),
     )

@@ -66,7 +66,6 @@ def tune_blocks(world, sample) -> int:
         network_steps=FLAGS.ft_network_steps,
         inputs=FLAGS.ft_inputs,
         name=FLAGS.ft_name,
-        norm_bins=FLAGS.norm_bins,
         spike_chunk=FLAGS.spike_chunk,
         accumulate=FLAGS.accumulate,
     )

@@ -8,23 +8,26 @@
 True
 """
 
-from .api import build_unet, convert, cost, fold_thresholds, freeze_norms, gap, load, sample
+from .api import build_unet, convert, cost, fold_thresholds, gap, load, register_quantizer, sample
 from .config import DiffusionConfig, SampleConfig, SpikingConfig, UNetConfig
+from .convert import Levels, SpikingNetwork
 from .errors import UserError
 
 __version__ = "0.1.0"
 __all__ = [
     "DiffusionConfig",
+    "Levels",
     "SampleConfig",
     "SpikingConfig",
+    "SpikingNetwork",
     "UNetConfig",
     "UserError",
     "build_unet",
     "convert",
     "cost",
     "fold_thresholds",
-    "freeze_norms",
     "gap",
     "load",
+    "register_quantizer",
     "sample",
 ]

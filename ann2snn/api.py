@@ -7,9 +7,8 @@ import os
 from torch import Tensor, nn
 
 from .config import DiffusionConfig, SampleConfig, UNetConfig
-from .convert import GapReport, SpikingDenoiser, fold_thresholds, measure_gap
-from .convert import convert as convert_network
-from .convert import freeze_norms as freeze_network_norms
+from .convert import GapReport, SpikingNetwork, convert, fold_thresholds, measure_gap, register_quantizer
+from .convert.gap import GapMeter
 from .cost import CostReport, count_operations
 from .io import checkpoint
 from .nets import UNet
@@ -17,7 +16,7 @@ from .nets.architecture import Network
 from .nets.direct import DirectDenoiser
 from .sampling import generate_all
 
-__all__ = ["build_unet", "convert", "cost", "fold_thresholds", "freeze_norms", "gap", "load", "sample"]
+__all__ = ["build_unet", "convert", "cost", "fold_thresholds", "gap", "load", "register_quantizer", "sample"]
 
 
 def load(
@@ -28,7 +27,7 @@ def load(
     spike_steps: int | None = None,
     device: str = "cpu",
     **spiking: object,
-) -> Network | SpikingDenoiser:
+) -> Network | SpikingNetwork:
     """Read a network, ANN or SNN, of this program or of the published ones, in eval mode.
 
     weights: "ema" (averaged) or "net" (raw; training checkpoints only).
@@ -42,9 +41,9 @@ def load(
     """
     net = checkpoint.load(path, weights=weights, bit=bit, spike_steps=spike_steps).net.to(device)
     if spiking:
-        if not isinstance(net, SpikingDenoiser):
+        if not isinstance(net, SpikingNetwork):
             raise TypeError(f"{', '.join(spiking)} given, but {path} is no converted network: use ann2snn.convert")
-        net.clock.config = net.spiking.changed(**spiking)
+        net.spiking = net.spiking.changed(**spiking)
     return net
 
 
@@ -52,26 +51,6 @@ def build_unet(*, bit: int = 8, diffusion: DiffusionConfig | None = None, **conf
     """A U-Net with fresh weights; `bit=32` is the plain ReLU network. `config`: fields of `UNetConfig`."""
     settings = UNetConfig(bits=bit, **config)
     return UNet(settings, diffusion=diffusion)
-
-
-def convert(ann: UNet, **options: object) -> SpikingDenoiser:
-    """The integrate-and-fire network of a quantized U-Net; the ANN is left as it is.
-
-    options: schedule="layer_sync" | "stream", signed=True, stream_norm="cumulative" | "per_step" | "frozen",
-    if_neuron="bounded" | "reference", settle_steps=0 | n | "auto", burst=m. With "frozen", call `freeze_norms` next.
-
-    Raises UserError where there is nothing to count: full precision, or activation levels that are not uniform.
-    """
-    return convert_network(ann, **options)
-
-
-def freeze_norms(ann: UNet, snn: SpikingDenoiser, x: Tensor, t: Tensor, bins: int = 10) -> None:
-    """Calibrate `snn` for stream_norm="frozen", in place: norm statistics of `ann`, one set a bin of diffusion time.
-
-    x [N, C, H, W], t [N]: noised images and their diffusion times, or states of a sampler's path, on all times that
-    the network is to run at. They are part of the network from then on, and saved with it. Raises UserError.
-    """
-    freeze_network_norms(ann, snn, x, t, bins)
 
 
 def sample(
@@ -95,15 +74,20 @@ def sample(
     return generate_all(net, config, n, batch_size)
 
 
-def gap(ann: UNet, snn: SpikingDenoiser, x: Tensor, t: Tensor) -> GapReport:
+def gap(ann: nn.Module, snn: SpikingNetwork, *args: object, **kwargs: object) -> GapReport:
     """Relative L2 error of the SNN's time-averaged output against the ANN's, block by block; see `GapReport`.
 
-    x [N, C, H, W], t [N]. Both networks must share a dtype; float64 tells exactness from rounding.
+    args, kwargs: a call of either network, x [N, C, H, W], t [N] for a denoiser. Both run in eval mode and must share a
+    dtype; float64 tells exactness from rounding.
     """
-    return measure_gap(ann, snn, x, t)
+    if len(args) == 2 and not kwargs and snn.folds_time:
+        return measure_gap(ann, snn, *args)  # in batches
+    meter = GapMeter(ann, snn)
+    meter.update(*args, **kwargs)
+    return meter.report()
 
 
-def cost(net: SpikingDenoiser | UNet | DirectDenoiser, x: Tensor, t: Tensor) -> CostReport:
+def cost(net: SpikingNetwork | UNet | DirectDenoiser, x: Tensor, t: Tensor) -> CostReport:
     """Operations per image and network call, layer by layer, counted on a run of `net`; and their energy.
 
     x [N, C, H, W], t [N]. A U-Net is counted as the quantized ANN it is, a spiking network as it is set to run. See

@@ -11,7 +11,7 @@ import torch
 
 from . import compiled, flags
 from .config import DiffusionConfig, SampleConfig, SpikingConfig, TrainConfig, require
-from .convert import SpikingDenoiser
+from .convert import SpikingNetwork
 from .convert.to_snn import check_convertible
 from .data import ImageDataset, load_dataset
 from .diffusion import SAMPLERS
@@ -130,7 +130,7 @@ def load_checkpoint(path: Path, weights: str = "ema", free: tuple[str, ...] = ()
         expected=expected,
     )
     if flags.given("var_type"):  # a choice of the sampler, not of the network
-        unet = loaded.net.unet if isinstance(loaded.net, SpikingDenoiser) else loaded.net
+        unet = loaded.net.net if isinstance(loaded.net, SpikingNetwork) else loaded.net
         unet.diffusion = replace(unet.diffusion, var_type=FLAGS.var_type)
     return loaded
 
@@ -162,10 +162,9 @@ def load_network() -> checkpoint.Loaded:
     loaded = load_checkpoint(path)
     if path.name == BEST and not FLAGS.eval_model_path:
         print(f"{path}: the weights that scored best, of step {loaded.step}; --eval_model_path takes others")
-    if isinstance(loaded.net, SpikingDenoiser):
-        loaded.net.clock.config = spiking_config(loaded.net.spiking)
+    if isinstance(loaded.net, SpikingNetwork):
+        loaded.net.spiking = spiking_config(loaded.net.spiking)
         loaded.net.set_spike_chunk(FLAGS.spike_chunk)
-        loaded.net.check_ready()
     elif FLAGS.schedule is not None:
         raise UserError(f"--schedule={FLAGS.schedule}: {path} is not a converted network (SNN_conversion.py makes one)")
     if FLAGS.threshold is not None:

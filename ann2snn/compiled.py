@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._functorch import config
 from tqdm import tqdm
 
-from .convert import SpikingDenoiser
+from .convert import SpikingNetwork
 from .errors import one_line
 
 #: Under `stream` the compiler unrolls the time steps, and takes minutes for more of them.
@@ -72,7 +72,7 @@ class Compiled(nn.Module):
 
 def unsuitable(net: nn.Module) -> str:
     """Why a network is not worth compiling; empty if it is."""
-    if not isinstance(net, SpikingDenoiser) or not net.clock.is_stream:
+    if not isinstance(net, SpikingNetwork) or not net.clock.is_stream:
         return ""
     if net.spiking.settle_steps == "auto":
         return "how long it settles depends on what it computes"

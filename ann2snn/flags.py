@@ -18,6 +18,7 @@ from .config import (
     AUTO,
     BETA_SCHEDULES,
     CORRECTORS,
+    FROZEN,
     FT_INPUTS,
     FT_METHODS,
     IF_NEURONS,
@@ -178,10 +179,9 @@ def _define_spiking() -> None:
     flags.DEFINE_enum(
         "stream_norm",
         None,
-        STREAM_NORMS,
-        "GroupNorm under stream; default cumulative; per_step is the published one; frozen has fixed statistics",
+        [*STREAM_NORMS, FROZEN],  # the last is refused, and told what to use instead
+        "what norms read under stream: running means (default), or each step alone (per_step, as published)",
     )
-    flags.DEFINE_integer("norm_bins", 10, "diffusion-time bins of the statistics of --stream_norm=frozen")
     flags.DEFINE_enum("if_neuron", None, IF_NEURONS, "default bounded; reference is the published neuron")
     flags.DEFINE_integer("burst", None, "most spikes of a neuron in the window's last step; default 1; stream only")
     flags.DEFINE_string(

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ann2snn import launch
 from ann2snn.config import SampleConfig, SpikingConfig, require
-from ann2snn.convert import SpikingDenoiser, convert
+from ann2snn.convert import SpikingNetwork, convert
 from ann2snn.data import ImageDataset, load_dataset, to_model_range
 from ann2snn.diffusion import analytic_statistics
 from ann2snn.diffusion.process import check_sampling, make_process, require_vp
@@ -91,7 +91,7 @@ class Scoring:
 def networks(source: checkpoint.Loaded, names: tuple[str, ...]) -> dict[str, checkpoint.Loaded]:
     """The quantized ANN of `source` in every way of running it. Raises UserError: it is an SNN, or not quantized."""
     net = source.net.eval()
-    require(not isinstance(net, SpikingDenoiser), f"{source.path} is a spiking network: give its ANN's ckpt.pt")
+    require(not isinstance(net, SpikingNetwork), f"{source.path} is a spiking network: give its ANN's ckpt.pt")
     require_vp(net.diffusion, "a comparison of samplers")
     ways = {"ann": net} | {n: convert(net, SpikingConfig(n)) for n in names if n != "ann"}
     return {name: dataclasses.replace(source, net=ways[name].eval()) for name in names}

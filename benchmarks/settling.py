@@ -85,7 +85,7 @@ def settling_gaps(ann: UNet, x: Tensor, t: Tensor, settle_steps: int) -> tuple[t
     shorter ones. x [N, C, H, W], t [N], both of the network's dtype."""
     snn = ann2snn.convert(ann, schedule="stream", settle_steps=settle_steps)
     chunks: list[Tensor] = []  # [T, N, C, H, W], then [settle_steps, N, C, H, W]
-    snn.unet.register_forward_hook(lambda module, args, output: chunks.append(snn.clock.unfold(output)))
+    snn.net.register_forward_hook(lambda module, args, output: chunks.append(snn.clock.unfold(output)))
     activity = Activity()
     with snn.monitored(activity):
         snn(x, t)

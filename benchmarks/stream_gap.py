@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ann2snn.config import AUTO, SpikingConfig
-from ann2snn.convert import SpikingDenoiser, convert, relative_error
+from ann2snn.convert import SpikingNetwork, convert, relative_error
 from ann2snn.cost import FP32, INT8, count_operations
 from ann2snn.data import load_dataset, to_model_range
 from ann2snn.diffusion import VP
@@ -50,7 +50,7 @@ def test_inputs(ann: UNet, dataset: str, data_dir: str, images: int) -> tuple[Te
     return process.diffuse(x_0, t, noise), t, noise
 
 
-def candidates(ann: UNet, source: str, logdir: Path) -> Iterator[tuple[str, SpikingDenoiser, str]]:
+def candidates(ann: UNet, source: str, logdir: Path) -> Iterator[tuple[str, SpikingNetwork, str]]:
     """(name, network set to run as named, hash of its checkpoint)."""
     stream = SpikingConfig("stream")
     own = logdir / "converted_snn.pt"
@@ -72,7 +72,7 @@ def candidates(ann: UNet, source: str, logdir: Path) -> Iterator[tuple[str, Spik
 
 
 @torch.no_grad()
-def predict(net: UNet | SpikingDenoiser, x: Tensor, t: Tensor, batch_size: int = 16) -> Tensor:
+def predict(net: UNet | SpikingNetwork, x: Tensor, t: Tensor, batch_size: int = 16) -> Tensor:
     return torch.cat([net(x[i : i + batch_size], t[i : i + batch_size]) for i in range(0, len(x), batch_size)])
 
 

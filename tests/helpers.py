@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ann2snn.config import UNetConfig
-from ann2snn.convert import SpikingDenoiser, relative_error
+from ann2snn.convert import SpikingNetwork, relative_error
 from ann2snn.nets import UNet
 from quant import QuantReLU
 
@@ -91,7 +91,7 @@ def random_ann(seed: int = 0, **options: object) -> UNet:
     return net.double().eval()
 
 
-def random_batch(net: UNet | SpikingDenoiser, n: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def random_batch(net: UNet | SpikingNetwork, n: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """x [n, C, H, W] in float64 and integer t [n]."""
     generator = torch.Generator().manual_seed(1000 + seed)
     x = torch.randn(n, net.in_channels, net.image_size, net.image_size, generator=generator, dtype=torch.float64)
@@ -101,7 +101,7 @@ def random_batch(net: UNet | SpikingDenoiser, n: int = 2, seed: int = 0) -> tupl
 class Trains:
     """Monitor that keeps what every neuron layer sends, chunks joined in time: name → [L, N, *S]."""
 
-    def __init__(self, snn: SpikingDenoiser) -> None:
+    def __init__(self, snn: SpikingNetwork) -> None:
         self.names = {neuron: name for name, neuron in snn.neurons()}
         self.events: dict[str, torch.Tensor] = {}
         self.counts = False
@@ -113,7 +113,7 @@ class Trains:
         self.events[name] = torch.cat([*earlier, events.detach().clone()])
 
 
-def spike_trains(snn: SpikingDenoiser, x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, dict]:
+def spike_trains(snn: SpikingNetwork, x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, dict]:
     """(the network's output, every layer's events)."""
     trains = Trains(snn)
     with torch.no_grad(), snn.monitored(trains):

@@ -164,4 +164,4 @@ def test_long_and_open_ended_windows_run_as_they_are(capsys):
     batch = random_batch(auto)
     with torch.no_grad():
         assert_equal(Compiled(auto)(*batch), auto(*batch))
-    assert "note: --compile: SpikingDenoiser runs uncompiled" in capsys.readouterr().out
+    assert "note: --compile: SpikingNetwork runs uncompiled" in capsys.readouterr().out

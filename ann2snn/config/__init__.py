@@ -18,13 +18,14 @@ from .diffusion import BETA_SCHEDULES, MEAN_TYPES, PROCESSES, VAR_TYPES, Diffusi
 from .direct import DirectSpiking
 from .network import UNetConfig
 from .sampling import CORRECTORS, SAMPLER_NAMES, SDE_SAMPLERS, SKIPS, SampleConfig
-from .spiking import AUTO, IF_NEURONS, MAX_BURST, SCHEDULES, STREAM_NORMS, SpikingConfig
+from .spiking import AUTO, FROZEN, IF_NEURONS, MAX_BURST, SCHEDULES, STREAM_NORMS, SpikingConfig
 from .training import FT_INPUTS, FT_METHODS, LOSS_TYPES, RESIDENT, TrainConfig
 
 __all__ = [
     "AUTO",
     "BETA_SCHEDULES",
     "CORRECTORS",
+    "FROZEN",
     "FT_INPUTS",
     "FT_METHODS",
     "FULL_PRECISION",

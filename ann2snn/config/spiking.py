@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from .checks import check_int, require
 
 SCHEDULES = ("layer_sync", "stream")
-STREAM_NORMS = ("cumulative", "per_step", "frozen")
+STREAM_NORMS = ("cumulative", "per_step")
+FROZEN = "frozen"  # a value that files of earlier versions may have
 IF_NEURONS = ("bounded", "reference")
 AUTO = "auto"
 MAX_BURST = 127
@@ -18,10 +19,14 @@ MAX_BURST = 127
 class SpikingConfig:
     """How a converted network runs; see docs/theory.md for what each choice costs.
 
-    settle_steps: an integer ≥ 0, or "auto" (run on until no neuron fires). Only `stream` settles, and only with a
-    norm under which corrections die out: cumulative settles to the quantized ANN, frozen to that ANN with its norms
-    replaced by their frozen affine maps.
-    burst: most spikes that a neuron of a `stream` may send in the last step of the window; 1 is a spike a step.
+    schedule: layer_sync, every layer goes to its levels at once, one after the other (layer-by-layer execution); or
+    stream, all layers at once, by a spike a time step (step-by-step execution). signed: whether neurons may take
+    spikes back.
+    settle_steps: an integer ≥ 0, or "auto" (run on until no neuron fires). Only `stream` settles, and only where
+    corrections die out.
+    burst: most spikes that a neuron of a `stream` may send in a step from the window's last one on.
+    stream_norm: what stands between neurons reads the running mean of its input (cumulative), or the currents of each
+    step alone (per_step, as published). if_neuron: a level that follows its target, or the published neuron.
     """
 
     schedule: str = "layer_sync"
@@ -32,6 +37,11 @@ class SpikingConfig:
     burst: int = 1
 
     def __post_init__(self) -> None:
+        require(
+            self.stream_norm != FROZEN,
+            "--stream_norm=frozen: norms with fixed statistics were worse in every measurement and are gone; use "
+            "cumulative, which is exact once it has settled (--settle_steps=auto)",
+        )
         for name, allowed in (("schedule", SCHEDULES), ("stream_norm", STREAM_NORMS), ("if_neuron", IF_NEURONS)):
             value = getattr(self, name)
             require(value in allowed, f"--{name}={value}: use one of {', '.join(allowed)}")
@@ -52,7 +62,7 @@ class SpikingConfig:
             require(
                 self.stream_norm != "per_step",
                 f"--settle_steps={self.settle_steps}: under --stream_norm=per_step corrections do not die out; "
-                "use cumulative or frozen",
+                "use cumulative",
             )
             require(
                 self.if_neuron == "bounded",

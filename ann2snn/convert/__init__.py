@@ -1,21 +1,25 @@
 """ANN to SNN conversion, the running SNN, and the measurement of what conversion cost."""
 
-from .calibrate import check_bins, freeze_norms
+from ..kernels import Levels
 from .extras import prepare_for
 from .fold import fold_thresholds
 from .gap import BlockGap, GapReport, measure_gap, relative_error
-from .spiking import SpikingDenoiser
-from .to_snn import convert
+from .network import SpikingNetwork
+from .quantizers import register_quantizer
+from .to_snn import attach, convert
+from .trace import Description
 
 __all__ = [
     "BlockGap",
+    "Description",
     "GapReport",
-    "SpikingDenoiser",
-    "check_bins",
+    "Levels",
+    "SpikingNetwork",
+    "attach",
     "convert",
     "fold_thresholds",
-    "freeze_norms",
     "measure_gap",
     "prepare_for",
+    "register_quantizer",
     "relative_error",
 ]

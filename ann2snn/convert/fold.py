@@ -8,117 +8,69 @@ activations into the weights is the parameter normalization of Rueckauer et al.,
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..config import FULL_PRECISION, SpikingConfig
+from ..config import FULL_PRECISION, require
 from ..errors import UserError
-from ..kernels import upsample_nearest
-from .parts import SpikingConv2d, SpikingLinear
-from .spiking import SpikingDenoiser
-
-#: What may happen to spikes on their way to a layer: spikes stay spikes, channel by channel.
-COPIES = (F.dropout, upsample_nearest)
+from .network import SpikingNetwork
+from .trace import REAL, Description
 
 
 @torch.no_grad()
-def fold_thresholds(snn: SpikingDenoiser) -> SpikingDenoiser:
-    """A copy of `snn` whose neurons send −1, 0 or 1 (on counts: count/T) and whose weights have absorbed θ.
+def fold_thresholds(snn: SpikingNetwork, *args: object, **kwargs: object) -> SpikingNetwork:
+    """A copy of `snn` whose neurons send −1, 0 or 1 (levels k as k/T) and whose weights have absorbed θ = T·Δ.
 
-    Outputs agree to rounding under every schedule. A quantized layer that reads spikes becomes one of plain weights,
-    quantized_weight()·θ. Each layer keeps what it absorbed in the buffer `folded_theta`, so that a folded network's
-    state dict cannot be loaded as an ordinary one: save the original, and fold after loading. Folding twice changes
-    nothing. The original shares nothing with the copy.
+    args, kwargs: an example of a call, where `snn.describe` needs one. Outputs agree to rounding under every schedule.
+    A quantized layer that reads spikes becomes one of plain weights, quantized_weight()·θ. Each layer keeps what it
+    absorbed in the buffer `folded_theta`, so that a folded network's state dict cannot be loaded as an ordinary one:
+    save the original, and fold after loading. Folding twice changes nothing. The original shares nothing with the copy.
 
     Raises UserError where anything but convolutions and linear layers, each of one neuron layer, receives spikes.
     """
-    if not isinstance(snn, SpikingDenoiser):
-        raise UserError(f"cannot fold the thresholds of a {type(snn).__name__}: convert it first (ann2snn.convert)")
+    require(
+        isinstance(snn, SpikingNetwork),
+        f"cannot fold the thresholds of a {type(snn).__name__}: convert it first (ann2snn.convert)",
+    )
     folded = copy.deepcopy(snn)
     neurons = dict(folded.neurons())
-    for layer, sender in trace_spikes(folded).items():
-        if not neurons[sender].unit_events:
-            _absorb(layer, neurons[sender].theta)
+    for name, sender in senders(snn.describe(*args, **kwargs)).items():
+        neuron = neurons[sender]
+        require(not neuron.levels.has_offset, f"cannot fold thresholds: the levels of {sender} have an offset")
+        if not neuron.unit_events:
+            _absorb(folded.net.get_submodule(name), name, neuron.theta)
     for neuron in neurons.values():
         neuron.unit_events = True
     return folded
 
 
-def _absorb(layer: SpikingConv2d | SpikingLinear, theta: Tensor) -> None:
+def senders(description: Description) -> dict[str, str]:
+    """Layer → the neuron layer it reads, for all that read spikes. Raises UserError, see `fold_thresholds`."""
+    for function, names in description.others:
+        spikes = " and ".join(sorted(names))
+        raise UserError(f"cannot fold thresholds: the spikes of {spikes} go into {function}, which has no weights")
+    found: dict[str, set[str]] = {}
+    for synapses in description.synapses:
+        found.setdefault(synapses.name, set()).update(*synapses.reads)
+        if len(synapses.reads) > 1 and found[synapses.name] != {REAL}:
+            raise UserError(f"cannot fold thresholds: {synapses.name} multiplies spikes, which has no weights")
+    for name, names in found.items():
+        if len(names) > 1:
+            readable = " and ".join(sorted(sender or "real values" for sender in names))
+            raise UserError(f"cannot fold thresholds: {name} reads {readable}, and its weights carry one θ")
+    return {name: sender for name, (sender,) in found.items() if sender != REAL}
+
+
+def _absorb(layer: nn.Module, name: str, theta: Tensor) -> None:
     """theta: [], or per channel ([C, 1, 1] before a convolution, [F] before a linear layer): broadcasts over inputs."""
-    weight = layer.quantized_weight() * theta  # [O, C, k, k] or [O, F]
+    plain = isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and getattr(layer, "groups", 1) == 1
+    require(plain or theta.dim() == 0 and hasattr(layer, "weight"), f"cannot fold thresholds into {name}: its weights")
+    quantized = getattr(layer, "quantized_weight", None)
+    weight = (layer.weight if quantized is None else quantized()) * theta  # [O, C, k, k] or [O, F]
     layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
     layer.register_buffer("folded_theta", theta.detach().clone())
-    layer.bits = FULL_PRECISION
+    if quantized is not None:
+        layer.bits = FULL_PRECISION
     if hasattr(layer, "wgt_alpha"):
         del layer.wgt_alpha
-
-
-def trace_spikes(snn: SpikingDenoiser) -> dict[nn.Module, str]:
-    """Layer → name of the neuron layer it reads, for every convolution and linear layer that reads spikes.
-
-    Found by following the spikes of one call, not from the architecture. Raises UserError, see `fold_thresholds`.
-    """
-    inputs: dict[nn.Module, set[str | None]] = {}  # None: real values
-    names = {module: name for name, module in snn.unet.named_modules()}
-    handles = [neuron.register_forward_hook(_mark(name)) for name, neuron in snn.neurons()]
-    layers = [module for module in snn.unet.modules() if isinstance(module, (SpikingConv2d, SpikingLinear))]
-    handles += [layer.register_forward_pre_hook(_unmark(inputs)) for layer in layers]
-    like = snn.unet.head.weight
-    x = torch.zeros(1, snn.in_channels, snn.image_size, snn.image_size, device=like.device, dtype=like.dtype)
-    try:
-        with snn.running_as(SpikingConfig()):
-            snn(x, torch.zeros(1, device=like.device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    for layer, senders in inputs.items():
-        if len(senders) > 1:
-            readable = " and ".join(sorted(sender or "real values" for sender in senders))
-            raise UserError(f"cannot fold thresholds: {names[layer]} reads {readable}, and its weights carry one θ")
-    return {layer: sender for layer, (sender,) in inputs.items() if sender is not None}
-
-
-class _Spikes(Tensor):
-    """The output of neuron layer `sender`, which only `COPIES` may touch before a layer takes `plain`."""
-
-    sender: str
-    plain: Tensor
-
-    @classmethod
-    def of(cls, plain: Tensor, sender: str) -> _Spikes:
-        spikes = plain.as_subclass(cls)
-        spikes.sender, spikes.plain = sender, plain
-        return spikes
-
-    @classmethod
-    def __torch_function__(cls, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> Tensor:
-        kwargs = kwargs or {}
-        spikes = next(value for value in _flat((*args, *kwargs.values())) if isinstance(value, cls))
-        if func not in COPIES:
-            what = getattr(func, "__name__", str(func))
-            raise UserError(
-                f"cannot fold thresholds: the spikes of {spikes.sender} go into {what}, which has no weights"
-            )
-        return cls.of(func(spikes.plain, *args[1:], **kwargs), spikes.sender)
-
-
-def _flat(args: tuple) -> list:
-    """Arguments, those inside lists (as of torch.cat) included."""
-    return [value for arg in args for value in (arg if isinstance(arg, (list, tuple)) else [arg])]
-
-
-def _mark(name: str) -> Callable:
-    return lambda neuron, args, output: _Spikes.of(output, name)
-
-
-def _unmark(inputs: dict[nn.Module, set[str | None]]) -> Callable:
-    def hook(layer: nn.Module, args: tuple) -> Tensor:
-        spikes = isinstance(args[0], _Spikes)
-        inputs.setdefault(layer, set()).add(args[0].sender if spikes else None)
-        return args[0].plain if spikes else args[0]
-
-    return hook

@@ -1,4 +1,4 @@
-"""How far a spiking network is from its quantized ANN, block by block."""
+"""How far a spiking network is from the quantized network it was made of, block by block."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from ..config import SpikingConfig
-from ..nets import UNet
-from .spiking import SpikingDenoiser
+from ..config import SpikingConfig, require
+from .evaluating import evaluating
+from .network import SpikingNetwork
 
 PREDICTION = "prediction"  # the row of the network's output
 
@@ -92,13 +93,14 @@ class SpikeTotals:
 
 
 class GapMeter:
-    """Accumulates the gap of `snn` to `ann` over batches, each network on its own inputs, block by block.
+    """Accumulates the gap of `snn` to `ann` over calls, each network on its own inputs, block by block.
 
-    `spiking` overrides how the SNN runs. Both networks should be in eval mode and of one dtype; use float64 to judge
-    equality, since a low-bit network turns float32's last digits into visible differences.
+    `spiking` overrides how the SNN runs. Both networks run in eval mode and should be of one dtype; use float64 to
+    judge equality, since a low-bit network turns float32's last digits into visible differences.
     """
 
-    def __init__(self, ann: UNet, snn: SpikingDenoiser, spiking: SpikingConfig | None = None) -> None:
+    def __init__(self, ann: nn.Module, snn: SpikingNetwork, spiking: SpikingConfig | None = None) -> None:
+        require(isinstance(snn, SpikingNetwork), f"a {type(snn).__name__} has no gap: convert it first")
         self.ann, self.snn, self.spiking = ann, snn, spiking or snn.spiking
         self.totals = SpikeTotals()
         self.squares: dict[str, tuple[float, float]] = {}  # block → Σ difference², Σ expected²
@@ -106,18 +108,20 @@ class GapMeter:
         self.settle_steps = 0
 
     @torch.no_grad()
-    def update(self, x: Tensor, t: Tensor) -> None:
-        """x [N, C, H, W], t [N]."""
-        with record_outputs(self.ann) as expected:
-            target = self.ann(x, t)
+    def update(self, *args: object, **kwargs: object) -> None:
+        """One call of both networks, x [N, C, H, W], t [N] for a denoiser."""
         snn = self.snn
-        with snn.running_as(self.spiking), snn.monitored(self.totals), record_outputs(snn) as actual:
-            prediction = snn(x, t)
-            window = snn.clock.window
-        for name, value in expected.items():
-            self._add(name, actual[name] / window, value)
-        self._add(PREDICTION, prediction, target)
-        self.images += len(x)
+        with evaluating(self.ann, snn):
+            with record_outputs(self.ann) as expected:
+                target = self.ann(*args, **kwargs)
+            with snn.running_as(self.spiking), snn.monitored(self.totals), record_outputs(snn) as actual:
+                prediction = snn(*args, **kwargs)
+        for name, values in expected.items():
+            for value, other in zip(values, actual[name], strict=True):
+                self._add(name, other, value)
+        for value, other in zip(_values(target), _values(prediction), strict=True):
+            self._add(PREDICTION, other, value)
+        self.images += len(next(value for value in pytree.tree_leaves((args, kwargs)) if _is_batch(value)))
         self.settle_steps = max(self.settle_steps, snn.last_settle_steps)
 
     def _add(self, name: str, actual: Tensor, expected: Tensor) -> None:
@@ -133,7 +137,8 @@ class GapMeter:
         steps = self.images * self.snn.clock.spike_steps
         blocks = [
             BlockGap(name, self._error(name), *self.totals.rates(module.modules(), steps))
-            for name, module in self.snn.blocks()
+            for name, module in blocks_of(self.snn.net)
+            if name in self.squares
         ]
         overall = self.totals.rates(self.totals.neurons, steps)
         prediction = BlockGap(PREDICTION, self._error(PREDICTION), *overall)
@@ -146,9 +151,14 @@ class GapMeter:
 
 
 def measure_gap(
-    ann: UNet, snn: SpikingDenoiser, x: Tensor, t: Tensor, spiking: SpikingConfig | None = None, batch_size: int = 16
+    ann: nn.Module,
+    snn: SpikingNetwork,
+    x: Tensor,
+    t: Tensor,
+    spiking: SpikingConfig | None = None,
+    batch_size: int = 16,
 ) -> GapReport:
-    """The gap on x [N, C, H, W], t [N], in batches; see `GapMeter`."""
+    """The gap of a denoiser on x [N, C, H, W], t [N], in batches; see `GapMeter`."""
     meter = GapMeter(ann, snn, spiking)
     for start in range(0, len(x), batch_size):
         meter.update(x[start : start + batch_size], t[start : start + batch_size])
@@ -163,22 +173,62 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     return float(difference / scale) if scale > 0 else float(difference)
 
 
+def blocks_of(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(name, module) of the parts that a network is looked at in: its own `blocks()`, or its children.
+
+    Lists and sequences of modules are looked into.
+    """
+    if hasattr(net, "blocks"):
+        yield from net.blocks()
+        return
+    for name, child in net.named_children():
+        if isinstance(child, nn.ModuleList | nn.ModuleDict | nn.Sequential) and len(child):
+            yield from ((f"{name}.{inner}", module) for inner, module in blocks_of(child))
+        else:
+            yield name, child
+
+
 @contextlib.contextmanager
-def record_outputs(net: UNet | SpikingDenoiser) -> Iterator[dict[str, Tensor]]:
-    """Collect every block's output, summed over time steps [N, …], while the context is open."""
-    clock = net.clock if isinstance(net, SpikingDenoiser) else None
-    outputs: dict[str, Tensor] = {}
+def record_outputs(net: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect what every block answers in each of its calls in a pass, averaged over time, while the context is open.
+
+    Of a block with several answers the first is taken; one that answers with no tensor is left out.
+    """
+    clock = net.clock if isinstance(net, SpikingNetwork) else None
+    outputs: dict[str, list[Tensor]] = {}
+    before: dict[str, list[Tensor]] = {}  # the averages of the earlier chunks
+    chunk = -1
 
     def hook_for(name: str):
-        def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
-            value = output if clock is None else clock.unfold(output).sum(0)
-            outputs[name] = outputs[name] + value if name in outputs else value
+        def hook(module: nn.Module, args: tuple, output: object) -> None:
+            nonlocal chunk
+            if clock is not None and clock.chunk != chunk:
+                chunk = clock.chunk
+                before.update({key: list(values) for key, values in outputs.items()})
+                outputs.clear()
+            for value in _values(output)[:1]:
+                values = outputs.setdefault(name, [])
+                if clock is not None:
+                    earlier = before.get(name, [])[len(values) : len(values) + 1]
+                    value = clock.average(value, *earlier)
+                values.append(value)
 
         return hook
 
-    handles = [module.register_forward_hook(hook_for(name)) for name, module in net.blocks()]
+    inside = net.net if isinstance(net, SpikingNetwork) else net
+    handles = [module.register_forward_hook(hook_for(name)) for name, module in blocks_of(inside)]
     try:
         yield outputs
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _values(output: object) -> list[Tensor]:
+    """The tensors of real numbers in an answer."""
+    leaves = pytree.tree_leaves(output)
+    return [value for value in leaves if isinstance(value, Tensor) and value.is_floating_point()]
+
+
+def _is_batch(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0

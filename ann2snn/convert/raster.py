@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..config import DirectSpiking, SpikingConfig
+from ..kernels import spread_counts
 from ..nets.direct import DirectDenoiser
-from .spiking import SpikingDenoiser
+from .network import SpikingNetwork
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Raster:
 
 
 @torch.no_grad()
-def record_raster(snn: SpikingDenoiser, x: Tensor, t: Tensor, neurons_per_layer: int = 24, seed: int = 0) -> Raster:
+def record_raster(snn: SpikingNetwork, x: Tensor, t: Tensor, neurons_per_layer: int = 24, seed: int = 0) -> Raster:
     """Run one image x [1, C, H, W] at t [1] as `snn` is set to run, and keep the events of some neurons of each layer.
 
     Half of a layer's neurons are drawn among those that fire under `layer_sync`, so that a sparse layer is not all
@@ -53,10 +54,13 @@ def record_raster(snn: SpikingDenoiser, x: Tensor, t: Tensor, neurons_per_layer:
     chosen = _choose({layer: rows[0][0] != 0 for layer, rows in counts.rows.items()}, neurons_per_layer, seed)
 
     trains = _Events(chosen)
-    with snn.running_as(snn.spiking, materialise=not snn.clock.is_stream), snn.monitored(trains):
+    with snn.monitored(trains):
         snn(x, t)
     names = {neuron: name for name, neuron in snn.neurons()}
-    events = [torch.cat(trains.rows[layer]).T.to(torch.int8) for layer in chosen]
+    rows = {layer: torch.cat(trains.rows[layer]) for layer in chosen}
+    if not snn.clock.is_stream:  # each layer fires evenly over a window of its own
+        rows = {layer: spread_counts(counts[0], snn.clock.spike_steps) for layer, counts in rows.items()}
+    events = [rows[layer].T.to(torch.int8) for layer in chosen]
     layers = tuple(names[layer] for layer in chosen)
     neurons = torch.stack(list(chosen.values()))
     return Raster(snn.spiking, layers, neurons, torch.stack(events), snn.clock.spike_steps, float(t))

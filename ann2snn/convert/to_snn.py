@@ -1,42 +1,82 @@
-"""ANN → SNN: the same weights in a U-Net of spiking parts."""
+"""Quantized network → spiking network: a copy in which a neuron stands in the place of every quantizer."""
 
 from __future__ import annotations
 
+import copy
+
 from torch import nn
 
-from quant import QuantReLU
-
-from ..config import SpikingConfig
+from ..config import SpikingConfig, require
 from ..errors import UserError
-from ..nets import UNet
-from .spiking import SpikingDenoiser, require_quantized
+from ..neurons import Clock, IFNeuron
+from .network import SpikingNetwork
+from .quantizers import reader_of
 
 
-def convert(ann: UNet, spiking: SpikingConfig | None = None, **options: object) -> SpikingDenoiser:
-    """Convert a quantized ANN into an integrate-and-fire network that shares none of its storage.
+def convert(net: nn.Module, spiking: SpikingConfig | None = None, **options: object) -> SpikingNetwork:
+    """Convert any network with quantizers into an integrate-and-fire network that shares none of its storage.
 
-    Every quantized ReLU with b bits becomes an IF neuron with threshold `act_alpha` and window T = 2^b − 1.
-    Give a `SpikingConfig`, or its fields as options (schedule, signed, stream_norm, if_neuron, settle_steps, burst).
+    Every quantizer that `register_quantizer` knows is replaced by neurons; everything else stays as it is. The window
+    has T = max(hi − lo) time steps over all quantizers: 2^b − 1 for b bits.
+    Give a `SpikingConfig`, or its fields as options (schedule, signed, settle_steps, burst, stream_norm, if_neuron);
+    options given beside a configuration replace its fields.
 
-    Raises UserError for a full-precision network and for activations whose levels are not uniform (powers of two):
-    T equal spikes can only count uniform levels.
+    Raises UserError for a network without quantizers, for one whose levels are not uniform (powers of two), and,
+    naming them, where neurons that take nothing back (signed=False) would have to reach levels below 0.
     """
-    check_convertible(ann)
-    snn = SpikingDenoiser(ann.config, spiking or SpikingConfig(**options), ann.diffusion)
-    reference = next(ann.parameters())
-    snn.to(device=reference.device, dtype=reference.dtype)
-    snn.unet.load_state_dict(ann.state_dict(), strict=True)
-    return snn.eval()
+    if spiking is None:
+        spiking = SpikingConfig(**options)
+    elif options:
+        spiking = spiking.changed(**options)
+    return attach(copy.deepcopy(checked(net)), spiking)
 
 
-def check_convertible(ann: nn.Module) -> None:
-    """Raise UserError unless every activation of `ann` can become an IF neuron."""
-    if not isinstance(ann, UNet):
-        raise UserError(f"cannot convert a {type(ann).__name__}: give the quantized U-Net (ann2snn.load or build_unet)")
-    require_quantized(ann.config)
-    for name, module in ann.named_modules():
-        if isinstance(module, QuantReLU) and not module.is_uniform:
-            raise UserError(
-                f"cannot convert {name}: its activation levels are powers of two, and spikes count uniform levels; "
-                "use uniform activations (APoT is for weights)"
-            )
+def attach(net: nn.Module, spiking: SpikingConfig) -> SpikingNetwork:
+    """`convert` without the copy: `net` itself becomes the inside of the spiking network."""
+    clock = Clock(spiking, spike_steps=1)
+    net, neurons = _with_neurons(net, clock)
+    if not neurons:
+        bits = getattr(getattr(net, "config", None), "bits", None)
+        raise UserError(
+            "a full-precision network (--bit=32) has no spike count: train it with --bit=2 to 8"
+            if bits == 32
+            else f"a {type(net).__name__} without quantizers has no levels to count: quantize it first "
+            "(ann2snn.quantize), or name your quantizers with ann2snn.register_quantizer"
+        )
+    levels = {name: neuron.levels for name, neuron in neurons.items()}
+    clock.spike_steps = max(level.hi - level.lo for level in levels.values())
+    return SpikingNetwork(net, clock).eval()
+
+
+def checked(net: nn.Module) -> nn.Module:
+    """`net`, if it is a network that can be converted. Raises UserError."""
+    require(isinstance(net, nn.Module), f"cannot convert a {type(net).__name__}: give a torch module with quantizers")
+    if any(isinstance(module, SpikingNetwork | IFNeuron) for module in net.modules()):
+        raise UserError(f"cannot convert a {type(net).__name__}: it has been converted already")
+    for name, module in net.named_modules():
+        try:
+            reader_of(module)
+        except UserError as error:
+            raise UserError(f"cannot convert {name or type(net).__name__}: {error}") from None
+    return net
+
+
+def _with_neurons(net: nn.Module, clock: Clock) -> tuple[nn.Module, dict[str, IFNeuron]]:
+    """(net, with its quantizers replaced wherever they are registered; {name: neuron})."""
+    replaced: dict[nn.Module, IFNeuron] = {}
+    neurons: dict[str, IFNeuron] = {}
+
+    def neuron_of(module: nn.Module, name: str) -> IFNeuron:
+        if module not in replaced:
+            replaced[module] = neurons[name] = IFNeuron(module, reader_of(module), clock)
+        return replaced[module]
+
+    if reader_of(net) is not None:
+        return neuron_of(net, ""), neurons
+    for prefix, module in list(net.named_modules()):
+        if module in replaced or any(prefix.startswith(f"{name}.") for name in neurons if name):
+            continue  # inside a quantizer
+        for name, child in list(module._modules.items()):
+            if child is not None and reader_of(child) is not None:
+                module._modules[name] = neuron_of(child, f"{prefix}.{name}" if prefix else name)
+    return net, neurons

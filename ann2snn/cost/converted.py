@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from quant import QuantReLU
 
-from ..convert import SpikingDenoiser
+from ..convert import SpikingNetwork
 from ..nets import UNet
 from ..nets.parts import ResBlock
 from ..neurons import IFNeuron
@@ -29,8 +29,8 @@ KINDS = {
 class UNetCounter(Counter):
     """Of an ANN or a converted network; also the monitor of the latter's spikes."""
 
-    def __init__(self, net: SpikingDenoiser | UNet) -> None:
-        self.snn = net if isinstance(net, SpikingDenoiser) else None
+    def __init__(self, net: SpikingNetwork | UNet) -> None:
+        self.snn = net if isinstance(net, SpikingNetwork) else None
         super().__init__(self.snn.unet if self.snn else net, KINDS)
         if self.snn is None:
             self.tallies.pop(self.root)  # an ANN's output is there at once

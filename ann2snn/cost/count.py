@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..config import SpikingConfig
-from ..convert import SpikingDenoiser
+from ..convert import SpikingNetwork
 from ..errors import UserError
 from ..nets import UNet
 from ..nets.direct import DirectDenoiser
@@ -26,7 +26,7 @@ from .direct import DirectCounter
 
 
 def count_operations(
-    net: SpikingDenoiser | UNet | DirectDenoiser,
+    net: SpikingNetwork | UNet | DirectDenoiser,
     x: Tensor,
     t: Tensor,
     spiking: SpikingConfig | None = None,
@@ -43,12 +43,12 @@ def count_operations(
 
     Raises ValueError for an empty batch, UserError for another network: attention's products would go uncounted.
     """
-    if not isinstance(net, SpikingDenoiser | UNet | DirectDenoiser):
+    if not isinstance(net, SpikingNetwork | UNet | DirectDenoiser):
         raise UserError(f"cannot count the operations of a {type(net).__name__}: give a U-Net or a spiking network")
     if not len(x):
         raise ValueError("no images to count operations on")
     counter = DirectCounter(net) if isinstance(net, DirectDenoiser) else UNetCounter(net)
-    snn = net if isinstance(net, SpikingDenoiser) else None
+    snn = net if isinstance(net, SpikingNetwork) else None
     settle_steps = 0
     with torch.no_grad(), counter.attached(), contextlib.ExitStack() as stack:
         used = None if isinstance(net, UNet) else net.spiking
@@ -68,7 +68,7 @@ ALL_STEPS = 2**31  # more than any window or settling has
 
 
 @contextlib.contextmanager
-def _window_uncut(snn: SpikingDenoiser, batch_size: int) -> Iterator[int]:
+def _window_uncut(snn: SpikingNetwork, batch_size: int) -> Iterator[int]:
     """Run all steps of a window at once inside the context, as a constant current is told by its whole window.
 
     Yields how many images to take at a time: so many that no more rows are computed at once than in chunks.

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..convert import SpikingDenoiser
+from ..convert import SpikingNetwork
 from ..errors import UserError
-from ..nets import UNet
 from ..world import ALONE, World
 from .calibrate import calibrate
 from .subject import (
@@ -69,9 +68,9 @@ class BlockReport:
 
 def tune_block(
     name: str,
-    teacher: UNet,
-    student: SpikingDenoiser,
-    proxy: UNet,
+    teacher: nn.Module,
+    student: SpikingNetwork,
+    proxy: nn.Module,
     batches: Iterator[Batch],
     held_back: list[Batch],
     tuning: BlockTuning,
@@ -101,7 +100,7 @@ def tune_block(
 
 def _descend(
     subject: Subject,
-    student: SpikingDenoiser,
+    student: SpikingNetwork,
     examples: Iterator[list[Example]],
     judged: list[Example],
     tuning: BlockTuning,
@@ -133,7 +132,7 @@ def _descend(
 
 
 def _optimizer(
-    subject: Subject, student: SpikingDenoiser, tuning: BlockTuning
+    subject: Subject, student: SpikingNetwork, tuning: BlockTuning
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """Adam over what is learned of the subject; everything else of the student is frozen."""
     for parameter in student.parameters():
@@ -206,6 +205,6 @@ def _examples(subject: Subject, batches: Iterator[Batch], cache: int, parts: int
 
 
 @torch.no_grad()
-def prediction_gap(teacher: UNet, student: SpikingDenoiser, held_back: list[Batch], world: World = ALONE) -> float:
+def prediction_gap(teacher: nn.Module, student: SpikingNetwork, held_back: list[Batch], world: World = ALONE) -> float:
     """Relative L2 error of the whole network's output over all held-back inputs of all processes."""
     return shared_error(([student(x, t), teacher(x, t)] for x, t in held_back), world)

@@ -35,9 +35,10 @@ def calibrate(subject: Subject, examples: list[Example], world: World = ALONE) -
 def _calibrate_neuron(neuron: IFNeuron, gap: Callable[[], float]) -> None:
     if neuron.charge is None:
         neuron.expand((), thresholds=False, charges=True)
-    theta, charge = neuron.act_alpha, neuron.charge
-    _keep_best(charge, [charge + shift for shift in CHARGE_SHIFTS], gap)
-    _keep_best(theta, [theta * factor for factor in THRESHOLD_FACTORS], gap)
+    _keep_best(neuron.charge, [neuron.charge + shift for shift in CHARGE_SHIFTS], gap)
+    theta = getattr(neuron, "act_alpha", None)
+    if theta is not None:
+        _keep_best(theta, [theta * factor for factor in THRESHOLD_FACTORS], gap)
 
 
 def _keep_best(parameter: nn.Parameter, candidates: list[Tensor], gap: Callable[[], float]) -> None:
@@ -53,6 +54,8 @@ def _keep_best(parameter: nn.Parameter, candidates: list[Tensor], gap: Callable[
 
 def _correct_bias(subject: Subject, examples: list[Example], world: World) -> None:
     bias = output_bias(subject.modules[0])
+    if bias is None:
+        return
     before, gap = bias.clone(), subject_gap(subject, examples, world)
     errors = torch.cat([e.target - subject.output(e) for e in examples])
     bias += (world.sum(errors.mean(dim=(0, 2, 3))) / world.size).to(bias)
@@ -60,10 +63,10 @@ def _correct_bias(subject: Subject, examples: list[Example], world: World) -> No
         bias.copy_(before)
 
 
-def output_bias(block: nn.Module) -> Tensor:
-    """Bias [C] that a block adds to its output last."""
+def output_bias(block: nn.Module) -> Tensor | None:
+    """Bias [C] that a block adds to its output last; None where that is not known."""
     if isinstance(block, ResBlock):
         return block.block2[-1].bias
     if isinstance(block, (DownSample, UpSample)):
         return block.main.bias
-    return block[-1].bias
+    return getattr(block[-1], "bias", None) if isinstance(block, nn.Sequential) else None

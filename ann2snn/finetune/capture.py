@@ -6,43 +6,64 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from ..convert import SpikingDenoiser
-from ..nets import UNet
+from ..convert import SpikingNetwork
+from ..convert.gap import blocks_of
+from ..errors import UserError
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """What a block is called with for `steps` consecutive time steps: args, each [steps·N, …]."""
+    """What a block is called with for `steps` consecutive time steps, tensors of [steps·N, …]."""
 
-    args: tuple[Tensor, ...]
+    args: tuple
+    kwargs: dict
     steps: int = 1
-    input_on: bool = True
     elapsed: int = 0
 
 
 @dataclass
 class BlockInput:
-    """The inputs of one block in one network call. window: time steps that a sum over all chunks is divided by."""
+    """The inputs of one block in one network call. window: T, where they are currents that add up; else 0."""
 
     chunks: list[Chunk] = field(default_factory=list)
-    times: Tensor | None = None
-    window: int = 1
+    window: int = 0
 
-    def mean(self) -> tuple[Tensor, ...]:
-        """The time-averaged arguments, each [N, …]."""
-        sums: tuple[Tensor, ...] = ()
-        for chunk in self.chunks:
-            values = [v.view(chunk.steps, len(v) // chunk.steps, *v.shape[1:]).sum(0) for v in chunk.args]
-            sums = tuple(a + b for a, b in zip(sums, values, strict=True)) if sums else tuple(values)
-        return tuple(value / self.window for value in sums)
+    def mean(self) -> tuple:
+        """The time-averaged positional arguments, each [N, …]."""
+        return self._means(0)
+
+    def mean_kwargs(self) -> dict:
+        return self._means(1)
+
+    def _means(self, part: int) -> object:
+        """Of args (0) or kwargs (1): the last step's, which are averages, or those of all steps' currents."""
+        given = [(chunk.args, chunk.kwargs)[part] for chunk in self.chunks]
+        steps = [chunk.steps for chunk in self.chunks]
+        if not self.window:
+            return pytree.tree_map(lambda value: _unfolded(value, steps[-1], lambda rows: rows[-1]), given[-1])
+        shares = [
+            pytree.tree_map(lambda value, n=n: _unfolded(value, n, lambda rows: rows.sum(0) / self.window), values)
+            for values, n in zip(given, steps, strict=True)
+        ]
+        leaves = [pytree.tree_leaves(share) for share in shares]
+        _, spec = pytree.tree_flatten(given[0])
+        return pytree.tree_unflatten([sum(column) for column in zip(*leaves, strict=True)], spec)
+
+
+def _unfolded(value: object, steps: int, reduce) -> object:
+    """`reduce` of a tensor's rows [steps, N, …]; anything else as it is."""
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return value
+    return reduce(value.view(steps, len(value) // steps, *value.shape[1:]))
 
 
 @dataclass
 class BlockIO:
     """inputs: the block's arguments, averaged over time, each [N, …]; output: likewise [N, C, H, W]."""
 
-    inputs: tuple[Tensor, ...]
+    inputs: tuple
     output: Tensor
 
 
@@ -51,27 +72,31 @@ class _BlockReached(Exception):  # noqa: N818 - control flow, not an error
 
 
 @torch.no_grad()
-def capture_inputs(net: UNet | SpikingDenoiser, name: str, x: Tensor, t: Tensor) -> BlockInput:
+def capture_inputs(net: nn.Module, name: str, x: Tensor, t: Tensor) -> BlockInput:
     """What block `name` of `net` is given at x [N, C, H, W], t [N]; costs a forward pass up to the block.
 
     A network that settles or runs in chunks comes back to the block, so it is run on. Raises KeyError for an unknown
-    name.
+    name, UserError for a block that is called several times in a pass.
     """
-    block = dict(net.blocks())[name]
-    clock = net.clock if isinstance(net, SpikingDenoiser) else None
+    block = dict(blocks_of(_inside(net)))[name]
+    clock = net.clock if isinstance(net, SpikingNetwork) else None
     settles = clock is not None and net.spiking.settle_steps
-    found = BlockInput(times=t)
+    found, passes = BlockInput(), []
 
-    def hook(module: nn.Module, args: tuple) -> None:
+    def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
         if clock is None:
-            found.chunks.append(Chunk(args))
-        else:
-            found.chunks.append(Chunk(args, clock.chunk_steps, clock.input_on, clock.elapsed))
-            found.window = clock.window
-        if clock is None or (not settles and clock.elapsed + clock.chunk_steps >= clock.window):
+            found.chunks.append(Chunk(args, kwargs))
+            raise _BlockReached
+        if clock.chunk in passes:
+            raise UserError(f"block {name} is called several times in a pass: it cannot be tuned alone")
+        passes.append(clock.chunk)
+        found.chunks.append(Chunk(args, kwargs, clock.chunk_steps, clock.elapsed))
+        found.window = clock.spike_steps if clock.on_currents else 0
+        last = not clock.is_stream or clock.elapsed + clock.chunk_steps >= clock.spike_steps
+        if last and not settles:
             raise _BlockReached
 
-    handle = block.register_forward_pre_hook(hook)
+    handle = block.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         net(x, t)
     except _BlockReached:
@@ -81,29 +106,32 @@ def capture_inputs(net: UNet | SpikingDenoiser, name: str, x: Tensor, t: Tensor)
     return found
 
 
-def run_block(net: UNet | SpikingDenoiser, name: str, inputs: BlockInput) -> Tensor:
+def run_block(net: nn.Module, name: str, inputs: BlockInput) -> Tensor:
     """Time-averaged output [N, …] of the block alone on recorded inputs, with a gradient if one is wanted."""
-    block = dict(net.blocks())[name]
-    if not isinstance(net, SpikingDenoiser):
-        return block(*inputs.chunks[0].args)
-    clock, total = net.clock, None
+    block = dict(blocks_of(_inside(net)))[name]
+    if not isinstance(net, SpikingNetwork):
+        return block(*inputs.chunks[0].args, **inputs.chunks[0].kwargs)
+    clock, answer = net.clock, None
     net.reset()
     try:
-        clock.times = inputs.times
         for chunk in inputs.chunks:
-            clock.chunk_steps, clock.input_on, clock.elapsed = chunk.steps, chunk.input_on, chunk.elapsed
-            out = clock.unfold(block(*chunk.args)).sum(0)
-            total = out if total is None else total + out
+            clock.begin(chunk.steps)
+            clock.elapsed = chunk.elapsed
+            answer = clock.average(block(*chunk.args, **chunk.kwargs), answer)
     finally:
         net.reset()
-    return total / inputs.window
+    return answer
 
 
 @torch.no_grad()
-def capture_block(net: UNet | SpikingDenoiser, name: str, x: Tensor, t: Tensor) -> BlockIO:
+def capture_block(net: nn.Module, name: str, x: Tensor, t: Tensor) -> BlockIO:
     """Time-averaged inputs and output of block `name` of `net` at x [N, C, H, W], t [N].
 
-    Raises KeyError for a name that is not one of `net.blocks()`.
+    Raises KeyError for a name that is not one of the network's blocks.
     """
     inputs = capture_inputs(net, name, x, t)
     return BlockIO(inputs.mean(), run_block(net, name, inputs))
+
+
+def _inside(net: nn.Module) -> nn.Module:
+    return net.net if isinstance(net, SpikingNetwork) else net

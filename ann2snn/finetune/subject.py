@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..convert import SpikingDenoiser
-from ..nets import UNet
+from ..convert import SpikingNetwork
+from ..convert.gap import blocks_of
 from ..neurons import IFNeuron
 from ..world import ALONE, World
 from .capture import BlockInput, BlockIO, capture_block, capture_inputs, run_block
@@ -50,10 +50,10 @@ class Subject(Protocol):
 class BlockSubject:
     """One block of the student, fed by the student's own earlier blocks, against the teacher's block."""
 
-    def __init__(self, name: str, teacher: UNet, student: SpikingDenoiser, proxy: UNet) -> None:
+    def __init__(self, name: str, teacher: nn.Module, student: SpikingNetwork, proxy: nn.Module) -> None:
         self.name, self.teacher, self.student = name, teacher, student
-        self.modules = [dict(student.blocks())[name]]
-        self.proxy_block = dict(proxy.blocks())[name]
+        self.modules = [dict(blocks_of(student.net))[name]]
+        self.proxy_block = dict(blocks_of(proxy))[name]
 
     def example(self, batch: Batch) -> Example:
         target = capture_block(self.teacher, self.name, *batch).output
@@ -63,15 +63,15 @@ class BlockSubject:
         return run_block(self.student, self.name, example.inputs)
 
     def stand_in(self, example: Example) -> Tensor:
-        return self.proxy_block(*example.inputs.mean())
+        return self.proxy_block(*example.inputs.mean(), **example.inputs.mean_kwargs())
 
 
 class NetworkSubject:
     """All tunable blocks at once, on the prediction."""
 
-    def __init__(self, teacher: UNet, student: SpikingDenoiser, proxy: UNet) -> None:
+    def __init__(self, teacher: nn.Module, student: SpikingNetwork, proxy: nn.Module) -> None:
         self.name, self.teacher, self.student, self.proxy = NETWORK, teacher, student, proxy
-        self.modules = [module for name, module in student.blocks() if name not in EXACT_BLOCKS]
+        self.modules = [module for name, module in blocks_of(student.net) if name not in EXACT_BLOCKS]
 
     def example(self, batch: Batch) -> Example:
         with torch.no_grad():
@@ -84,22 +84,23 @@ class NetworkSubject:
         return self.proxy(*example.inputs)
 
 
-def make_subject(name: str, teacher: UNet, student: SpikingDenoiser, proxy: UNet) -> Subject:
+def make_subject(name: str, teacher: nn.Module, student: SpikingNetwork, proxy: nn.Module) -> Subject:
     """The subject called `name`: a block's name, or `NETWORK`. Raises KeyError for an unknown name."""
     if name == NETWORK:
         return NetworkSubject(teacher, student, proxy)
     return BlockSubject(name, teacher, student, proxy)
 
 
-def tunable_blocks(net: UNet | SpikingDenoiser) -> list[str]:
+def tunable_blocks(net: nn.Module) -> list[str]:
     """Names of the blocks that can carry a conversion error of their own, in data-flow order."""
-    return [name for name, _ in net.blocks() if name not in EXACT_BLOCKS]
+    inside = net.net if isinstance(net, SpikingNetwork) else net
+    return [name for name, _ in blocks_of(inside) if name not in EXACT_BLOCKS]
 
 
-def tied_proxy(ann: UNet, snn: SpikingDenoiser) -> UNet:
+def tied_proxy(ann: nn.Module, snn: SpikingNetwork) -> nn.Module:
     """An ANN whose parameters *are* the SNN's: gradients through it land where the SNN reads its weights."""
     proxy = copy.deepcopy(ann)
-    parameters = dict(snn.unet.named_parameters())
+    parameters = dict(snn.net.named_parameters())
     for name, module in proxy.named_modules():
         for leaf in list(module._parameters):
             full = f"{name}.{leaf}" if name else leaf
@@ -107,7 +108,7 @@ def tied_proxy(ann: UNet, snn: SpikingDenoiser) -> UNet:
     return proxy.eval()
 
 
-def expand_neurons(snn: SpikingDenoiser, learn: tuple[str, ...], granularity: str) -> None:
+def expand_neurons(snn: SpikingNetwork, learn: tuple[str, ...], granularity: str) -> None:
     """Give every neuron layer the thresholds and charges that are to be learned, per "layer" or per "channel".
 
     Must come before `tied_proxy`, which shares the thresholds. The network computes what it did before.
@@ -119,11 +120,10 @@ def expand_neurons(snn: SpikingDenoiser, learn: tuple[str, ...], granularity: st
         channels[module] = (args[0].shape[1], *[1] * (args[0].dim() - 2))
 
     handles = [neuron.register_forward_pre_hook(remember) for neuron in neurons]
-    like = next(snn.parameters())
+    args, kwargs = snn.example()
     try:
         with torch.no_grad():
-            x = torch.zeros(1, snn.in_channels, snn.image_size, snn.image_size).to(like)
-            snn(x, torch.zeros(1, dtype=torch.long, device=like.device))
+            snn(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()

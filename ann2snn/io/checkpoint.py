@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..config import MAX_IMAGE_SIZE, DiffusionConfig, SpikingConfig, UNetConfig, require
-from ..convert import SpikingDenoiser, prepare_for
+from ..convert import SpikingNetwork, attach, prepare_for
 from ..diffusion.process import network_channels
 from ..errors import UserError
 from ..files import open_plain
@@ -30,7 +30,7 @@ FORMAT = 1  # of our own files; the reference's carry none
 class Loaded:
     """A network read from a file, with everything the file says about it."""
 
-    net: Network | SpikingDenoiser
+    net: Network | SpikingNetwork
     path: Path
     step: int = 0
     weights: str = "ema"
@@ -193,10 +193,10 @@ def _check_settings(payload: dict, path: Path) -> None:
         raise UserError(f"refusing {path}: its 'identity' is no table")
 
 
-def snn_payload(snn: SpikingDenoiser, **extra: object) -> dict:
+def snn_payload(snn: SpikingNetwork, **extra: object) -> dict:
     """What a spiking network's file holds."""
     config = {"unet": snn.config.to_dict(), "diffusion": snn.diffusion.to_dict(), "spiking": snn.spiking.to_dict()}
-    return {"kind": "snn", "format": FORMAT, "ema_model": snn.unet.state_dict(), "config": config, **extra}
+    return {"kind": "snn", "format": FORMAT, "ema_model": snn.net.state_dict(), "config": config, **extra}
 
 
 def load(
@@ -232,9 +232,9 @@ def load(
     if (kind == "direct") != isinstance(config, DirectConfig) or (kind == "snn" and config.arch != UNetConfig.arch):
         raise UserError(f"refusing {path}: no network of kind {kind!r} has the architecture {config.arch!r}")
 
-    def build() -> Network | SpikingDenoiser:
+    def build() -> Network | SpikingNetwork:
         if kind == "snn":
-            return SpikingDenoiser(config, spiking or stored_spiking, diffusion)
+            return attach(build_network(config, diffusion), spiking or stored_spiking)
         return build_network(config, diffusion)
 
     try:
@@ -247,8 +247,8 @@ def load(
     return Loaded(net.eval(), Path(path), step, weights, payload)
 
 
-def _unet(net: Network | SpikingDenoiser) -> Network:
-    return net.unet if isinstance(net, SpikingDenoiser) else net
+def _unet(net: Network | SpikingNetwork) -> Network:
+    return net.net if isinstance(net, SpikingNetwork) else net
 
 
 def check_agreement(config: object, expected: dict[str, tuple[str, object]], where: str | os.PathLike) -> None:

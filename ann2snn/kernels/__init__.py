@@ -2,33 +2,34 @@
 
 from .choice import BACKENDS, kernels_by
 from .fake_quant import fake_quant
+from .follow import Levels, Neurons, Pace, Report, follow, working
+from .integrate_fire import IFState, if_scan, spread_counts
 from .lif import SURROGATES, LIFRule, lif_scan
-from .norm import Firing, NormIFState, NormRule, NormState, cumulative_norm, norm_count, norm_scan
+from .norm import NormRule, norm_follow
 from .spike_conv import SpikeConv, Spikes, convolves_spikes, fits_spike_conv
-from .torch_ref import IFRule, IFState, if_scan, spread_counts
 from .upsample import upsample_nearest
 
 __all__ = [
     "BACKENDS",
     "SURROGATES",
-    "Firing",
-    "IFRule",
     "IFState",
     "LIFRule",
-    "NormIFState",
+    "Levels",
+    "Neurons",
     "NormRule",
-    "NormState",
+    "Pace",
+    "Report",
     "SpikeConv",
     "Spikes",
     "convolves_spikes",
-    "cumulative_norm",
     "fake_quant",
     "fits_spike_conv",
+    "follow",
     "if_scan",
     "kernels_by",
     "lif_scan",
-    "norm_count",
-    "norm_scan",
+    "norm_follow",
     "spread_counts",
     "upsample_nearest",
+    "working",
 ]

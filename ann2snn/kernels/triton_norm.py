@@ -1,9 +1,11 @@
-"""`norm_scan` and `norm_count` for CUDA, a program for each group of a sample, which it keeps in registers.
+"""`norm_follow` for CUDA, a program for each group of a sample, which it keeps in registers.
 
 Not run on a GPU yet: tested under Triton's interpreter.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -11,9 +13,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .choice import device_of
-from .layout import dense, laid_out_as, steps_outermost
-from .norm import Firing, NormIFState, NormRule
-from .torch_ref import IFRule
+from .follow import Neurons, Pace
+from .layout import laid_out_as, steps_outermost
+from .norm import NormRule
 
 
 @triton.jit
@@ -46,92 +48,66 @@ def _per_channel(ptr, channel, inside, STRIDE: tl.constexpr):
 
 
 @triton.jit
-def _count(
-    x_ptr, out_ptr, weight_ptr, bias_ptr, scale_ptr, charge_ptr, size_ptr, zero, window, eps,
-    groups, width, pixels, stride_n, stride_c, stride_p,
-    SCALE: tl.constexpr, CHARGE: tl.constexpr, SIZE: tl.constexpr, CHANNELS_INNER: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    at, channel, inside = _places(groups, width, pixels, stride_n, stride_c, stride_p, CHANNELS_INNER, BLOCK)
-    weight, bias = _per_channel(weight_ptr, channel, inside, 1), _per_channel(bias_ptr, channel, inside, 1)
-    scale = _per_channel(scale_ptr, channel, inside, SCALE)
-    charge = _per_channel(charge_ptr, channel, inside, CHARGE)
-    high = window + 0.0
-    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    count = tl.floor(_normalized(x, inside, width * pixels, eps, weight, bias) * scale + charge)
-    count = tl.where(count < 0, 0.0, tl.where(count > high, high, count))
-    tl.store(out_ptr + at, count * _per_channel(size_ptr, channel, inside, SIZE) + zero, mask=inside)
+def _clip(x, low, high):
+    """`where` hands NaN on, as torch's clamp does; plain minima and maxima drop it."""
+    return tl.where(x < low, low, tl.where(x > high, high, x))
 
 
 @triton.jit
-def _scan(
-    x_ptr, events_ptr, total_ptr, count_ptr, weight_ptr, bias_ptr, theta_ptr, charge_ptr, size_ptr,
-    zero, steps, elapsed, window, eps, groups, width, pixels, stride_l, stride_n, stride_c, stride_p,
-    THETA: tl.constexpr, CHARGE: tl.constexpr, SIZE: tl.constexpr,
-    SIGNED: tl.constexpr, BURST: tl.constexpr, CHANNELS_INNER: tl.constexpr, BLOCK: tl.constexpr,
+def _follow(
+    x_ptr, answers_ptr, level_ptr, weight_ptr, bias_ptr, scale_ptr, charge_ptr, worth_ptr, shares_ptr, most_ptr,
+    steps, low, high, zero, eps, groups, width, pixels, stride_l, stride_n, stride_c, stride_p,
+    SCALE: tl.constexpr, CHARGE: tl.constexpr, WORTH: tl.constexpr, TAKES_BACK: tl.constexpr, BYTES: tl.constexpr,
+    KEEPS: tl.constexpr, CHANNELS_INNER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The neuron's count follows the level that its total charge reaches, as in `norm_scan_reference`."""
+    """The level follows its target step by step, as in `norm_follow_reference`. most: of each step's events."""
     at, channel, inside = _places(groups, width, pixels, stride_n, stride_c, stride_p, CHANNELS_INNER, BLOCK)
     weight, bias = _per_channel(weight_ptr, channel, inside, 1), _per_channel(bias_ptr, channel, inside, 1)
-    theta, charge = _per_channel(theta_ptr, channel, inside, THETA), _per_channel(charge_ptr, channel, inside, CHARGE)
-    size = _per_channel(size_ptr, channel, inside, SIZE)
-    total = tl.load(total_ptr + at, mask=inside, other=0.0)
-    count = tl.load(count_ptr + at, mask=inside, other=0.0)
-    high = window + 0.0
+    scale, charge = _per_channel(scale_ptr, channel, inside, SCALE), _per_channel(charge_ptr, channel, inside, CHARGE)
+    worth = _per_channel(worth_ptr, channel, inside, WORTH)
+    level = tl.zeros([BLOCK], tl.float32) + tl.minimum(tl.maximum(low, 0.0), high)
+    if KEEPS:
+        level = tl.load(level_ptr + at, mask=inside, other=0.0)
     row = at
     for step in range(steps):
-        total += tl.load(x_ptr + row, mask=inside, other=0.0).to(tl.float32)
-        time = tl.minimum(elapsed + step + 1, window).to(tl.float32)
-        scale = tl.div_rn(time, theta)
-        level = _normalized(total, inside, width * pixels, eps * time * time, weight * scale, bias * scale + charge)
-        level = tl.minimum(tl.maximum(tl.floor(level), 0.0), high)
-        most = tl.where(elapsed + step >= window - 1, BURST, 1).to(tl.float32)
-        event = tl.minimum(tl.maximum(level - count, -most if SIGNED else 0.0), most)
-        tl.store(events_ptr + row, event * size + zero, mask=inside)
-        count += event
+        share, most = tl.load(shares_ptr + step), tl.load(most_ptr + step)
+        x = tl.load(x_ptr + row, mask=inside, other=0.0).to(tl.float32)
+        target = tl.floor(_normalized(x, inside, width * pixels, eps, weight, bias) * (scale * share) + charge)
+        event = _clip(_clip(target, low, high) - level, -most if TAKES_BACK else 0.0, most)
+        level += tl.where(event == event, event, 0.0)
+        if BYTES:
+            tl.store(answers_ptr + row, level + zero, mask=inside)
+        else:
+            answer = tl.where(event == event, level, event) * tl.div_rn(worth, share)
+            tl.store(answers_ptr + row, answer, mask=inside)
         row += stride_l
-    tl.store(total_ptr + at, total, mask=inside)
-    tl.store(count_ptr + at, count, mask=inside)
+    if KEEPS:
+        tl.store(level_ptr + at, level, mask=inside)
 
 
-def norm_scan(x: Tensor, norm: NormRule, firing: Firing, rule: IFRule, state: NormIFState, spike_steps: int) -> Tensor:
-    """See `norm.norm_scan`, which has checked that this can be done."""
-    x = steps_outermost(_pixels_in_line(x))
-    (size, zero, kind), first = _answer(firing), torch.empty_like(x[0], dtype=torch.float32)
-    events = torch.empty_like(x, dtype=kind)
-    state.total, state.count = laid_out_as(state.total, first), laid_out_as(state.count, first)
-    theta, charge = firing.theta.contiguous(), firing.charge.contiguous()
+def norm_follow(
+    x: Tensor, norm: NormRule, level: Tensor | None, neurons: Neurons, paces: Sequence[Pace], as_bytes: bool
+) -> Tensor:
+    """See `norm.norm_follow`, which has checked that this can be done."""
+    x, levels = steps_outermost(_pixels_in_line(x)), neurons.levels
+    answers = torch.empty_like(x, dtype=torch.uint8 if as_bytes else torch.float32)
+    state = None if level is None else laid_out_as(level, torch.empty_like(x[0], dtype=torch.float32))
+    half = torch.full_like(levels.step, 0.5) if neurons.charge is None else neurons.charge
+    scale, charge, worth = (value.contiguous() for value in (levels.per_unit, half, neurons.worth))
+    shares = torch.tensor([pace.share for pace in paces], dtype=torch.float32, device=x.device)
+    most = [float("inf") if pace.most is None else pace.most for pace in paces]
     grid, places = _plan(x[0], norm)
     with device_of(x):
-        _scan[grid](
-            x, events, state.total, state.count, norm.weight.contiguous(), norm.bias.contiguous(), theta, charge, size,
-            zero, len(x), state.steps, spike_steps, norm.eps, stride_l=x[0].numel(),
-            THETA=_stride(theta), CHARGE=_stride(charge), SIZE=_stride(size),
-            SIGNED=rule.signed, BURST=rule.burst, **places,
+        _follow[grid](
+            x, answers, state, norm.weight.contiguous(), norm.bias.contiguous(), scale, charge, worth, shares,
+            torch.tensor(most, dtype=torch.float32, device=x.device), len(x), float(levels.lo), float(levels.hi),
+            float(-levels.lo), norm.eps, stride_l=x[0].numel(), SCALE=_stride(scale), CHARGE=_stride(charge),
+            WORTH=_stride(worth), TAKES_BACK=neurons.takes_back, BYTES=as_bytes, KEEPS=level is not None,
+            **places,
         )  # fmt: skip
-    state.steps += len(x)
-    return events
-
-
-def norm_count(x: Tensor, norm: NormRule, firing: Firing, spike_steps: int) -> Tensor:
-    """See `norm.norm_count`, which has checked that this can be done."""
-    x = dense(_pixels_in_line(x))
-    size, zero, kind = _answer(firing)
-    counts = torch.empty_like(x, dtype=kind)
-    scale, charge = (spike_steps / firing.theta).contiguous(), firing.charge.contiguous()
-    grid, places = _plan(x, norm)
-    with device_of(x):
-        _count[grid](
-            x, counts, norm.weight.contiguous(), norm.bias.contiguous(), scale, charge, size,
-            zero, spike_steps, norm.eps, SCALE=_stride(scale), CHARGE=_stride(charge), SIZE=_stride(size), **places,
-        )  # fmt: skip
-    return counts
-
-
-def _answer(firing: Firing) -> tuple[Tensor, float, torch.dtype]:
-    """What a spike is multiplied with, what is added to that, and the type that holds it."""
-    if firing.zero is None:
-        return firing.size.contiguous(), 0.0, torch.float32
-    return torch.ones_like(firing.size).contiguous(), float(firing.zero), torch.uint8
+    if state is not level:
+        level.copy_(state)
+    return answers
 
 
 def _stride(value: Tensor) -> int:

@@ -1,14 +1,8 @@
-"""The pieces a U-Net is assembled from, and the factory (`AnnParts`) that decides what each piece is.
-
-A U-Net asks its `parts` for activations, norms, convolutions, linear layers and the time table. The ANN gets the
-ones defined here; a spiking network gets its own (`ann2snn.convert.parts.SpikingParts`) with the same parameter
-names. The U-Net itself cannot tell the difference.
-"""
+"""The pieces a U-Net is assembled from, and the factory (`Parts`) that makes them as its configuration says."""
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,43 +11,27 @@ from quant import QuantConv2d, QuantLinear, QuantReLU, uniform_quantize
 
 from ..config import FULL_PRECISION, UNetConfig
 from ..kernels import (
-    Firing,
+    Levels,
+    Neurons,
     NormRule,
+    Pace,
     SpikeConv,
     Spikes,
     convolves_spikes,
     fake_quant,
     fits_spike_conv,
-    norm_count,
+    norm_follow,
     upsample_nearest,
 )
 
-HEAD, TAIL = "head", "tail"
 
-
-class Parts(Protocol):
-    """Factory of the layers that differ between an ANN and its spiking network."""
-
-    def activation(self) -> nn.Module: ...
-
-    def norm(self, channels: int) -> nn.Module: ...
-
-    def conv(self, c_in: int, c_out: int, kernel: int, stride: int = 1, edge: str = "") -> nn.Conv2d:
-        """edge: `HEAD` for the convolution of the image, `TAIL` for the one that answers, else empty."""
-        ...
-
-    def linear(self, features_in: int, features_out: int) -> nn.Linear: ...
-
-    def time_table(self) -> nn.Module: ...
-
-
-class AnnParts:
+class Parts:
     """Quantized ReLU, GroupNorm, (quantized) convolutions: the network that is trained."""
 
     def __init__(self, config: UNetConfig) -> None:
         self.config = config
 
-    def weights(self, edge: str = "") -> dict:
+    def weights(self, edge: bool = False) -> dict:
         """Weight precision of a layer; `edge`: the first and last convolution never go below 8 bits (APoT, 2020)."""
         config = self.config
         if edge and config.weight_bits != FULL_PRECISION:
@@ -66,7 +44,7 @@ class AnnParts:
     def norm(self, channels: int) -> nn.Module:
         return nn.GroupNorm(self.config.norm_groups, channels)
 
-    def conv(self, c_in: int, c_out: int, kernel: int, stride: int = 1, edge: str = "") -> nn.Conv2d:
+    def conv(self, c_in: int, c_out: int, kernel: int, stride: int = 1, edge: bool = False) -> nn.Conv2d:
         kind = QuantConv2d if edge else SpikeConv2d
         return kind(c_in, c_out, kernel, stride=stride, padding=kernel // 2, **self.weights(edge))
 
@@ -88,9 +66,9 @@ class FusedReLU(QuantReLU):
         if not self.quantizes or not self.is_uniform or norm.weight.dtype.itemsize < 4:
             return None
         clip = self.clip()
-        size = clip / self.levels
-        counts = norm_count(x, NormRule.of(norm), Firing.of(clip, size=size, zero=0 if whole else None), self.levels)
-        return Spikes(counts, 0, size) if whole else counts
+        neurons = Neurons(Levels(clip / self.levels, 0, self.levels, scale=self.levels / clip))
+        counts = norm_follow(x[None], NormRule.of(norm), None, neurons, (Pace(1.0),), whole)[0]
+        return Spikes(counts, 0, neurons.worth) if whole else counts
 
 
 class SpikeConv2d(QuantConv2d):

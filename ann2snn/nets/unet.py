@@ -1,4 +1,4 @@
-"""The U-Net, defined once: plain ReLU network, quantized ANN and spiking network differ only in their parts.
+"""The U-Net: a plain ReLU network or a quantized one, which converts.
 
 Architecture of DDPM (Ho et al., 2020) without attention. Parameter names are those of the published conversion
 code, so its `ckpt.pt` loads strictly.
@@ -12,18 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import DiffusionConfig, UNetConfig
-from .parts import (
-    HEAD,
-    TAIL,
-    AnnParts,
-    DownSample,
-    Layers,
-    Parts,
-    ResBlock,
-    SpikeDrivenResBlock,
-    TimeEmbedding,
-    UpSample,
-)
+from .parts import DownSample, Layers, Parts, Resampling, ResBlock, SpikeDrivenResBlock, TimeEmbedding, UpSample
 
 
 class UNet(nn.Module):
@@ -32,18 +21,18 @@ class UNet(nn.Module):
     `diffusion` is the process it was trained for; it is carried along, not used.
     """
 
-    def __init__(
-        self, config: UNetConfig, parts: Parts | None = None, diffusion: DiffusionConfig | None = None
-    ) -> None:
+    folds_time = True  # rows of a batch do not meet, so time steps may stand beside each other in it
+
+    def __init__(self, config: UNetConfig, *, diffusion: DiffusionConfig | None = None) -> None:
         super().__init__()
         self.config = config
         self.diffusion = diffusion or DiffusionConfig(diffusion_steps=config.diffusion_steps)
-        parts = parts or AnnParts(config)
+        parts = Parts(config)
         ch, temb_dim = config.ch, 4 * config.ch
         res_block = SpikeDrivenResBlock if config.spike_driven else ResBlock
 
         self.time_embedding = TimeEmbedding(ch, parts)
-        self.head = parts.conv(config.in_channels, ch, 3, edge=HEAD)
+        self.head = parts.conv(config.in_channels, ch, 3, edge=True)
 
         width, skips = ch, [ch]  # channels of the stream, and of every output kept for the way up
         self.downblocks = nn.ModuleList()
@@ -66,7 +55,7 @@ class UNet(nn.Module):
             if level != 0:
                 self.upblocks.append(UpSample(width, parts, config.spike_driven))
 
-        self.tail = Layers(parts.norm(width), parts.activation(), parts.conv(width, config.in_channels, 3, edge=TAIL))
+        self.tail = Layers(parts.norm(width), parts.activation(), parts.conv(width, config.in_channels, 3, edge=True))
         self.initialize()
 
     def initialize(self) -> None:
@@ -86,6 +75,20 @@ class UNet(nn.Module):
     @property
     def image_size(self) -> int:
         return self.config.image_size
+
+    @property
+    def neuron_depth(self) -> int:
+        """Activations in sequence on the longest path, which are the neuron layers of the converted network.
+
+        Two per residual block, the tail, and the time embedding; a spike-driven network's resampling adds its own.
+        """
+        modules = list(self.modules())
+        resampling = sum(isinstance(m, Resampling) for m in modules) if self.config.spike_driven else 0
+        return 2 * sum(isinstance(m, ResBlock) for m in modules) + resampling + 2
+
+    def example_call(self) -> tuple[tuple[Tensor, Tensor], dict]:
+        """Arguments that it can be called with: one image of zeros at t = 0."""
+        return (torch.zeros(1, self.in_channels, self.image_size, self.image_size), torch.zeros(1)), {}
 
     def blocks(self) -> Iterator[tuple[str, nn.Module]]:
         """(name, module) in data-flow order; each is called as f(x, temb) but head, time embedding and tail: f(x)."""

@@ -1,18 +1,8 @@
-"""Spiking layers: neurons and norms that keep state over spike time."""
+"""Spiking layers: neurons that keep state over spike time, and batch norm over it."""
 
 from .batch_norm import StepBatchNorm
-from .clock import Clock, Clocked, Monitor, unfold_time
+from .clock import Clock, Monitor, unfold_time
 from .integrate_fire import IFNeuron
 from .lif import LIFNeuron
-from .norm import SpikingGroupNorm
 
-__all__ = [
-    "Clock",
-    "Clocked",
-    "IFNeuron",
-    "LIFNeuron",
-    "Monitor",
-    "SpikingGroupNorm",
-    "StepBatchNorm",
-    "unfold_time",
-]
+__all__ = ["Clock", "IFNeuron", "LIFNeuron", "Monitor", "StepBatchNorm", "unfold_time"]

@@ -1,162 +1,228 @@
-"""The integrate-and-fire neuron that replaces a quantized ReLU."""
+"""The neuron that stands in a quantizer's place. It holds a level k, its net spike count, and in every time step
+
+    r = min(step / T, 1)                              the share of the window that has passed
+    target = clip(floor(r·(x − β)/Δ + 1/2), lo, hi)   x: what has arrived so far, on average
+    e = clip(target − k, −m, m);  k ← k + e           the events it sends now; m = 1: one spike, of either sign
+    answer = Δ·k/r + β                                what its spikes so far average to
+
+Nothing else in the network changes. docs/theory.md proves what follows.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from quant.functional import positive_scale, uniform_levels, uniform_values
-
 from ..errors import UserError
-from ..kernels import (
-    Firing,
-    IFRule,
-    IFState,
-    NormIFState,
-    NormRule,
-    Spikes,
-    if_scan,
-    norm_count,
-    norm_scan,
-    spread_counts,
-)
-from .clock import Clock, Clocked, check_state_shape
+from ..kernels import IFState, Levels, Neurons, NormRule, Spikes, follow, if_scan, norm_follow
+from .clock import Clock
+
+Read = Callable[[nn.Module], Levels]
 
 
-class IFNeuron(Clocked):
-    """Integrate-and-fire neuron with threshold θ = `act_alpha`, subtract reset and initial charge θ/2.
+class IFNeuron(nn.Module):
+    """Integrate-and-fire neurons in place of `quantizer`, whose parameters they have, under the same names.
 
-    Parameters: act_alpha, the clip value of the quantized ReLU it replaces; and, once fine-tuning has asked for it,
-    charge, the initial charge in units of θ. Both are [], or per channel ([C, 1, 1] for images, [C] for features).
-    Events are unit spikes; they leave the layer scaled by θ, the explicit form of folding θ into the next layer's
-    weight. Under `layer_sync` the layer integrates its whole window first, so its spike count is the quantizer's level.
+    read: how to read the quantizer's levels. Beyond its parameters there may be `charge`, the initial membrane
+    potential in units of the threshold (None: 1/2), [] or per channel ([C, 1, 1] for images, [C] for features).
+
+    A module that is called several times in a pass has a state for each call. With
+    `SpikingConfig.if_neuron="reference"` the published neuron runs instead (`kernels.if_scan`); on the currents of a
+    step either integrates what arrives.
     """
 
     charge: nn.Parameter | None
-    unit_events: bool = False  # True where θ is in the weights of the layers that follow (convert/fold.py)
+    unit_events: bool = False  # True where Δ is in the weights of the layers that follow (convert/fold.py)
+    is_constant: bool = False  # what it quantizes does not depend on the call, as a weight: it stays a quantizer
 
-    def __init__(self, clock: Clock, alpha_init: float = 6.0) -> None:
+    def __init__(self, quantizer: nn.Module, read: Read, clock: Clock) -> None:
         super().__init__()
-        self.clock = clock
-        self.act_alpha = nn.Parameter(torch.tensor(alpha_init))
+        # The same dictionaries, so that whatever moves, loads or replaces parameters reaches the quantizer as well.
+        self._parameters, self._buffers, self._modules = quantizer._parameters, quantizer._buffers, quantizer._modules
+        self._non_persistent_buffers_set = quantizer._non_persistent_buffers_set
+        self.__dict__["quantizer"] = quantizer
+        self.read, self.clock = read, clock
         self.register_parameter("charge", None)
+        self.reset()
+
+    @property
+    def levels(self) -> Levels:
+        return self.read(self.quantizer)
 
     @property
     def theta(self) -> Tensor:
-        return positive_scale(self.act_alpha)
+        """The threshold Δ·T: what a constant input must be for a spike in every step."""
+        clip = getattr(self.quantizer, "clip", None)  # to the last bit what a quantizer calls it
+        return self.levels.step * self.clock.spike_steps if clip is None else clip()
 
     @property
     def event_size(self) -> Tensor:
-        """What an event is worth when it leaves the layer: θ, or 1 once θ has been folded into the next weights."""
-        return torch.ones_like(self.act_alpha) if self.unit_events else self.theta
+        """What an event of a step is worth when it leaves the layer: θ, or 1 once θ is in the next weights."""
+        return torch.ones_like(self.theta) if self.unit_events else self.theta
 
-    def forward(self, current: Tensor) -> Tensor:
-        """current [L·N, *S] → spikes·θ [L·N, *S]; on counts, the mean current [N, *S] → count·θ/T [N, *S]."""
-        clock = self.clock
-        if clock.is_stream:
-            events, size = self._scan(clock.unfold(current)), self.event_size
-            kept = torch.is_grad_enabled() or clock.monitor is not None  # by autograd, or by who listens
-            return events * size if kept else events.mul_(size)
-        mean = clock.unfold(current).mean(0) if clock.materialise else current
-        count = self._window_count(mean)
-        if clock.materialise:
-            events = spread_counts(count, clock.spike_steps)  # [T, N, *S]
-            self._report(events, is_count=False)
-            return events.flatten(0, 1) * self.event_size
-        self._report(count[None], is_count=True)
-        return uniform_values(
-            count, self.event_size, clock.bits
-        )  # the quantized ReLU's own arithmetic: equal to the last bit
+    @property
+    def neurons(self) -> Neurons:
+        """The layer's rule, for the kernels."""
+        levels = self.levels
+        size = torch.ones_like(levels.step) / self.clock.spike_steps if self.unit_events else None
+        return Neurons(levels, self.charge, self.clock.config.signed, size)
+
+    def reset(self) -> None:
+        """Forget all input."""
+        self.states: list[object] = []  # a level [N, *S] for each call in a pass
+        self.chunk = self.turn = -1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [L·N, *S], what has arrived on average in each step (or its currents) → the answers, of the same shape."""
+        if self.is_constant:
+            return self.quantizer(x)
+        neurons, clock = self.neurons, self.clock
+        if neurons.levels.before is not None:
+            x = neurons.levels.before(x)
+        x = clock.unfold(x)
+        if clock.is_stream and (clock.on_currents or clock.config.if_neuron == "reference"):
+            return self._integrate(x, neurons).flatten(0, 1)
+        level = self._state(lambda: self._rest(x[0], neurons))
+        answers, level = follow(x, level, neurons, clock.paces(), self._report(), clock.smooth)
+        if clock.is_stream or clock.keeps:
+            self.states[self.turn] = level
+        return answers.flatten(0, 1)
+
+    def _rest(self, x: Tensor, neurons: Neurons) -> Tensor | None:
+        """Levels before the first step of an input like x [N, *S]; None where the first step is the last."""
+        self._check_channels(x)
+        return neurons.rest(x) if self.clock.is_stream or self.clock.keeps else None
 
     def after_norm(self, norm: nn.GroupNorm, x: Tensor, whole: bool = False) -> Tensor | Spikes | None:
-        """self(norm(x)) [L·N, C, H, W] without forming the current, x and norm as they are given to it.
+        """self(norm(x)) [L·N, C, H, W] without forming what the norm answers; x and norm as they are given to it.
 
-        None where norm and neuron must run one after the other: see `_joins`. Wants no gradient.
-        whole: answer with `Spikes`, if all are worth the same.
+        None where norm and neuron must run one after the other. Wants no gradient. whole: answer with `Spikes`.
         """
-        clock = self.clock
-        if not self._joins(norm):
+        clock, neurons = self.clock, self.neurons
+        apart = clock.is_stream and (clock.on_currents or clock.config.if_neuron == "reference" or clock.smooth)
+        # Half precision does not tell 200 from 200.5.
+        if apart or self.is_constant or neurons.levels.before is not None or norm.weight.dtype.itemsize < 4:
             return None
-        self._check_channels(x[0])
-        rule, size = NormRule.of(norm), self.event_size if clock.is_stream else self.event_size / clock.spike_steps
-        heard = clock.monitor is not None  # and who listens is told unit events
-        zero = self._zero() if whole and not heard and size.dim() == 0 else None
-        charge = 0.5 if self.charge is None else self.charge
-        firing = Firing.of(self.theta, charge, None if heard else size, zero)
-        if clock.is_stream:
-            x = clock.unfold(x)
-            self.state = NormIFState.rest(x[0], rule) if self.state is None else self.state
-            spikes = norm_scan(x, rule, firing, self._rule, self.state, clock.spike_steps)
+        x, rule, paces = clock.unfold(x), NormRule.of(norm), clock.paces()
+        level = self._state(lambda: self._rest(x[0].to(norm.weight.dtype), neurons))
+        whole = whole and neurons.worth.dim() == 0 and not neurons.levels.has_offset
+        answers = norm_follow(x, rule, level, neurons, paces, whole, self._report()).flatten(0, 1)
+        return Spikes(answers, -neurons.levels.lo, self._worth_by_row(neurons, x)) if whole else answers
+
+    def _worth_by_row(self, neurons: Neurons, x: Tensor) -> Tensor:
+        """What a level is worth in each row of x [L, N, …]: [], or [L·N, 1, 1, 1] while the window passes."""
+        shares = [pace.share for pace in self.clock.paces()]
+        if min(shares) == 1:
+            return neurons.worth
+        return (neurons.worth / torch.tensor(shares).to(neurons.worth)).repeat_interleave(x.shape[1]).view(-1, 1, 1, 1)
+
+    def _state(self, rest: Callable[[], object]) -> object:
+        """The state of this call: calls of one module in a pass are told apart by their order."""
+        if self.chunk != self.clock.chunk:
+            self.chunk, self.turn = self.clock.chunk, -1
+        self.turn += 1
+        if self.turn == len(self.states):
+            self.states.append(rest())
+        return self.states[self.turn]
+
+    def _integrate(self, x: Tensor, neurons: Neurons) -> Tensor:
+        """A neuron that integrates: x [L, N, *S] → the currents that it sends [L, N, *S], or their running means."""
+        clock, theta, size = self.clock, self.theta, self.event_size
+        state = self._state(lambda: _Integrated.rest(x[0], neurons, theta))
+        current = x if clock.on_currents else state.currents(x, clock.elapsed)
+        if clock.config.if_neuron == "reference":
+            events = if_scan(current, state.published, theta, clock.config.signed, clock.smooth)
         else:
-            spikes = norm_count(x, rule, firing, clock.spike_steps)[None]
-        self._report(spikes, is_count=not clock.is_stream)
-        spikes = spikes.flatten(0, 1)
-        if zero is not None:
-            return Spikes(spikes, zero, size)
-        return spikes * size if heard else spikes
+            events = state.follow(current, neurons, clock)
+        report = self._report()
+        for event in events if report is not None else ():
+            report(event.detach())
+        if clock.on_currents:
+            return events * size
+        counts, state.count = events.cumsum(0) + state.count, state.count + events.sum(0)
+        steps = [min(clock.elapsed + index + 1, clock.spike_steps) for index in range(len(x))]
+        return counts * (size / torch.tensor(steps).to(size).view(-1, *[1] * (x.dim() - 1)))
 
-    def _zero(self) -> int:
-        """The byte that stands for no spike: bursts of up to ±127 fit, and counts up to 2^8 − 1."""
-        return self._rule.burst if self.clock.is_stream and self._rule.signed else 0
+    def _report(self) -> Callable[[Tensor], None] | None:
+        """Where the events of each step go; None if nobody asks."""
+        clock = self.clock
+        if clock.monitor is None and not clock.asks:
+            return None
 
-    def _joins(self, norm: nn.Module) -> bool:
-        """Whether norm and neuron can run as one, and have from the first step on: the cumulative norm or counts."""
-        clock, config = self.clock, self.clock.config
-        if norm.weight.dtype.itemsize < 4:  # half precision does not tell 200 from 200.5
-            return False
-        if not clock.is_stream:
-            return clock.on_counts
-        known = config.stream_norm == "cumulative" and config.if_neuron == "bounded" and not clock.smooth
-        return known and norm.state is None and isinstance(self.state, (NormIFState, type(None)))
+        def report(events: Tensor) -> None:
+            if clock.asks:
+                clock.notice(events)
+            if clock.monitor is not None:
+                clock.monitor.record(self, events[None], not clock.is_stream)
+
+        return report
 
     def expand(self, shape: tuple[int, ...], *, thresholds: bool, charges: bool) -> None:
-        """Give the layer a threshold and/or an initial charge of `shape`, of the values it has now."""
+        """Give the layer a threshold and/or an initial charge of `shape`, of the values it has now.
+
+        Raises UserError for thresholds where the quantizer does not keep them in one parameter `act_alpha`.
+        """
         if thresholds:
+            if not isinstance(self._parameters.get("act_alpha"), nn.Parameter):
+                raise UserError(f"thresholds of a {type(self.quantizer).__name__} cannot be learned one by one")
             self.act_alpha = nn.Parameter(self.act_alpha.detach().expand(shape).clone())
         if charges:
             now = 0.5 if self.charge is None else self.charge.detach()
-            self.charge = nn.Parameter(torch.zeros(shape).to(self.act_alpha) + now)
+            self.charge = nn.Parameter(torch.zeros(shape).to(self.levels.step.detach()) + now)
 
     def adopt(self, entries: dict[str, Tensor]) -> None:
         """Make room for what a file holds: a charge, or a threshold per channel. Values are loaded afterwards."""
         for name in ("act_alpha", "charge"):
-            held = getattr(self, name)
+            held = getattr(self, name, None)
             if name in entries and (held is None or held.shape != entries[name].shape):
-                setattr(self, name, nn.Parameter(torch.zeros_like(entries[name]).to(self.act_alpha)))
-
-    def _window_count(self, mean: Tensor) -> Tensor:
-        """The level 0..T [N, *S] that a mean current [N, *S] reaches when it is integrated as a whole."""
-        self._check_channels(mean[0])
-        if self.charge is None:
-            return uniform_levels(mean, self.theta, self.clock.bits)
-        window = self.clock.spike_steps
-        return torch.floor(mean * (window / self.theta) + self.charge).clamp(0, window)
+                setattr(self, name, nn.Parameter(torch.zeros_like(entries[name]).to(self.levels.step.detach())))
 
     def _check_channels(self, like: Tensor) -> None:
-        """like [*S]. Raises UserError where a file's per-channel values are not one per channel."""
-        for value in (self.act_alpha, self.charge):
-            if value is not None and value.dim() and value.shape != (len(like), *[1] * (like.dim() - 1)):
-                raise UserError(f"a neuron layer of {len(like)} channels has thresholds or charges {list(value.shape)}")
-
-    @property
-    def _rule(self) -> IFRule:
-        config = self.clock.config
-        return IFRule(config.if_neuron, config.signed, self.clock.smooth, config.burst)
-
-    def _scan(self, current: Tensor) -> Tensor:
-        """current [L, N, *S] → events [L·N, *S], continuing from the previous chunk's state."""
-        theta = self.theta
-        if self.state is None:
-            self._check_channels(current[0, 0])
-            self.state = IFState.rest(current[0], theta, 0.5 if self.charge is None else self.charge)
-        check_state_shape(self.state.membrane.shape, current.shape[1:])
-        events = if_scan(current, self.state, theta, self._rule, self.clock.spike_steps)
-        self._report(events, is_count=False)
-        return events.flatten(0, 1)
-
-    def _report(self, events: Tensor, is_count: bool) -> None:
-        if self.clock.monitor is not None:
-            self.clock.monitor.record(self, events, is_count)
+        """like [N, C, …]. Raises UserError where a file's per-channel values are not one per channel."""
+        shape = (like.shape[1], *[1] * (like.dim() - 2))
+        for value in (self.levels.step, self.charge):
+            if value is not None and value.dim() and value.shape != shape:
+                raise UserError(f"a layer of {shape[0]} channels has thresholds or charges {list(value.shape)}")
 
     def extra_repr(self) -> str:
-        return f"theta={float(self.theta.mean()):.4g}, spike_steps={self.clock.spike_steps}"
+        levels = self.levels
+        return f"levels={levels.lo}..{levels.hi}, step={float(levels.step.mean()):.4g}"
+
+
+class _Integrated:
+    """What a neuron knows of the currents so far."""
+
+    def __init__(self, x: Tensor, neurons: Neurons, theta: Tensor) -> None:
+        """x [N, *S], like the input."""
+        self.level = neurons.rest(x)
+        self.total = torch.zeros_like(self.level)  # of the input, in currents
+        self.count = torch.zeros_like(self.level)
+        self.published = IFState.rest(self.level, theta, 0.5 if neurons.charge is None else neurons.charge)
+
+    rest = classmethod(lambda cls, x, neurons, theta: cls(x, neurons, theta))
+
+    def currents(self, means: Tensor, elapsed: int) -> Tensor:
+        """Running means [L, N, *S] of steps elapsed + 1 … → the currents whose means they are."""
+        steps = torch.arange(elapsed + 1, elapsed + len(means) + 1, device=means.device)
+        totals = means * steps.to(means).view(-1, *[1] * (means.dim() - 1))
+        before = torch.cat([self.total[None], totals[:-1]])
+        self.total = totals[-1]
+        return totals - before
+
+    def follow(self, current: Tensor, neurons: Neurons, clock: Clock) -> Tensor:
+        """Currents [L, N, *S] → the events of a neuron whose level follows their running total."""
+        steps = torch.arange(1, len(current) + 1, device=current.device) + clock.elapsed
+        totals = current.cumsum(0) + self.total
+        means = totals / steps.clamp(max=clock.spike_steps).to(current).view(-1, *[1] * (current.dim() - 1))
+        events: list[Tensor] = []
+        before = self.level.clone()
+        unit = Neurons(neurons.levels, neurons.charge, neurons.takes_back, torch.ones_like(neurons.levels.step))
+        answers, self.level = follow(means, self.level, unit, clock.paces(), events.append, clock.smooth)
+        self.total = totals[-1]
+        if not answers.requires_grad:
+            return torch.stack(events).to(current.dtype)
+        shares = torch.tensor([pace.share for pace in clock.paces()]).to(answers)
+        reached = answers * shares.view(-1, *[1] * (answers.dim() - 1))
+        return reached - torch.cat([before.detach()[None].to(reached), reached[:-1]])

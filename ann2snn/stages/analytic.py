@@ -13,7 +13,7 @@ from tqdm import tqdm
 from quant import quantized_once
 
 from ..config import SampleConfig, require
-from ..convert import SpikingDenoiser
+from ..convert import SpikingNetwork
 from ..data import ImageDataset, to_model_range
 from ..diffusion import analytic_statistics
 from ..diffusion.process import make_process, require_vp
@@ -57,7 +57,7 @@ def noise_statistics(
 def statistics_path(source: checkpoint.Loaded, sample: SampleConfig, count: int) -> Path:
     """Beside the checkpoint, named after everything that decides the figures."""
     net = source.net
-    spiking = net.spiking.to_dict() if isinstance(net, (SpikingDenoiser, DirectDenoiser)) else {}
+    spiking = net.spiking.to_dict() if isinstance(net, (SpikingNetwork, DirectDenoiser)) else {}
     mode = "-".join(str(value) for value in spiking.values()) or "ann"
     name = f"{source.path.stem}.analytic_{source.hash[:8]}_{source.weights}_{mode}_{sample.steps}{sample.skip}"
     return source.path.with_name(f"{name}_{count}_seed{sample.seed}.npz")

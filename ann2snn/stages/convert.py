@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from ..config import AUTO, SampleConfig, SpikingConfig
-from ..convert import GapReport, SpikingDenoiser, check_bins, convert, freeze_norms, measure_gap
+from ..convert import GapReport, SpikingNetwork, convert, measure_gap
 from ..convert.raster import record_raster
 from ..errors import UserError
 from ..io import checkpoint
@@ -23,7 +23,7 @@ from ..nets import UNet
 from ..nets.direct import DirectDenoiser
 from ..probe import halfway_state, sampler_states
 from ..report.tables import gap_table
-from ..runtime import place, prepare_folder, seed_from
+from ..runtime import place, prepare_folder
 from ..sampling import generate_all
 from ..world import World
 from .common import owning
@@ -33,8 +33,6 @@ CONVERTED = "converted_snn.pt"
 GAP_FILE = "gap.json"
 RASTER_FILE = "raster.npz"
 GAP_TIMES = 4  # diffusion times at which the gap is measured
-FREEZE_IMAGES, FREEZE_TIMES = 16, 20  # states of the ANN's sampling path on which norms are frozen
-FREEZE_STREAM = 1  # of the seed: other images than those the gap is measured on
 
 
 def run(
@@ -47,7 +45,6 @@ def run(
     grid_images: int,
     gap_images: int,
     batch_size: int,
-    norm_bins: int = 10,
     spike_chunk: int = 0,
     accepted: Callable[[], object] = lambda: None,
 ) -> int:
@@ -56,8 +53,7 @@ def run(
     accepted: called when network and settings have passed all checks. Returns the exit code.
     """
     ann: UNet = place(source.net, world.device)
-    snn = converted(ann, spiking, norm_bins, sample.seed, spike_chunk)
-    world.synchronise(snn)  # frozen norms are measured, and a measurement on another device may round otherwise
+    snn = converted(ann, spiking, spike_chunk)
     prepare_folder(logdir)
     with owning(logdir, "convert", world):
         accepted()
@@ -75,7 +71,7 @@ def run(
 
 
 def measure(
-    logdir: Path, ann: UNet, snn: SpikingDenoiser, spiking: SpikingConfig, sample: SampleConfig, images: int
+    logdir: Path, ann: UNet, snn: SpikingNetwork, spiking: SpikingConfig, sample: SampleConfig, images: int
 ) -> None:
     """Write `gap.json`, `cost.json` and `raster.npz`; print the tables."""
     reports = gap_reports(ann, snn, spiking, images, sample.seed)
@@ -86,22 +82,14 @@ def measure(
     write_raster(logdir / RASTER_FILE, ann, snn, sample.seed)
 
 
-def converted(ann: UNet, spiking: SpikingConfig, bins: int, seed: int, spike_chunk: int = 0) -> SpikingDenoiser:
-    """`ann` as a spiking network that is ready to run: norms frozen in `bins` bins if `spiking` asks for it.
-
-    They are frozen on states of the ANN's own sampling path, so no data set is needed. Raises UserError.
-    """
-    frozen = spiking.stream_norm == "frozen"
-    bins = check_bins(bins, ann.config.diffusion_steps) if frozen else bins
+def converted(ann: nn.Module, spiking: SpikingConfig, spike_chunk: int = 0) -> SpikingNetwork:
+    """`ann` as a spiking network that is ready to run. Raises UserError."""
     snn = convert(ann, spiking)
     snn.set_spike_chunk(spike_chunk)
-    if frozen:
-        x, t = sampler_states(ann, FREEZE_IMAGES, FREEZE_TIMES, seed_from(seed, FREEZE_STREAM))
-        freeze_norms(ann, snn, x, t, bins)
     return snn
 
 
-def gap_reports(ann: UNet, snn: SpikingDenoiser, spiking: SpikingConfig, images: int, seed: int) -> list[GapReport]:
+def gap_reports(ann: UNet, snn: SpikingNetwork, spiking: SpikingConfig, images: int, seed: int) -> list[GapReport]:
     """Gap under layer_sync, under stream without settling, and (cumulative norm) under stream with auto settling."""
     stream = replace(spiking, schedule="stream", settle_steps=0, burst=1)
     modes = [spiking.changed(schedule="layer_sync"), stream]
@@ -120,7 +108,7 @@ def settling(spiking: SpikingConfig) -> SpikingConfig | None:
         return None
 
 
-def gaps_under(ann: UNet, snn: SpikingDenoiser, modes: list[SpikingConfig], images: int, seed: int) -> list[GapReport]:
+def gaps_under(ann: UNet, snn: SpikingNetwork, modes: list[SpikingConfig], images: int, seed: int) -> list[GapReport]:
     """Gap of `snn` run in each of `modes`, in float64, on states of the ANN's sampling path."""
     ann, snn = copy.deepcopy(ann).double(), copy.deepcopy(snn).double()
     x, t = sampler_states(ann, images, GAP_TIMES, seed)
@@ -133,7 +121,7 @@ def write_gap(path: Path, reports: list[GapReport], images: int, **extra: object
     write_text(path, json.dumps(content | extra | {"reports": [r.to_dict() for r in reports]}, indent=1) + "\n")
 
 
-def write_raster(path: Path, ann: UNet, snn: SpikingDenoiser, seed: int) -> None:
+def write_raster(path: Path, ann: UNet, snn: SpikingNetwork, seed: int) -> None:
     """Spikes of a few neurons of every layer under layer_sync and stream, in float64, halfway along a sampling path.
 
     Stream settles as `snn` is set to, or if it is not, until nothing fires: its first T steps are those without.
@@ -162,7 +150,7 @@ def grid_name(net: nn.Module) -> str:
     """`images/SDDPM_T{T}.png` for a spiking network (FSDDIM_T for one of that kind), `images/ANN.png` for an ANN."""
     if isinstance(net, DirectDenoiser):
         return f"images/{net.config.arch.upper()}_T{net.spike_steps}.png"
-    return f"images/SDDPM_T{net.clock.spike_steps}.png" if isinstance(net, SpikingDenoiser) else "images/ANN.png"
+    return f"images/SDDPM_T{net.clock.spike_steps}.png" if isinstance(net, SpikingNetwork) else "images/ANN.png"
 
 
 def write_grids(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..config import SpikingConfig
-from ..convert import SpikingDenoiser
+from ..convert import SpikingNetwork
 from ..cost import FP32, INT8, CostReport, count_operations
 from ..io.atomic import write_text
 from ..nets import UNet
@@ -26,7 +26,7 @@ COST_TIMES = 4  # diffusion times they are taken at
 def measure_and_write(
     path: Path,
     ann: UNet,
-    snn_by_name: Mapping[str, SpikingDenoiser],
+    snn_by_name: Mapping[str, SpikingNetwork],
     modes: Sequence[SpikingConfig],
     images: int,
     seed: int,

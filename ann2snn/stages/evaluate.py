@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..config import DiffusionConfig, SampleConfig, SpikingConfig, require
-from ..convert import SpikingDenoiser
+from ..convert import SpikingNetwork
 from ..data import ImageDataset, to_uint8
 from ..data.decode import list_images
 from ..diffusion import VP
@@ -73,7 +73,7 @@ class EvalConfig:
 def settings(source: checkpoint.Loaded, sample: SampleConfig) -> dict:
     """Everything that decides which images come out."""
     net = source.net
-    spiking = net.spiking.to_dict() if isinstance(net, SpikingDenoiser) else None
+    spiking = net.spiking.to_dict() if isinstance(net, SpikingNetwork) else None
     return {
         "checkpoint": source.hash,
         "step": source.step,

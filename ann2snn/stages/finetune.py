@@ -73,7 +73,7 @@ def measure_result(run: Run, images: int, sample: SampleConfig) -> None:
     place(best, next(run.ann.parameters()).device)
     best.set_spike_chunk(run.config.spike_chunk)
     spiking, seed = run.snn.spiking, run.config.seed
-    before = converted(run.ann, spiking, run.config.norm_bins, seed, run.config.spike_chunk)
+    before = converted(run.ann, spiking, run.config.spike_chunk)
     gaps = {"converted": before, "fine-tuned": best}
     reports = [
         dataclasses.replace(gaps_under(run.ann, net, [spiking], images, seed)[0], name=name)

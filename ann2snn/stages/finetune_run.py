@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import FT_INPUTS, FT_METHODS, SpikingConfig, check_accumulate, check_ft_name, require
-from ..convert import SpikingDenoiser
+from ..convert import SpikingNetwork
 from ..errors import UserError
 from ..finetune import LEARNABLE, NETWORK, BlockReport, BlockTuning, expand_neurons, tied_proxy, tunable_blocks
 from ..finetune.inputs import HELD_BACK
@@ -52,7 +52,6 @@ class FineTuneConfig:
     network_steps: int = 0
     inputs: str = "data"
     name: str = ""
-    norm_bins: int = 10
     accumulate: int = 1
     spike_chunk: int = 0
 
@@ -116,7 +115,6 @@ class FineTuneConfig:
             "ft_cache": self.cache,
             "ft_network_steps": self.network_steps,
             "inputs": self.inputs,
-            "norm_bins": self.norm_bins,
         }
 
 
@@ -127,7 +125,7 @@ class Run:
         self, folder: Path, ann: UNet, spiking: SpikingConfig, config: FineTuneConfig, source: str, world: World
     ) -> None:
         self.folder, self.ann, self.config, self.source, self.world = folder, ann, config, source, world
-        self.snn: SpikingDenoiser = converted(ann, spiking, config.norm_bins, config.seed, config.spike_chunk)
+        self.snn: SpikingNetwork = converted(ann, spiking, config.spike_chunk)
         expand_neurons(self.snn, config.learn, config.granularity)
         self.proxy = tied_proxy(ann, self.snn)
         self.subjects = tunable_blocks(self.snn) if config.steps or config.calibrate else []
@@ -175,7 +173,7 @@ class Run:
                     f"cannot resume {path}: it was made with {name}={stored.get(name)}, now {name}={value}; "
                     "correct the flag, choose another --ft_name, or remove the folder"
                 )
-        checkpoint.load_state(self.snn.unet, raw["ema_model"], path)  # copies in place: the proxy stays tied
+        checkpoint.load_state(self.snn.net, raw["ema_model"], path)  # copies in place: the proxy stays tied
         self.reports, self.gaps = parse_progress(raw, self.subjects, path)
         print(f"resuming {self.folder}: {len(self.reports)} blocks are done")
 

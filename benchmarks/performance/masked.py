@@ -13,7 +13,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ann2snn.convert import SpikingDenoiser
+from ann2snn.convert import SpikingNetwork
 from ann2snn.convert.parts import SpikingConv2d
 from ann2snn.errors import UserError
 from ann2snn.neurons import IFNeuron
@@ -60,13 +60,13 @@ class MaskedDenoiser(nn.Module):
     Raises UserError unless `snn` runs with the published norm and neuron, without settling.
     """
 
-    def __init__(self, snn: SpikingDenoiser, whole_window: bool = True) -> None:
+    def __init__(self, snn: SpikingNetwork, whole_window: bool = True) -> None:
         super().__init__()
         config = snn.spiking
         if (config.schedule, config.stream_norm, config.if_neuron) != ("stream", "per_step", "reference"):
             raise UserError("the published way is schedule=stream, stream_norm=per_step, if_neuron=reference")
         snn = copy.deepcopy(snn)
-        self.unet, self.clock, self.whole_window = snn.unet, snn.clock, whole_window
+        self.unet, self.clock, self.whole_window = snn.net, snn.clock, whole_window
         for edge in (self.unet.head, self.unet.tail[-1]):
             edge.__class__ = SpikingConv2d  # the published loop convolves the image, and the last spikes, at every step
         self.neurons: list[MaskedNeuron] = []

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ann2snn.config import FULL_PRECISION, SpikingConfig, UNetConfig
-from ann2snn.convert import SpikingDenoiser, convert
+from ann2snn.convert import SpikingNetwork, convert
 from ann2snn.nets import UNet
 from ann2snn.nets.parts import ResBlock
 from ann2snn.runtime import place
@@ -40,11 +40,11 @@ def make_ann(bench: Bench, ch: int, bits: int = FULL_PRECISION, **options: objec
     return net
 
 
-def make_snn(bench: Bench, ch: int, bits: int, spiking: SpikingConfig) -> SpikingDenoiser:
+def make_snn(bench: Bench, ch: int, bits: int, spiking: SpikingConfig) -> SpikingNetwork:
     return place(convert(make_ann(bench, ch, bits), spiking), bench.device)
 
 
-def inputs(bench: Bench, net: UNet | SpikingDenoiser, count: int) -> tuple[Tensor, Tensor]:
+def inputs(bench: Bench, net: UNet | SpikingNetwork, count: int) -> tuple[Tensor, Tensor]:
     """Noise [count, C, H, W] and diffusion times [count] on the device."""
     generator = torch.Generator().manual_seed(SEED)
     x = torch.randn(count, net.in_channels, net.image_size, net.image_size, generator=generator)

@@ -64,9 +64,9 @@ def test_every_snn_block_alone(sign):
     snn.clock.chunk_steps, snn.clock.input_on = T, True
     with torch.no_grad():
         snn.reset()
-        assert_close(snn.unet.head(z["x"].repeat(T, 1, 1, 1)), folded["head"], TOLERANCE)
-        assert_close(snn.unet.time_embedding(z["t"].repeat(T)), folded["time_embedding"], TOLERANCE)
-        for name, block, args in block_inputs(snn.unet, folded | {"tail": trace["tail"]}):
+        assert_close(snn.net.head(z["x"].repeat(T, 1, 1, 1)), folded["head"], TOLERANCE)
+        assert_close(snn.net.time_embedding(z["t"].repeat(T)), folded["time_embedding"], TOLERANCE)
+        for name, block, args in block_inputs(snn.net, folded | {"tail": trace["tail"]}):
             snn.reset()
             out = block(*args)
             out = snn.clock.unfold(out).mean(0) if name == "tail" else out

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ann2snn.config import SpikingConfig
-from ann2snn.convert import SpikingDenoiser
+from ann2snn.convert import SpikingNetwork
 from ann2snn.errors import UserError
 from ann2snn.io import checkpoint
 from ann2snn.nets import UNet
@@ -64,7 +64,7 @@ def test_spiking_file_loads_and_gives_the_golden_output(shape, size, tmp_path):
     assert "time_embedding.timembedding.block.0.weight" in renamed and "head.weight" in renamed
     torch.save({"ema_model": renamed}, path)
     loaded = checkpoint.load(path, bit=2, image_size=size, spiking=REFERENCE)
-    assert isinstance(loaded.net, SpikingDenoiser)
+    assert isinstance(loaded.net, SpikingNetwork)
     assert loaded.net.spiking == REFERENCE
     z = golden(f"snn_{shape}_{size}px_bit2")
     with torch.no_grad():

@@ -6,7 +6,7 @@ from torch import nn
 
 import ann2snn
 from ann2snn.config import SpikingConfig
-from ann2snn.convert import SpikingDenoiser, convert, measure_gap
+from ann2snn.convert import SpikingNetwork, convert, measure_gap
 from ann2snn.convert.fold import fold_thresholds, trace_spikes
 from ann2snn.errors import UserError
 from ann2snn.io import checkpoint
@@ -31,11 +31,11 @@ networks = pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWORKS)
 modes = pytest.mark.parametrize(("config", "materialise"), MODES.values(), ids=MODES)
 
 
-def random_snn(**options: object) -> SpikingDenoiser:
+def random_snn(**options: object) -> SpikingNetwork:
     return convert(random_ann(5, ch_mult=(1, 2, 1), image_size=8, **options))
 
 
-def give_channels_their_own_thresholds(snn: SpikingDenoiser) -> None:
+def give_channels_their_own_thresholds(snn: SpikingNetwork) -> None:
     _, trains = spike_trains(snn, *random_batch(snn))
     generator = torch.Generator().manual_seed(7)
     for name, neuron in snn.neurons():
@@ -45,7 +45,7 @@ def give_channels_their_own_thresholds(snn: SpikingDenoiser) -> None:
 
 
 def assert_same_network(
-    folded: SpikingDenoiser, snn: SpikingDenoiser, config: SpikingConfig, materialise: bool
+    folded: SpikingNetwork, snn: SpikingNetwork, config: SpikingConfig, materialise: bool
 ) -> None:
     batch = random_batch(snn)
     results = []
@@ -82,14 +82,14 @@ def test_under_frozen_norms_it_is_the_same_network_too():
     assert_same_network(fold_thresholds(snn), snn, frozen, True)
 
 
-def received_values(snn: SpikingDenoiser, config: SpikingConfig, materialise: bool) -> dict[str, set[float]]:
+def received_values(snn: SpikingNetwork, config: SpikingConfig, materialise: bool) -> dict[str, set[float]]:
     """Layer → the set of values it is given, for every convolution and linear layer."""
     values: dict[str, set[float]] = {}
 
     def watch(name: str):
         return lambda layer, args: values.setdefault(name, set()).update(args[0].unique().tolist())
 
-    layers = [(n, m) for n, m in snn.unet.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    layers = [(n, m) for n, m in snn.net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     for name, layer in layers:
         layer.register_forward_pre_hook(watch(name))
     with torch.no_grad(), snn.running_as(config, materialise=materialise):
@@ -119,7 +119,7 @@ def test_folded_layers_receive_unit_events(driven, config, materialise):
 def test_weights_are_those_in_use_times_the_threshold_of_the_layer_before(options):
     snn = random_snn(**options)
     folded = fold_thresholds(snn)
-    before, after = dict(snn.unet.named_modules()), dict(folded.unet.named_modules())
+    before, after = dict(snn.net.named_modules()), dict(folded.unet.named_modules())
     for name, sender in [
         ("tail.2", "tail.1"),
         ("middleblocks.1.block2.3", "middleblocks.1.block2.1"),
@@ -141,7 +141,7 @@ def test_weights_are_those_in_use_times_the_threshold_of_the_layer_before(option
 @networks
 def test_every_layer_but_those_of_real_values_is_traced_to_the_neurons_before_it(options):
     snn = random_snn(**options)
-    senders = {name: trace_spikes(snn).get(m) for name, m in snn.unet.named_modules() if hasattr(m, "quantized_weight")}
+    senders = {name: trace_spikes(snn).get(m) for name, m in snn.net.named_modules() if hasattr(m, "quantized_weight")}
     driven = options.get("spike_driven", False)
     for name, sender in senders.items():
         block, _, leaf = name.rpartition(".")
@@ -206,21 +206,21 @@ def test_other_networks_are_refused():
 
 def test_spikes_that_reach_the_residual_stream_are_refused_by_name():
     snn = random_snn(bits=2)
-    snn.unet.middleblocks[0].block2[3] = nn.Identity()
+    snn.net.middleblocks[0].block2[3] = nn.Identity()
     with pytest.raises(UserError, match=r"spikes of middleblocks\.0\.block2\.1 go into add"):
         fold_thresholds(snn)
 
 
 def test_spikes_that_leave_the_network_are_refused_by_name():
     snn = random_snn(bits=2, in_channels=1)
-    snn.unet.tail[2] = nn.Identity()
+    snn.net.tail[2] = nn.Identity()
     with pytest.raises(UserError, match=r"spikes of tail\.1 go into"):
         fold_thresholds(snn)
 
 
 def test_pooling_is_refused():
     snn = random_snn(bits=2)
-    block = snn.unet.middleblocks[0].block1
+    block = snn.net.middleblocks[0].block1
     block[2] = nn.Sequential(nn.AvgPool2d(1), block[2])
     with pytest.raises(UserError, match=r"spikes of middleblocks\.0\.block1\.1 go into avg_pool2d"):
         fold_thresholds(snn)
@@ -228,10 +228,10 @@ def test_pooling_is_refused():
 
 def test_a_layer_of_two_senders_is_refused():
     snn = random_snn(bits=2)
-    snn.unet.middleblocks[0].block1[2] = snn.unet.middleblocks[1].block1[2]
+    snn.net.middleblocks[0].block1[2] = snn.net.middleblocks[1].block1[2]
     with pytest.raises(UserError, match=r"reads middleblocks\.0\.block1\.1 and middleblocks\.1\.block1\.1"):
         fold_thresholds(snn)
     snn = random_snn(bits=2)
-    snn.unet.upblocks[2].main = snn.unet.middleblocks[0].block1[2]
+    snn.net.upblocks[2].main = snn.net.middleblocks[0].block1[2]
     with pytest.raises(UserError, match=r"reads middleblocks\.0\.block1\.1 and real values"):
         fold_thresholds(snn)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import ann2snn
 from ann2snn.config import SpikingConfig
-from ann2snn.convert import SpikingDenoiser, convert, freeze_norms, relative_error
+from ann2snn.convert import SpikingNetwork, convert, freeze_norms, relative_error
 from ann2snn.convert.calibrate import norm_inputs, pool
 from ann2snn.errors import UserError
 from ann2snn.nets import UNet
@@ -20,12 +20,12 @@ from tests.helpers import assert_close, assert_equal, random_ann, random_batch
 FROZEN = SpikingConfig("stream", stream_norm="frozen", settle_steps="auto")
 
 
-def norms(snn: SpikingDenoiser) -> dict[str, SpikingGroupNorm]:
-    return {name: m for name, m in snn.unet.named_modules() if isinstance(m, SpikingGroupNorm)}
+def norms(snn: SpikingNetwork) -> dict[str, SpikingGroupNorm]:
+    return {name: m for name, m in snn.net.named_modules() if isinstance(m, SpikingGroupNorm)}
 
 
-def statistics(snn: SpikingDenoiser) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in snn.unet.state_dict().items() if "frozen" in name}
+def statistics(snn: SpikingNetwork) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in snn.net.state_dict().items() if "frozen" in name}
 
 
 def spread(count: int) -> torch.Tensor:
@@ -61,7 +61,7 @@ class FixedNorm(nn.Module):
         )
 
 
-def with_fixed_norms(ann: UNet, snn: SpikingDenoiser, indices: list[int]) -> UNet:
+def with_fixed_norms(ann: UNet, snn: SpikingNetwork, indices: list[int]) -> UNet:
     """The quantized ANN with every GroupNorm replaced by the frozen affine map of `snn`."""
     fixed = copy.deepcopy(ann)
     for name, norm in norms(snn).items():

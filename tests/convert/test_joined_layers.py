@@ -87,7 +87,7 @@ def test_values_per_channel_reach_the_joined_neuron():
     snn = convert(uneven(random_ann(bits=2)), schedule="stream")
     for name, neuron in snn.neurons():
         if "block" in name and "temb" not in name:
-            channels = snn.unet.get_submodule(name.rpartition(".")[0])[0].num_channels
+            channels = snn.net.get_submodule(name.rpartition(".")[0])[0].num_channels
             neuron.expand((channels, 1, 1), thresholds=True, charges=True)
             neuron.act_alpha.mul_(torch.linspace(0.8, 1.3, channels).to(neuron.act_alpha)[:, None, None])
             neuron.charge.add_(torch.linspace(-0.2, 0.2, channels).to(neuron.charge)[:, None, None])
@@ -117,7 +117,7 @@ def test_who_listens_wants_gradients_or_runs_the_published_neuron_has_them_apart
     ann = random_ann(bits=2)
     snn = convert(ann, schedule="stream")
     batch = random_batch(ann)
-    blocks = [m for m in snn.unet.modules() if isinstance(m, torch.nn.GroupNorm)]
+    blocks = [m for m in snn.net.modules() if isinstance(m, torch.nn.GroupNorm)]
     scans, counts = count_calls(monkeypatch, "norm_scan_reference"), count_calls(monkeypatch, "norm_count_reference")
 
     def ran(net: torch.nn.Module) -> tuple[int, int]:
@@ -133,7 +133,7 @@ def test_who_listens_wants_gradients_or_runs_the_published_neuron_has_them_apart
         with snn.running_as(SpikingConfig("stream", stream_norm="per_step", if_neuron="reference")):
             assert ran(snn) == (0, 0)
         seen = []
-        neuron = snn.unet.tail[1]
+        neuron = snn.net.tail[1]
         for register in (neuron.register_forward_pre_hook, blocks[-1].register_forward_hook):
             handle = register(lambda module, args, *output: seen.append(len(args)))
             assert ran(snn) == (len(blocks) - 1, 0) and seen.pop() == 1
@@ -193,7 +193,7 @@ def test_settling_convolves_only_what_still_receives_spikes(monkeypatch):
 def test_what_is_not_a_number_does_not_look_silent():
     """A broken network must answer with NaN, not with the spikes it had before."""
     snn = convert(random_ann(bits=2), schedule="stream", settle_steps=2)
-    conv = snn.unet.downblocks[0].block1[2]
+    conv = snn.net.downblocks[0].block1[2]
     snn.clock.input_on = False
     with torch.no_grad():
         answer = conv(torch.full((2, conv.in_channels, 4, 4), torch.nan, dtype=conv.weight.dtype))

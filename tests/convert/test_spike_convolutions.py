@@ -139,7 +139,7 @@ def test_the_largest_bursts_fit_into_bytes_and_thresholds_of_single_channels_sta
         assert_close(snn(*batch), plain, CLOSE)
     used = len(calls)
     assert used >= convolutions(snn)
-    norm, neuron, *_ = snn.unet.downblocks[0].block1
+    norm, neuron, *_ = snn.net.downblocks[0].block1
     neuron.expand((norm.num_channels, 1, 1), thresholds=True, charges=False)
     calls.clear()
     with quantized_once(snn):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ann2snn.config import SpikingConfig, UNetConfig
-from ann2snn.convert import SpikingDenoiser, convert
+from ann2snn.convert import SpikingNetwork, convert
 from ann2snn.errors import UserError
 from ann2snn.nets import UNet
 from quant import QuantReLU
@@ -19,13 +19,13 @@ CONFIGS = {
 configs = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 
-def call(snn: SpikingDenoiser, batch: tuple) -> torch.Tensor:
+def call(snn: SpikingNetwork, batch: tuple) -> torch.Tensor:
     with torch.no_grad():
         return snn(*batch)
 
 
-def has_state(snn: SpikingDenoiser) -> bool:
-    return any(getattr(module, "state", None) is not None for module in snn.unet.modules())
+def has_state(snn: SpikingNetwork) -> bool:
+    return any(getattr(module, "state", None) is not None for module in snn.net.modules())
 
 
 def test_nothing_is_shared_with_the_ann():
@@ -48,8 +48,8 @@ def test_weights_names_precision_and_mode_are_the_anns():
     ann = random_ann().train()
     snn = convert(ann)
     assert not snn.training and ann.training
-    assert snn.unet.state_dict().keys() == ann.state_dict().keys()
-    for name, value in snn.unet.state_dict().items():
+    assert snn.net.state_dict().keys() == ann.state_dict().keys()
+    for name, value in snn.net.state_dict().items():
         assert_equal(value, ann.state_dict()[name])
     assert (snn.in_channels, snn.image_size, snn.config, snn.diffusion) == (3, 4, ann.config, ann.diffusion)
     assert convert(random_ann().float()).unet.head.weight.dtype == torch.float32
@@ -60,7 +60,7 @@ def test_state_never_enters_the_state_dict_and_is_gone_after_a_call(config):
     snn = convert(random_ann(), config)
     names = set(snn.state_dict())
     seen = []
-    snn.unet.tail.register_forward_hook(lambda *args: seen.append((set(snn.state_dict()), has_state(snn))))
+    snn.net.tail.register_forward_hook(lambda *args: seen.append((set(snn.state_dict()), has_state(snn))))
     call(snn, random_batch(snn))
     assert seen and all(during == names for during, _ in seen)
     assert all(state == (config.schedule == "stream") for _, state in seen)
@@ -128,15 +128,15 @@ def test_biases_are_absent_while_settling():
         snn.reset()
         snn._chunk(x, t, 3, input_on=True)
         snn.clock.chunk_steps, snn.clock.input_on = 1, False
-        assert_equal(snn.unet.head(torch.zeros_like(x)), torch.zeros(2, 8, 4, 4, dtype=torch.float64))
-        assert_equal(snn.unet.time_embedding.timembedding[0](t), torch.zeros(2, 8, dtype=torch.float64))
+        assert_equal(snn.net.head(torch.zeros_like(x)), torch.zeros(2, 8, 4, 4, dtype=torch.float64))
+        assert_equal(snn.net.time_embedding.timembedding[0](t), torch.zeros(2, 8, dtype=torch.float64))
 
 
 def test_full_precision_is_refused():
     with pytest.raises(UserError, match="--bit=2 to 8"):
         convert(random_ann(bits=32))
     with pytest.raises(UserError, match="--bit=2 to 8"):
-        SpikingDenoiser(UNetConfig(bits=32), SpikingConfig())
+        SpikingNetwork(UNetConfig(bits=32), SpikingConfig())
 
 
 def test_power_of_two_activations_are_refused_by_name():
@@ -149,7 +149,7 @@ def test_power_of_two_activations_are_refused_by_name():
 def test_other_modules_are_refused():
     with pytest.raises(UserError, match="Linear"):
         convert(torch.nn.Linear(2, 2))
-    with pytest.raises(UserError, match="SpikingDenoiser"):
+    with pytest.raises(UserError, match="SpikingNetwork"):
         convert(convert(random_ann()))
 
 

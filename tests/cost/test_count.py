@@ -106,7 +106,7 @@ def test_thresholds_per_channel_and_unit_events_are_spikes_too(ann, batch, mode)
     snn = convert(ann, mode)
     generator = torch.Generator().manual_seed(1)
     for name, neuron in snn.neurons():
-        channels = next(m for n, m in snn.unet.named_modules() if n == _follower(name)).weight.shape[1]
+        channels = next(m for n, m in snn.net.named_modules() if n == _follower(name)).weight.shape[1]
         shape = (channels,) if "temb" in name or "time" in name else (channels, 1, 1)
         neuron.act_alpha.data = 0.5 + torch.rand(shape, generator=generator, dtype=torch.float64)
     plain, folded = (count_operations(net, *batch) for net in (snn, fold_thresholds(snn)))
@@ -131,7 +131,7 @@ def test_real_values_that_look_like_spikes_are_real(ann):
 
 def test_a_neuron_that_sends_other_than_unit_events_feeds_multiplications(ann, batch):
     snn = convert(ann, STREAM)
-    snn.unet.tail[1].register_forward_hook(lambda m, args, out: out * torch.linspace(1, 2, 4, dtype=out.dtype))
+    snn.net.tail[1].register_forward_hook(lambda m, args, out: out * torch.linspace(1, 2, 4, dtype=out.dtype))
     assert by_name(count_operations(snn, *batch))["tail.2"].inputs == "real"
 
 
@@ -144,7 +144,7 @@ def test_a_burst_of_n_spikes_is_n_accumulates(ann, batch):
     fired = sum(float(e.abs().sum()) for e in trains.values()) / len(batch[0])
     assert report.total("spikes") == pytest.approx(fired)
     spikes = trains["tail.1"].abs().flatten(0, 1)  # [L·N, C, H, W]
-    ones = torch.ones_like(snn.unet.tail[2].weight)
+    ones = torch.ones_like(snn.net.tail[2].weight)
     accumulates = torch.nn.functional.conv2d(spikes, ones, padding=1).sum() / len(batch[0])
     assert by_name(report)["tail.2"].ac == pytest.approx(float(accumulates))
 
@@ -167,7 +167,7 @@ def test_accumulates_by_convolving_recorded_trains(ann, batch, reports, mode):
     """Independent of the hooks: the events as a monitor sees them, convolved with ones."""
     snn = convert(ann, mode)
     _, trains = spike_trains(snn, *batch)
-    modules, layers = dict(snn.unet.named_modules()), by_name(reports[mode])
+    modules, layers = dict(snn.net.named_modules()), by_name(reports[mode])
     for name, events in trains.items():
         layer = modules[_follower(name)]
         fired, ones = (events != 0).double().flatten(0, 1), torch.ones_like(layer.weight)

@@ -45,7 +45,7 @@ def test_spiking_network(schedule):
     snn = fold_thresholds(convert(ann, mode))
     report = count_operations(snn, x, t)
     with snn.running_as(mode, materialise=schedule == "layer_sync"):
-        operations, sparsity = neurobench(snn.unet, snn, x, t, IFNeuron)
+        operations, sparsity = neurobench(snn.net, snn, x, t, IFNeuron)
     names = ("head", "time_embedding.timembedding.1")
     repeated = [y for y in report.layers if y.name in names or (schedule == "layer_sync" and y.inputs == "real")]
     assert operations["Effective_ACs"] == synaptic(report, "ac") > 0

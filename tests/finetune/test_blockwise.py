@@ -64,9 +64,9 @@ def test_the_proxy_has_the_anns_arithmetic_and_the_snns_own_parameters(trio):
     x, t = random_batch(ann)
     with torch.no_grad():
         assert_equal(proxy(x, t), ann(x, t))
-        ours, theirs = dict(proxy.named_parameters()), dict(snn.unet.named_parameters())
+        ours, theirs = dict(proxy.named_parameters()), dict(snn.net.named_parameters())
         assert ours.keys() == theirs.keys() and all(ours[name] is theirs[name] for name in ours)
-        snn.unet.head.bias += 1
+        snn.net.head.bias += 1
         assert not torch.equal(proxy(x, t), ann(x, t))
 
 
@@ -103,7 +103,7 @@ def batches(net, seed: int = 100):
 def test_tuning_a_block_narrows_its_gap_and_touches_nothing_else(trio):
     ann, snn, proxy = trio
     held_back = [random_batch(ann, 4, seed) for seed in range(2)]
-    before = {name: value.clone() for name, value in snn.unet.state_dict().items()}
+    before = {name: value.clone() for name, value in snn.net.state_dict().items()}
     teacher = {name: value.clone() for name, value in ann.state_dict().items()}
     losses = []
     report = tune_block(
@@ -114,7 +114,7 @@ def test_tuning_a_block_narrows_its_gap_and_touches_nothing_else(trio):
     assert 0 < report.best_step <= report.steps == len(losses)
     subject = make_subject("middleblocks.0", ann, snn, proxy)
     assert subject_gap(subject, [subject.example(b) for b in held_back]) == pytest.approx(report.gap_after, rel=1e-9)
-    for name, value in snn.unet.state_dict().items():
+    for name, value in snn.net.state_dict().items():
         changed = not torch.equal(value, before[name])
         assert changed == (name.startswith("middleblocks.0.") and not name.endswith("act_alpha")), name
     for name, value in ann.state_dict().items():
@@ -123,12 +123,12 @@ def test_tuning_a_block_narrows_its_gap_and_touches_nothing_else(trio):
 
 def test_a_block_that_only_gets_worse_is_left_as_it_was(trio):
     ann, snn, proxy = trio
-    before = {name: value.clone() for name, value in snn.unet.state_dict().items()}
+    before = {name: value.clone() for name, value in snn.net.state_dict().items()}
     tuning = BlockTuning(steps=20, lr=100.0, checks=10, patience=2)
     report = tune_block("middleblocks.0", ann, snn, proxy, batches(ann), [random_batch(ann)], tuning)
     assert report.best_step == 0 and report.gap_after == report.gap_before
     assert report.steps == 4  # two checks, two steps apart, and patience was over
-    for name, value in snn.unet.state_dict().items():
+    for name, value in snn.net.state_dict().items():
         assert_equal(value, before[name])
 
 

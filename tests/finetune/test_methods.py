@@ -69,27 +69,27 @@ def test_both_methods_lower_the_gap_of_every_block_they_touch(method, signed):
 def test_the_last_pass_lowers_the_prediction_gap_and_leaves_exact_blocks_alone(method):
     ann, snn, proxy = trio(spiking=SpikingConfig("stream", stream_norm="per_step"), bits=3)
     held_back = [random_batch(ann, 8, 0)]
-    exact = [snn.unet.head.weight.clone(), snn.unet.time_embedding.timembedding[1].weight.clone()]
+    exact = [snn.net.head.weight.clone(), snn.net.time_embedding.timembedding[1].weight.clone()]
     tuning = BlockTuning(40, 1e-3, method=method, patience=10, decay=True)
     report = tune_block(NETWORK, ann, snn, proxy, batches(ann), held_back, tuning)
     assert report.gap_after < 0.97 * report.gap_before
     assert prediction_gap(ann, snn, held_back) == pytest.approx(report.gap_after, rel=1e-9)
-    assert_equal(snn.unet.head.weight, exact[0])
-    assert_equal(snn.unet.time_embedding.timembedding[1].weight, exact[1])
+    assert_equal(snn.net.head.weight, exact[0])
+    assert_equal(snn.net.time_embedding.timembedding[1].weight, exact[1])
 
 
 @pytest.mark.parametrize("granularity", ["layer", "channel"])
 @pytest.mark.parametrize("kind", ["thresholds", "charges"])
 def test_only_what_is_to_be_learned_changes(kind, granularity):
     ann, snn, proxy = trio((kind,), granularity, SpikingConfig("stream", stream_norm="per_step", signed=False), bits=3)
-    before = {name: value.clone() for name, value in snn.unet.state_dict().items()}
+    before = {name: value.clone() for name, value in snn.net.state_dict().items()}
     tuning = BlockTuning(20, 1.0, method="bptt", learn=(kind,), neuron_lr=1e-2)
     report = tune_block("middleblocks.0", ann, snn, proxy, batches(ann), [random_batch(ann, 8)], tuning)
     assert report.gap_after < report.gap_before
-    changed = {name for name, value in snn.unet.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {name for name, value in snn.net.state_dict().items() if not torch.equal(value, before[name])}
     ending = {"thresholds": ".act_alpha", "charges": ".charge"}[kind]
     assert changed and all(name.startswith("middleblocks.0.") and name.endswith(ending) for name in changed)
-    shape = snn.unet.middleblocks[0].block1[1].act_alpha.shape if kind == "thresholds" else None
+    shape = snn.net.middleblocks[0].block1[1].act_alpha.shape if kind == "thresholds" else None
     assert kind != "thresholds" or shape == ((16, 1, 1) if granularity == "channel" else ())
 
 

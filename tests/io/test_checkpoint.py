@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ann2snn.config import SpikingConfig
-from ann2snn.convert import SpikingDenoiser, convert
+from ann2snn.convert import SpikingNetwork, convert
 from ann2snn.errors import UserError
 from ann2snn.io import checkpoint
 from ann2snn.nets import UNet
@@ -56,7 +56,7 @@ def test_a_spiking_network_comes_back_and_runs_as_it_was_stored(ann, path, spiki
     snn = convert(ann, spiking)
     checkpoint.save(path, checkpoint.snn_payload(snn, block="tail"))
     loaded = checkpoint.load(path)
-    assert isinstance(loaded.net, SpikingDenoiser) and loaded.net.spiking == spiking
+    assert isinstance(loaded.net, SpikingNetwork) and loaded.net.spiking == spiking
     assert loaded.raw["block"] == "tail"
     x, t = random_batch(ann)
     with torch.no_grad():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ann2snn.config import SpikingConfig
-from ann2snn.convert import SpikingDenoiser, convert, freeze_norms
+from ann2snn.convert import SpikingNetwork, convert, freeze_norms
 from ann2snn.errors import UserError
 from ann2snn.io import checkpoint
 from tests.helpers import assert_equal, random_ann, random_batch
@@ -14,7 +14,7 @@ NORM = "middleblocks.1.block1.0"
 
 
 @pytest.fixture
-def frozen() -> SpikingDenoiser:
+def frozen() -> SpikingNetwork:
     ann = random_ann().float()
     snn = convert(ann, FROZEN)
     x, t = random_batch(ann, 6)
@@ -22,7 +22,7 @@ def frozen() -> SpikingDenoiser:
     return snn
 
 
-def saved(snn: SpikingDenoiser, path, **changes: torch.Tensor | None) -> None:
+def saved(snn: SpikingNetwork, path, **changes: torch.Tensor | None) -> None:
     """Write `snn`, with entries of one norm changed, or left out where None."""
     payload = checkpoint.snn_payload(snn)
     state = dict(payload["ema_model"]) | {f"{NORM}.{name}": value for name, value in changes.items()}
@@ -45,7 +45,7 @@ def test_a_file_without_statistics_loads_as_before_and_cannot_run_frozen(tmp_pat
     snn = convert(random_ann().float())
     saved(snn, tmp_path / "snn.pt")
     loaded = checkpoint.load(tmp_path / "snn.pt", spiking=FROZEN).net
-    assert loaded.unet.state_dict().keys() == snn.unet.state_dict().keys()
+    assert loaded.unet.state_dict().keys() == snn.net.state_dict().keys()
     with pytest.raises(UserError, match="statistics that this network does not carry"):
         loaded.check_ready()
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import ann2snn
 from ann2snn.config import SpikingConfig, UNetConfig
-from ann2snn.convert import SpikingDenoiser, convert
+from ann2snn.convert import SpikingNetwork, convert
 from ann2snn.diffusion import VP
 from ann2snn.errors import UserError
 from ann2snn.io import checkpoint
@@ -29,7 +29,7 @@ def spike_driven(seed: int = 0, **options: object) -> UNet:
     return random_ann(seed, spike_driven=True, **LEVELS | options)
 
 
-def inputs_without_spikes(snn: SpikingDenoiser, config: SpikingConfig) -> set[str]:
+def inputs_without_spikes(snn: SpikingNetwork, config: SpikingConfig) -> set[str]:
     """Names of the convolutions that received anything but {−1, 0, 1} times the threshold of one neuron layer."""
     thresholds = {neuron.theta.item() for _, neuron in snn.neurons()}
     found, seen = set(), set()
@@ -43,7 +43,7 @@ def inputs_without_spikes(snn: SpikingDenoiser, config: SpikingConfig) -> set[st
 
         return hook
 
-    convs = [(name, module) for name, module in snn.unet.named_modules() if isinstance(module, nn.Conv2d)]
+    convs = [(name, module) for name, module in snn.net.named_modules() if isinstance(module, nn.Conv2d)]
     handles = [conv.register_forward_pre_hook(watch(name)) for name, conv in convs]
     with torch.no_grad(), snn.running_as(config, materialise=True):
         snn(*random_batch(snn))
@@ -204,7 +204,7 @@ def test_depth_is_the_longest_path_in_neuron_layers(mult, blocks, driven):
     counting = UNet(config, CountingParts(config)).double().eval()
     with torch.no_grad():
         out = counting(torch.ones(1, 3, 4, 4, dtype=torch.float64), torch.zeros(1))
-    assert SpikingDenoiser(config, SpikingConfig()).depth == exponent(out)
+    assert SpikingNetwork(config, SpikingConfig()).depth == exponent(out)
 
 
 # ---- files and flags ------------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def test_a_network_with_bursts_can_be_tuned_through_them():
     snn = convert(ann, SpikingConfig("stream", burst=2))
     subject = make_subject("tail", ann, snn, tied_proxy(ann, snn))
     subject_loss(subject, subject.example(random_batch(ann)), "bptt").backward()
-    assert any(p.grad is not None and p.grad.any() for p in snn.unet.tail.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in snn.net.tail.parameters())
 
 
 @pytest.mark.parametrize(

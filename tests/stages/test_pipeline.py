@@ -50,7 +50,7 @@ def test_converted_file_holds_the_averaged_weights(finished_run):
     ann, snn = ann2snn.load(logdir / "ckpt.pt"), ann2snn.load(logdir / "converted_snn.pt")
     assert snn.spiking.schedule == "layer_sync"
     for name, value in ann.state_dict().items():
-        torch.testing.assert_close(snn.unet.state_dict()[name], value, rtol=0, atol=0)
+        torch.testing.assert_close(snn.net.state_dict()[name], value, rtol=0, atol=0)
 
 
 def test_fine_tuning_never_ends_worse_than_it_began(finished_run):

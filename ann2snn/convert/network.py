@@ -1,0 +1,408 @@
+"""A network with neurons for quantizers, run over its spike window: called as the original is, answers as it does."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from quant import quantized_once
+
+from ..config import AUTO, SpikingConfig, check_int, require
+from ..errors import UserError
+from ..neurons import Clock, IFNeuron, Monitor
+from .trace import Description, trace
+
+#: Of one feature map over a chunk of time steps; measured, and flat around the optimum (docs/performance.md).
+CACHED_BYTES = 2**25
+
+
+class SpikingNetwork(nn.Module):
+    """Integrate-and-fire network: every quantizer of `net` is a neuron, everything else is as it was.
+
+    One time step is one forward pass of `net`, and the answer is that of the last pass: tensors, tuples or whatever
+    else `net` answers with. `layer_sync` takes one pass, in which every layer goes to its levels at once; `stream`
+    takes T, in which the input arrives bit by bit, and may settle for some more. What the network does not have itself it has
+    from `net` (`config`, `dtype`, `device`, …). `convert` makes one.
+
+    `last_settle_steps`: settling steps in which something still fired or that were asked for, of the last call.
+    `restarts`: calls that began from rest while levels were carried (`carrying`). `spike_chunk`: see `set_spike_chunk`.
+
+    Calls from several threads wait for each other. Raises UserError for a call in training mode where batch norm or
+    dropout would then answer differently in every pass.
+    """
+
+    spike_chunk: int = 0
+
+    def __init__(self, net: nn.Module, clock: Clock) -> None:
+        super().__init__()
+        self.net, self.clock = net, clock
+        self.last_settle_steps = self.restarts = 0
+        self._carried: _Carried | None = None
+        self._lock = _Lock()
+        # Networks of ours are known by construction; those of others show at their first call what reads what.
+        self._description: Description | None = None
+        self._looks_first = not self.folds_time
+        weights = ("weight", "parametrizations")  # quantizers of weights show at the first call
+        self._check_signs([name for name, _ in self.neurons() if not any(word in name for word in weights)])
+
+    def __getattr__(self, name: str) -> object:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in ("net", "clock"):  # not there yet: do not look for it in itself
+                raise
+            return getattr(self.net, name)
+
+    @property
+    def folds_time(self) -> bool:
+        """Whether the network allows time steps to stand beside each other in a batch."""
+        return getattr(self.net, "folds_time", False)
+
+    @property
+    def spiking(self) -> SpikingConfig:
+        """How it runs; may be set."""
+        return self.clock.config
+
+    @spiking.setter
+    def spiking(self, config: SpikingConfig) -> None:
+        self.clock.config = config
+        self._check_signs([name for name, neuron in self.neurons() if not neuron.is_constant])
+
+    def neurons(self) -> Iterator[tuple[str, IFNeuron]]:
+        """(name inside the network, neuron layer) in the order of registration."""
+        for name, module in self.net.named_modules():
+            if isinstance(module, IFNeuron) and not module.is_constant:
+                yield name, module
+
+    @property
+    def depth(self) -> int:
+        """Neuron layers in sequence on the longest path; where the network does not say, all of them."""
+        known = getattr(self.net, "neuron_depth", None)
+        return sum(1 for _ in self.neurons()) if known is None else known
+
+    @property
+    def settle_limit(self) -> int:
+        """Settling steps after which a pure network is silent: every layer needs at most T once its inputs are."""
+        calls = sum(max(1, len(neuron.states)) for _, neuron in self.neurons())
+        return self.clock.spike_steps * (1 + calls)
+
+    @property
+    def time_steps(self) -> str:
+        """Latency of a network call in time steps, for people; what hardware adds that delays every layer by a step."""
+        window, settle = self.clock.spike_steps, self.spiking.settle_steps
+        if not self.clock.is_stream:
+            return f"{self.depth} × {window}"
+        return f"{window}{f' + {settle}' if settle else ''} (+ {self.depth} where every layer delays by a step)"
+
+    def set_spike_chunk(self, steps: int) -> None:
+        """Run `stream` in chunks of at most `steps` time steps, one after another; 0: as many as suit the machine.
+
+        A way of running, not a property of the network: the result is the same but for rounding, and memory grows with
+        `steps` instead of T. Where a gradient is wanted, autograd keeps all steps in any case. Raises UserError.
+        """
+        steps = check_int(steps, "--spike_chunk")
+        require(steps >= 0, f"--spike_chunk={steps}: use 1 or more time steps, or 0 for as many as suit the machine")
+        self.spike_chunk = steps
+
+    def reset(self) -> None:
+        """Forget all levels; done at every call that does not carry them on."""
+        for _, neuron in self.neurons():
+            neuron.reset()
+        self.clock.elapsed, self.clock.ramp, self.clock.busy = 0, True, None
+        if self._carried is not None:
+            self._carried.shapes = None
+
+    def describe(self, *args: object, **kwargs: object) -> Description:
+        """Which layers are neurons, and which linear maps and products read spikes or real values.
+
+        args, kwargs: an example of a call. They may be left out where the network has been called, was quantized by
+        `ann2snn.quantize`, or is one of ours. Raises UserError where there is no example.
+        """
+        if args or kwargs or self._description is None:
+            args, kwargs = (args, kwargs) if args or kwargs else self.example()
+            with self._lock:
+                self._look(args, kwargs)
+        return self._description
+
+    @contextlib.contextmanager
+    def running_as(self, spiking: SpikingConfig | None = None) -> Iterator[None]:
+        """Run under another schedule inside the context."""
+        previous = self.clock.config
+        self.clock.config = spiking or previous
+        try:
+            yield
+        finally:
+            self.clock.config = previous
+
+    @contextlib.contextmanager
+    def monitored(self, monitor: Monitor) -> Iterator[None]:
+        """Send every neuron's events to `monitor` inside the context."""
+        previous, self.clock.monitor = self.clock.monitor, monitor
+        try:
+            yield
+        finally:
+            self.clock.monitor = previous
+
+    @contextlib.contextmanager
+    def carrying(self, steps: int | str = AUTO) -> Iterator[SpikingNetwork]:
+        """Keep the levels from call to call inside the context, so that spikes are sent only for what changes.
+
+        The first call runs from rest, and settles; later ones find their input there at once. A call with tensors of
+        other shapes, or `reset()`, starts from rest again (`restarts` counts). Answers are those of the quantized
+        network. steps: time steps of a carried call under `stream`; "auto": until nothing fires. `layer_sync` takes
+        one.
+
+        Raises UserError for neurons that cannot take spikes back, and for the published dynamics: neither forgets.
+        """
+        config = self.spiking
+        require(config.signed, "carrying needs neurons that can take spikes back: use --signed (signed=True)")
+        published = config.stream_norm != "cumulative" or config.if_neuron != "bounded"
+        require(not published, "carrying needs stream_norm=cumulative and if_neuron=bounded: others do not forget")
+        if steps != AUTO:
+            steps = check_int(steps, "--carry_steps")
+            require(steps >= 1, f"--carry_steps={steps}: use 1 or more time steps, or auto")
+        require(self._carried is None, "levels are carried already")
+        self.reset()
+        self.restarts, self._carried, self.clock.keeps = 0, _Carried(steps), True
+        try:
+            yield self
+        finally:
+            self._carried, self.clock.keeps = None, False
+            self.reset()
+
+    def forward(self, *args: object, **kwargs: object) -> object:
+        """What the original network takes → what it answers."""
+        if torch.compiler.is_compiling():
+            return self._call(args, kwargs)
+        with self._lock:
+            return self._call(args, kwargs)
+
+    def _call(self, args: tuple, kwargs: dict) -> object:
+        carried = self._carried
+        if self._looks_first and not torch.compiler.is_compiling():
+            self._look(args, kwargs)
+        self._check_mode()
+        self.last_settle_steps = 0
+        goes_on = carried is not None and carried.goes_on(args, kwargs)
+        if not goes_on:
+            self.reset()
+            if carried is not None:
+                self.restarts += 1
+        in_chunks = self.clock.is_stream and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        done = False
+        try:
+            with quantized_once(self, many=False) if in_chunks else contextlib.nullcontext():
+                answer = self._carry_on(args, kwargs) if goes_on else self._from_rest(args, kwargs)
+            done = True
+        finally:
+            if carried is None or not done:
+                self.reset()  # do not hold a batch of levels between calls
+            else:
+                carried.begun(args, kwargs)
+        return answer
+
+    def _from_rest(self, args: tuple, kwargs: dict) -> object:
+        """The whole call from rest."""
+        if not self.clock.is_stream:
+            return self._chunk(args, kwargs, 1)
+        answer = self._chunks(args, kwargs, self.clock.spike_steps)
+        wanted = AUTO if self._carried is not None else self.spiking.settle_steps
+        return self._settle(args, kwargs, answer, wanted) if wanted else answer
+
+    def _carry_on(self, args: tuple, kwargs: dict) -> object:
+        """A call whose neurons are at the levels of the one before."""
+        self.clock.ramp, self.clock.elapsed = False, self.clock.spike_steps
+        if not self.clock.is_stream:
+            return self._chunk(args, kwargs, 1)
+        return self._settle(args, kwargs, None, self._carried.steps)
+
+    def _chunks(self, args: tuple, kwargs: dict, steps: int, answer: object = None) -> object:
+        """`_chunk` of `steps` time steps, as many at once as suit the machine."""
+        size = min(self._chunk_size(args, kwargs) or steps, steps)
+        for done in range(0, steps, size):
+            answer = self._chunk(args, kwargs, min(size, steps - done), answer)
+        return answer
+
+    def _chunk_size(self, args: tuple, kwargs: dict) -> int:
+        """Time steps to run at once: as set, or as many as a CPU caches of the largest feature map; 0: no limit."""
+        if not self.folds_time:
+            return 1
+        if self.spike_chunk:
+            return self.spike_chunk
+        x = next(value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, Tensor))
+        if x.device.type != "cpu" or torch.is_grad_enabled() or x.dim() < 4:
+            return 0
+        step = len(x) * self.config.ch * x.shape[2] * x.shape[3] * x.element_size()
+        return max(1, CACHED_BYTES // max(1, step))
+
+    def _chunk(self, args: tuple, kwargs: dict, steps: int, before: object = None) -> object:
+        """Run `steps` time steps → the average answer so far. before: that of earlier chunks."""
+        clock = self.clock
+        clock.begin(steps)
+        if self.folds_time:
+            args, kwargs = pytree.tree_map(lambda value: _repeated(value, steps), (args, kwargs))
+            answer = clock.average(self.net(*args, **kwargs), before)
+        else:
+            answer = self.net(*_fresh(args), **_fresh(kwargs))
+            if clock.on_currents:
+                answer = _averaged(answer, before, clock.spike_steps)
+        clock.elapsed += steps
+        return answer
+
+    def _settle(self, args: tuple, kwargs: dict, answer: object, wanted: int | str) -> object:
+        """Run on: a fixed number of steps, or until no neuron fires."""
+        if wanted != AUTO:
+            self.last_settle_steps = wanted
+            return self._chunks(args, kwargs, wanted, answer)
+        clock = self.clock
+        clock.asks = True
+        try:
+            while True:
+                clock.busy = None
+                answer = self._chunk(args, kwargs, 1)
+                if clock.busy is None or not bool(clock.busy):
+                    return answer
+                self.last_settle_steps += 1
+                if self.last_settle_steps > self.settle_limit:
+                    raise RuntimeError(
+                        f"the network still fires after {self.settle_limit} settling steps: its forward pass is no "
+                        "pure function of its arguments"
+                    )
+        finally:
+            clock.asks, clock.busy = False, None
+
+    def _look(self, args: tuple, kwargs: dict) -> None:
+        """Follow what reads what through one pass from rest, under layer_sync."""
+        self._looks_first = False
+        carried, self._carried = self._carried, None
+        keeps, self.clock.keeps = self.clock.keeps, False
+        self.reset()
+        try:
+            with self.running_as(SpikingConfig()), torch.no_grad():
+                self.clock.begin(1)
+                self._description = trace(self.net, _fresh(args), _fresh(kwargs))
+        finally:
+            self.reset()
+            self._carried, self.clock.keeps = carried, keeps
+        moving = [neuron.levels for _, neuron in self.neurons()]
+        if not moving:
+            raise UserError("no quantizer reads anything that depends on the call: there is nothing to send spikes for")
+        self.clock.spike_steps = max(level.hi - level.lo for level in moving)
+        self._check_signs([name for name, _ in self.neurons()])
+
+    def example(self) -> tuple[tuple, dict]:
+        """Positional and keyword arguments of a call, on the network's device. Raises UserError if none is known."""
+        known = getattr(self.net, "example_call", None)
+        if known is None:
+            raise UserError("describe(): call the network once, or give an example of a call: describe(x, t)")
+        args, kwargs = known() if callable(known) else known
+        like = next(self.net.parameters())
+
+        def placed(value: object) -> object:
+            if not isinstance(value, Tensor):
+                return value
+            return value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
+
+        return pytree.tree_map(placed, (args, kwargs))
+
+    def _check_signs(self, names: list[str]) -> None:
+        """Raise UserError where neurons that take nothing back would have to reach levels below 0."""
+        if self.spiking.signed:
+            return
+        below = [name for name in names if self.net.get_submodule(name).levels.lo < 0]
+        require(
+            not below,
+            f"neurons that take nothing back (--nosigned, signed=False) reach no levels below 0, which "
+            f"{', '.join(below[:3])}{' …' if len(below) > 3 else ''} have: use signed=True",
+        )
+
+    def _check_mode(self) -> None:
+        if not self.training:
+            return
+        for name, module in self.net.named_modules():
+            drops = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+            if module.training and (drops or isinstance(module, nn.modules.batchnorm._BatchNorm)):
+                raise UserError(
+                    f"{name} is in training mode: a {type(module).__name__} answers differently in every time step; "
+                    "call .eval() first"
+                )
+
+
+class _Carried:
+    """What is known of the calls while levels are carried. steps: of a carried call under `stream`."""
+
+    def __init__(self, steps: int | str) -> None:
+        self.steps = steps
+        self.shapes: list | None = None  # of the tensors of the call before
+
+    def goes_on(self, args: tuple, kwargs: dict) -> bool:
+        """Whether a call can start from the levels of the one before."""
+        return self.shapes is not None and self.shapes == _shapes(args, kwargs)
+
+    def begun(self, args: tuple, kwargs: dict) -> None:
+        self.shapes = _shapes(args, kwargs)
+
+
+def _shapes(args: tuple, kwargs: dict) -> list:
+    leaves = pytree.tree_leaves((args, kwargs))
+    return [(value.shape, value.dtype, value.device) if isinstance(value, Tensor) else None for value in leaves]
+
+
+class _Lock:
+    """A lock that copies and pickles of a network have of their own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __deepcopy__(self, memo: dict) -> _Lock:
+        return _Lock()
+
+    def __reduce__(self) -> tuple[type, tuple]:
+        return _Lock, ()
+
+
+def _repeated(value: object, steps: int) -> object:
+    """A tensor's rows, for every one of `steps` time steps."""
+    if steps == 1 or not isinstance(value, Tensor) or value.dim() == 0:
+        return value
+    return value.repeat(steps, *[1] * (value.dim() - 1))
+
+
+def _fresh(value: object) -> object:
+    """A copy of what a network is called with: what it changes or takes out must be there again in the next step."""
+    return _map(value, lambda tensor: tensor.clone())
+
+
+def _map(value: object, change: Callable[[Tensor], Tensor]) -> object:
+    """`value` with its tensors changed and its lists, tuples and dictionaries, nested or not, made anew."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple):
+        items = [_map(item, change) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if type(value) is list:
+        return [_map(item, change) for item in value]
+    if type(value) is dict:
+        return {key: _map(item, change) for key, item in value.items()}
+    return value
+
+
+def _averaged(answer: object, before: object, window: int) -> object:
+    """A step's answer in currents, added to what earlier steps make of the window's average."""
+    shares, spec = pytree.tree_flatten(answer)
+    shares = [value / window if isinstance(value, Tensor) else value for value in shares]
+    if before is not None:
+        earlier = pytree.tree_leaves(before)
+        shares = [a + b if isinstance(a, Tensor) else a for a, b in zip(shares, earlier, strict=True)]
+    return pytree.tree_unflatten(shares, spec)

@@ -1,0 +1,76 @@
+"""The quantizers that conversion knows: how to read the levels of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from quant import QuantReLU
+
+from ..config import require
+from ..errors import UserError
+from ..kernels import Levels
+
+#: Answers None for a quantizer that quantizes nothing, which stays as it is.
+Read = Callable[[nn.Module], Levels | None]
+_READERS: dict[type[nn.Module], Read] = {}
+
+
+def register_quantizer(cls: type[nn.Module], read: Read) -> None:
+    """Let `convert` replace modules of class `cls`, and of classes derived from it, by neurons.
+
+    read(module) → `Levels(step, lo, hi, offset=0, before=None, level=None)`, as the module's parameters have them now:
+    it is asked again at every call. Raises UserError for what is no class of modules.
+    """
+    require(isinstance(cls, type) and issubclass(cls, nn.Module), f"register_quantizer: {cls!r} is no class of modules")
+    require(callable(read), f"register_quantizer: {read!r} is no function of a module")
+    _READERS[cls] = read
+
+
+def reader_of(module: nn.Module) -> Read | None:
+    """How to read a quantizer's levels; None for a module that is none, or that quantizes nothing."""
+    read = next((_READERS[base] for base in type(module).__mro__ if base in _READERS), None)
+    return None if read is None or read(module) is None else read
+
+
+def read_quant_relu(module: QuantReLU) -> Levels | None:
+    """`quant`'s activations. Raises UserError for levels that are powers of two."""
+    if not module.quantizes:
+        return None
+    if not module.is_uniform:
+        raise UserError(
+            "its activation levels are powers of two, and spikes count uniform levels; use uniform activations "
+            "(APoT is for weights)"
+        )
+    clip, window = module.clip(), module.levels
+    plain = type(module).preactivation is QuantReLU.preactivation
+    return Levels(clip / window, 0, window, before=None if plain else module.preactivation, scale=window / clip)
+
+
+def read_torch_fake_quantize(module: nn.Module) -> Levels | None:
+    """torch.ao.quantization.FakeQuantize, which rounds half to even."""
+    if not bool(module.fake_quant_enabled[0]):
+        return None
+    if bool(module.observer_enabled[0]):
+        raise UserError("its observer is on: it would change with every call; disable observers first")
+    step, zero = module.scale.detach(), module.zero_point.to(module.scale.dtype)
+    lows, highs = module.quant_min - zero, module.quant_max - zero
+    if bool((lows != lows.flatten()[0]).any()):
+        raise UserError("its channels have zero points of their own; one zero point a layer is supported")
+
+    def shaped(x: Tensor) -> Tensor:
+        return step if step.numel() == 1 else step.view(-1, *[1] * (x.dim() - 1 - module.ch_axis))
+
+    axes = 0 if step.numel() == 1 else max(0, 3 - module.ch_axis)  # of what follows the channels of an image
+    return Levels(
+        step.reshape(()) if step.numel() == 1 else step.view(-1, *[1] * axes),
+        int(lows.flatten()[0]),
+        int(highs.flatten()[0]),
+        level=lambda x: torch.round(module(x) / shaped(x)),
+    )
+
+
+register_quantizer(QuantReLU, read_quant_relu)
+register_quantizer(torch.ao.quantization.FakeQuantize, read_torch_fake_quantize)
