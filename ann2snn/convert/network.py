@@ -26,8 +26,8 @@ class SpikingNetwork(nn.Module):
 
     One time step is one forward pass of `net`, and the answer is that of the last pass: tensors, tuples or whatever
     else `net` answers with. `layer_sync` takes one pass, in which every layer goes to its levels at once; `stream`
-    takes T, in which the input arrives bit by bit, and may settle for some more. What the network does not have itself it has
-    from `net` (`config`, `dtype`, `device`, …). `convert` makes one.
+    takes T, in which the input arrives bit by bit, and may settle for some more. What the network does not have itself
+    it has from `net` (`config`, `dtype`, `device`, …). `convert` makes one.
 
     `last_settle_steps`: settling steps in which something still fired or that were asked for, of the last call.
     `restarts`: calls that began from rest while levels were carried (`carrying`). `spike_chunk`: see `set_spike_chunk`.
