@@ -8,7 +8,18 @@
 True
 """
 
-from .api import build_unet, convert, cost, fold_thresholds, freeze_norms, gap, load, sample
+from .api import (
+    build_unet,
+    convert,
+    cost,
+    fold_thresholds,
+    freeze_norms,
+    gap,
+    load,
+    quantize,
+    register_attention,
+    sample,
+)
 from .config import DiffusionConfig, SampleConfig, SpikingConfig, UNetConfig
 from .errors import UserError
 
@@ -26,5 +37,7 @@ __all__ = [
     "freeze_norms",
     "gap",
     "load",
+    "quantize",
+    "register_attention",
     "sample",
 ]
