@@ -75,6 +75,16 @@ class UniformQuantizer(nn.Module):
         factor = lsq_gradient_scale(max(x.numel() // step.numel(), 1), self.hi) if self.grad_scale else None
         return step_quantize(x, step, self.lo, self.hi, factor)
 
+    def get_extra_state(self) -> Tensor:
+        """The range, which travels with the scale in a state dict: (lo, hi)."""
+        return torch.tensor([self.lo, self.hi])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        lo, hi = state.tolist()
+        if hi - lo != 2**self.bits - 1:
+            raise ValueError(f"the levels {lo} to {hi} that are loaded are not of {self.bits} bits")
+        self.signed = lo < 0
+
     def extra_repr(self) -> str:
         channels = "" if self.channels is None else f", channels={self.channels}, axis={self.axis}"
         return f"bits={self.bits}, signed={self.signed}{channels}"

@@ -88,7 +88,7 @@ def quantize(
         for site in sites:
             _place(site, rules.quantizer(site))
         _calibrate(net, sites, calls, rules)
-    net.example_call = calls[0].stored()
+    net.example_call = tuple(calls[0].stored())
     return net
 
 
@@ -215,12 +215,20 @@ class _Fit:
 
 
 def _calibrate(net: nn.Module, sites: list[Site], calls: list[Call], rules: Rules) -> None:
-    """Set all ranges, in the order the quantizers are called in: each reads what those before it have quantized."""
-    hooks = []
-    for site in sites:
+    """Set all ranges, in the order the quantizers are called in: each reads what those before it have quantized.
+
+    Raises UserError for quantizers that are not called.
+    """
+    hooks, fits = [], [_Fit(site.name, rules) for site in sites]
+    for site, fit in zip(sites, fits, strict=True):
         quantizer = site.module.output_quantizer if site.behind else site.module.input_quantizer
-        hooks.append(quantizer.register_forward_pre_hook(_Fit(site.name, rules)))
+        hooks.append(quantizer.register_forward_pre_hook(fit))
     for call in calls:
         call.run(net)
     for hook in hooks:
         hook.remove()
+    # A network whose path depends on values may take another one once it is quantized.
+    silent = [fit.name for fit in fits if fit.values is None]
+    require(
+        not silent, f"the quantized network never calls {', '.join(silent)}: add calls, or leave them out with skip="
+    )
