@@ -18,6 +18,7 @@ from quant import QuantReLU, UniformQuantizer, fit_step
 
 from ..config import require
 from ..errors import UserError
+from ..neurons import IFNeuron
 from .attention import attended, project_all
 from .calls import Call, read_calls
 from .reach import LAYERS, Site, check_finite, first_argument, noting
@@ -94,7 +95,8 @@ def quantize(
 
 def _check_float(net: nn.Module) -> None:
     for name, module in net.named_modules():
-        is_quantized = isinstance(module, UniformQuantizer) or (isinstance(module, QuantReLU) and module.quantizes)
+        is_quantized = isinstance(module, (UniformQuantizer, IFNeuron))
+        is_quantized |= isinstance(module, QuantReLU) and module.quantizes
         message = f"net is quantized already ({name or 'itself'} is a {type(module).__name__}): give the float network"
         require(not is_quantized, message)
 
