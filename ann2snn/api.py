@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 from torch import Tensor, nn
 
@@ -16,8 +15,7 @@ from .io import checkpoint
 from .nets import UNet
 from .nets.architecture import Network
 from .nets.direct import DirectDenoiser
-from .ptq import quantize as quantize_network
-from .ptq import register_attention
+from .ptq import quantize, register_attention
 from .sampling import generate_all
 
 __all__ = [
@@ -66,26 +64,6 @@ def build_unet(*, bit: int = 8, diffusion: DiffusionConfig | None = None, **conf
     """A U-Net with fresh weights; `bit=32` is the plain ReLU network. `config`: fields of `UNetConfig`."""
     settings = UNetConfig(bits=bit, **config)
     return UNet(settings, diffusion=diffusion)
-
-
-def quantize(net: nn.Module, bits: int, calibrate: Iterable, **options: object) -> nn.Module:
-    """A copy of any float network with uniform quantizers (`quant.UniformQuantizer`), ranges set, in eval mode.
-
-    Quantizers come before every convolution and linear layer but those that no other layer's output reaches (an
-    image's first convolution, the first linear layer of a time embedding), and on q, k and v of known attention:
-    diffusers', torch's, `register_attention`'s. `net` stays as it is. See docs/own-network.md.
-
-    bits: 2 to 8.
-    calibrate: calls of `net`: tuples of arguments, dicts of keyword arguments, or pairs (tuple, dict); a tensor is a
-    single argument. Ranges are set in the order of the data flow, each from values that are quantized already.
-    options: signed="auto" (levels below 0 where calibration saw such values) | True | False; skip=() (names, patterns
-    or classes of modules to leave out, with all that is in them); granularity="tensor" | "channel" (a step per
-    channel); method="mse" | "percentile" with percentile=99.9.
-
-    The steps are parameters, so the answer can be trained like any network; its `example_call`, (args, kwargs) on the
-    CPU, is the first of the calls. Raises UserError, which names layers that never run or meet NaN.
-    """
-    return quantize_network(net, bits, calibrate, **options)
 
 
 def convert(ann: UNet, **options: object) -> SpikingDenoiser:

@@ -76,7 +76,22 @@ def quantize(
     method: str = "mse",
     percentile: float = 99.9,
 ) -> nn.Module:
-    """See `ann2snn.quantize`."""
+    """A copy of any float network with uniform quantizers (`quant.UniformQuantizer`), ranges set, in eval mode.
+
+    Quantizers come before every convolution and linear layer but those that no other layer's output reaches (an
+    image's first convolution, the first linear layer of a time embedding), and on q, k and v of known attention:
+    diffusers', torch's, `register_attention`'s. `net` stays as it is. See docs/own-network.md.
+
+    bits: 2 to 8.
+    calibrate: calls of `net`: tuples of arguments, dicts of keyword arguments, or pairs (tuple, dict); a tensor is a
+    single argument. Ranges are set in the order of the data flow, each from values that are quantized already.
+    signed: "auto" (levels below 0 where calibration saw such values), True or False.
+    skip: names, patterns or classes of modules to leave out, with all that is in them.
+    granularity: "tensor" or "channel", a step for each. method: "mse", or "percentile" with `percentile`; `fit_step`.
+
+    The steps are parameters, so the answer can be trained like any network; its `example_call`, (args, kwargs) on the
+    CPU, is the first of the calls. Raises UserError, which names layers that never run or meet NaN.
+    """
     require(isinstance(net, nn.Module), f"net is a {type(net).__name__}: give a torch.nn.Module")
     rules = Rules(bits, signed, granularity, method, percentile)
     calls = read_calls(calibrate)
