@@ -135,8 +135,9 @@ def project_all(net: nn.Module, skipped: set[nn.Module]) -> None:
     for name, module in net.named_modules():
         if isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False
-        if type(module).forward is nn.MultiheadAttention.forward and module not in skipped:
-            project(name or "the network", module)
+        if isinstance(module, nn.MultiheadAttention) and module not in skipped:
+            if type(module).forward is nn.MultiheadAttention.forward:
+                project(name or "the network", module)
 
 
 register_attention(ProjectedAttention, "q_proj", "k_proj", "v_proj")

@@ -96,10 +96,11 @@ def quantize(
     rules = Rules(bits, signed, granularity, method, percentile)
     calls = read_calls(calibrate)
     _check_float(net)
-    net = _copied(net).eval()
     skip = (skip,) if isinstance(skip, (str, type)) else tuple(skip)
-    project_all(net, skipped_modules(net, skip))
-    with torch.no_grad(), _random_state_kept(net):
+    # Parameters made in a caller's inference mode could never be trained.
+    with torch.inference_mode(False), torch.no_grad(), _random_state_kept(net):
+        net = _copied(net).eval()
+        project_all(net, skipped_modules(net, skip))
         sites = _find_sites(net, skipped_modules(net, skip), calls)
         for site in sites:
             _place(site, rules.quantizer(site))

@@ -229,6 +229,13 @@ def test_weights_and_steps_learn_together(granularity):
     assert all(not torch.equal(value, before[name]) for name, value in quantized.named_parameters())
 
 
+def test_what_was_quantized_in_inference_mode_can_be_trained_too():
+    with torch.inference_mode():
+        quantized = quantize(toy(), 4, [IMAGES + 0])
+    quantized(IMAGES).sum().backward()
+    assert all(parameter.grad is not None for parameter in quantized.parameters())
+
+
 def test_skip_takes_names_beginnings_patterns_and_classes():
     class Block(nn.Sequential):
         pass
@@ -358,6 +365,12 @@ def test_subclasses_of_layers_are_called_as_their_own_forward_wants():
     net, quantized = Net(), quantize(Net(), 8, [x])
     assert isinstance(quantized.b, Scaled) and quantized.b.in_features == 3
     torch.testing.assert_close(quantized(x), net(x), rtol=0, atol=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_compiled_parts_stay_as_they_are():
+    net = nn.Sequential(nn.Linear(3, 3), torch.jit.script(nn.Sequential(nn.Linear(3, 3))), nn.Linear(3, 3))
+    assert sites(quantize(net, 4, [torch.randn(2, 3)]))[0] == ["2"]
 
 
 def test_our_full_precision_network_can_be_quantized():
