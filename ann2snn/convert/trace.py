@@ -118,7 +118,10 @@ def trace(net: nn.Module, args: tuple, kwargs: dict) -> Description:
     """
     follower = Follower(net)
     with follower.attached(args, kwargs):
-        net(*args, **kwargs)
+        answer = net(*args, **kwargs)
+    for value in pytree.tree_leaves(answer):
+        if read := (follower.of(value) or frozenset()) - {REAL}:
+            follower.others.append(("the network's answer", read))
     called = follower.called
     neurons = tuple(name for name, m in net.named_modules() if isinstance(m, IFNeuron) and not m.is_constant)
     unread = tuple(name for name in neurons if name not in called)
