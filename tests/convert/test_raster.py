@@ -76,7 +76,7 @@ def test_settling_comes_after_the_window_and_ends_silent(network):
 def test_recording_leaves_the_network_as_it_was(network):
     _, snn, _, _ = network
     raster_of(network, LAYER_SYNC)
-    assert snn.spiking == LAYER_SYNC and not snn.clock.materialise and snn.clock.monitor is None
+    assert snn.spiking == LAYER_SYNC and snn.clock.monitor is None
 
 
 def test_the_smallest_layer_limits_all(network):
