@@ -14,7 +14,7 @@ from ann2snn.diffusion import VP
 from ann2snn.errors import UserError
 from ann2snn.io import checkpoint
 from ann2snn.nets import UNet
-from ann2snn.nets.parts import AnnParts
+from ann2snn.nets.parts import Parts
 from quant import QuantReLU, calibrate_activations
 from tests.helpers import ann_counts, assert_close, assert_equal, random_ann, random_batch, spike_trains
 from tests.scripts import NETWORK, SAMPLING, check, script, train_flags
@@ -185,7 +185,7 @@ class Ones(nn.Module):
         return torch.ones(len(t), self.dim, dtype=torch.float64)
 
 
-class CountingParts(AnnParts):
+class CountingParts(Parts):
     def activation(self, *args: object) -> nn.Module:
         return Count()
 
