@@ -67,7 +67,8 @@ class FusedReLU(QuantReLU):
             return None
         clip = self.clip()
         neurons = Neurons(Levels(clip / self.levels, 0, self.levels, scale=self.levels / clip))
-        counts = norm_follow(x[None], NormRule.of(norm), None, neurons, (Pace(1.0),), whole)[0]
+        dtype = torch.uint8 if whole else None
+        counts = norm_follow(x[None], NormRule.of(norm), None, neurons, (Pace(1.0),), dtype)[0]
         return Spikes(counts, 0, neurons.worth) if whole else counts
 
 

@@ -108,7 +108,8 @@ class IFNeuron(nn.Module):
         x, rule, paces = clock.unfold(x), NormRule.of(norm), clock.paces()
         level = self._state(lambda: self._rest(x[0].to(norm.weight.dtype), neurons))
         whole = whole and neurons.worth.dim() == 0 and not neurons.levels.has_offset
-        answers = norm_follow(x, rule, level, neurons, paces, whole, self._report()).flatten(0, 1)
+        dtype = torch.uint8 if whole else None
+        answers = norm_follow(x, rule, level, neurons, paces, dtype, self._report()).flatten(0, 1)
         return Spikes(answers, -neurons.levels.lo, self._worth_by_row(neurons, x)) if whole else answers
 
     def _worth_by_row(self, neurons: Neurons, x: Tensor) -> Tensor:
