@@ -117,7 +117,7 @@ class IFNeuron(nn.Module):
         shares = [pace.share for pace in self.clock.paces()]
         if min(shares) == 1:
             return neurons.worth
-        return (neurons.worth / torch.tensor(shares).to(neurons.worth)).repeat_interleave(x.shape[1]).view(-1, 1, 1, 1)
+        return (neurons.worth / neurons.worth.new_tensor(shares)).repeat_interleave(x.shape[1]).view(-1, 1, 1, 1)
 
     def _state(self, rest: Callable[[], object]) -> object:
         """The state of this call: calls of one module in a pass are told apart by their order."""
@@ -132,6 +132,9 @@ class IFNeuron(nn.Module):
         """A neuron that integrates: x [L, N, *S] → the currents that it sends [L, N, *S], or their running means."""
         clock, theta, size = self.clock, self.theta, self.event_size
         state = self._state(lambda: _Integrated.rest(x[0], neurons, theta))
+        if state.level.shape != x.shape[1:]:
+            shapes = f"{tuple(state.level.shape)} but the input has {tuple(x.shape[1:])}"
+            raise ValueError(f"neuron state has shape {shapes}; reset the network")
         current = x if clock.on_currents else state.currents(x, clock.elapsed)
         if clock.config.if_neuron == "reference":
             events = if_scan(current, state.published, theta, clock.config.signed, clock.smooth)
@@ -224,6 +227,6 @@ class _Integrated:
         self.total = totals[-1]
         if not answers.requires_grad:
             return torch.stack(events).to(current.dtype)
-        shares = torch.tensor([pace.share for pace in clock.paces()]).to(answers)
+        shares = answers.new_tensor([pace.share for pace in clock.paces()])
         reached = answers * shares.view(-1, *[1] * (answers.dim() - 1))
         return reached - torch.cat([before.detach()[None].to(reached), reached[:-1]])
