@@ -14,9 +14,21 @@ from .io import checkpoint
 from .nets import UNet
 from .nets.architecture import Network
 from .nets.direct import DirectDenoiser
+from .ptq import quantize, register_attention
 from .sampling import generate_all
 
-__all__ = ["build_unet", "convert", "cost", "fold_thresholds", "gap", "load", "register_quantizer", "sample"]
+__all__ = [
+    "build_unet",
+    "convert",
+    "cost",
+    "fold_thresholds",
+    "gap",
+    "load",
+    "quantize",
+    "register_attention",
+    "register_quantizer",
+    "sample",
+]
 
 
 def load(

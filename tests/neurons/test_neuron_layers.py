@@ -223,7 +223,7 @@ def test_charges_and_thresholds_per_channel():
     wanted = torch.floor(x[0] * 7 / neuron.act_alpha + neuron.charge).clamp(0, 7).detach()
     assert_equal(neuron.states[0], wanted)
     assert set(neuron.state_dict()) == {"act_alpha", "charge"}
-    with pytest.raises(UserError, match="3 channels has thresholds or charges"):
+    with pytest.raises(UserError, match="has thresholds or charges"):
         neuron.reset()
         run(neuron, x[:, :, :3])
 
