@@ -96,10 +96,11 @@ class IFNeuron(nn.Module):
         self._check_channels(x)
         return neurons.rest(x) if self.clock.is_stream or self.clock.keeps else None
 
-    def after_norm(self, norm: nn.GroupNorm, x: Tensor, whole: bool = False) -> Tensor | Spikes | None:
+    def after_norm(self, norm: nn.GroupNorm, x: Tensor, dtype: torch.dtype | None = None) -> Tensor | Spikes | None:
         """self(norm(x)) [L·N, C, H, W] without forming what the norm answers; x and norm as they are given to it.
 
-        None where norm and neuron must run one after the other. Wants no gradient. whole: answer with `Spikes`.
+        None where norm and neuron must run one after the other. Wants no gradient. dtype: of the answers, None: that of
+        the norm's parameters; torch.uint8: `Spikes`, where all levels of the layer are worth the same.
         """
         clock, neurons = self.clock, self.neurons
         apart = clock.is_stream and (clock.on_currents or clock.config.if_neuron == "reference" or clock.smooth)
@@ -108,9 +109,10 @@ class IFNeuron(nn.Module):
             return None
         x, rule, paces = clock.unfold(x), NormRule.of(norm), clock.paces()
         level = self._state(lambda: self._rest(x[0].to(norm.weight.dtype), neurons))
-        whole = whole and neurons.worth.dim() == 0 and not neurons.levels.has_offset
-        dtype = torch.uint8 if whole else None
+        if dtype == torch.uint8 and (neurons.worth.dim() or neurons.levels.has_offset):
+            dtype = None
         answers = norm_follow(x, rule, level, neurons, paces, dtype, self._report()).flatten(0, 1)
+        whole = dtype == torch.uint8
         return Spikes(answers, -neurons.levels.lo, self._worth_by_row(neurons, x)) if whole else answers
 
     def _worth_by_row(self, neurons: Neurons, x: Tensor) -> Tensor:

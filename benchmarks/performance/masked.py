@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 
 import torch
-from ann2snn.convert.parts import SpikingConv2d
 from torch import Tensor, nn
 
 from ann2snn.convert import SpikingNetwork

@@ -152,7 +152,7 @@ def test_after_a_norm_it_answers_as_after_the_two_layers(schedule, steps):
     wanted = run(apart, x, lambda rows: apart(norm(rows)))
     assert_close(run(joined, x, lambda rows: joined.after_norm(norm, rows)), wanted, 1e-14)
     spikes: list[Spikes] = []
-    run(whole, x, lambda rows: spikes.append(whole.after_norm(norm, rows, whole=True)) or rows)
+    run(whole, x, lambda rows: spikes.append(whole.after_norm(norm, rows, torch.uint8)) or rows)
     assert spikes[0].bytes.dtype == torch.uint8
     assert_close((spikes[0].bytes.double() - spikes[0].zero) * spikes[0].size, wanted.flatten(0, 1), 1e-12)
 
