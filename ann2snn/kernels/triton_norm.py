@@ -25,14 +25,23 @@ TILE = 2048
 
 
 @triton.jit
-def _places(start, width, pixels, stride_c, stride_p, CHANNELS_INNER: tl.constexpr, BLOCK: tl.constexpr):
-    """Values `start` … of a group, in memory order: offset, channel and whether there is such a value, [BLOCK] each."""
+def _group(groups, width, stride_n, stride_c):
+    """Where this program's group begins, which may be far into a tensor, and its first channel."""
+    channel = tl.program_id(0) % groups * width
+    return (tl.program_id(0) // groups).to(tl.int64) * stride_n + channel * stride_c, channel
+
+
+@triton.jit
+def _places(
+    start, first_channel, width, pixels, stride_c, stride_p, CHANNELS_INNER: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Values `start` … of a group, in memory order: offset in it, channel, whether there is such a value, [BLOCK]."""
     value = start + tl.arange(0, BLOCK)
     if CHANNELS_INNER:
         channel, pixel = value % width, value // width
     else:
         channel, pixel = value // pixels, value % pixels
-    return channel * stride_c + pixel * stride_p, channel, value < width * pixels
+    return channel * stride_c + pixel * stride_p, first_channel + channel, value < width * pixels
 
 
 @triton.jit
@@ -82,71 +91,87 @@ def _move(
 
 
 @triton.jit
-def _follow(
+def _in_registers(
     x_ptr, answers_ptr, level_ptr, weight_ptr, bias_ptr, scale_ptr, charge_ptr, worth_ptr, paces_ptr,
     steps, low, high, first, eps, groups, width, pixels, stride_l, stride_n, stride_c, stride_p,
     SCALE: tl.constexpr, CHARGE: tl.constexpr, WORTH: tl.constexpr, TAKES_BACK: tl.constexpr, BYTES: tl.constexpr,
-    CHANNELS_INNER: tl.constexpr, TILED: tl.constexpr, BLOCK: tl.constexpr,
+    CHANNELS_INNER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Step by step the levels of a group follow their targets. first: the level at rest. paces: (share, most)."""
-    # Where the group begins may be far into a tensor; within a sample 32 bits are enough.
-    group = tl.program_id(0) % groups
-    base = (tl.program_id(0) // groups).to(tl.int64) * stride_n + group * width * stride_c
-    weight_ptr += group * width
-    bias_ptr += group * width
-    scale_ptr += group * width * SCALE
-    worth_ptr += group * width * WORTH
-    if charge_ptr is not None:
-        charge_ptr += group * width * CHARGE
-    size, row = width * pixels, base
-    values = size + 0.0
-    if TILED:
-        for step in range(steps):
-            share, most = tl.load(paces_ptr + 2 * step), tl.load(paces_ptr + 2 * step + 1)
-            # Tiles' means and squares join by Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm
-            # for computing sample variances", 1979.
-            mean, squares = 0.0, 0.0
-            for start in range(0, size, BLOCK):
-                at, channel, inside = _places(start, width, pixels, stride_c, stride_p, CHANNELS_INNER, BLOCK)
-                x = tl.load(x_ptr + row + at, mask=inside, other=0.0).to(tl.float32)
-                count = tl.minimum(size - start, BLOCK).to(tl.float32)
-                tile_mean, tile_squares = _spread(x, inside, count)
-                part, apart = tl.div_rn(count, start + count), tile_mean - mean
-                mean += apart * part
-                squares += tile_squares + apart * apart * (start * part)
-            variance = tl.div_rn(squares, values)
-            for start in range(0, size, BLOCK):
-                at, channel, inside = _places(start, width, pixels, stride_c, stride_p, CHANNELS_INNER, BLOCK)
-                x = tl.load(x_ptr + row + at, mask=inside, other=0.0).to(tl.float32)
-                level = tl.zeros([BLOCK], tl.float32) + first
-                if level_ptr is not None:
-                    level = tl.load(level_ptr + base + at, mask=inside, other=0.0)
-                level = _move(
-                    x, level, mean, variance, answers_ptr + row + at, channel, inside, weight_ptr, bias_ptr,
-                    scale_ptr, charge_ptr, worth_ptr, share, most, low, high, eps,
-                    SCALE, CHARGE, WORTH, TAKES_BACK, BYTES,
-                )  # fmt: skip
-                if level_ptr is not None:
-                    tl.store(level_ptr + base + at, level, mask=inside)
-            tl.debug_barrier()  # the next step may read a level in another thread
-            row += stride_l
-    else:
-        at, channel, inside = _places(0, width, pixels, stride_c, stride_p, CHANNELS_INNER, BLOCK)
-        level = tl.zeros([BLOCK], tl.float32) + first
-        if level_ptr is not None:
-            level = tl.load(level_ptr + base + at, mask=inside, other=0.0)
-        for step in range(steps):
-            share, most = tl.load(paces_ptr + 2 * step), tl.load(paces_ptr + 2 * step + 1)
+    base, start = _group(groups, width, stride_n, stride_c)
+    at, channel, inside = _places(0, start, width, pixels, stride_c, stride_p, CHANNELS_INNER, BLOCK)
+    level = tl.zeros([BLOCK], tl.float32) + first
+    if level_ptr is not None:
+        level = tl.load(level_ptr + base + at, mask=inside, other=0.0)
+    size, row = width * pixels + 0.0, base
+    for step in range(steps):
+        share, most = tl.load(paces_ptr + 2 * step), tl.load(paces_ptr + 2 * step + 1)
+        x = tl.load(x_ptr + row + at, mask=inside, other=0.0).to(tl.float32)
+        mean, squares = _spread(x, inside, size)
+        level = _move(
+            x, level, mean, tl.div_rn(squares, size), answers_ptr + row + at, channel, inside,
+            weight_ptr, bias_ptr, scale_ptr, charge_ptr, worth_ptr, share, most, low, high, eps,
+            SCALE, CHARGE, WORTH, TAKES_BACK, BYTES,
+        )  # fmt: skip
+        row += stride_l
+    if level_ptr is not None:
+        tl.store(level_ptr + base + at, level, mask=inside)
+
+
+@triton.jit
+def _spread_of_tiles(
+    x_ptr, channel, width, pixels, stride_c, stride_p, CHANNELS_INNER: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """(mean, variance) of the group at `x_ptr`.
+
+    Means and squares of tiles join by Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
+    computing sample variances", 1979.
+    """
+    mean, squares, size = 0.0, 0.0, width * pixels
+    for start in range(0, size, BLOCK):
+        at, _, inside = _places(start, channel, width, pixels, stride_c, stride_p, CHANNELS_INNER, BLOCK)
+        x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        count = tl.minimum(size - start, BLOCK).to(tl.float32)
+        tile_mean, tile_squares = _spread(x, inside, count)
+        part, apart = tl.div_rn(count, start + count), tile_mean - mean
+        mean += apart * part
+        squares += tile_squares + apart * apart * (start * part)
+    return mean, tl.div_rn(squares, size + 0.0)
+
+
+@triton.jit
+def _in_tiles(
+    x_ptr, answers_ptr, level_ptr, weight_ptr, bias_ptr, scale_ptr, charge_ptr, worth_ptr, paces_ptr,
+    steps, low, high, first, eps, groups, width, pixels, stride_l, stride_n, stride_c, stride_p,
+    SCALE: tl.constexpr, CHARGE: tl.constexpr, WORTH: tl.constexpr, TAKES_BACK: tl.constexpr, BYTES: tl.constexpr,
+    CHANNELS_INNER: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """As `_in_registers`, of a group that is larger."""
+    row, first_channel = _group(groups, width, stride_n, stride_c)
+    if level_ptr is not None:
+        level_ptr += row
+    for step in range(steps):
+        share, most = tl.load(paces_ptr + 2 * step), tl.load(paces_ptr + 2 * step + 1)
+        mean, variance = _spread_of_tiles(
+            x_ptr + row, first_channel, width, pixels, stride_c, stride_p, CHANNELS_INNER, BLOCK
+        )
+        for start in range(0, width * pixels, BLOCK):
+            at, channel, inside = _places(
+                start, first_channel, width, pixels, stride_c, stride_p, CHANNELS_INNER, BLOCK
+            )
             x = tl.load(x_ptr + row + at, mask=inside, other=0.0).to(tl.float32)
-            mean, squares = _spread(x, inside, values)
+            level = tl.zeros([BLOCK], tl.float32) + first
+            if level_ptr is not None:
+                level = tl.load(level_ptr + at, mask=inside, other=0.0)
             level = _move(
-                x, level, mean, tl.div_rn(squares, values), answers_ptr + row + at, channel, inside,
-                weight_ptr, bias_ptr, scale_ptr, charge_ptr, worth_ptr, share, most, low, high, eps,
+                x, level, mean, variance, answers_ptr + row + at, channel, inside, weight_ptr, bias_ptr,
+                scale_ptr, charge_ptr, worth_ptr, share, most, low, high, eps,
                 SCALE, CHARGE, WORTH, TAKES_BACK, BYTES,
             )  # fmt: skip
-            row += stride_l
-        if level_ptr is not None:
-            tl.store(level_ptr + base + at, level, mask=inside)
+            if level_ptr is not None:
+                tl.store(level_ptr + at, level, mask=inside)
+        tl.debug_barrier()  # the next step may read a level in another thread
+        row += stride_l
 
 
 def norm_follow(
@@ -158,9 +183,10 @@ def norm_follow(
     state = None if level is None else laid_out_as(level, torch.empty_like(x[0], dtype=torch.float32))
     scale, worth = levels.per_unit.contiguous(), neurons.worth.contiguous()
     charge = None if neurons.charge is None else neurons.charge.contiguous()
-    grid, places = _plan(x[0], norm)
+    programs, places = _plan(x[0], norm)
+    kernel = _in_tiles if places["width"] * places["pixels"] > places["BLOCK"] else _in_registers
     with device_of(x):
-        _follow[grid](
+        kernel[programs](
             x, answers, state, norm.weight.contiguous(), norm.bias.contiguous(), scale, charge, worth,
             _on_device(tuple(paces), x.device), len(x), float(levels.lo), float(levels.hi), float(levels.start),
             float(norm.eps), stride_l=x[0].numel(), SCALE=_stride(scale), CHARGE=_stride(charge), WORTH=_stride(worth),
@@ -200,8 +226,7 @@ def _plan(x: Tensor, norm: NormRule) -> tuple[tuple[int], dict[str, object]]:
     return (samples * norm.groups,), {
         **{"groups": norm.groups, "width": per_group, "pixels": height * width},
         **{"stride_n": stride_n, "stride_c": stride_c, "stride_p": stride_p, "CHANNELS_INNER": stride_c < stride_p},
-        **{"TILED": per_group * height * width > block, "BLOCK": block},
-        **{"num_warps": warps_of(block), "enable_fp_fusion": False},
+        **{"BLOCK": block, "num_warps": warps_of(block), "enable_fp_fusion": False},
     }
 
 

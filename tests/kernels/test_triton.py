@@ -51,8 +51,8 @@ def test_kernels_on_a_gpu():
 FLOATS = ("decay", "threshold", "eps", "low", "high", "first")
 LIF = {"STRICT": True, "SOFT": False, "BLOCK": 512}
 #: All parameters per channel, levels kept: what takes most registers.
-FOLLOW = {"SCALE": 1, "CHARGE": 1, "WORTH": 1, "TAKES_BACK": True, "BYTES": False, "CHANNELS_INNER": True}
-WHOLE, TILED = {"TILED": False, "BLOCK": 2048}, {"TILED": True, "BLOCK": 2048}
+FOLLOW = {"SCALE": 1, "CHARGE": 1, "WORTH": 1, "TAKES_BACK": True, "BYTES": False}
+FOLLOW |= {"CHANNELS_INNER": True, "BLOCK": 2048}
 PLAIN = {"SCALE": 0, "CHARGE": 0, "WORTH": 0, "charge_ptr": None, "CHANNELS_INNER": False}
 #: name → (module, function, constants, types of arguments where they are not float32, or 32-bit integers)
 KERNELS = {
@@ -67,22 +67,22 @@ KERNELS = {
         {**LIF, "DETACH": False, "SURROGATE": "triangle"},
         {"last": "i64"},
     ),
-    "norm_follow": ("triton_norm", "_follow", FOLLOW | WHOLE, {}),
-    "norm_follow of bf16": ("triton_norm", "_follow", FOLLOW | WHOLE, {"x_ptr": "*bf16", "answers_ptr": "*bf16"}),
-    "norm_follow in tiles": ("triton_norm", "_follow", FOLLOW | TILED, {}),
-    "norm_follow in tiles, bf16": ("triton_norm", "_follow", FOLLOW | TILED, {"x_ptr": "*bf16", "stride_l": "i64"}),
+    "norm_follow": ("triton_norm", "_in_registers", FOLLOW, {}),
+    "norm_follow of bf16": ("triton_norm", "_in_registers", FOLLOW, {"x_ptr": "*bf16", "answers_ptr": "*bf16"}),
+    "norm_follow in tiles": ("triton_norm", "_in_tiles", FOLLOW, {}),
+    "norm_follow in tiles, bf16": ("triton_norm", "_in_tiles", FOLLOW, {"x_ptr": "*bf16", "stride_l": "i64"}),
     "norm_follow as bytes": (
         "triton_norm",
-        "_follow",
-        {**FOLLOW, **WHOLE, **PLAIN, "BYTES": True, "TAKES_BACK": False},
+        "_in_registers",
+        FOLLOW | PLAIN | {"BYTES": True, "TAKES_BACK": False},
         {"answers_ptr": "*u8"},
     ),
-    "norm_follow at rest": ("triton_norm", "_follow", {**FOLLOW, **TILED, **PLAIN, "level_ptr": None, "steps": 1}, {}),
+    "norm_follow at rest": ("triton_norm", "_in_tiles", FOLLOW | PLAIN | {"level_ptr": None, "steps": 1}, {}),
     # Triton makes constants of integers that are 1.
     "norm_follow of ones": (
         "triton_norm",
-        "_follow",
-        FOLLOW | WHOLE | PLAIN | dict.fromkeys(("steps", "groups", "width", "pixels", "stride_p", "BLOCK"), 1),
+        "_in_registers",
+        FOLLOW | PLAIN | dict.fromkeys(("steps", "groups", "width", "pixels", "stride_p", "BLOCK"), 1),
         {},
     ),
 }
@@ -135,7 +135,7 @@ def test_kernels_compile_for_an_nvidia_gpu_and_fit_into_its_registers(name, capa
 def test_tiles_are_as_large_as_those_that_are_compiled_above():
     from ann2snn.kernels import triton_norm
 
-    assert triton_norm.TILE == WHOLE["BLOCK"] == TILED["BLOCK"]
+    assert triton_norm.TILE == FOLLOW["BLOCK"]
 
 
 @cuda
