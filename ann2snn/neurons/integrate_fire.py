@@ -110,10 +110,11 @@ class IFNeuron(nn.Module):
         _check_channels(neurons, x)
         return neurons.rest(x) if self.clock.is_stream or self.clock.keeps else None
 
-    def after_norm(self, norm: nn.GroupNorm, x: Tensor, whole: bool = False) -> Tensor | Spikes | None:
+    def after_norm(self, norm: nn.GroupNorm, x: Tensor, dtype: torch.dtype | None = None) -> Tensor | Spikes | None:
         """self(norm(x)) [L·N, C, H, W] without forming what the norm answers; x and norm as they are given to it.
 
-        None where norm and neuron must run one after the other. Wants no gradient. whole: answer with `Spikes`.
+        None where norm and neuron must run one after the other. Wants no gradient. dtype: of the answers, None: that of
+        the norm's parameters; torch.uint8: `Spikes`, where all levels of the layer are worth the same.
         """
         clock, neurons = self.clock, self.neurons(x)
         apart = clock.is_stream and (clock.on_currents or clock.config.if_neuron == "reference" or clock.smooth)
@@ -122,8 +123,10 @@ class IFNeuron(nn.Module):
             return None
         x, rule, paces = clock.unfold(x), NormRule.of(norm), clock.paces()
         level = self._state(lambda: self._rest(x[0].to(norm.weight.dtype), neurons))
-        whole = whole and neurons.worth.dim() == 0 and not neurons.levels.has_offset and clock.monitor is None
-        answers = norm_follow(x, rule, level, neurons, paces, whole, self._report()).flatten(0, 1)
+        if dtype == torch.uint8 and (neurons.worth.dim() or neurons.levels.has_offset or clock.monitor):
+            dtype = None
+        answers = norm_follow(x, rule, level, neurons, paces, dtype, self._report()).flatten(0, 1)
+        whole = dtype == torch.uint8
         return Spikes(answers, -neurons.levels.lo, self._worth_by_row(neurons, x)) if whole else answers
 
     def _worth_by_row(self, neurons: Neurons, x: Tensor) -> Tensor:
@@ -131,7 +134,7 @@ class IFNeuron(nn.Module):
         shares = [pace.share for pace in self.clock.paces()]
         if min(shares) == 1:
             return neurons.worth
-        return (neurons.worth / torch.tensor(shares).to(neurons.worth)).repeat_interleave(x.shape[1]).view(-1, 1, 1, 1)
+        return (neurons.worth / neurons.worth.new_tensor(shares)).repeat_interleave(x.shape[1]).view(-1, 1, 1, 1)
 
     def _state(self, rest: Callable[[], object]) -> object:
         """The state of this call: calls of one module in a pass are told apart by their order."""
@@ -146,6 +149,9 @@ class IFNeuron(nn.Module):
         """A neuron that integrates: x [L, N, *S] → the currents that it sends [L, N, *S], or their running means."""
         clock, theta, size = self.clock, self.theta, self.event_size
         state = self._state(lambda: _Integrated.rest(x[0], neurons, theta))
+        if state.level.shape != x.shape[1:]:
+            shapes = f"{tuple(state.level.shape)} but the input has {tuple(x.shape[1:])}"
+            raise ValueError(f"neuron state has shape {shapes}; reset the network")
         current = x if clock.on_currents else state.currents(x, clock.elapsed)
         if clock.config.if_neuron == "reference":
             events = if_scan(current, state.published, theta, clock.config.signed, clock.smooth)
@@ -241,6 +247,6 @@ class _Integrated:
         self.total = totals[-1]
         if not answers.requires_grad:
             return torch.stack(events).to(current.dtype)
-        shares = torch.tensor([pace.share for pace in clock.paces()]).to(answers)
+        shares = answers.new_tensor([pace.share for pace in clock.paces()])
         reached = answers * shares.view(-1, *[1] * (answers.dim() - 1))
         return reached - torch.cat([before.detach()[None].to(reached), reached[:-1]])
