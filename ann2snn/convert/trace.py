@@ -50,6 +50,11 @@ FUNCTIONAL = {
 REAL = ""  # what is no neuron's levels
 
 
+def copies(func: Callable, kwargs: dict) -> bool:
+    """Whether a function moves, copies or selects values."""
+    return func in COPIES and not (func is F.interpolate and kwargs.get("mode", "nearest") != "nearest")
+
+
 @dataclass(frozen=True)
 class Synapses:
     """A linear map or a product, as it ran once.
@@ -193,7 +198,7 @@ class Follower(TorchFunctionMode):
             self.functional.append(self.inside[-1] if self.inside else "")
         answers = [value for value in pytree.tree_leaves(out) if isinstance(value, Tensor)]
         if found and answers:
-            copied = func in COPIES and not (func is F.interpolate and kwargs.get("mode", "nearest") != "nearest")
+            copied = copies(func, kwargs)
             read = frozenset().union(*found)
             if not self._note(func, args, kwargs, out) and not copied and read - {REAL}:
                 self.others.append((getattr(func, "__name__", str(func)), read - {REAL}))
