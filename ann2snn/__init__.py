@@ -8,7 +8,18 @@
 True
 """
 
-from .api import build_unet, convert, cost, fold_thresholds, gap, load, register_quantizer, sample
+from .api import (
+    build_unet,
+    convert,
+    cost,
+    fold_thresholds,
+    gap,
+    load,
+    quantize,
+    register_attention,
+    register_quantizer,
+    sample,
+)
 from .config import DiffusionConfig, SampleConfig, SpikingConfig, UNetConfig
 from .convert import Levels, SpikingNetwork
 from .errors import UserError
@@ -28,6 +39,8 @@ __all__ = [
     "fold_thresholds",
     "gap",
     "load",
+    "quantize",
+    "register_attention",
     "register_quantizer",
     "sample",
 ]

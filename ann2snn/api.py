@@ -15,9 +15,21 @@ from .errors import UserError
 from .io import checkpoint
 from .nets import UNet
 from .nets.architecture import Network
+from .ptq import quantize, register_attention
 from .sampling import generate_all
 
-__all__ = ["build_unet", "convert", "cost", "fold_thresholds", "gap", "load", "register_quantizer", "sample"]
+__all__ = [
+    "build_unet",
+    "convert",
+    "cost",
+    "fold_thresholds",
+    "gap",
+    "load",
+    "quantize",
+    "register_attention",
+    "register_quantizer",
+    "sample",
+]
 
 
 def load(

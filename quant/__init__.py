@@ -9,12 +9,15 @@ from quant.functional import (
     lsq_gradient_scale,
     positive_scale,
     scale_gradient,
+    step_levels,
+    step_quantize,
     ternary_quantize,
     uniform_levels,
     uniform_quantize,
     uniform_values,
 )
 from quant.levels import check_bits, power_levels
+from quant.uniform import UniformQuantizer, fit_step
 from quant.weight import FirstConv2d, LastLinear, QuantConv2d, QuantLinear, quantized_once
 
 __all__ = [
@@ -26,15 +29,19 @@ __all__ = [
     "QuantLinear",
     "QuantReLU",
     "QuantSwish",
+    "UniformQuantizer",
     "absmax_quantize",
     "apot_quantize",
     "calibrate_activations",
     "check_bits",
+    "fit_step",
     "lsq_gradient_scale",
     "positive_scale",
     "power_levels",
     "quantized_once",
     "scale_gradient",
+    "step_levels",
+    "step_quantize",
     "ternary_quantize",
     "uniform_levels",
     "uniform_quantize",

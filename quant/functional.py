@@ -87,8 +87,14 @@ def _working(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+def _like_working(step: Tensor, x: Tensor) -> Tensor:
+    return step.to(torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype)
+
+
 class _Quantize(torch.autograd.Function):
-    """y = project(x, alpha) with the gradients of the module docstring.
+    """y = project(x, alpha) with the gradients of the module docstring; `ends` are (lower, upper), in units of alpha.
+
+    alpha is 0-dim, or of x's shape with ones where values share a scale.
 
     The backward needs x and y alone (q = y / alpha): y is kept anyway as the next layer's input, so the only memory
     this costs beyond a ReLU's is x.
@@ -96,34 +102,39 @@ class _Quantize(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, alpha: Tensor, lower: float, clip_gradient: bool, project: Callable[[Tensor, Tensor], Tensor]
+        ctx,
+        x: Tensor,
+        alpha: Tensor,
+        ends: tuple[float, float],
+        clip_gradient: bool,
+        project: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
         y = project(_working(x), alpha).to(x.dtype)
         ctx.save_for_backward(x, y, alpha)
-        ctx.lower, ctx.clip_gradient = lower, clip_gradient
+        ctx.ends, ctx.clip_gradient = ends, clip_gradient
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         x, y, alpha = ctx.saved_tensors
-        dtype = x.dtype
+        (lower, upper), dtype = ctx.ends, x.dtype
         x, y, g = _working(x), _working(y), _working(g)
-        # The gate of a ReLU's backward, once per end: g where x > lower * alpha, then where x < alpha. Masks with
-        # `where` take several times as long on a CPU; the backward of a hard tanh does both ends at once, but wants
-        # alpha as a number: the host would wait for the device. Two buffers in all, as fresh ones cost more than the
-        # arithmetic.
+        # The gate of a ReLU's backward, once per end: g where x > lower * alpha, then where x < upper * alpha. Masks
+        # with `where` take several times as long on a CPU; the backward of a hard tanh does both ends at once, but
+        # wants alpha as a number: the host would wait for the device. Two buffers in all, as fresh ones cost more than
+        # the arithmetic.
         gate = torch.ops.aten.threshold_backward
-        buffer = alpha - x
-        g_inside = gate(g, x - alpha * ctx.lower if ctx.lower else x, 0)
+        buffer = alpha * upper - x
+        g_inside = gate(g, x - alpha * lower if lower else x, 0)
         gate.grad_input(g_inside, buffer, 0, grad_input=g_inside)
         dx = dalpha = None
         if ctx.needs_input_grad[0]:
             dx = (g_inside if ctx.clip_gradient else g).to(dtype)
         if ctx.needs_input_grad[1]:
             # inside: g * (q - d); outside: g * q. Apart, because sum g * y - sum g_inside * x would cancel.
-            rounding = torch.sub(y, x, out=buffer).mul_(g_inside).sum()
-            clipping = torch.sub(g, g_inside, out=buffer).mul_(y).sum()
+            rounding = torch.sub(y, x, out=buffer).mul_(g_inside).sum_to_size(alpha.shape)
+            clipping = torch.sub(g, g_inside, out=buffer).mul_(y).sum_to_size(alpha.shape)
             dalpha = ((rounding + clipping) / alpha).to(alpha.dtype)
         return dx, dalpha, None, None, None
 
@@ -207,7 +218,7 @@ def uniform_quantize(
     def project(x: Tensor, alpha: Tensor) -> Tensor:
         return _round_half_up_clamped(x, alpha, low, high).mul_(alpha / high)
 
-    return _Quantize.apply(x, _learned_scale(alpha, x, grad_scale), lower, True, project)
+    return _Quantize.apply(x, _learned_scale(alpha, x, grad_scale), (lower, 1.0), True, project)
 
 
 def ternary_quantize(x: Tensor, alpha: Tensor | float, grad_scale: float | None = None) -> Tensor:
@@ -222,7 +233,7 @@ def ternary_quantize(x: Tensor, alpha: Tensor | float, grad_scale: float | None 
     def project(x: Tensor, alpha: Tensor) -> Tensor:
         return _round_half_up_clamped(x, alpha, -1, 1).mul_(alpha)
 
-    return _Quantize.apply(x, _learned_scale(alpha, x, grad_scale), -1.0, False, project)
+    return _Quantize.apply(x, _learned_scale(alpha, x, grad_scale), (-1.0, 1.0), False, project)
 
 
 class _RoundToAbsMax(torch.autograd.Function):
@@ -252,6 +263,41 @@ def absmax_quantize(x: Tensor, bits: int = 8) -> Tensor:
     if x.numel() == 0:
         raise ValueError("absmax_quantize needs at least one value")
     return _RoundToAbsMax.apply(x, 2 ** (bits - 1) - 1)
+
+
+@torch.no_grad()
+def step_levels(x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
+    """Integer level, as a float: k = clamp(floor(x / step + 0.5), low, high). NaN stays NaN.
+
+    Args:
+        x: any shape and memory format, both kept.
+        step: positive, 0-dim or broadcastable to x.
+    Returns:
+        A new tensor like x, float32 if x is of half precision; it carries no gradient.
+    """
+    return _working(x).div(_like_working(step, x)).add_(0.5).floor_().clamp_(low, high)
+
+
+def step_quantize(x: Tensor, step: Tensor, low: int, high: int, grad_scale: float | None = None) -> Tensor:
+    """step * step_levels(x, step, low, high), with the gradients of Esser et al. 2020, equation 3, to x and step.
+
+    Unlike `uniform_quantize` it scales by the step, not the clip, so that low and high need not mirror each other, and
+    every channel may have a step of its own.
+
+    Args:
+        x: any shape and memory format.
+        step: positive, 0-dim or of x's number of dimensions at most and broadcastable to x; may require grad.
+        grad_scale: factor on step's gradient, see `lsq_gradient_scale`.
+    Returns:
+        Tensor of x's shape and dtype.
+    """
+    step = _like_working(step, x)
+    step = step if grad_scale is None else scale_gradient(step, grad_scale)
+
+    def project(x: Tensor, step: Tensor) -> Tensor:
+        return step_levels(x, step, low, high) * step
+
+    return _Quantize.apply(x, step, (low, high), True, project)
 
 
 # ---- powers of two -------------------------------------------------------------------------------------------------
@@ -287,4 +333,4 @@ def apot_quantize(
     def project(x: Tensor, alpha: Tensor) -> Tensor:
         return nearest_power(x, alpha, bits, additive, signed)
 
-    return _Quantize.apply(x, _learned_scale(alpha, x, grad_scale), -1.0 if signed else 0.0, True, project)
+    return _Quantize.apply(x, _learned_scale(alpha, x, grad_scale), (-1.0 if signed else 0.0, 1.0), True, project)

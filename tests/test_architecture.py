@@ -14,7 +14,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 LAYERS = [
     {"stages", "build", "api", "flags", "settings", "launch", "toy", "fad"},
     {"sampling", "compiled", "probe", "finetune", "metrics", "cost", "io", "report", "runtime", "world"},
-    {"convert"},
+    {"convert", "ptq"},
     {"nets", "neurons", "diffusion", "data"},
     {"config", "errors", "files"},
     {"kernels", "quant"},

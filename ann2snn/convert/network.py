@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,8 @@ from quant import quantized_once
 from ..config import AUTO, SpikingConfig, check_int, require
 from ..errors import UserError
 from ..neurons import Clock, IFNeuron, Monitor
+from ..ptq.calls import fresh, map_tensors
+from .running import Carried, Lock, averaged, repeated
 from .trace import Description, trace
 
 #: Of one feature map over a chunk of time steps; measured, and flat around the optimum (docs/performance.md).
@@ -42,8 +43,8 @@ class SpikingNetwork(nn.Module):
         super().__init__()
         self.net, self.clock = net, clock
         self.last_settle_steps = self.restarts = 0
-        self._carried: _Carried | None = None
-        self._lock = _Lock()
+        self._carried: Carried | None = None
+        self._lock = Lock()
         # Networks of ours are known by construction; those of others show at their first call what reads what.
         self._description: Description | None = None
         self._looks_first = not self.folds_time
@@ -168,7 +169,7 @@ class SpikingNetwork(nn.Module):
             require(steps >= 1, f"--carry_steps={steps}: use 1 or more time steps, or auto")
         require(self._carried is None, "levels are carried already")
         self.reset()
-        self.restarts, self._carried, self.clock.keeps = 0, _Carried(steps), True
+        self.restarts, self._carried, self.clock.keeps = 0, Carried(steps), True
         try:
             yield self
         finally:
@@ -245,12 +246,12 @@ class SpikingNetwork(nn.Module):
         clock = self.clock
         clock.begin(steps)
         if self.folds_time:
-            args, kwargs = pytree.tree_map(lambda value: _repeated(value, steps), (args, kwargs))
+            args, kwargs = map_tensors((args, kwargs), lambda value: repeated(value, steps))
             answer = clock.average(self.net(*args, **kwargs), before)
         else:
-            answer = self.net(*_fresh(args), **_fresh(kwargs))
+            answer = self.net(*fresh(args), **fresh(kwargs))
             if clock.on_currents:
-                answer = _averaged(answer, before, clock.spike_steps)
+                answer = averaged(answer, before, clock.spike_steps)
         clock.elapsed += steps
         return answer
 
@@ -285,7 +286,7 @@ class SpikingNetwork(nn.Module):
         try:
             with self.running_as(SpikingConfig()), torch.no_grad():
                 self.clock.begin(1)
-                self._description = trace(self.net, _fresh(args), _fresh(kwargs))
+                self._description = trace(self.net, fresh(args), fresh(kwargs))
         finally:
             self.reset()
             self._carried, self.clock.keeps = carried, keeps
@@ -303,12 +304,10 @@ class SpikingNetwork(nn.Module):
         args, kwargs = known() if callable(known) else known
         like = next(self.net.parameters())
 
-        def placed(value: object) -> object:
-            if not isinstance(value, Tensor):
-                return value
+        def placed(value: Tensor) -> Tensor:
             return value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
 
-        return pytree.tree_map(placed, (args, kwargs))
+        return map_tensors((args, kwargs), placed)
 
     def _check_signs(self, names: list[str]) -> None:
         """Raise UserError where neurons that take nothing back would have to reach levels below 0."""
@@ -331,78 +330,3 @@ class SpikingNetwork(nn.Module):
                     f"{name} is in training mode: a {type(module).__name__} answers differently in every time step; "
                     "call .eval() first"
                 )
-
-
-class _Carried:
-    """What is known of the calls while levels are carried. steps: of a carried call under `stream`."""
-
-    def __init__(self, steps: int | str) -> None:
-        self.steps = steps
-        self.shapes: list | None = None  # of the tensors of the call before
-
-    def goes_on(self, args: tuple, kwargs: dict) -> bool:
-        """Whether a call can start from the levels of the one before."""
-        return self.shapes is not None and self.shapes == _shapes(args, kwargs)
-
-    def begun(self, args: tuple, kwargs: dict) -> None:
-        self.shapes = _shapes(args, kwargs)
-
-
-def _shapes(args: tuple, kwargs: dict) -> list:
-    leaves = pytree.tree_leaves((args, kwargs))
-    return [(value.shape, value.dtype, value.device) if isinstance(value, Tensor) else None for value in leaves]
-
-
-class _Lock:
-    """A lock that copies and pickles of a network have of their own."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-    def __deepcopy__(self, memo: dict) -> _Lock:
-        return _Lock()
-
-    def __reduce__(self) -> tuple[type, tuple]:
-        return _Lock, ()
-
-
-def _repeated(value: object, steps: int) -> object:
-    """A tensor's rows, for every one of `steps` time steps."""
-    if steps == 1 or not isinstance(value, Tensor) or value.dim() == 0:
-        return value
-    return value.repeat(steps, *[1] * (value.dim() - 1))
-
-
-def _fresh(value: object) -> object:
-    """A copy of what a network is called with: what it changes or takes out must be there again in the next step."""
-    return _map(value, lambda tensor: tensor.clone())
-
-
-def _map(value: object, change: Callable[[Tensor], Tensor]) -> object:
-    """`value` with its tensors changed and its lists, tuples and dictionaries, nested or not, made anew."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, tuple):
-        items = [_map(item, change) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    if type(value) is list:
-        return [_map(item, change) for item in value]
-    if type(value) is dict:
-        return {key: _map(item, change) for key, item in value.items()}
-    return value
-
-
-def _averaged(answer: object, before: object, window: int) -> object:
-    """A step's answer in currents, added to what earlier steps make of the window's average."""
-    shares, spec = pytree.tree_flatten(answer)
-    shares = [value / window if isinstance(value, Tensor) else value for value in shares]
-    if before is not None:
-        earlier = pytree.tree_leaves(before)
-        shares = [a + b if isinstance(a, Tensor) else a for a, b in zip(shares, earlier, strict=True)]
-    return pytree.tree_unflatten(shares, spec)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from quant import QuantReLU
+from quant import QuantReLU, UniformQuantizer
 
 from ..config import require
 from ..errors import UserError
@@ -73,4 +73,5 @@ def read_torch_fake_quantize(module: nn.Module) -> Levels | None:
 
 
 register_quantizer(QuantReLU, read_quant_relu)
+register_quantizer(UniformQuantizer, lambda module: Levels(module.step(), module.lo, module.hi, level=module.levels))
 register_quantizer(torch.ao.quantization.FakeQuantize, read_torch_fake_quantize)

@@ -6,7 +6,7 @@ import copy
 
 from torch import nn
 
-from ..config import SpikingConfig, require
+from ..config import FULL_PRECISION, SpikingConfig, require
 from ..errors import UserError
 from ..neurons import Clock, IFNeuron
 from .network import SpikingNetwork
@@ -35,17 +35,24 @@ def attach(net: nn.Module, spiking: SpikingConfig) -> SpikingNetwork:
     """`convert` without the copy: `net` itself becomes the inside of the spiking network."""
     clock = Clock(spiking, spike_steps=1)
     net, neurons = _with_neurons(net, clock)
-    if not neurons:
-        bits = getattr(getattr(net, "config", None), "bits", None)
-        raise UserError(
-            "a full-precision network (--bit=32) has no spike count: train it with --bit=2 to 8"
-            if bits == 32
-            else f"a {type(net).__name__} without quantizers has no levels to count: quantize it first "
-            "(ann2snn.quantize), or name your quantizers with ann2snn.register_quantizer"
-        )
+    require(bool(neurons), _without_levels(net))
     levels = {name: neuron.levels for name, neuron in neurons.items()}
     clock.spike_steps = max(level.hi - level.lo for level in levels.values())
     return SpikingNetwork(net, clock).eval()
+
+
+def check_convertible(net: nn.Module) -> None:
+    """Raise UserError unless `net` is a network with quantizers, all of which neurons can replace."""
+    require(any(reader_of(module) is not None for module in checked(net).modules()), _without_levels(net))
+
+
+def _without_levels(net: nn.Module) -> str:
+    if getattr(getattr(net, "config", None), "bits", None) == FULL_PRECISION:
+        return "a full-precision network (--bit=32) has no spike count: train it with --bit=2 to 8"
+    return (
+        f"a {type(net).__name__} without quantizers has no levels to count: quantize it first (ann2snn.quantize), or "
+        "name your quantizers with ann2snn.register_quantizer"
+    )
 
 
 def checked(net: nn.Module) -> nn.Module:

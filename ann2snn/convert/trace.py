@@ -31,7 +31,16 @@ COPIES = {
     *(Tensor.view, Tensor.contiguous, Tensor.expand, Tensor.expand_as, Tensor.repeat, Tensor.to, Tensor.float),
     *(Tensor.clone, Tensor.__getitem__, Tensor.unflatten, Tensor.view_as, Tensor.type_as, Tensor.swapaxes),
     *(Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.detach, Tensor.repeat_interleave, Tensor.roll),
-    *(Tensor.mT.__get__, Tensor.T.__get__, Tensor.reshape_as, Tensor.swapdims, Tensor.ravel, Tensor.tile),
+    *(
+        Tensor.mT.__get__,
+        Tensor.T.__get__,
+        Tensor.flip,
+        Tensor.broadcast_to,
+        Tensor.reshape_as,
+        Tensor.swapdims,
+        Tensor.ravel,
+        Tensor.tile,
+    ),
 }
 CONVOLUTIONS = {
     *(torch.conv1d, torch.conv2d, torch.conv3d),
@@ -149,7 +158,8 @@ class Follower(TorchFunctionMode):
 
     def __post_init__(self) -> None:
         super().__init__()
-        self.names = {module: name for name, module in self.net.named_modules()}
+        self.modules = dict(self.net.named_modules())
+        self.names = {module: name for name, module in self.modules.items()}
         self.inside: list[str] = []
         self.origins: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tensor that depends on the call → whose levels
 
@@ -158,6 +168,10 @@ class Follower(TorchFunctionMode):
     def of(self, value: object) -> frozenset[str] | None:
         """Whose levels a tensor holds ({`REAL`}: nobody's); None if it does not depend on the call."""
         return self.origins.get(value) if isinstance(value, Tensor) else None
+
+    @property
+    def in_neuron(self) -> bool:
+        return bool(self.inside) and isinstance(self.modules[self.inside[-1]], IFNeuron)
 
     @contextlib.contextmanager
     def attached(self, args: tuple, kwargs: dict) -> Iterator[None]:
@@ -191,6 +205,8 @@ class Follower(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}
+        if self.in_neuron:
+            return func(*args, **kwargs)  # how a neuron finds its level is its own affair
         out = func(*args, **kwargs)
         origins = [self.of(value) for value in pytree.tree_leaves((args, kwargs))]
         found = [origin for origin in origins if origin is not None]

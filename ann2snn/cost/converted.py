@@ -16,7 +16,7 @@ from ..convert.trace import ADDED_PRODUCTS, ATTENTION, CONVOLUTIONS, PRODUCTS
 from ..errors import UserError
 from ..neurons import Clock, IFNeuron
 from .events import EventFollower, Read
-from .layers import LEVELS, MIXED, REAL, SPIKES, LayerCost
+from .layers import LEVELS, MIXED, REAL, SPIKES, SYNAPTIC, LayerCost
 from .synapses import LinearMap, effective_operations, fan_out
 
 DIFFERENCES = "differences"  # beside SPIKES and LEVELS: what an `EventCounter` counts
@@ -54,11 +54,11 @@ class Row:
 
     name: str
     kind: str
+    inputs: str = ""
     weight_bits: int = 32
     weights: int = 0
     sums: Counter = field(default_factory=Counter)
     fixed: dict[tuple, float] = field(default_factory=dict)
-    reads: set[str] = field(default_factory=set)
 
     def add(self, **amounts: float) -> None:
         self.sums.update(amounts)
@@ -74,9 +74,7 @@ class Row:
         self.sums.clear()
         totals["parameters"] = sum(parameters)
         totals["parameter_bits"] = sum(n * (self.weight_bits if n == self.weights else 32) for n in parameters)
-        reads = self.reads - {""}
-        inputs = "".join(reads) if len(reads) < 2 else MIXED
-        return LayerCost(self.name, self.kind, inputs, weight_bits=self.weight_bits, **totals)
+        return LayerCost(self.name, self.kind, self.inputs, weight_bits=self.weight_bits, **totals)
 
 
 class EventCounter(EventFollower):
@@ -90,7 +88,7 @@ class EventCounter(EventFollower):
         super().__init__(net, clock)
         self.counts = counts
         self.keeps = counts != LEVELS
-        self.rows: dict[tuple[str, str], Row] = {}
+        self.rows: dict[tuple[str, str, str], Row] = {}
         self.fired: dict[tuple, Tensor] = {}  # neurons that sent an event so far
         self.reach: dict[tuple, tuple[Tensor, float]] = {}
 
@@ -115,17 +113,23 @@ class EventCounter(EventFollower):
             owned[max(owners, key=len, default=next(iter(owned)))].append(parameter.numel())
         return owned
 
-    def row(self, kind: str, suffix: str = "") -> tuple[Row, tuple]:
-        """(where work of this module is summed, a key that tells the n-th such work in this pass)."""
-        module = self.inside[-1] if self.inside else "readout"
-        place = (module + suffix, kind)
-        if place not in self.rows:
-            has_parts = self.inside and kind != "neuron" and any(True for _ in self.modules[module].children())
-            taken = any(row.name == module + suffix for row in self.rows.values())
-            name = f"{module}.{kind}".lstrip(".") if taken or (has_parts and not suffix) else module + suffix
-            self.rows[place] = Row(name, kind)
+    def turn(self, kind: str, suffix: str = "") -> tuple[str, str, int]:
+        """A key that tells the n-th work of this kind in this module and pass."""
+        place = (self.inside[-1] if self.inside else "readout") + suffix, kind
         self.turns[place] += 1
-        return self.rows[place], (*place, self.turns[place])
+        return (*place, self.turns[place])
+
+    def row(self, key: tuple[str, str, int], inputs: str = "") -> Row:
+        """Where such work is summed; apart by what it reads."""
+        place, kind, _ = key
+        if (place, kind, inputs) not in self.rows:
+            module, taken = self.modules.get(place), {row.name for row in self.rows.values()}
+            has_parts = module is not None and next(module.children(), None) is not None
+            long = f"{place}.{kind}".lstrip(".")
+            names = [long] if has_parts and kind not in (*SYNAPTIC, "neuron") else [place or long, long]
+            names.append(f"{long} ({inputs})")
+            self.rows[place, kind, inputs] = Row(next(name for name in names if name not in taken), kind, inputs)
+        return self.rows[place, kind, inputs]
 
     def count(self, func: Callable, args: tuple, kwargs: dict, operands: list[Tensor], out: Tensor, group: str) -> str:
         name = getattr(func, "__name__", "").strip("_")
@@ -143,8 +147,12 @@ class EventCounter(EventFollower):
         return kind if kind in GROUPING else group
 
     def count_neuron(self, x: Tensor, events: Tensor) -> None:
-        row, key = self.row("neuron")
-        group, flat, steps = self.grouped.get(x, ""), self.by_image(events), self.clock.chunk_steps
+        key, group, flat, steps = (
+            self.turn("neuron"),
+            self.grouped.get(x, ""),
+            self.by_image(events),
+            self.clock.chunk_steps,
+        )
         looks = self.changes(x, key)
         if group:
             looks = looks.any(1, keepdim=True).expand_as(looks)
@@ -154,7 +162,7 @@ class EventCounter(EventFollower):
         fired = (flat > 0).reshape(steps, -1).any(0)
         earlier = self.fired.get(key, torch.zeros_like(fired))
         self.fired[key] = fired | earlier
-        row.reads.add(group)
+        row = self.row(key, group)
         row.fix(key, neurons=flat.shape[1], state_words=flat.shape[1] if self.keeps else 0)
         row.add(updates=updates, values=updates, activations=updates, touched=float((fired & ~earlier).sum()))
         if self.keeps:
@@ -218,10 +226,11 @@ class EventCounter(EventFollower):
 
     def _linear(self, kind: str, x: Tensor, weight: Tensor, apply: LinearMap, out: Tensor, group: str) -> str:
         """A linear map with weights that do not depend on the call."""
-        row, key = self.row(kind)
+        key = self.turn(kind)
         if (key, x.shape[1:]) not in self.reach:
             self.reach[key, x.shape[1:]] = fan_out(apply, weight, x.shape[1:])
         (reach, dense), read, lines = self.reach[key, x.shape[1:]], self.read(x, key), self.lines(x)
+        row = self.row(key, self._carried(read))
         if read.events is not None:
             reached = [effective_operations(times, reach) for times in (read.events, read.events != 0)]
             self._accumulate(row, *reached)
@@ -230,17 +239,17 @@ class EventCounter(EventFollower):
             macs = effective_operations(times, reach)
             row.add(mac=macs, weight_fetches=macs, values=float(read.again.sum()) * read.share * x.numel() / lines)
         row.weights, row.weight_bits = weight.numel(), self._weight_bits()
-        runs = self._ran(row, key, [read], read.changed, dense * len(x) / lines, out)
+        runs = self._ran(row, key, read.changed, dense * len(x) / lines, out)
         row.add(weight_reads=runs * weight.numel(), activations=runs * (1 - read.share) * x.numel() / lines)
         return "" if read.real is None else group
 
     def _product(self, a: Tensor, b: Tensor, multiply: LinearMap, out: Tensor, suffix: str = "") -> str:
         """Two tensors that depend on the call: Δ(a·b) = Δa·b + (a + Δa)·Δb where both hold levels."""
-        row, key = self.row("product", suffix)
+        key = self.turn("product", suffix)
         reads = [self.read(x, (key, letter)) for letter, x in (("a", a), ("b", b))]
         changed, lines = reads[0].changed | reads[1].changed, self.lines(out)
         changed = changed if len(changed) == lines else changed.any().expand(lines)
-        whole = [(x != 0).double() for x in (a, b)]
+        row, whole = self.row(key, self._carried(*reads)), [(x != 0).double() for x in (a, b)]
         if all(read.real is None for read in reads):
             old = (self.step_before(b, (key, "old"), 0.0).view_as(b) != 0).double()
             spikes = [read.events.double() for read in reads]
@@ -251,7 +260,7 @@ class EventCounter(EventFollower):
         else:
             row.add(mac=float(self.by_image(multiply(*whole))[changed].sum()))
         dense = float(multiply(*map(torch.ones_like, whole)).sum()) / lines
-        runs = self._ran(row, key, reads, changed, dense, out)
+        runs = self._ran(row, key, changed, dense, out)
         for x, read in zip((a, b), reads, strict=True):
             row.add(**{"activations" if read.real is None else "values": runs * x.numel() / lines})
         return "product"
@@ -260,15 +269,18 @@ class EventCounter(EventFollower):
         """Synapses that read levels. spikes: Σ|event| over them; events: how many an event reached."""
         row.add(**{"ac": spikes} if self.counts == SPIKES else {"mac": events}, weight_fetches=events)
 
-    def _ran(self, row: Row, key: tuple, reads: list[Read], changed: Tensor, synapses: float, out: Tensor) -> float:
-        """Linear maps and products, with `synapses` each run → runs, steps × images with something to do."""
+    def _carried(self, *reads: Read) -> str:
+        """What a linear map, or a product of two, reads."""
         carries = {MIXED if 0 < read.share < 1 else REAL if read.share else LEVELS for read in reads}
         found = REAL if len(carries) > 1 else carries.pop()
-        row.reads.add(SPIKES if found == LEVELS and self.counts == SPIKES else found)
+        return SPIKES if found == LEVELS and self.counts == SPIKES else found
+
+    def _ran(self, row: Row, key: tuple, changed: Tensor, synapses: float, out: Tensor) -> float:
+        """Linear maps and products, with `synapses` each run → runs, steps × images with something to do."""
         runs, written = float(changed.sum() if self.keeps else changed.numel()), out.numel() / self.lines(out)
         row.fix(key, synapses=synapses, state_words=written if self.keeps else 0)
         row.add(dense=runs * synapses)
-        row.add(**{"states": 2 * runs * written} if self.keeps and found != REAL else {"values": runs * written})
+        row.add(**{"states": 2 * runs * written} if self.keeps and row.inputs != REAL else {"values": runs * written})
         return runs
 
     def _weight_bits(self) -> int:
@@ -282,8 +294,8 @@ class EventCounter(EventFollower):
 
     def _real(self, kind: str, operands: list[Tensor], out: Tensor, suffix: str = "", groups: int = 0) -> None:
         """A function of real values. groups: of a norm, in all rows."""
-        row, key = self.row(kind, suffix)
-        whole = kind in GROUPING or not all(_broadcasts(x.shape, out.shape) for x in operands)
+        key = self.turn(kind, suffix)
+        row, whole = self.row(key), kind in GROUPING or not all(_broadcasts(x.shape, out.shape) for x in operands)
         changed = torch.zeros((), dtype=torch.bool, device=out.device)
         for index, x in enumerate(operands):
             mask = self.changes(x, (key, index))

@@ -22,13 +22,11 @@ from ..convert.evaluating import evaluating
 from ..convert.quantizers import reader_of
 from ..nets.direct import DirectDenoiser
 from ..neurons import Clock
+from ..ptq.calls import Call, read_calls
 from .account import CostReport
 from .converted import DIFFERENCES, EventCounter
 from .direct import DirectCounter
 from .layers import ADDITIVE, LEVELS, SPIKES, LayerCost
-
-#: Positional and keyword arguments of a network call.
-Call = tuple[tuple, dict]
 
 
 def count_operations(
@@ -44,7 +42,7 @@ def count_operations(
     _check_is_network(net)
     if not len(x):
         raise ValueError("no images to count operations on")
-    batches = [((x[i : i + batch_size], t[i : i + batch_size]), {}) for i in range(0, len(x), batch_size)]
+    batches = [Call((x[i : i + batch_size], t[i : i + batch_size]), {}) for i in range(0, len(x), batch_size)]
     return _count_direct(net, batches) if isinstance(net, DirectDenoiser) else _Run(net, spiking).report([batches])
 
 
@@ -52,12 +50,10 @@ def count_calls(net: nn.Module, trajectory: Sequence[object], carry: bool = Fals
     """Count the calls of a sampler for one batch of images: averages per image and call.
 
     trajectory: each call a tuple of positional arguments, a dict of keyword arguments, or a pair (tuple, dict). carry:
-    of a converted network, keep its levels from call to call; of a quantized one, the differences between calls are
-    counted anyway. Raises UserError for other calls, an empty trajectory, or calls of different numbers of images.
+    keep a converted network's levels from call to call; of a quantized one, differences are counted anyway. Raises UserError for other calls, an empty trajectory, or calls of different numbers of images.
     """
     _check_is_network(net)
-    calls = [_as_call(call) for call in trajectory]
-    require(bool(calls), "no calls to count operations in")
+    calls = read_calls(trajectory, "trajectory")
     if isinstance(net, DirectDenoiser):
         return _count_direct(net, calls)
     sizes = sorted({_images(call) for call in calls})
@@ -118,11 +114,11 @@ class _Run:
             if carry:
                 stack.enter_context(snn.carrying())
             for index, batches in enumerate(calls):
-                for args, kwargs in batches:
+                for call in batches:
                     # What ever fires is told apart for the first call, from rest, and for those that carry on.
-                    counter.begin(_images((args, kwargs)), rests=index == 0 or not carry, anew=index <= carry)
-                    with counter.attached(args, kwargs):
-                        self.net(*args, **kwargs)
+                    counter.begin(_images(call), rests=index == 0 or not carry, anew=index <= carry)
+                    with counter.attached(*call):
+                        call.run(self.net)
                     self.settle_steps = max(self.settle_steps, 0 if snn is None else snn.last_settle_steps)
                 found.append(counter.take(images))
         self.steps_run = counter.image_steps / images / len(calls)
@@ -155,16 +151,6 @@ def _count_direct(net: DirectDenoiser, batches: list[Call]) -> CostReport:
 
 def _check_is_network(net: object) -> None:
     require(isinstance(net, nn.Module), f"cannot count the operations of a {type(net).__name__}: give a network")
-
-
-def _as_call(call: object) -> Call:
-    if isinstance(call, dict):
-        return (), call
-    require(
-        isinstance(call, tuple), f"a {type(call).__name__} is no call: give a tuple, a dict, or a pair (tuple, dict)"
-    )
-    is_pair = len(call) == 2 and isinstance(call[0], tuple) and isinstance(call[1], dict)
-    return call if is_pair else (call, {})
 
 
 def _images(call: Call) -> int:

@@ -40,7 +40,7 @@ class EventFollower(Follower):
 
     def __init__(self, net: nn.Module, clock: Clock) -> None:
         super().__init__(net)
-        self.clock, self.modules = clock, dict(net.named_modules())
+        self.clock = clock
         self.companions: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.grouped: WeakIdKeyDictionary = WeakIdKeyDictionary()  # what makes all of an image change at once
         self.turns: Counter = Counter()  # how often something ran in this pass
@@ -79,7 +79,7 @@ class EventFollower(Follower):
 
     def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}
-        if self.inside and isinstance(self.modules[self.inside[-1]], IFNeuron):
+        if self.in_neuron:
             return func(*args, **kwargs)
         operands = [v for v in pytree.tree_leaves((args, kwargs)) if self.of(v) is not None and v.is_floating_point()]
         out = super().__torch_function__(func, types, args, kwargs)

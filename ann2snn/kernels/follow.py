@@ -94,7 +94,8 @@ class Neurons:
         """x [N, *S], in single precision or better → the level to move to, a new tensor or `out`, which may be x."""
         levels = self.levels
         if share == 1 and levels.level is not None and self.charge is None:
-            return levels.level(x).to(x.dtype, copy=True)
+            level = levels.level(x).to(x.dtype)
+            return level.clone() if level.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() else level
         scale = levels.per_unit if share == 1 else levels.per_unit * share
         counted = torch.mul(x - levels.offset if levels.has_offset else x, scale, out=out)
         return counted.add_(0.5 if self.charge is None else self.charge).floor_().clamp_(levels.lo, levels.hi)

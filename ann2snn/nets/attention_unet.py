@@ -1,8 +1,8 @@
 """The U-Net of DDPM with attention: a full-precision baseline, and the architecture of published DDPM checkpoints.
 
 Ho et al., 2020 (2006.11239), appendix B, as trained by ddpm-torch, whose parameter names these are, so that its
-checkpoints load strictly (`model`, or `ema` → `shadow`). It has no spiking counterpart: SiLU is negative below zero
-and has no upper bound, and attention multiplies one activation by another. `UNet` is the network that converts.
+checkpoints load strictly (`model`, or `ema` → `shadow`). It has no quantizers of its own: `ann2snn.quantize` places
+them.
 """
 
 from __future__ import annotations
@@ -238,17 +238,22 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Residual self-attention over pixels with one head: softmax(qᵀk / √C) applied to v."""
+    """Residual self-attention over pixels with one head: softmax(qᵀk / √C) applied to v.
+
+    `query`, `key` and `value` pass on the factors of the product, so that they can be quantized or looked at.
+    """
 
     def __init__(self, channels: int, config: AttentionUNetConfig) -> None:
         super().__init__()
         self.norm = group_norm(channels, config)
         self.project_in = nn.Conv2d(channels, 3 * channels, 1)  # q, k and v, in this order
+        self.query, self.key, self.value = nn.Identity(), nn.Identity(), nn.Identity()
         self.project_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         """x [N, C, H, W] → the same shape; `temb` is not used."""
         n, c, height, width = x.shape
         qkv = self.project_in(self.norm(x)).flatten(2).transpose(1, 2)[:, None]  # [N, 1, H·W, 3·C]
-        h = F.scaled_dot_product_attention(*qkv.chunk(3, dim=-1))  # [N, 1, H·W, C]
+        q, k, v = qkv.chunk(3, dim=-1)
+        h = F.scaled_dot_product_attention(self.query(q), self.key(k), self.value(v))  # [N, 1, H·W, C]
         return x + self.project_out(h[:, 0].transpose(1, 2).reshape(n, c, height, width))

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..config import require
 from ..errors import UserError
 from ..kernels import IFState, Levels, Neurons, NormRule, Spikes, follow, if_scan, norm_follow
 from .clock import Clock
@@ -179,12 +180,13 @@ class IFNeuron(nn.Module):
             if name in entries and (held is None or held.shape != entries[name].shape):
                 setattr(self, name, nn.Parameter(torch.zeros_like(entries[name]).to(self.levels.step.detach())))
 
-    def _check_channels(self, like: Tensor) -> None:
-        """like [N, C, …]. Raises UserError where a file's per-channel values are not one per channel."""
-        shape = (like.shape[1], *[1] * (like.dim() - 2))
+    def _check_channels(self, x: Tensor) -> None:
+        """x [N, *S]. Raises UserError where a file's thresholds or charges are not one per channel of it."""
         for value in (self.levels.step, self.charge):
-            if value is not None and value.dim() and value.shape != shape:
-                raise UserError(f"a layer of {shape[0]} channels has thresholds or charges {list(value.shape)}")
+            behind = () if value is None else value.shape
+            ends = x.shape[x.dim() - len(behind) :] if len(behind) < x.dim() else ()
+            fits = len(ends) == len(behind) and all(n in (1, m) for n, m in zip(behind, ends, strict=True))
+            require(fits, f"a layer of channels {list(x.shape[1:])} has thresholds or charges {list(behind)}")
 
     def extra_repr(self) -> str:
         levels = self.levels

@@ -6,7 +6,7 @@ Spikes are compared exactly; spikes·θ and their time average within 1e-6 (floa
 import pytest
 import torch
 
-from ann2snn.kernels import IFRule, IFState, if_scan
+from ann2snn.kernels import IFState, if_scan
 from tests.helpers import assert_equal, golden
 
 FILE = golden("if_neuron")
@@ -17,7 +17,7 @@ def run(x: torch.Tensor, theta: float, sign: str) -> torch.Tensor:
     """x [N, T, F] → events [N, T, F]."""
     current, threshold = x.transpose(0, 1), torch.tensor(theta)
     state = IFState.rest(current[0], threshold)
-    return if_scan(current, state, threshold, IFRule("reference", sign == "signed"), len(current)).transpose(0, 1)
+    return if_scan(current, state, threshold, sign == "signed").transpose(0, 1)
 
 
 @signs

@@ -7,19 +7,18 @@ from torch import nn
 import ann2snn
 from ann2snn.config import SpikingConfig
 from ann2snn.convert import SpikingNetwork, convert, measure_gap
-from ann2snn.convert.fold import fold_thresholds, trace_spikes
+from ann2snn.convert.fold import fold_thresholds, senders
 from ann2snn.errors import UserError
 from ann2snn.io import checkpoint
 from tests.helpers import assert_close, assert_equal, random_ann, random_batch, spike_trains
 
 EXACT = 1e-12
 MODES = {
-    "layer_sync": (SpikingConfig(), False),
-    "materialised": (SpikingConfig(), True),
-    "stream": (SpikingConfig("stream"), True),
-    "settled": (SpikingConfig("stream", settle_steps="auto"), True),
-    "unsigned": (SpikingConfig("stream", signed=False), True),
-    "reference": (SpikingConfig("stream", stream_norm="per_step", if_neuron="reference"), True),
+    "layer_sync": SpikingConfig(),
+    "stream": SpikingConfig("stream"),
+    "settled": SpikingConfig("stream", settle_steps="auto"),
+    "unsigned": SpikingConfig("stream", signed=False),
+    "reference": SpikingConfig("stream", stream_norm="per_step", if_neuron="reference"),
 }
 NETWORKS = {
     "standard": {"bits": 3},
@@ -28,7 +27,7 @@ NETWORKS = {
     "ternary": {"bits": 2, "weight_bits": 2, "spike_driven": True},
 }
 networks = pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWORKS)
-modes = pytest.mark.parametrize(("config", "materialise"), MODES.values(), ids=MODES)
+modes = pytest.mark.parametrize("config", MODES.values(), ids=MODES)
 
 
 def random_snn(**options: object) -> SpikingNetwork:
@@ -44,13 +43,11 @@ def give_channels_their_own_thresholds(snn: SpikingNetwork) -> None:
         neuron.act_alpha = nn.Parameter(values)
 
 
-def assert_same_network(
-    folded: SpikingNetwork, snn: SpikingNetwork, config: SpikingConfig, materialise: bool
-) -> None:
+def assert_same_network(folded: SpikingNetwork, snn: SpikingNetwork, config: SpikingConfig) -> None:
     batch = random_batch(snn)
     results = []
     for net in (folded, snn):
-        with net.running_as(config, materialise=materialise):
+        with net.running_as(config):
             results.append(spike_trains(net, *batch))
     (out, trains), (expected, expected_trains) = results
     assert_close(out, expected, EXACT)
@@ -61,28 +58,20 @@ def assert_same_network(
 
 @modes
 @networks
-def test_spikes_are_the_same_and_outputs_agree_to_rounding(options, config, materialise):
+def test_spikes_are_the_same_and_outputs_agree_to_rounding(options, config):
     snn = random_snn(**options)
-    assert_same_network(fold_thresholds(snn), snn, config, materialise)
+    assert_same_network(fold_thresholds(snn), snn, config)
 
 
 @modes
 @pytest.mark.parametrize("driven", [False, True])
-def test_thresholds_per_channel_fold_channel_by_channel(driven, config, materialise):
+def test_thresholds_per_channel_fold_channel_by_channel(driven, config):
     snn = random_snn(bits=3, spike_driven=driven)
     give_channels_their_own_thresholds(snn)
-    assert_same_network(fold_thresholds(snn), snn, config, materialise)
+    assert_same_network(fold_thresholds(snn), snn, config)
 
 
-def test_under_frozen_norms_it_is_the_same_network_too():
-    ann = random_ann(bits=2, spike_driven=True)
-    snn = convert(ann)
-    ann2snn.freeze_norms(ann, snn, *random_batch(ann, 4), bins=2)
-    frozen = SpikingConfig("stream", stream_norm="frozen", settle_steps="auto")
-    assert_same_network(fold_thresholds(snn), snn, frozen, True)
-
-
-def received_values(snn: SpikingNetwork, config: SpikingConfig, materialise: bool) -> dict[str, set[float]]:
+def received_values(snn: SpikingNetwork, config: SpikingConfig) -> dict[str, set[float]]:
     """Layer → the set of values it is given, for every convolution and linear layer."""
     values: dict[str, set[float]] = {}
 
@@ -92,7 +81,7 @@ def received_values(snn: SpikingNetwork, config: SpikingConfig, materialise: boo
     layers = [(n, m) for n, m in snn.net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     for name, layer in layers:
         layer.register_forward_pre_hook(watch(name))
-    with torch.no_grad(), snn.running_as(config, materialise=materialise):
+    with torch.no_grad(), snn.running_as(config):
         snn(*random_batch(snn))
     assert values.keys() == {name for name, _ in layers}
     return values
@@ -100,26 +89,27 @@ def received_values(snn: SpikingNetwork, config: SpikingConfig, materialise: boo
 
 @modes
 @pytest.mark.parametrize("driven", [False, True])
-def test_folded_layers_receive_unit_events(driven, config, materialise):
+def test_folded_layers_receive_unit_events(driven, config):
     folded = ann2snn.fold_thresholds(random_snn(bits=3, spike_driven=driven))
-    values = received_values(folded, config, materialise)
-    if materialise:
+    values = received_values(folded, config)
+    if config.stream_norm == "per_step":
         real = {name for name, received in values.items() if not received <= {-1, 0, 1}}
-    else:  # counts/T
-        real = {name for name, received in values.items() if any(abs(7 * v - round(7 * v)) > 1e-9 for v in received)}
+    else:  # levels by the steps so far, 1 to 7
+        whole = 420
+        real = {n for n, received in values.items() if any(abs(whole * v - round(whole * v)) > 1e-6 for v in received)}
     expected = {"head", "time_embedding.timembedding.1"}  # they read the image and the time features
     if not driven:
         expected |= {name for name in values if name.endswith(("shortcut", "main"))}
     assert real == expected
-    negative = any(-1 in values[name] for name in values.keys() - real)
-    assert negative == (config.schedule == "stream" and config.signed)
+    if config.stream_norm == "per_step":
+        assert any(-1 in values[name] for name in values.keys() - real)
 
 
 @networks
 def test_weights_are_those_in_use_times_the_threshold_of_the_layer_before(options):
     snn = random_snn(**options)
     folded = fold_thresholds(snn)
-    before, after = dict(snn.net.named_modules()), dict(folded.unet.named_modules())
+    before, after = dict(snn.net.named_modules()), dict(folded.net.named_modules())
     for name, sender in [
         ("tail.2", "tail.1"),
         ("middleblocks.1.block2.3", "middleblocks.1.block2.1"),
@@ -141,9 +131,11 @@ def test_weights_are_those_in_use_times_the_threshold_of_the_layer_before(option
 @networks
 def test_every_layer_but_those_of_real_values_is_traced_to_the_neurons_before_it(options):
     snn = random_snn(**options)
-    senders = {name: trace_spikes(snn).get(m) for name, m in snn.net.named_modules() if hasattr(m, "quantized_weight")}
+    found = senders(snn.describe())
     driven = options.get("spike_driven", False)
-    for name, sender in senders.items():
+    layers = [name for name, module in snn.net.named_modules() if hasattr(module, "quantized_weight")]
+    for name in layers:
+        sender = found.get(name)
         block, _, leaf = name.rpartition(".")
         if name == "head" or name == "time_embedding.timembedding.1":
             assert sender is None
@@ -179,7 +171,7 @@ def test_folding_twice_changes_nothing():
     assert twice.state_dict().keys() == once.state_dict().keys()
     for name, value in twice.state_dict().items():
         assert_equal(value, once.state_dict()[name])
-    assert_same_network(twice, once, SpikingConfig("stream"), True)
+    assert_same_network(twice, once, SpikingConfig("stream"))
 
 
 def test_the_gap_of_a_folded_network_is_that_of_the_network():

@@ -7,7 +7,7 @@ import torch
 
 from ann2snn import UserError
 from ann2snn.config import SampleConfig, SpikingConfig
-from ann2snn.convert import convert, freeze_norms
+from ann2snn.convert import convert
 from ann2snn.convert.gap import record_outputs
 from ann2snn.finetune import (
     NETWORK,
@@ -128,19 +128,18 @@ def test_charges_of_a_wrong_shape_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("norm", "settle"),
-    [("cumulative", 0), ("cumulative", 2), ("cumulative", "auto"), ("per_step", 0), ("frozen", 0), ("frozen", 2)],
+    [("cumulative", 0), ("cumulative", 2), ("cumulative", "auto"), ("per_step", 0)],
 )
 def test_a_block_replayed_on_recorded_inputs_answers_as_in_the_network(norm, settle):
     ann = random_ann()
     snn = convert(ann, SpikingConfig("stream", stream_norm=norm, settle_steps=settle))
     x, t = random_batch(snn)
-    freeze_norms(ann, snn, *random_batch(ann, 8, 1), bins=4)
-    with torch.no_grad(), record_outputs(snn) as sums:
+    with torch.no_grad(), record_outputs(snn) as outputs:
         snn(x, t)
     for name, _ in snn.blocks():
         with torch.no_grad():
             output = run_block(snn, name, capture_inputs(snn, name, x, t))
-        assert_close(output, sums[name] / snn.clock.spike_steps, 1e-12)
+        assert_close(output, outputs[name][0], 1e-12)
 
 
 def calls_in_one_step(cache: int, steps: int) -> dict[str, int]:
@@ -218,4 +217,5 @@ def test_every_block_of_a_spike_driven_network_can_be_tuned(method):
     tuning = BlockTuning(2, 1e-4, method=method, calibrate=True)
     for name in tunable_blocks(snn):
         report = tune_block(name, ann, snn, proxy, batches(ann), [random_batch(ann)], tuning)
-        assert report.gap_after <= report.gap_before and report.steps == 2
+        assert report.gap_after <= report.gap_before
+        assert report.steps == (2 if report.gap_before > 0 else 0)

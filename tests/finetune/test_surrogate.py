@@ -7,52 +7,39 @@ from ann2snn.config import SpikingConfig
 from ann2snn.convert import convert
 from ann2snn.finetune import NETWORK, expand_neurons, make_subject, subject_loss, tied_proxy, trainable_parameters
 from ann2snn.finetune.subject import LEARNABLE
-from ann2snn.kernels import IFRule, IFState, if_scan
+from ann2snn.kernels import IFState, if_scan
 from tests.helpers import assert_equal, random_ann, random_batch
 
-KINDS = [(kind, signed) for kind in ("bounded", "reference") for signed in (True, False)]
-kinds = pytest.mark.parametrize(("kind", "signed"), KINDS)
 WINDOW = 3
+signs = pytest.mark.parametrize("signed", [True, False])
 
 
 def values(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def scan(current, theta, charge, rule):
-    return if_scan(current, IFState.rest(current[0], theta, charge), theta, rule, WINDOW)
+def scan(current, theta, charge, signed, smooth=False):
+    return if_scan(current, IFState.rest(current[0], theta, charge), theta, signed, smooth)
 
 
-@kinds
-def test_smooth_gradients_agree_with_finite_differences(kind, signed):
-    rule = IFRule(kind, signed, smooth=True)
+@signs
+def test_smooth_gradients_of_the_published_neuron_agree_with_finite_differences(signed):
     current = (values(0, 4, 2, 3, 2) * 0.8).requires_grad_()
     theta = (1 + values(1, 3, 1).abs()).requires_grad_()
     charge = (0.5 + 0.1 * values(2, 3, 1)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda *given: scan(*given, rule), (current, theta, charge), eps=1e-7, atol=1e-6)
+    given = (current, theta, charge)
+    assert torch.autograd.gradcheck(lambda *given: scan(*given, signed, smooth=True), given, eps=1e-7, atol=1e-6)
 
 
-@kinds
-def test_hard_spikes_are_the_same_with_and_without_a_gradient(kind, signed):
-    rule, theta, charge = IFRule(kind, signed), torch.tensor(0.9, dtype=torch.float64), 0.5
+@signs
+def test_hard_spikes_are_the_same_with_and_without_a_gradient(signed):
+    theta, charge = torch.tensor(0.9, dtype=torch.float64), 0.5
     current = values(3, 5, 2, 50)
-    plain = scan(current, theta, charge, rule)
-    learning = scan(current.clone().requires_grad_(), theta, charge, rule)
+    plain = scan(current, theta, charge, signed)
+    learning = scan(current.clone().requires_grad_(), theta, charge, signed)
     assert learning.requires_grad and not plain.requires_grad
     assert_equal(learning.detach(), plain)
     assert set(plain.unique().tolist()) <= {-1.0, 0.0, 1.0} and plain.any()
-
-
-def test_the_count_has_the_quantizers_straight_through_gradient():
-    theta = torch.tensor(1.7, dtype=torch.float64)
-    # Constant currents whose count ends strictly inside 0..T: charge that arrives first can still move it.
-    current = (torch.linspace(0.55, WINDOW - 0.55, 40, dtype=torch.float64) * theta / WINDOW).expand(WINDOW, 1, 40)
-    current = current.clone().requires_grad_()
-    scan(current, theta, 0.5, IFRule()).sum().backward()
-    assert torch.allclose(current.grad[0], torch.full((1, 40), 1 / 1.7, dtype=torch.float64), rtol=1e-12)
-    silent = torch.full((WINDOW, 1, 5), -2.0, dtype=torch.float64, requires_grad=True)
-    scan(silent, theta, 0.5, IFRule()).sum().backward()
-    assert not silent.grad.any()  # clipped: far below the threshold, as the quantizer below 0
 
 
 @pytest.mark.parametrize("name", ["downblocks.0", "upblocks.1", "tail", NETWORK])

@@ -1,0 +1,74 @@
+"""Calls of a network as data: what calibration is given, and copies that a forward pass may change."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from ..config import require
+from ..errors import UserError
+
+HOW = "give an iterable of calls: tuples of arguments, dicts of keyword arguments, or pairs (tuple, dict)"
+
+
+class Call(NamedTuple):
+    """Arguments of one call of a network."""
+
+    args: tuple
+    kwargs: dict
+
+    def run(self, net: nn.Module) -> object:
+        """What `net` answers to copies of the arguments: a forward pass may write into tensors and empty lists."""
+        return net(*fresh(self.args), **fresh(self.kwargs))
+
+    def stored(self) -> Call:
+        """A copy on the CPU."""
+        return map_tensors(self, lambda x: x.detach().to("cpu", copy=True))
+
+
+def fresh(value: object) -> object:
+    """A copy of arguments: what a forward pass changes or takes out of containers is there again the next time."""
+    return map_tensors(value, Tensor.clone)
+
+
+def map_tensors(value: object, change: Callable[[Tensor], Tensor]) -> object:
+    """`value` with its tensors changed, in new tuples, lists and dicts; other objects are the same ones."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(item, change) for item in value))
+    if type(value) is tuple:
+        return tuple(map_tensors(item, change) for item in value)
+    if isinstance(value, (list, dict)):
+        changed = copy.copy(value)  # of the same class, which may be the caller's own
+        for key, item in enumerate(value) if isinstance(value, list) else value.items():
+            changed[key] = map_tensors(item, change)
+        return changed
+    return value
+
+
+def read_calls(given: Iterable, name: str = "calibrate") -> list[Call]:
+    """`given` as calls; a tensor among them is a call's only argument. name: of the argument, for messages.
+
+    Raises UserError for what is no iterable of calls, and for none.
+    """
+    once = isinstance(given, (Tensor, dict, str, bytes)) or not isinstance(given, Iterable)
+    require(not once, f"{name} is a {type(given).__name__}: {HOW}, as in {name}=[(x, t)]")
+    calls = [_read_call(call, name) for call in given]
+    require(bool(calls), f"{name} has no call: {HOW}")
+    return calls
+
+
+def _read_call(call: object, name: str) -> Call:
+    if isinstance(call, Tensor):
+        return Call((call,), {})
+    if isinstance(call, dict):
+        return Call((), dict(call))
+    if isinstance(call, tuple):
+        if len(call) == 2 and isinstance(call[0], tuple) and isinstance(call[1], dict):
+            return Call(*call)
+        return Call(tuple(call), {})
+    raise UserError(f"a call of {name} is a {type(call).__name__}: {HOW}")

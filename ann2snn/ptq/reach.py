@@ -1,0 +1,122 @@
+"""Which modules of a network run in a call, and to which of them another layer's output has come."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..config import require
+from .calls import map_tensors
+
+#: What is quantized in front of, transposed convolutions included.
+LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+
+
+@dataclass
+class Site:
+    """Place of a quantizer: in front of a layer, or (`behind`) after a module that answers a factor of attention."""
+
+    name: str
+    module: nn.Module
+    behind: bool = False
+    called: bool = False
+    reached: bool = False  # a layer's output has come here
+    shape: tuple[int, ...] = ()  # of the tensor to quantize
+    dtype: torch.dtype = torch.float32
+    device: torch.device | None = None
+
+    def see(self, x: Tensor, reached: bool) -> None:
+        """Take note of a tensor. Raises UserError for values that are not finite."""
+        check_finite(x, self.name)
+        self.called, self.reached = True, self.reached or reached
+        self.shape, self.dtype, self.device = tuple(x.shape), x.dtype, x.device
+
+
+def check_finite(x: Tensor, name: str) -> None:
+    """Raise UserError if x, which comes to the module `name` in calibration, has NaN or infinity."""
+    finite = not x.is_floating_point() or bool(x.isfinite().all())
+    require(finite, f"calibration: {name} is given values that are not finite: check the calls and the weights")
+
+
+def first_argument(module: nn.Module) -> str:
+    """Name of the first argument of `forward`."""
+    return next(iter(inspect.signature(module.forward).parameters))
+
+
+_MARK = "reached_by_a_layer"
+#: Take a tensor's shape and type, and nothing of its values; what `empty_like` makes may be filled by foreign kernels.
+_SHAPE_ALONE = {
+    getattr(torch.ops.aten, name)
+    for name in ("zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones", "new_full")
+}
+
+
+def _storage(x: Tensor) -> object:
+    return x.untyped_storage() if x.layout == torch.strided else x  # sparse tensors have none
+
+
+class Reach(TorchDispatchMode):
+    """While it is on, everything computed from what `mark` marked is marked too: views and writes in place included.
+
+    The mark sits on the storage, so that all views of a tensor share it; python keeps such an attribute as long as
+    the storage lives.
+    """
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        answer = func(*args, **kwargs)
+        if func.overloadpacket not in _SHAPE_ALONE and self.has_marked((args, kwargs)):
+            self.mark(answer)
+            for position, argument in enumerate(func._schema.arguments):
+                if argument.alias_info is not None and argument.alias_info.is_write:
+                    self.mark(args[position] if position < len(args) else kwargs.get(argument.name))
+        return answer
+
+    def mark(self, value: object) -> None:
+        """Mark all tensors in `value`: a tensor, or tuples, lists and dicts of them."""
+        map_tensors(value, lambda x: setattr(_storage(x), _MARK, True))
+
+    def has_marked(self, value: object) -> bool:
+        """Whether a tensor in `value` is marked."""
+        found = []
+        map_tensors(value, lambda x: found.append(hasattr(_storage(x), _MARK)))
+        return any(found)
+
+
+@contextmanager
+def noting(net: nn.Module, sites: list[Site]) -> Iterator[None]:
+    """While it is open, calls of `net` fill in the sites; what any layer of `net` answers counts as its output."""
+    hooks = []
+    with Reach() as reach:
+
+        def before(site: Site):
+            name = first_argument(site.module)
+
+            def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+                x = args[0] if args else kwargs[name]
+                site.see(x, reach.has_marked(x))
+
+            return hook
+
+        def after(site: Site):
+            return lambda module, args, output: site.see(output, True)
+
+        for site in sites:
+            if site.behind:
+                hooks.append(site.module.register_forward_hook(after(site)))
+            else:
+                hooks.append(site.module.register_forward_pre_hook(before(site), with_kwargs=True))
+        for module in net.modules():
+            if isinstance(module, LAYERS):
+                hooks.append(module.register_forward_hook(lambda module, args, output: reach.mark(output)))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
