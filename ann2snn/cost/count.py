@@ -50,7 +50,9 @@ def count_calls(net: nn.Module, trajectory: Sequence[object], carry: bool = Fals
     """Count the calls of a sampler for one batch of images: averages per image and call.
 
     trajectory: each call a tuple of positional arguments, a dict of keyword arguments, or a pair (tuple, dict). carry:
-    keep a converted network's levels from call to call; of a quantized one, differences are counted anyway. Raises UserError for other calls, an empty trajectory, or calls of different numbers of images.
+    keep a converted network's levels from call to call; of a quantized one, differences are counted anyway.
+
+    Raises UserError for other calls, an empty trajectory, or calls of different numbers of images.
     """
     _check_is_network(net)
     calls = read_calls(trajectory, "trajectory")

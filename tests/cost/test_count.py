@@ -269,9 +269,11 @@ def test_zero_weights_of_quantized_layers_take_no_operations(batch):
 def test_counts_do_not_depend_on_the_batch_size_and_leave_nothing_behind(ann, batch, mode):
     snn = convert(ann, MODES[mode]).train()
     one, all_at_once = (count_operations(snn, *batch, batch_size=n) for n in (1, 3))
-    for a, b in zip(one.layers, all_at_once.layers, strict=True):
-        for field in ("ac", "mac", "spikes", "dense", "values", "states", "updates", "touched", "state_words"):
-            assert getattr(a, field) == pytest.approx(getattr(b, field), rel=1e-12), (a.name, field)
+    snn.set_spike_chunk(2)  # nor on how many time steps run at once
+    for other in (one, count_operations(snn, *batch)):
+        for a, b in zip(other.layers, all_at_once.layers, strict=True):
+            for field in ("ac", "mac", "spikes", "dense", "values", "states", "updates", "touched", "state_words"):
+                assert getattr(a, field) == pytest.approx(getattr(b, field), rel=1e-12), (a.name, field)
     assert snn.clock.monitor is None and snn.spiking == MODES[mode] and snn.training and snn.net.training
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in snn.modules())
     with pytest.raises(ValueError, match="no images"):
@@ -347,8 +349,8 @@ def test_neurons_and_weights_that_are_touched(ann, calls):
 
 def test_a_trajectory_without_carrying_is_calls_from_rest(ann, calls):
     for net in (ann, convert(ann, AUTO)):
-        whole = ann2snn.cost(net, trajectory=calls)
-        single = [ann2snn.cost(net, *call) for call in calls]
+        whole = ann2snn.cost(net, trajectory=calls[:2])
+        single = [ann2snn.cost(net, *call) for call in calls[:2]]
         for field in ("spikes", "ac", "mac", "updates", "dense", "states"):
-            assert whole.total(field) == pytest.approx(sum(one.total(field) for one in single) / 4), field
-        assert whole.calls == 4 and whole.first is None
+            assert whole.total(field) == pytest.approx(sum(one.total(field) for one in single) / 2), field
+        assert whole.calls == 2 and whole.first is None
