@@ -78,6 +78,10 @@ class CostReport:
             raise ValueError(f"{field} does not add up over layers")
         return sum(getattr(layer, field) for layer in self.layers)
 
+    def per_image(self, field: str) -> float:
+        """`total`, of all calls of the trajectory together."""
+        return self.calls * self.total(field)
+
     def by_kind(self, field: str) -> dict[str, float]:
         """A field of `LayerCost` by kind of layer; of neurons also by what makes them look again, as "neuron, norm"."""
         found: dict[str, float] = {}
