@@ -41,7 +41,10 @@ KINDS = {
     **dict.fromkeys(("mul", "rmul", "imul", "div", "rdiv", "truediv", "rtruediv", "itruediv", "multiply"), "scale"),
 }
 #: Looked into by nobody: what they multiply inside would go uncounted.
-CLOSED = ("multi_head_attention_forward", "transformer_encoder_layer_fwd", "lstm", "gru", "rnn_tanh", "rnn_relu")
+CLOSED = (
+    *("multi_head_attention_forward", "native_multi_head_attention", "transformer_encoder_layer_fwd"),
+    *("lstm", "gru", "rnn_tanh", "rnn_relu"),
+)
 #: Make new tensors, or only look at old ones.
 FREE = ("get", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "type", "setitem")
 #: A change of one value changes all of its group behind these.
@@ -147,28 +150,26 @@ class EventCounter(EventFollower):
         return kind if kind in GROUPING else group
 
     def count_neuron(self, x: Tensor, events: Tensor) -> None:
-        key, group, flat, steps = (
-            self.turn("neuron"),
-            self.grouped.get(x, ""),
-            self.by_image(events),
-            self.clock.chunk_steps,
-        )
+        key, group = self.turn("neuron"), self.grouped.get(x, "")
+        row, sent = self.row(key, group), self.by_image(events) > 0
         looks = self.changes(x, key)
         if group:
             looks = looks.any(1, keepdim=True).expand_as(looks)
-        ramp = self._ramp(key).to(x.device).repeat_interleave(len(looks) // steps)
-        looks = looks | ramp[:, None] | (flat > 0)
-        updates = float(looks.sum()) if self.keeps else float(looks.numel())
-        fired = (flat > 0).reshape(steps, -1).any(0)
+        ramp = self._ramp(key).to(x.device).repeat_interleave(len(looks) // self.clock.chunk_steps)
+        updates = float((looks | ramp[:, None] | sent).sum() if self.keeps else sent.numel())
+        row.fix(key, neurons=sent.shape[1], state_words=sent.shape[1] if self.keeps else 0)
+        row.add(updates=updates, values=updates, activations=updates, touched=self._first_events(sent, key))
+        if self.keeps:
+            row.add(states=updates + float(sent.sum()))
+        if self.counts == SPIKES:
+            row.add(spikes=float(events.sum(dtype=torch.float64)))
+
+    def _first_events(self, sent: Tensor, key: tuple) -> float:
+        """How many neurons sent an event for the first time. sent, bool, as `by_image`."""
+        fired = sent.reshape(self.clock.chunk_steps, -1).any(0)
         earlier = self.fired.get(key, torch.zeros_like(fired))
         self.fired[key] = fired | earlier
-        row = self.row(key, group)
-        row.fix(key, neurons=flat.shape[1], state_words=flat.shape[1] if self.keeps else 0)
-        row.add(updates=updates, values=updates, activations=updates, touched=float((fired & ~earlier).sum()))
-        if self.keeps:
-            row.add(states=updates + float((flat > 0).sum()))
-        if self.counts == SPIKES:
-            row.add(spikes=float(flat.sum(dtype=torch.float64)))
+        return float((fired & ~earlier).sum())
 
     def _ramp(self, key: tuple) -> Tensor:
         """In which of this chunk's steps targets move because more of the window has passed [L], bool."""
@@ -271,9 +272,9 @@ class EventCounter(EventFollower):
 
     def _carried(self, *reads: Read) -> str:
         """What a linear map, or a product of two, reads."""
-        carries = {MIXED if 0 < read.share < 1 else REAL if read.share else LEVELS for read in reads}
-        found = REAL if len(carries) > 1 else carries.pop()
-        return SPIKES if found == LEVELS and self.counts == SPIKES else found
+        if all(read.real is None for read in reads):
+            return SPIKES if self.counts == SPIKES else LEVELS
+        return MIXED if len(reads) == 1 and reads[0].share < 1 else REAL
 
     def _ran(self, row: Row, key: tuple, changed: Tensor, synapses: float, out: Tensor) -> float:
         """Linear maps and products, with `synapses` each run → runs, steps × images with something to do."""

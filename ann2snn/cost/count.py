@@ -129,6 +129,8 @@ class _Run:
 
 def _mean(calls: list[dict[str, LayerCost]]) -> tuple[LayerCost, ...]:
     """Layers of several calls, averaged; a layer that a call lacks did nothing in it."""
+    if len(calls) == 1:
+        return tuple(calls[0].values())
     latest = {name: layer for layers in calls for name, layer in layers.items()}
     return tuple(
         dataclasses.replace(
