@@ -26,7 +26,6 @@ from .metrics.features import FeatureExtractor, make_extractor
 from .metrics.score import score_numbered, usual_splits
 from .metrics.stats_file import ReferenceStatistics, read_stats
 from .nets.architecture import NetworkConfig
-from .nets.attention_unet import AttentionUNet
 from .nets.direct import DirectDenoiser
 from .nets.sddpm import SDDPM
 from .runtime import computes_bfloat16, prepare_folder
@@ -139,11 +138,6 @@ def load_convertible() -> checkpoint.Loaded:
     """The quantized network that training left in --logdir. Raises UserError for one without a spiking counterpart."""
     path = Path(FLAGS.logdir) / CHECKPOINT
     loaded = load_checkpoint(path)
-    if isinstance(loaded.net, AttentionUNet):
-        raise UserError(
-            f"{path} is a network with --arch=attention: SiLU and attention have no spiking counterpart here; "
-            "train with --arch=unet to convert"
-        )
     if isinstance(loaded.net, DirectDenoiser):
         raise UserError(f"{path} is a network with --arch={loaded.net.config.arch}: it is spiking already")
     check_convertible(loaded.net)

@@ -70,7 +70,7 @@ def _define_actions() -> None:
 def _define_network() -> None:
     flags.DEFINE_enum(
         *("arch", "unet", list(CONFIGS)),
-        "unet converts to spikes; attention, as in DDPM, does not; sddpm, fsddim: SNN_train",
+        "unet, and attention (of DDPM) where --bit is given, convert to spikes; sddpm, fsddim: SNN_train",
     )
     flags.DEFINE_integer("ch", 128, "channels of the first level")
     flags.DEFINE_multi_integer("ch_mult", [1, 2, 2, 2], "channel multiplier of each resolution level")

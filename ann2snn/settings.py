@@ -59,7 +59,8 @@ def network_config(in_channels: int) -> NetworkConfig:
     table, kind = ARCHITECTURES[FLAGS.arch]
     for name, plain in NEUTRAL.items():
         value = FLAGS[name].value
-        has_it = name in table or (name in ("threshold", "recompute") and issubclass(kind, DirectConfig))
+        has_it = name in table or (name == "bit" and kind is AttentionUNetConfig)
+        has_it |= name in ("threshold", "recompute") and issubclass(kind, DirectConfig)
         require(
             has_it or not given(name) or value == plain,
             f"--{name}={written(value)}: --arch={FLAGS.arch} has no such setting; drop one of the two",
@@ -68,6 +69,8 @@ def network_config(in_channels: int) -> NetworkConfig:
         return unet_config(in_channels)
     # A flag without a value leaves the choice to the architecture.
     fields = {field: FLAGS[name].value for name, field in table.items() if FLAGS[name].value is not None}
+    if kind is AttentionUNetConfig and given("bit"):  # which quantizes it; the flag's default is another network's
+        fields["bits"] = FLAGS.bit
     if issubclass(kind, DirectConfig) and FLAGS.threshold is not None:
         fields["threshold"] = FLAGS.threshold
     return kind(in_channels=in_channels, dropout=FLAGS.dropout, **fields)

@@ -19,14 +19,14 @@ SEARCH_RANGE = 2.0**-7
 def calibrate_activations(
     net: nn.Module, batches: Iterable[tuple], method: str = "mse", percentile: float = 99.9
 ) -> dict[str, float]:
-    """Set every `act_alpha` from the values its layer is given while `net(*args)` runs over the batches.
+    """Set every `act_alpha`, and every step of a `UniformQuantizer`, from the values it is given over the batches.
 
     Layers are set in the order they are called, each before it answers: a layer sees inputs that are already quantized
     with the new clips of the layers before it. With several batches the values add up, and the last call decides.
     The network runs in eval mode; modes are restored. The global random state is not touched.
 
     Args:
-        net: any module that contains `QuantReLU` (or subclasses); layers of 32 bits are left alone.
+        net: any module that contains `QuantReLU` or `UniformQuantizer`; layers of 32 bits are left alone.
         batches: argument tuples for `net`.
         method: "mse": the clip with the least mean squared quantization error over the positive values;
             "percentile": that percentile of the positive values.
@@ -42,10 +42,28 @@ def calibrate_activations(
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile must be in (0, 100], got {percentile}")
 
+    from quant.uniform import UniformQuantizer, fit_step  # which searches as this module does
+
     layers = {name: m for name, m in net.named_modules() if isinstance(m, QuantReLU) and m.quantizes}
+    uniform = {name: m for name, m in net.named_modules() if isinstance(m, UniformQuantizer)}
     clips: dict[str, float] = {}
     find = _mse_optimal_clip if method == "mse" else partial(_percentile_clip, percentile=percentile)
     hooks = _hook_layers(layers, clips, find)
+    samples, generator = {name: [] for name in uniform}, torch.Generator().manual_seed(0)
+
+    def fit(layer: nn.Module, args: tuple, name: str) -> None:
+        x = args[0].detach().float()
+        if not x.isfinite().all():
+            raise ValueError(f"calibration: the input of {name or 'the network'} has values that are not finite")
+        rows = x.reshape(1, -1) if layer.channels is None else x.movedim(layer.axis, 0).flatten(1)
+        if rows.shape[1] > SAMPLES_PER_CALL:
+            rows = rows[:, torch.randint(rows.shape[1], (SAMPLES_PER_CALL,), generator=generator).to(rows.device)]
+        samples[name].append(rows)
+        step = fit_step(torch.cat(samples[name], 1), layer.lo, layer.hi, method, percentile)
+        layer.scale.copy_(step.reshape(layer.scale.shape))
+        clips[name] = float(step.max()) * layer.hi
+
+    hooks += [m.register_forward_pre_hook(partial(fit, name=name)) for name, m in uniform.items()]
     modes = {m: m.training for m in net.modules()}
     count = 0
     try:

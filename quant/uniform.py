@@ -81,9 +81,9 @@ class UniformQuantizer(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         lo, hi = state.tolist()
-        if hi - lo != 2**self.bits - 1:
-            raise ValueError(f"the levels {lo} to {hi} that are loaded are not of {self.bits} bits")
         self.signed = lo < 0
+        if (lo, hi) != (self.lo, self.hi):
+            raise ValueError(f"the levels {lo} to {hi} that are loaded are not of {self.bits} bits")
 
     def extra_repr(self) -> str:
         channels = "" if self.channels is None else f", channels={self.channels}, axis={self.axis}"

@@ -94,7 +94,8 @@ def make_subject(name: str, teacher: nn.Module, student: SpikingNetwork, proxy: 
 def tunable_blocks(net: nn.Module) -> list[str]:
     """Names of the blocks that can carry a conversion error of their own, in data-flow order."""
     inside = net.net if isinstance(net, SpikingNetwork) else net
-    return [name for name, _ in blocks_of(inside) if name not in EXACT_BLOCKS]
+    blocks = blocks_of(inside)
+    return [name for name, block in blocks if name not in EXACT_BLOCKS and trainable_parameters(block)]
 
 
 def tied_proxy(ann: nn.Module, snn: SpikingNetwork) -> nn.Module:

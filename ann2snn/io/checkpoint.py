@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import MAX_IMAGE_SIZE, DiffusionConfig, SpikingConfig, UNetConfig, require
+from ..config import FULL_PRECISION, MAX_IMAGE_SIZE, DiffusionConfig, SpikingConfig, UNetConfig, require
 from ..convert import SpikingNetwork, attach, prepare_for
 from ..diffusion.process import network_channels
 from ..errors import UserError
@@ -229,7 +229,7 @@ def load(
     told = _Told(bit, image_size, spike_steps, expected or {})
     config, diffusion, stored_spiking = _configs(payload, state, path, told)
 
-    if (kind == "direct") != isinstance(config, DirectConfig) or (kind == "snn" and config.arch != UNetConfig.arch):
+    if (kind == "direct") != isinstance(config, DirectConfig) or (kind == "snn" and config.bits == FULL_PRECISION):
         raise UserError(f"refusing {path}: no network of kind {kind!r} has the architecture {config.arch!r}")
 
     def build() -> Network | SpikingNetwork:
@@ -275,7 +275,8 @@ def _state(payload: dict, key: str, path: str | os.PathLike) -> dict[str, Tensor
         raise UserError(f"refusing {path}: no weights under {key!r}")
     for name, value in state.items():
         plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
-        if not isinstance(name, str) or not plain or not (value.is_floating_point() or _is_counter(name, value)):
+        whole = plain and isinstance(name, str) and _is_whole(name, value)
+        if not isinstance(name, str) or not plain or not (value.is_floating_point() or whole):
             raise UserError(
                 f"refusing {path}: entry {str(name)[:80]!r} of {key!r} is not a named floating-point tensor"
             )
@@ -284,9 +285,10 @@ def _state(payload: dict, key: str, path: str | os.PathLike) -> dict[str, Tensor
     return state
 
 
-def _is_counter(name: str, value: Tensor) -> bool:
-    """Batch norm's only integer: the batches it has seen."""
-    return name.endswith("num_batches_tracked") and value.dtype == torch.int64 and value.dim() == 0
+def _is_whole(name: str, value: Tensor) -> bool:
+    """The integers of a state dict: the batches that a batch norm has seen, the range of a quantizer."""
+    shapes = {"num_batches_tracked": (), "_extra_state": (2,)}
+    return value.dtype == torch.int64 and shapes.get(name.rpartition(".")[2]) == tuple(value.shape)
 
 
 def _kind_and_step(payload: dict, state: dict, path: str | os.PathLike) -> tuple[str, int]:
@@ -358,7 +360,10 @@ def load_state(net: Network, state: dict[str, Tensor], path: str | os.PathLike) 
     for name, value in state.items():
         if not bool(torch.isfinite(value.to(wanted[name].dtype)).all()):
             raise UserError(f"refusing {path}: {name} holds values that are not finite")
-    net.load_state_dict(state, strict=True)
+    try:
+        net.load_state_dict(state, strict=True)
+    except ValueError as error:
+        raise UserError(f"refusing {path}: {error}") from None
 
 
 def _check_fit(net: Network, state: dict[str, Tensor], path: str | os.PathLike) -> dict[str, Tensor]:

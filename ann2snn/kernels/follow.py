@@ -171,7 +171,7 @@ def advance(
 
 def holes(values: Tensor) -> Tensor | None:
     """Where `values` are not a number, [*S] of bool; None where a CPU finds, in half a pass, that all are numbers."""
-    if values.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(values.sum().isnan()):
+    if values.device.type == "cpu" and not torch.compiler.is_compiling() and not math.isnan(values.sum()):
         return None
     return values.isnan()
 

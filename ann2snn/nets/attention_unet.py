@@ -1,8 +1,8 @@
 """The U-Net of DDPM with attention: a full-precision baseline, and the architecture of published DDPM checkpoints.
 
 Ho et al., 2020 (2006.11239), appendix B, as trained by ddpm-torch, whose parameter names these are, so that its
-checkpoints load strictly (`model`, or `ema` → `shadow`). It has no quantizers of its own: `ann2snn.quantize` places
-them.
+checkpoints load strictly (`model`, or `ema` → `shadow`). Quantized, it has a quantizer in front of every layer that
+another one's output reaches, and on q, k and v: where `ann2snn.quantize` puts them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import FULL_PRECISION, DiffusionConfig, check_int, require
+from quant import UniformQuantizer
+from quant.place import quantize_input, quantize_output
+
+from ..config import FULL_PRECISION, DiffusionConfig, check_bits, check_int, require
 from ..config.checks import check_blocks, check_even_width, check_multipliers, check_norm_groups, make_whole
 from .parts import BatchDropout
 
@@ -29,14 +32,14 @@ class AttentionUNetConfig:
 
     attn: levels (0 is full resolution) whose every residual block is followed by attention; may be empty.
     out_channels: None for as many as `in_channels`.
+    bits: of the activations; 32 is full precision, and no quantizers. Fewer convert to a spiking network.
     block_size: squares of block_size² pixels become channels before the first convolution and pixels again after the
     last one; 1 leaves images as they are.
 
     Raises UserError for values that make no network.
     """
 
-    arch = "attention"  # no fields, as they are the same for all: the name of `--arch`, and the activations' precision
-    bits = FULL_PRECISION
+    arch = "attention"  # no field: the name of `--arch`
 
     in_channels: int = 3
     image_size: int = 32
@@ -48,10 +51,12 @@ class AttentionUNetConfig:
     out_channels: int | None = None
     norm_groups: int = 32
     block_size: int = 1
+    bits: int = FULL_PRECISION
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen; normalise types once, here
         make_whole(self)
+        set_field(self, "bits", check_bits(self.bits, "--bit"))
         if self.out_channels is not None:
             set_field(self, "out_channels", check_int(self.out_channels, "output channels"))
         set_field(self, "attn", tuple(check_int(level, "--attn") for level in self.attn))
@@ -101,10 +106,12 @@ def sinusoidal_features(t: Tensor, dim: int) -> Tensor:
 
 
 class AttentionUNet(nn.Module):
-    """Denoiser f(x [N, C, H, W], t [N]) → [N, C_out, H, W]; `t` may be fractional. Not convertible to spikes.
+    """Denoiser f(x [N, C, H, W], t [N]) → [N, C_out, H, W]; `t` may be fractional.
 
     `diffusion` is the process it was trained for; it is carried along, not used.
     """
+
+    folds_time = True  # rows of a batch do not meet
 
     def __init__(self, config: AttentionUNetConfig, diffusion: DiffusionConfig | None = None) -> None:
         super().__init__()
@@ -129,6 +136,23 @@ class AttentionUNet(nn.Module):
             group_norm(width, config), nn.SiLU(), nn.Conv2d(width, config.denoised_channels * pixels, 3, padding=1)
         )
         self.initialize()
+        if config.bits != FULL_PRECISION:
+            self._quantize(config.bits)
+
+    def _quantize(self, bits: int) -> None:
+        """Quantizers, of levels below 0 as well, as SiLU and attention have such answers."""
+        layers = [m for m in self.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+        blocks = [m for m in self.modules() if isinstance(m, AttentionBlock)]
+        for layer in layers:
+            if layer not in (self.in_conv, self.embed[0]):  # they read the image and the time, no other layer
+                quantize_input(layer, UniformQuantizer(bits))
+        for block in blocks:
+            for factor in (block.query, block.key, block.value):
+                quantize_output(factor, UniformQuantizer(bits))
+
+    def example_call(self) -> tuple[tuple[Tensor, Tensor], dict]:
+        """Arguments that it can be called with: one image of zeros at t = 0."""
+        return (torch.zeros(1, self.in_channels, self.image_size, self.image_size), torch.zeros(1)), {}
 
     def _res_block(self, c_in: int, c_out: int) -> ResBlock:
         return ResBlock(c_in, c_out, self.config)

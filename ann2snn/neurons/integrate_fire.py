@@ -93,7 +93,7 @@ class IFNeuron(nn.Module):
 
     def _rest(self, x: Tensor, neurons: Neurons) -> Tensor | None:
         """Levels before the first step of an input like x [N, *S]; None where the first step is the last."""
-        self._check_channels(x)
+        _check_channels(neurons, x)
         return neurons.rest(x) if self.clock.is_stream or self.clock.keeps else None
 
     def after_norm(self, norm: nn.GroupNorm, x: Tensor, whole: bool = False) -> Tensor | Spikes | None:
@@ -180,17 +180,19 @@ class IFNeuron(nn.Module):
             if name in entries and (held is None or held.shape != entries[name].shape):
                 setattr(self, name, nn.Parameter(torch.zeros_like(entries[name]).to(self.levels.step.detach())))
 
-    def _check_channels(self, x: Tensor) -> None:
-        """x [N, *S]. Raises UserError where a file's thresholds or charges are not one per channel of it."""
-        for value in (self.levels.step, self.charge):
-            behind = () if value is None else value.shape
-            ends = x.shape[x.dim() - len(behind) :] if len(behind) < x.dim() else ()
-            fits = len(ends) == len(behind) and all(n in (1, m) for n, m in zip(behind, ends, strict=True))
-            require(fits, f"a layer of channels {list(x.shape[1:])} has thresholds or charges {list(behind)}")
-
     def extra_repr(self) -> str:
         levels = self.levels
         return f"levels={levels.lo}..{levels.hi}, step={float(levels.step.mean()):.4g}"
+
+
+def _check_channels(neurons: Neurons, x: Tensor) -> None:
+    """x [N, *S]. Raises UserError where a file's thresholds or charges are not one per channel of it."""
+    for value in (neurons.levels.step, neurons.charge):
+        behind = () if value is None else value.shape
+        if behind:
+            ends = x.shape[x.dim() - len(behind) :] if len(behind) < x.dim() else ()
+            fits = len(ends) == len(behind) and all(n in (1, m) for n, m in zip(behind, ends, strict=True))
+            require(fits, f"a layer of channels {list(x.shape[1:])} has thresholds or charges {list(behind)}")
 
 
 class _Integrated:

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from quant import QuantReLU, UniformQuantizer, fit_step
+from quant.place import quantize_input, quantize_output
 
 from ..config import require
 from ..errors import UserError
 from ..neurons import IFNeuron
 from .attention import attended, project_all
 from .calls import Call, read_calls
-from .reach import LAYERS, Site, check_finite, first_argument, noting
+from .reach import LAYERS, Site, check_finite, noting
 
 # Values kept of one call of a quantizer, and of all its calls: enough for a stable optimum, searched in milliseconds.
 SAMPLES_PER_CALL, LEAST_OF_A_CHANNEL, MOST_SAMPLES = 2**14, 2**10, 2**18
@@ -103,7 +104,8 @@ def quantize(
         project_all(net, skipped_modules(net, skip))
         sites = _find_sites(net, skipped_modules(net, skip), calls)
         for site in sites:
-            _place(site, rules.quantizer(site))
+            place = quantize_output if site.behind else quantize_input
+            place(site.module, rules.quantizer(site))
         _calibrate(net, sites, calls, rules)
     net.example_call = tuple(calls[0].stored())
     return net
@@ -176,33 +178,6 @@ def _find_sites(net: nn.Module, skipped: set[nn.Module], calls: list[Call]) -> l
     sites = [site for site in layers if site.reached] + list(answering.values())
     require(bool(sites), "nothing to quantize: no convolution or linear layer reads what another one answers")
     return sites
-
-
-def _place(site: Site, quantizer: UniformQuantizer) -> None:
-    """Put the quantizer at its site.
-
-    It becomes a submodule of the module that it serves, called by a hook: class, attributes and parameter names of that
-    module stay, and whoever holds a reference to it calls the quantizer too. The handle is kept as well, because
-    unpickling it is what keeps the hook's number from being given out again.
-    """
-    module = site.module
-    if site.behind:
-        module.output_quantizer = quantizer
-        module.output_quantizer_hook = module.register_forward_hook(_quantize_output)
-    else:
-        module.input_quantizer = quantizer
-        module.input_quantizer_hook = module.register_forward_pre_hook(_quantize_input, with_kwargs=True)
-
-
-def _quantize_input(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    if args:
-        return (module.input_quantizer(args[0]), *args[1:]), kwargs
-    name = first_argument(module)
-    return args, kwargs | {name: module.input_quantizer(kwargs[name])}
-
-
-def _quantize_output(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-    return module.output_quantizer(output)
 
 
 class _Fit:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from quant.place import first_argument
 
 from ..config import require
 from .calls import map_tensors
@@ -42,11 +43,6 @@ def check_finite(x: Tensor, name: str) -> None:
     """Raise UserError if x, which comes to the module `name` in calibration, has NaN or infinity."""
     finite = not x.is_floating_point() or bool(x.isfinite().all())
     require(finite, f"calibration: {name} is given values that are not finite: check the calls and the weights")
-
-
-def first_argument(module: nn.Module) -> str:
-    """Name of the first argument of `forward`."""
-    return next(iter(inspect.signature(module.forward).parameters))
 
 
 _MARK = "reached_by_a_layer"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
+from quant import UniformQuantizer
 from quant.calibrate import calibrate_activations
 
 from ..compiled import compiled
@@ -111,9 +112,13 @@ class Trainer:
             pair = network_pair(self.process, self.diffusion, x_0, t, noise)
             calibrate_activations(self.net, [pair])
         else:
+            clip = float(self.train_config.act_init)
             for name, parameter in self.net.named_parameters():
                 if name.endswith("act_alpha"):
-                    nn.init.constant_(parameter, float(self.train_config.act_init))
+                    nn.init.constant_(parameter, clip)
+            for module in self.net.modules():
+                if isinstance(module, UniformQuantizer):
+                    nn.init.constant_(module.scale, clip / module.hi)
         self.world.synchronise(self.net)
         self.ema.load_state_dict(self.net.state_dict())
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import copy
 
 import torch
+from ann2snn.convert.parts import SpikingConv2d
 from torch import Tensor, nn
 
 from ann2snn.convert import SpikingNetwork
-from ann2snn.convert.parts import SpikingConv2d
 from ann2snn.errors import UserError
 from ann2snn.neurons import IFNeuron
 

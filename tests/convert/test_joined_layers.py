@@ -8,7 +8,6 @@ import torch
 
 from ann2snn.config import SpikingConfig
 from ann2snn.convert import convert
-from ann2snn.convert.parts import SpikingConv2d, SpikingHead, SpikingTail
 from ann2snn.kernels import norm as norm_kernels
 from ann2snn.nets import UNet
 from ann2snn.nets.parts import FusedReLU, activate
@@ -118,25 +117,25 @@ def test_who_listens_wants_gradients_or_runs_the_published_neuron_has_them_apart
     snn = convert(ann, schedule="stream")
     batch = random_batch(ann)
     blocks = [m for m in snn.net.modules() if isinstance(m, torch.nn.GroupNorm)]
-    scans, counts = count_calls(monkeypatch, "norm_scan_reference"), count_calls(monkeypatch, "norm_count_reference")
+    joined = count_calls(monkeypatch, "norm_follow_reference")
 
-    def ran(net: torch.nn.Module) -> tuple[int, int]:
-        scans[0] = counts[0] = 0
+    def ran(net: torch.nn.Module) -> int:
+        joined[0] = 0
         net(*batch)
-        return scans[0], counts[0]
+        return joined[0]
 
-    assert ran(snn) == ran(ann) == (0, 0)  # autograd is on
+    assert ran(snn) == ran(ann) == 0  # autograd is on
     with torch.no_grad():
-        assert ran(snn) == (len(blocks), 0) and ran(ann) == (0, len(blocks))
+        assert ran(snn) == ran(ann) == len(blocks)
         with snn.running_as(SpikingConfig()):
-            assert ran(snn) == (0, len(blocks))
+            assert ran(snn) == len(blocks)
         with snn.running_as(SpikingConfig("stream", stream_norm="per_step", if_neuron="reference")):
-            assert ran(snn) == (0, 0)
+            assert ran(snn) == 0
         seen = []
         neuron = snn.net.tail[1]
         for register in (neuron.register_forward_pre_hook, blocks[-1].register_forward_hook):
             handle = register(lambda module, args, *output: seen.append(len(args)))
-            assert ran(snn) == (len(blocks) - 1, 0) and seen.pop() == 1
+            assert ran(snn) == len(blocks) - 1 and seen.pop() == 1
             handle.remove()
 
 
@@ -149,52 +148,16 @@ def test_other_activations_are_left_alone():
         assert_equal(activate(torch.nn.Identity(), torch.nn.Identity(), x), x)
 
 
-# ---- what is computed once, or not at all ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mode", MODES)
 @torch.no_grad()
-def test_head_and_tail_are_convolved_once_a_chunk(mode, monkeypatch):
-    snn = convert(random_ann(bits=3), schedule="stream", **MODES[mode])
-    batch = random_batch(snn)
-    rows = []
-    convolve = SpikingConv2d.linear
-    monkeypatch.setattr(
-        SpikingConv2d, "linear", lambda self, x, bias: (rows.append(len(x)), convolve(self, x, bias))[1]
-    )
-    output = snn(*batch)
-    assert rows[0] == rows[-1] == len(batch[0]) or "settle_steps" in MODES[mode]
-    for kind in (SpikingHead, SpikingTail):
-        monkeypatch.setattr(kind, "linear", convolve)
-    assert_close(output, snn(*batch), EXACT)
-
-
-@torch.no_grad()
-def test_settling_convolves_only_what_still_receives_spikes(monkeypatch):
-    snn = convert(random_ann(bits=3), schedule="stream", settle_steps="auto")
-    x, t = random_batch(snn, 3)
-    rows = []
-    convolve = SpikingConv2d.linear
-    monkeypatch.setattr(
-        SpikingConv2d, "linear", lambda self, x, bias: (rows.append(len(x)), convolve(self, x, bias))[1]
-    )
-    output, some = snn(x, t), sum(rows)
-    assert 1 not in rows
-    settled = snn.last_settle_steps
-    rows.clear()
-    monkeypatch.setattr(SpikingConv2d, "_of_rows", lambda self, x, rows: self.linear(x, None))
-    assert_close(snn(x, t), output, EXACT)
-    assert snn.last_settle_steps == settled > 1
-    assert some < sum(rows)  # and no row goes alone
-    monkeypatch.undo()
-    assert_close(torch.cat([snn(x[i : i + 1], t[i : i + 1]) for i in range(3)]), output, EXACT)
-
-
 def test_what_is_not_a_number_does_not_look_silent():
-    """A broken network must answer with NaN, not with the spikes it had before."""
-    snn = convert(random_ann(bits=2), schedule="stream", settle_steps=2)
-    conv = snn.net.downblocks[0].block1[2]
-    snn.clock.input_on = False
-    with torch.no_grad():
-        answer = conv(torch.full((2, conv.in_channels, 4, 4), torch.nan, dtype=conv.weight.dtype))
-    assert answer.isnan().all()
+    """A broken network must answer with NaN, whether its neurons are joined to their norms or not."""
+    for options in ({}, {"schedule": "stream"}, {"schedule": "stream", "settle_steps": "auto"}):
+        snn = convert(random_ann(bits=2), **options)
+        x, t = random_batch(snn)
+        whole = snn(x, t)
+        x[0, 0, 0, 0] = torch.nan
+        for context in (contextlib.nullcontext, apart):
+            with context():
+                answer = snn(x, t)
+            assert answer[0].isnan().all()
+            assert_close(answer[1], whole[1], EXACT)

@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
+from ann2snn.kernels.surrogate import if_scan_with_gradient
 from torch import Tensor
 
 from ann2snn.kernels import IFRule, IFState, if_scan
-from ann2snn.kernels.surrogate import if_scan_with_gradient
 from tests.helpers import assert_equal
 
 WINDOW = 7

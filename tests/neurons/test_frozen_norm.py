@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from ann2snn.neurons.norm import time_bin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -12,7 +13,6 @@ from ann2snn.config import SpikingConfig
 from ann2snn.errors import UserError
 from ann2snn.kernels import IFRule, IFState, if_scan
 from ann2snn.neurons import Clock, SpikingGroupNorm
-from ann2snn.neurons.norm import time_bin
 from tests.helpers import assert_close, assert_equal
 
 few = settings(max_examples=20, deadline=None, derandomize=True, database=None)
