@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from .config import DiffusionConfig, SampleConfig, UNetConfig
 from .convert import GapReport, SpikingNetwork, convert, fold_thresholds, measure_gap, register_quantizer
 from .convert.gap import GapMeter
-from .cost import CostReport, count_operations
+from .cost import CostReport, count_calls
+from .errors import UserError
 from .io import checkpoint
 from .nets import UNet
 from .nets.architecture import Network
-from .nets.direct import DirectDenoiser
 from .ptq import quantize, register_attention
 from .sampling import generate_all
 
@@ -99,10 +100,17 @@ def gap(ann: nn.Module, snn: SpikingNetwork, *args: object, **kwargs: object) ->
     return meter.report()
 
 
-def cost(net: SpikingNetwork | UNet | DirectDenoiser, x: Tensor, t: Tensor) -> CostReport:
+def cost(
+    net: nn.Module, *args: object, trajectory: Sequence[object] | None = None, carry: bool = False, **kwargs: object
+) -> CostReport:
     """Operations per image and network call, layer by layer, counted on a run of `net`; and their energy.
 
-    x [N, C, H, W], t [N]. A U-Net is counted as the quantized ANN it is, a spiking network as it is set to run. See
-    `CostReport` and docs/cost.md.
+    net: any quantized network, counted as the ANN it is, or a spiking one, as it is set to run. args, kwargs: a call.
+    trajectory: instead, the calls of a sampler, each a tuple, a dict, or a pair (tuple, dict). carry: keep a spiking
+    network's levels from call to call. See `CostReport` and docs/cost.md. Raises UserError for what cannot be counted.
     """
-    return count_operations(net, x, t)
+    if trajectory is None:
+        trajectory = [(args, kwargs)]
+    elif args or kwargs:
+        raise UserError("cost: give the arguments of one call, or a trajectory of calls, not both")
+    return count_calls(net, trajectory, carry)

@@ -116,8 +116,11 @@ def activate(norm: nn.Module, activation: nn.Module, x: Tensor, *readers: nn.Mod
 
 
 def _heard(*modules: nn.Module) -> bool:
-    """Whether somebody listens to one of the modules by a hook."""
-    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    """Whether somebody listens to one of the modules by a hook, or to all there are."""
+    every = nn.modules.module
+    return bool(every._global_forward_hooks or every._global_forward_pre_hooks) or any(
+        module._forward_hooks or module._forward_pre_hooks for module in modules
+    )
 
 
 def _type_for(readers: tuple[nn.Module, ...], norm: nn.GroupNorm, x: Tensor) -> torch.dtype | None:

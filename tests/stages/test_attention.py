@@ -248,10 +248,15 @@ def test_an_architecture_that_is_not_that_of_the_weights_is_refused(tmp_path, ar
         ann2snn.load(tmp_path / "a.pt")
 
 
-def test_its_operations_are_not_counted():
+def test_its_operations_are_counted_those_of_attention_as_well():
+    """At level 1, 4 × 4 pixels are 16 queries and 16 keys of 16 channels, in each of four blocks."""
     net = AttentionUNet(AttentionUNetConfig(**CONFIG, attn=(1,)))
-    with pytest.raises(UserError, match="cannot count"):
-        ann2snn.cost(net, torch.randn(1, 1, 8, 8), torch.tensor([3]))
+    account = ann2snn.cost(net, torch.randn(1, 1, 8, 8), torch.tensor([3]))
+    products = {layer.name: layer.synapses for layer in account.layers if layer.kind == "product"}
+    assert len(products) == 2 * 4 and set(products.values()) == {16 * 16 * 16}
+    assert sum(name.endswith(":query·key") for name in products) == 4
+    assert account.bits == 32 and set(account.energies()) == {"fp32"}
+    assert account.total("parameters") == sum(p.numel() for p in net.parameters())
 
 
 def test_no_spiking_network_has_attention(tmp_path):
