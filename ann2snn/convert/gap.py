@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from ..config import SpikingConfig, require
+from ..ptq.calls import leaves
 from .evaluating import evaluating
 from .network import SpikingNetwork
 
@@ -75,7 +75,7 @@ class SpikeTotals:
     def record(self, neuron: nn.Module, events: Tensor, is_count: bool) -> None:
         self.positive[neuron] = self.positive.get(neuron, 0.0) + float(events.clamp(min=0).sum(dtype=torch.float64))
         self.negative[neuron] = self.negative.get(neuron, 0.0) - float(events.clamp(max=0).sum(dtype=torch.float64))
-        self.neurons[neuron] = events[0, 0].numel()
+        self.neurons[neuron] = math.prod(events.shape[2:])
 
     def rates(self, layers: Iterable[nn.Module], steps: int) -> tuple[float, float]:
         """(firing rate, share of negative spikes) over `layers`; nan where there is nothing to divide by.
@@ -121,7 +121,7 @@ class GapMeter:
                 self._add(name, other, value)
         for value, other in zip(_values(target), _values(prediction), strict=True):
             self._add(PREDICTION, other, value)
-        self.images += len(next(value for value in pytree.tree_leaves((args, kwargs)) if _is_batch(value)))
+        self.images += len(next(value for value in leaves((args, kwargs)) if _is_batch(value)))
         self.settle_steps = max(self.settle_steps, snn.last_settle_steps)
 
     def _add(self, name: str, actual: Tensor, expected: Tensor) -> None:
@@ -226,8 +226,7 @@ def record_outputs(net: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
 
 def _values(output: object) -> list[Tensor]:
     """The tensors of real numbers in an answer."""
-    leaves = pytree.tree_leaves(output)
-    return [value for value in leaves if isinstance(value, Tensor) and value.is_floating_point()]
+    return [value for value in leaves(output) if isinstance(value, Tensor) and value.is_floating_point()]
 
 
 def _is_batch(value: object) -> bool:

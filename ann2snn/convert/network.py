@@ -14,12 +14,22 @@ from quant import quantized_once
 from ..config import AUTO, SpikingConfig, check_int, require
 from ..errors import UserError
 from ..neurons import Clock, IFNeuron, Monitor
-from ..ptq.calls import fresh, map_tensors
+from ..ptq.calls import fresh, leaves, map_tensors
 from .running import Carried, Lock, averaged, repeated
 from .trace import Description, trace
 
 #: Of one feature map over a chunk of time steps; measured, and flat around the optimum (docs/performance.md).
 CACHED_BYTES = 2**25
+
+
+def is_random(module: nn.Module) -> bool:
+    """Whether a module that is in training mode answers differently, or learns, in every pass."""
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
+        return module.dropout > 0
+    named = type(module).__name__ in ("StochasticDepth", "DropPath")  # torchvision's, timm's
+    return named or isinstance(module, nn.modules.batchnorm._BatchNorm | nn.RReLU)
 
 
 class SpikingNetwork(nn.Module):
@@ -141,7 +151,7 @@ class SpikingNetwork(nn.Module):
             self.clock.config = previous
 
     @contextlib.contextmanager
-    def monitored(self, monitor: Monitor) -> Iterator[None]:
+    def monitored(self, monitor: Monitor | None) -> Iterator[None]:
         """Send every neuron's events to `monitor` inside the context."""
         previous, self.clock.monitor = self.clock.monitor, monitor
         try:
@@ -205,6 +215,8 @@ class SpikingNetwork(nn.Module):
                 self.reset()  # do not hold a batch of levels between calls
             else:
                 carried.begun(args, kwargs)
+                for _, neuron in self.neurons():
+                    neuron.keep()
         return answer
 
     def _from_rest(self, args: tuple, kwargs: dict) -> object:
@@ -279,17 +291,18 @@ class SpikingNetwork(nn.Module):
 
     def _look(self, args: tuple, kwargs: dict) -> None:
         """Follow what reads what through one pass from rest, under layer_sync."""
-        self._looks_first = False
         carried, self._carried = self._carried, None
         keeps, self.clock.keeps = self.clock.keeps, False
         self.reset()
         try:
-            with self.running_as(SpikingConfig()), torch.no_grad():
+            with self.running_as(SpikingConfig()), self.monitored(None), torch.no_grad():
                 self.clock.begin(1)
                 self._description = trace(self.net, fresh(args), fresh(kwargs))
         finally:
             self.reset()
             self._carried, self.clock.keeps = carried, keeps
+        tensors = [value for value in leaves((args, kwargs)) if isinstance(value, Tensor)]
+        self._looks_first = any(value.numel() == 0 for value in tensors)  # nothing was computed
         moving = [neuron.levels for _, neuron in self.neurons()]
         if not moving:
             raise UserError("no quantizer reads anything that depends on the call: there is nothing to send spikes for")
@@ -302,7 +315,7 @@ class SpikingNetwork(nn.Module):
         if known is None:
             raise UserError("describe(): call the network once, or give an example of a call: describe(x, t)")
         args, kwargs = known() if callable(known) else known
-        like = next(self.net.parameters())
+        like = next(self.net.parameters(), torch.empty(0, dtype=torch.get_default_dtype()))
 
         def placed(value: Tensor) -> Tensor:
             return value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
@@ -321,11 +334,8 @@ class SpikingNetwork(nn.Module):
         )
 
     def _check_mode(self) -> None:
-        if not self.training:
-            return
         for name, module in self.net.named_modules():
-            drops = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
-            if module.training and (drops or isinstance(module, nn.modules.batchnorm._BatchNorm)):
+            if module.training and is_random(module):
                 raise UserError(
                     f"{name} is in training mode: a {type(module).__name__} answers differently in every time step; "
                     "call .eval() first"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from quant import QuantReLU, UniformQuantizer
 
 from ..config import require
 from ..errors import UserError
-from ..kernels import Levels
+from ..kernels import Levels, along
 
 #: Answers None for a quantizer that quantizes nothing, which stays as it is.
 Read = Callable[[nn.Module], Levels | None]
@@ -49,29 +49,35 @@ def read_quant_relu(module: QuantReLU) -> Levels | None:
     return Levels(clip / window, 0, window, before=None if plain else module.preactivation, scale=window / clip)
 
 
+def read_uniform(module: UniformQuantizer) -> Levels:
+    """`quant`'s quantizer of any tensor."""
+    axis = None if module.channels is None else module.axis
+    return Levels(module.step(), module.lo, module.hi, level=module.levels, axis=axis)
+
+
 def read_torch_fake_quantize(module: nn.Module) -> Levels | None:
     """torch.ao.quantization.FakeQuantize, which rounds half to even."""
     if not bool(module.fake_quant_enabled[0]):
         return None
     if bool(module.observer_enabled[0]):
         raise UserError("its observer is on: it would change with every call; disable observers first")
-    step, zero = module.scale.detach(), module.zero_point.to(module.scale.dtype)
+    # Its kernels take the scale in single precision, whatever they quantize.
+    step, zero = module.scale.detach().float(), module.zero_point.float()
     lows, highs = module.quant_min - zero, module.quant_max - zero
     if bool((lows != lows.flatten()[0]).any()):
         raise UserError("its channels have zero points of their own; one zero point a layer is supported")
 
-    def shaped(x: Tensor) -> Tensor:
-        return step if step.numel() == 1 else step.view(-1, *[1] * (x.dim() - 1 - module.ch_axis))
-
-    axes = 0 if step.numel() == 1 else max(0, 3 - module.ch_axis)  # of what follows the channels of an image
+    axis = module.ch_axis if module.is_per_channel else None
+    step = step.flatten() if module.is_per_channel else step.reshape(())
     return Levels(
-        step.reshape(()) if step.numel() == 1 else step.view(-1, *[1] * axes),
+        step,
         int(lows.flatten()[0]),
         int(highs.flatten()[0]),
-        level=lambda x: torch.round(module(x) / shaped(x)),
+        level=lambda x: torch.round(module(x) / along(step, axis, x.dim())),
+        axis=axis,
     )
 
 
 register_quantizer(QuantReLU, read_quant_relu)
-register_quantizer(UniformQuantizer, lambda module: Levels(module.step(), module.lo, module.hi, level=module.levels))
+register_quantizer(UniformQuantizer, read_uniform)
 register_quantizer(torch.ao.quantization.FakeQuantize, read_torch_fake_quantize)

@@ -7,6 +7,8 @@ import threading
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..ptq.calls import leaves
+
 
 class Carried:
     """What is known of the calls while levels are carried. steps: of a carried call under `stream`."""
@@ -24,8 +26,8 @@ class Carried:
 
 
 def _shapes(args: tuple, kwargs: dict) -> list:
-    leaves = pytree.tree_leaves((args, kwargs))
-    return [(value.shape, value.dtype, value.device) if isinstance(value, Tensor) else None for value in leaves]
+    values = leaves((args, kwargs))
+    return [(value.shape, value.dtype, value.device) if isinstance(value, Tensor) else None for value in values]
 
 
 class Lock:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import nn
 
 from ..config import FULL_PRECISION, SpikingConfig, require
 from ..errors import UserError
 from ..neurons import Clock, IFNeuron
+from ..ptq.calls import copied
 from .network import SpikingNetwork
 from .quantizers import reader_of
 
@@ -28,7 +27,7 @@ def convert(net: nn.Module, spiking: SpikingConfig | None = None, **options: obj
         spiking = SpikingConfig(**options)
     elif options:
         spiking = spiking.changed(**options)
-    return attach(copy.deepcopy(checked(net)), spiking)
+    return attach(copied(checked(net)), spiking)
 
 
 def attach(net: nn.Module, spiking: SpikingConfig) -> SpikingNetwork:

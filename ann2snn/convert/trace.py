@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..errors import UserError
 from ..kernels import upsample_nearest
 from ..neurons import IFNeuron
+from ..ptq.calls import leaves
+from ..ptq.reach import Reach
 from .quantizers import reader_of
 
 #: Functions that move, copy or select values: levels stay levels.
@@ -25,6 +29,7 @@ COPIES = {
     *(torch.cat, torch.concat, torch.stack, torch.chunk, torch.split, torch.flatten, torch.reshape, torch.permute),
     *(torch.transpose, torch.squeeze, torch.unsqueeze, torch.movedim, torch.select, torch.narrow, torch.unbind),
     *(torch.index_select, torch.roll, torch.flip, torch.clone, torch.swapaxes, torch.tile, torch.unflatten),
+    *(Tensor.__setitem__, Tensor.copy_),  # into zeros, or what else does not depend on the call
     *(torch.broadcast_to, torch.repeat_interleave, torch.ravel, torch.detach),
     *(Tensor.chunk, Tensor.split, Tensor.flatten, Tensor.reshape, Tensor.permute, Tensor.transpose, Tensor.squeeze),
     *(Tensor.unsqueeze, Tensor.movedim, Tensor.select, Tensor.narrow, Tensor.unbind, Tensor.index_select),
@@ -38,6 +43,7 @@ CONVOLUTIONS = {
     *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
 }
 PRODUCTS = {torch.matmul, torch.bmm, torch.mm, Tensor.matmul, Tensor.__matmul__, Tensor.bmm, Tensor.mm, torch.einsum}
+PRODUCTS |= {Tensor.__rmatmul__, torch.linalg.matmul, torch.mv, Tensor.mv, torch.inner, Tensor.inner, torch.dot}
 ADDED_PRODUCTS = {torch.baddbmm, torch.addmm, Tensor.baddbmm, Tensor.addmm}
 ATTENTION = {F.scaled_dot_product_attention}
 #: Quantization by a function: no module that a neuron could replace.
@@ -47,6 +53,10 @@ FUNCTIONAL = {
     torch.quantize_per_tensor,
     torch.quantize_per_channel,
 }
+#: Tensors of numbers that a call may hold.
+FACTORIES = {torch.tensor, torch.as_tensor, torch.full, torch.full_like, torch.scalar_tensor, Tensor.new_tensor}
+FACTORIES |= {Tensor.new_full, Tensor.fill_, Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.mul}
+COMMON_NUMBERS = {0, 1, 2}  # that come from elsewhere
 REAL = ""  # what is no neuron's levels
 
 
@@ -118,7 +128,10 @@ def trace(net: nn.Module, args: tuple, kwargs: dict) -> Description:
     """
     follower = Follower(net)
     with follower.attached(args, kwargs):
-        net(*args, **kwargs)
+        answer = net(*args, **kwargs)
+    for value in pytree.tree_leaves(answer):
+        if read := (follower.of(value) or frozenset()) - {REAL}:
+            follower.others.append(("the network's answer", read))
     called = follower.called
     neurons = tuple(name for name, m in net.named_modules() if isinstance(m, IFNeuron) and not m.is_constant)
     unread = tuple(name for name in neurons if name not in called)
@@ -146,69 +159,101 @@ class Follower(TorchFunctionMode):
         super().__init__()
         self.names = {module: name for name, module in self.net.named_modules()}
         self.inside: list[str] = []
-        self.origins: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tensor that depends on the call → whose levels
+        self.reach = Reach()  # all that depends on the call
+        self.origins: WeakIdKeyDictionary = WeakIdKeyDictionary()  # of it, what holds levels or passed by here
+        self.numbers: set[float] = set()  # of the call
+        self.in_neuron = 0
 
     __hash__ = object.__hash__
 
     def of(self, value: object) -> frozenset[str] | None:
         """Whose levels a tensor holds ({`REAL`}: nobody's); None if it does not depend on the call."""
-        return self.origins.get(value) if isinstance(value, Tensor) else None
+        if not isinstance(value, Tensor):
+            return None
+        return self.origins.get(value) or (frozenset([REAL]) if self.reach.has_marked(value) else None)
 
     @contextlib.contextmanager
     def attached(self, args: tuple, kwargs: dict) -> Iterator[None]:
-        for value in pytree.tree_leaves((args, kwargs)):
+        for value in tensors_and_numbers((args, kwargs)):
             if isinstance(value, Tensor):
-                self.origins[value] = frozenset([REAL])
-        handles = []
-        for module in self.net.modules():
-            handles.append(module.register_forward_pre_hook(self._enter))
-            handles.append(module.register_forward_hook(self._leave, always_call=True))
+                self._mark(value)
+            elif value not in COMMON_NUMBERS:
+                self.numbers.add(value)
+        # Hooks of all modules in the process, so that those that are not registered in the network are seen as well.
+        thread = threading.get_ident()
+        here = lambda hook: lambda *call: hook(*call) if threading.get_ident() == thread else None  # noqa: E731
+        handles = [
+            nn.modules.module.register_module_forward_pre_hook(here(self._enter)),
+            nn.modules.module.register_module_forward_hook(here(self._leave), always_call=True),
+        ]
         try:
-            with self:
+            with self, self.reach:
                 yield
         finally:
             for handle in handles:
                 handle.remove()
 
+    def _mark(self, value: Tensor, origin: frozenset[str] = frozenset([REAL])) -> None:
+        self.reach.mark(value)
+        self.origins[value] = origin
+
     def _enter(self, module: nn.Module, args: tuple) -> None:
-        name = self.names[module]
+        known = self.names.get(module)
+        name = self.inside[-1] if known is None and self.inside else known or ""
         self.inside.append(name)
         if isinstance(module, IFNeuron):
+            self.in_neuron += 1
+            moves = not args or self.of(args[0]) is not None
+            # A module that quantizes weights and other values counts as a neuron: it comes to the same levels.
+            module.is_constant = not moves and (name not in self.called or module.is_constant)
             self.called.add(name)
-            module.is_constant = bool(args) and self.of(args[0]) is None
-        elif reader_of(module) is not None and not isinstance(module, IFNeuron):
-            self.functional.append(name)
+        elif not self.in_neuron and _quantizes(module):
+            label = f"a {type(module).__name__} that is not registered"
+            self.functional.append(name if known is not None else f"{name} ({label})" if name else label)
 
     def _leave(self, module: nn.Module, args: tuple, output: object) -> None:
-        self.inside.pop()
-        if isinstance(module, IFNeuron) and not module.is_constant and isinstance(output, Tensor):
-            self.origins[output] = frozenset([self.names[module]])
+        name = self.inside.pop()
+        if isinstance(module, IFNeuron):
+            self.in_neuron -= 1
+            if args and isinstance(output, Tensor) and self.of(args[0]) is not None:
+                self._mark(output, frozenset([name]))
 
     def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}
+        if self.in_neuron:
+            return func(*args, **kwargs)
+        origins = [self.of(value) for value in leaves((args, kwargs))]  # before anything is written to
         out = func(*args, **kwargs)
-        origins = [self.of(value) for value in pytree.tree_leaves((args, kwargs))]
         found = [origin for origin in origins if origin is not None]
         if func in FUNCTIONAL and found:
             self.functional.append(self.inside[-1] if self.inside else "")
-        answers = [value for value in pytree.tree_leaves(out) if isinstance(value, Tensor)]
+        if not found and func in FACTORIES and not self.numbers.isdisjoint(numbers_in((args[1:] or args, kwargs))):
+            self.reach.mark(out)
+        if func is Tensor.__setitem__:
+            out = args[0]
+        answers = [value for value in leaves(out) if isinstance(value, Tensor)]
         if found and answers:
             copied = func in COPIES and not (func is F.interpolate and kwargs.get("mode", "nearest") != "nearest")
             read = frozenset().union(*found)
             if not self._note(func, args, kwargs, out) and not copied and read - {REAL}:
                 self.others.append((getattr(func, "__name__", str(func)), read - {REAL}))
             for value in answers:
-                self.origins[value] = read if copied else frozenset([REAL])
-        return out
+                origin = read if copied else frozenset([REAL])
+                self.origins[value] = origin
+                if value._base is not None and _writes(func, kwargs):  # all views of it have changed
+                    self.origins[value._base] = origin | (self.origins.get(value._base) or frozenset())
+        return None if func is Tensor.__setitem__ else out
 
     def _note(self, func: Callable, args: tuple, kwargs: dict, out: object) -> bool:
         """Keep a linear map or product; whether it is one."""
-        if func is F.linear or func in CONVOLUTIONS:
+        if func is F.multi_head_attention_forward:
+            self._note_attention(args, kwargs)
+        elif func is F.linear or func in CONVOLUTIONS:
             x, weight = (args[i] if len(args) > i else kwargs[name] for i, name in enumerate(("input", "weight")))
             over = x.numel() if "transpose" in getattr(func, "__name__", "") else out.numel()
             self._keep("", (x, weight), over * weight[0].numel())
         elif func in PRODUCTS:
-            operands = [value for value in pytree.tree_leaves(args) if isinstance(value, Tensor)]
+            operands = [value for value in leaves(args) if isinstance(value, Tensor)]
             self._keep("", operands, _product_macs(func, args, operands, out))
         elif func in ADDED_PRODUCTS:
             self._keep("", args[1:3], out.numel() * args[1].shape[-1])
@@ -222,13 +267,50 @@ class Follower(TorchFunctionMode):
             return False
         return True
 
+    def _note_attention(self, args: tuple, kwargs: dict) -> None:
+        """torch's attention with projections and all, whose parts do not show: what is within is real."""
+        call = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs).arguments
+        (queries, width), keys = call["query"].shape[-3::2], call["key"].shape[-3]
+        rows = call["query"].shape[-2] if call["query"].dim() == 3 else 1  # sequences first: [L, N, E]
+        if call["query"].dim() == 2:
+            queries, keys = call["query"].shape[0], call["key"].shape[0]
+        real = frozenset([REAL])
+        for suffix, name, length in ((":query", "query", queries), (":key", "key", keys), (":value", "value", keys)):
+            self._keep(suffix, (call[name],), rows * length * call[name].shape[-1] * width)
+        for suffix in (":query·key", ":weights·value"):
+            self._keep(suffix, (real, real), rows * queries * keys * width)
+        self._keep(":output", (real,), rows * queries * width * width)
+
     def _keep(self, suffix: str, operands: tuple | list, macs: int, real_first: bool = False) -> None:
-        reads = [self.of(value) for value in operands]
+        reads = [value if isinstance(value, frozenset) else self.of(value) for value in operands]
         if real_first:
             reads[0] = frozenset([REAL])
         reads = tuple(origin for origin in reads if origin is not None)
         if reads:  # a product of weights alone happens once and for all
             self.synapses.append(Synapses(f"{self.inside[-1] if self.inside else ''}{suffix}", reads, macs))
+
+
+def tensors_and_numbers(call: object) -> Iterator[Tensor | float]:
+    """The tensors of a call's arguments, whatever holds them, and its numbers."""
+    for value in leaves(call):
+        if isinstance(value, Tensor) or (isinstance(value, int | float) and not isinstance(value, bool)):
+            yield value
+
+
+def numbers_in(values: object) -> set[float]:
+    return {value for value in leaves(values) if isinstance(value, int | float) and not isinstance(value, bool)}
+
+
+def _quantizes(module: nn.Module) -> bool:
+    try:
+        return reader_of(module) is not None
+    except UserError:  # one that no neuron can replace
+        return True
+
+
+def _writes(func: Callable, kwargs: dict) -> bool:
+    name = getattr(func, "__name__", "")
+    return kwargs.get("out") is not None or name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
 
 
 def _product_macs(func: Callable, args: tuple, operands: list[Tensor], out: Tensor) -> int:

@@ -2,7 +2,7 @@
 
 from .choice import BACKENDS, kernels_by
 from .fake_quant import fake_quant
-from .follow import Levels, Neurons, Pace, Report, follow, working
+from .follow import Levels, Neurons, Pace, Report, along, follow, working
 from .integrate_fire import IFState, if_scan, spread_counts
 from .lif import SURROGATES, LIFRule, lif_scan
 from .norm import NormRule, norm_follow
@@ -21,6 +21,7 @@ __all__ = [
     "Report",
     "SpikeConv",
     "Spikes",
+    "along",
     "convolves_spikes",
     "fake_quant",
     "fits_spike_conv",

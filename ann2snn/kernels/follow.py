@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,7 +34,8 @@ class Levels:
     step: Δ > 0, [] or broadcastable to the input; offset: β, a number or a tensor like it; lo, hi: whole numbers.
     before: a function in front of the rounding (SiLU, pooling). level: the quantizer's own x ↦ k, as a float tensor of
     x's shape, where it rounds in another way; it is used once the whole window has passed. scale: what x is multiplied
-    with to be counted in steps, where that is not 1/step to the last bit.
+    with to be counted in steps, where that is not 1/step to the last bit. axis: of the quantizer's input, where step,
+    offset and scale have a value per channel, [C] or ready to be broadcast; None: they can be broadcast as they are.
     """
 
     step: Tensor
@@ -44,6 +45,14 @@ class Levels:
     before: Callable[[Tensor], Tensor] | None = None
     level: Callable[[Tensor], Tensor] | None = None
     scale: Tensor | None = None
+    axis: int | None = None
+
+    def fitted(self, dims: int) -> Levels:
+        """The same for inputs of so many dimensions, with one value per channel where they can be broadcast."""
+        if self.axis is None:
+            return self
+        step, offset, scale = (along(value, self.axis, dims) for value in (self.step, self.offset, self.scale))
+        return replace(self, step=step, offset=offset, scale=scale)
 
     @property
     def per_unit(self) -> Tensor:
@@ -57,6 +66,13 @@ class Levels:
     def start(self) -> int:
         """The level of a neuron at rest; if it is not 0, the difference is a bias and no spikes."""
         return min(max(0, self.lo), self.hi)
+
+
+def along(value: object, axis: int | None, dims: int) -> object:
+    """A value per channel [C], or with ones around, as it is broadcast to inputs of `dims` dimensions; others alike."""
+    if axis is None or not isinstance(value, Tensor) or value.numel() == 1:
+        return value
+    return value.reshape(-1, *[1] * (-axis - 1 if axis < 0 else dims - 1 - axis))
 
 
 @dataclass(frozen=True)
@@ -171,7 +187,7 @@ def advance(
 
 def holes(values: Tensor) -> Tensor | None:
     """Where `values` are not a number, [*S] of bool; None where a CPU finds, in half a pass, that all are numbers."""
-    if values.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(values.sum().isnan()):
+    if values.device.type == "cpu" and not torch.compiler.is_compiling() and not math.isnan(values.sum()):
         return None
     return values.isnan()
 

@@ -81,6 +81,10 @@ class Clock:
         share = steps.sum(0) / self.spike_steps
         return share if before is None else before + share
 
+    def fold(self, steps: Tensor) -> Tensor:
+        """[L, N, *S] → [L·N, *S]."""
+        return steps[0] if len(steps) == 1 else steps.flatten(0, 1)
+
     def unfold(self, x: Tensor) -> Tensor:
         """[L·N, *S] → [L, N, *S] (a view). Raises ValueError if the rows do not divide into the chunk's steps."""
         return unfold_time(x, self.chunk_steps)

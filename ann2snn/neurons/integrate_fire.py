@@ -43,7 +43,7 @@ class IFNeuron(nn.Module):
         # The same dictionaries, so that whatever moves, loads or replaces parameters reaches the quantizer as well.
         self._parameters, self._buffers, self._modules = quantizer._parameters, quantizer._buffers, quantizer._modules
         self._non_persistent_buffers_set = quantizer._non_persistent_buffers_set
-        self.__dict__["quantizer"] = quantizer
+        self.__dict__["quantizer"], self._version = quantizer, quantizer._version
         self.read, self.clock = read, clock
         self.register_parameter("charge", None)
         self.reset()
@@ -63,10 +63,19 @@ class IFNeuron(nn.Module):
         """What an event of a step is worth when it leaves the layer: θ, or 1 once θ is in the next weights."""
         return torch.ones_like(self.theta) if self.unit_events else self.theta
 
-    @property
-    def neurons(self) -> Neurons:
-        """The layer's rule, for the kernels."""
-        levels = self.levels
+    def train(self, mode: bool = True) -> IFNeuron:
+        self.quantizer.training = mode  # its submodules are this module's
+        return super().train(mode)
+
+    def _save_to_state_dict(self, *args: object) -> None:
+        self.quantizer._save_to_state_dict(*args)  # with whatever it keeps beside parameters and buffers
+
+    def _load_from_state_dict(self, *args: object) -> None:
+        self.quantizer._load_from_state_dict(*args)
+
+    def neurons(self, x: Tensor) -> Neurons:
+        """The layer's rule for an input like x [L·N, *S], for the kernels."""
+        levels = self.levels.fitted(x.dim())
         size = torch.ones_like(levels.step) / self.clock.spike_steps if self.unit_events else None
         return Neurons(levels, self.charge, self.clock.config.signed, size)
 
@@ -75,25 +84,30 @@ class IFNeuron(nn.Module):
         self.states: list[object] = []  # a level [N, *S] for each call in a pass
         self.chunk = self.turn = -1
 
+    def keep(self) -> None:
+        """Part the levels from how they came about: what gradients need, and inference mode."""
+        with torch.inference_mode(False):
+            self.states = [state.clone() if state.is_inference() else state.detach() for state in self.states]
+
     def forward(self, x: Tensor) -> Tensor:
         """x [L·N, *S], what has arrived on average in each step (or its currents) → the answers, of the same shape."""
         if self.is_constant:
             return self.quantizer(x)
-        neurons, clock = self.neurons, self.clock
+        neurons, clock = self.neurons(x), self.clock
         if neurons.levels.before is not None:
             x = neurons.levels.before(x)
         x = clock.unfold(x)
         if clock.is_stream and (clock.on_currents or clock.config.if_neuron == "reference"):
-            return self._integrate(x, neurons).flatten(0, 1)
+            return clock.fold(self._integrate(x, neurons))
         level = self._state(lambda: self._rest(x[0], neurons))
         answers, level = follow(x, level, neurons, clock.paces(), self._report(), clock.smooth)
         if clock.is_stream or clock.keeps:
             self.states[self.turn] = level
-        return answers.flatten(0, 1)
+        return clock.fold(answers)
 
     def _rest(self, x: Tensor, neurons: Neurons) -> Tensor | None:
         """Levels before the first step of an input like x [N, *S]; None where the first step is the last."""
-        self._check_channels(x)
+        _check_channels(neurons, x)
         return neurons.rest(x) if self.clock.is_stream or self.clock.keeps else None
 
     def after_norm(self, norm: nn.GroupNorm, x: Tensor, dtype: torch.dtype | None = None) -> Tensor | Spikes | None:
@@ -102,14 +116,14 @@ class IFNeuron(nn.Module):
         None where norm and neuron must run one after the other. Wants no gradient. dtype: of the answers, None: that of
         the norm's parameters; torch.uint8: `Spikes`, where all levels of the layer are worth the same.
         """
-        clock, neurons = self.clock, self.neurons
+        clock, neurons = self.clock, self.neurons(x)
         apart = clock.is_stream and (clock.on_currents or clock.config.if_neuron == "reference" or clock.smooth)
         # Half precision does not tell 200 from 200.5.
         if apart or self.is_constant or neurons.levels.before is not None or norm.weight.dtype.itemsize < 4:
             return None
         x, rule, paces = clock.unfold(x), NormRule.of(norm), clock.paces()
         level = self._state(lambda: self._rest(x[0].to(norm.weight.dtype), neurons))
-        if dtype == torch.uint8 and (neurons.worth.dim() or neurons.levels.has_offset):
+        if dtype == torch.uint8 and (neurons.worth.dim() or neurons.levels.has_offset or clock.monitor is not None):
             dtype = None
         answers = norm_follow(x, rule, level, neurons, paces, dtype, self._report()).flatten(0, 1)
         whole = dtype == torch.uint8
@@ -186,17 +200,19 @@ class IFNeuron(nn.Module):
             if name in entries and (held is None or held.shape != entries[name].shape):
                 setattr(self, name, nn.Parameter(torch.zeros_like(entries[name]).to(self.levels.step.detach())))
 
-    def _check_channels(self, x: Tensor) -> None:
-        """x [N, *S]. Raises UserError where a file's thresholds or charges are not one per channel of it."""
-        for value in (self.levels.step, self.charge):
-            behind = () if value is None else value.shape
+    def extra_repr(self) -> str:
+        levels = self.levels
+        return f"levels={levels.lo}..{levels.hi}, step={float(levels.step.detach().mean()):.4g}"
+
+
+def _check_channels(neurons: Neurons, x: Tensor) -> None:
+    """x [N, *S]. Raises UserError where a file's thresholds or charges are not one per channel of it."""
+    for value in (neurons.levels.step, neurons.charge):
+        behind = () if value is None else value.shape
+        if behind:
             ends = x.shape[x.dim() - len(behind) :] if len(behind) < x.dim() else ()
             fits = len(ends) == len(behind) and all(n in (1, m) for n, m in zip(behind, ends, strict=True))
             require(fits, f"a layer of channels {list(x.shape[1:])} has thresholds or charges {list(behind)}")
-
-    def extra_repr(self) -> str:
-        levels = self.levels
-        return f"levels={levels.lo}..{levels.hi}, step={float(levels.step.mean()):.4g}"
 
 
 class _Integrated:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ..config import require
 from ..errors import UserError
@@ -34,20 +36,51 @@ def fresh(value: object) -> object:
     return map_tensors(value, Tensor.clone)
 
 
+def copied(net: nn.Module) -> nn.Module:
+    """A copy of the network. Raises UserError where it has none."""
+    try:
+        return copy.deepcopy(net)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise UserError(f"net cannot be copied, which keeps the original as it is: {error}") from error
+
+
 def map_tensors(value: object, change: Callable[[Tensor], Tensor]) -> object:
-    """`value` with its tensors changed, in new tuples, lists and dicts; other objects are the same ones."""
+    """`value` with its tensors changed, in new tuples, lists, dicts and dataclasses; other objects are the same."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(map_tensors(item, change) for item in value))
     if type(value) is tuple:
         return tuple(map_tensors(item, change) for item in value)
+    if is_record(value):
+        changed = copy.copy(value)
+        for field in dataclasses.fields(value):
+            if hasattr(value, field.name):  # frozen ones can be changed in no other way
+                object.__setattr__(changed, field.name, map_tensors(getattr(value, field.name), change))
+        return changed
     if isinstance(value, (list, dict)):
         changed = copy.copy(value)  # of the same class, which may be the caller's own
         for key, item in enumerate(value) if isinstance(value, list) else value.items():
             changed[key] = map_tensors(item, change)
         return changed
     return value
+
+
+def is_record(value: object) -> bool:
+    """Whether it is an instance of a dataclass, and no dict as well, as diffusers' and transformers' answers are."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, (type, dict))
+
+
+def leaves(value: object) -> list:
+    """What `value` consists of: what its tuples, lists, dicts and dataclasses hold."""
+    found = []
+    for leaf in pytree.tree_leaves(value):
+        if is_record(leaf):
+            held = [getattr(leaf, field.name, None) for field in dataclasses.fields(leaf)]
+            found += leaves(held)
+        else:
+            found.append(leaf)
+    return found
 
 
 def read_calls(calibrate: Iterable) -> list[Call]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from ..config import require
 from ..errors import UserError
 from ..neurons import IFNeuron
 from .attention import attended, project_all
-from .calls import Call, read_calls
+from .calls import Call, copied, read_calls
 from .reach import LAYERS, Site, check_finite, noting
 
 # Values kept of one call of a quantizer, and of all its calls: enough for a stable optimum, searched in milliseconds.
@@ -100,7 +99,7 @@ def quantize(
     skip = (skip,) if isinstance(skip, (str, type)) else tuple(skip)
     # Parameters made in a caller's inference mode could never be trained.
     with torch.inference_mode(False), torch.no_grad(), _random_state_kept(net):
-        net = _copied(net).eval()
+        net = copied(net).eval()
         project_all(net, skipped_modules(net, skip))
         sites = _find_sites(net, skipped_modules(net, skip), calls)
         for site in sites:
@@ -117,13 +116,6 @@ def _check_float(net: nn.Module) -> None:
         is_quantized |= isinstance(module, QuantReLU) and module.quantizes
         message = f"net is quantized already ({name or 'itself'} is a {type(module).__name__}): give the float network"
         require(not is_quantized, message)
-
-
-def _copied(net: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(net)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise UserError(f"net cannot be copied, which keeps the original as it is: {error}") from error
 
 
 @contextmanager

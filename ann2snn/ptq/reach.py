@@ -61,8 +61,12 @@ class Reach(TorchDispatchMode):
     """While it is on, everything computed from what `mark` marked is marked too: views and writes in place included.
 
     The mark sits on the storage, so that all views of a tensor share it; python keeps such an attribute as long as
-    the storage lives.
+    the storage lives, and other marks than one's own count for nothing.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = object()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -76,12 +80,12 @@ class Reach(TorchDispatchMode):
 
     def mark(self, value: object) -> None:
         """Mark all tensors in `value`: a tensor, or tuples, lists and dicts of them."""
-        map_tensors(value, lambda x: setattr(_storage(x), _MARK, True))
+        map_tensors(value, lambda x: setattr(_storage(x), _MARK, self.own))
 
     def has_marked(self, value: object) -> bool:
         """Whether a tensor in `value` is marked."""
         found = []
-        map_tensors(value, lambda x: found.append(hasattr(_storage(x), _MARK)))
+        map_tensors(value, lambda x: found.append(getattr(_storage(x), _MARK, None) is self.own))
         return any(found)
 
 
