@@ -123,7 +123,7 @@ class IFNeuron(nn.Module):
             return None
         x, rule, paces = clock.unfold(x), NormRule.of(norm), clock.paces()
         level = self._state(lambda: self._rest(x[0].to(norm.weight.dtype), neurons))
-        if dtype == torch.uint8 and (neurons.worth.dim() or neurons.levels.has_offset or clock.monitor is not None):
+        if dtype == torch.uint8 and (neurons.worth.dim() or neurons.levels.has_offset or clock.monitor):
             dtype = None
         answers = norm_follow(x, rule, level, neurons, paces, dtype, self._report()).flatten(0, 1)
         whole = dtype == torch.uint8
