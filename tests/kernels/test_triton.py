@@ -25,7 +25,7 @@ def run_checks(**environment: str) -> None:
     """The `CHECKS` in a fresh process: Triton decides to interpret when it is first imported."""
     checks = [sys.executable, "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", "--import-mode=importlib"]
     wanted = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    done = subprocess.run([*checks, *CHECKS], cwd=ROOT, env=wanted, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*checks, *CHECKS], cwd=ROOT, env=wanted, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout and "skipped" not in done.stdout
 
