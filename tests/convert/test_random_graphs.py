@@ -50,7 +50,8 @@ class Levels:
     def record(self, neuron, events, is_count):
         if self.pass_ != self.snn.clock.chunk:
             self.pass_, self.turns = self.snn.clock.chunk, {}
-        turn = self.turns[neuron] = self.turns.get(neuron, -1) + 1
+        # Steps that stand beside each other come one by one, from neurons that are called once.
+        turn = self.turns[neuron] = 0 if self.snn.folds_time else self.turns.get(neuron, -1) + 1
         levels = neuron.levels
         held = self.held.setdefault((neuron, turn), torch.full_like(events[0], min(max(0, levels.lo), levels.hi)))
         for event in events:
