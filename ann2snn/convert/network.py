@@ -55,6 +55,7 @@ class SpikingNetwork(nn.Module):
         self.last_settle_steps = self.restarts = 0
         self._carried: Carried | None = None
         self._lock = Lock()
+        self._random: list[tuple[str, nn.Module]] | None = None
         # Networks of ours are known by construction; those of others show at their first call what reads what.
         self._description: Description | None = None
         self._looks_first = not self.folds_time
@@ -122,8 +123,9 @@ class SpikingNetwork(nn.Module):
 
     def reset(self) -> None:
         """Forget all levels; done at every call that does not carry them on."""
-        for _, neuron in self.neurons():
+        for neuron in self.clock.awake:
             neuron.reset()
+        self.clock.awake.clear()
         self.clock.elapsed, self.clock.ramp, self.clock.busy = 0, True, None
         if self._carried is not None:
             self._carried.shapes = None
@@ -215,7 +217,7 @@ class SpikingNetwork(nn.Module):
                 self.reset()  # do not hold a batch of levels between calls
             else:
                 carried.begun(args, kwargs)
-                for _, neuron in self.neurons():
+                for neuron in self.clock.awake:
                     neuron.keep()
         return answer
 
@@ -335,8 +337,10 @@ class SpikingNetwork(nn.Module):
         )
 
     def _check_mode(self) -> None:
-        for name, module in self.net.named_modules():
-            if module.training and is_random(module):
+        if self._random is None:
+            self._random = [(name, module) for name, module in self.net.named_modules() if is_random(module)]
+        for name, module in self._random:
+            if module.training:
                 raise UserError(
                     f"{name} is in training mode: a {type(module).__name__} answers differently in every time step; "
                     "call .eval() first"

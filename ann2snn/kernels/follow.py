@@ -56,7 +56,7 @@ class Levels:
 
     @property
     def per_unit(self) -> Tensor:
-        return 1 / self.step if self.scale is None else self.scale
+        return self.step.reciprocal() if self.scale is None else self.scale
 
     @property
     def has_offset(self) -> bool:
@@ -143,8 +143,9 @@ def follow(
         shapes = f"{tuple(level.shape)} but the input has {tuple(x.shape[1:])}"
         raise ValueError(f"neuron state has shape {shapes}; reset the network")
     levels = neurons.levels
-    learned = (x, level, levels.step, neurons.charge, levels.offset)
-    learns = any(isinstance(v, Tensor) and v.requires_grad for v in learned) and torch.is_grad_enabled()
+    learns = torch.is_grad_enabled() and any(
+        isinstance(v, Tensor) and v.requires_grad for v in (x, level, levels.step, neurons.charge, levels.offset)
+    )
     if level is None and (smooth or learns or len(x) > 1 or paces[0].most is not None):
         level = neurons.rest(x[0])
     if smooth or (learns and torch.compiler.is_compiling()):
@@ -153,7 +154,7 @@ def follow(
         offset = levels.offset if isinstance(levels.offset, Tensor) else None
         return _Follow.apply(x, level, levels.step, neurons.charge, offset, neurons, tuple(paces), report)
     answers = torch.empty_like(x)
-    for now, pace, answer in zip(x, paces, answers, strict=True):
+    for now, pace, answer in zip(x.unbind(), paces, answers.unbind(), strict=True):
         target = neurons.target(working(now), pace.share)
         level, hole = advance(level, target, neurons, pace, report)
         send(level, neurons, pace, answer, hole)

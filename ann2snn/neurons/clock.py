@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from ..config import SpikingConfig
 from ..kernels import Pace
 
+AT_ONCE = (Pace(1.0),)  # the only step of `layer_sync`
+
 
 class Monitor(Protocol):
     """Receives the events of every neuron layer, chunk by chunk."""
@@ -41,6 +43,8 @@ class Clock:
     keeps: bool = False  # levels outlive the call
     smooth: bool = False  # levels are not rounded: the differentiable network that bptt's gradients belong to
     monitor: Monitor | None = field(default=None, repr=False)
+    awake: list[nn.Module] = field(default_factory=list, repr=False)  # neurons that have a state
+    _known: tuple = field(default=(None, ()), repr=False)  # the paces of a chunk, and what they depend on
 
     @property
     def is_stream(self) -> bool:
@@ -54,8 +58,11 @@ class Clock:
     def paces(self) -> tuple[Pace, ...]:
         """The steps of this chunk."""
         if not self.is_stream:
-            return (Pace(1.0),)
-        return tuple(self._pace(self.elapsed + index + 1) for index in range(self.chunk_steps))
+            return AT_ONCE
+        of = (self.chunk_steps, self.elapsed, self.ramp, self.spike_steps, self.config.burst)
+        if self._known[0] != of:
+            self._known = of, tuple(self._pace(self.elapsed + index + 1) for index in range(self.chunk_steps))
+        return self._known[1]
 
     def _pace(self, step: int) -> Pace:
         share = step / self.spike_steps if self.ramp and step < self.spike_steps else 1.0

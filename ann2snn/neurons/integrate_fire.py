@@ -11,6 +11,7 @@ Nothing else in the network changes. docs/theory.md proves what follows.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,7 @@ class IFNeuron(nn.Module):
     def reset(self) -> None:
         """Forget all input."""
         self.states: list[object] = []  # a level [N, *S] for each call in a pass
-        self.chunk = self.turn = -1
+        self.at = _Place()
 
     def keep(self) -> None:
         """Part the levels from how they came about: what gradients need, and inference mode."""
@@ -91,7 +92,7 @@ class IFNeuron(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [L·N, *S], what has arrived on average in each step (or its currents) → the answers, of the same shape."""
-        if self.is_constant:
+        if self.is_constant or self._is_its_quantizer():
             return self.quantizer(x)
         neurons, clock = self.neurons(x), self.clock
         if neurons.levels.before is not None:
@@ -102,8 +103,16 @@ class IFNeuron(nn.Module):
         level = self._state(lambda: self._rest(x[0], neurons))
         answers, level = follow(x, level, neurons, clock.paces(), self._report(), clock.smooth)
         if clock.is_stream or clock.keeps:
-            self.states[self.turn] = level
+            self.states[self.at.turn] = level
         return clock.fold(answers)
+
+    def _is_its_quantizer(self) -> bool:
+        """Whether it answers as its quantizer does, which is quicker: at once, with nobody who listens or learns."""
+        clock = self.clock
+        if clock.is_stream or clock.keeps or clock.monitor is not None or clock.asks or clock.smooth:
+            return False
+        is_plain = self.charge is None and not self.unit_events
+        return is_plain and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
     def _rest(self, x: Tensor, neurons: Neurons) -> Tensor | None:
         """Levels before the first step of an input like x [N, *S]; None where the first step is the last."""
@@ -138,12 +147,15 @@ class IFNeuron(nn.Module):
 
     def _state(self, rest: Callable[[], object]) -> object:
         """The state of this call: calls of one module in a pass are told apart by their order."""
-        if self.chunk != self.clock.chunk:
-            self.chunk, self.turn = self.clock.chunk, -1
-        self.turn += 1
-        if self.turn == len(self.states):
+        at, clock = self.at, self.clock
+        if at.chunk != clock.chunk:
+            at.chunk, at.turn = clock.chunk, -1
+        at.turn += 1
+        if at.turn == len(self.states):
+            if not self.states:
+                clock.awake.append(self)
             self.states.append(rest())
-        return self.states[self.turn]
+        return self.states[at.turn]
 
     def _integrate(self, x: Tensor, neurons: Neurons) -> Tensor:
         """A neuron that integrates: x [L, N, *S] → the currents that it sends [L, N, *S], or their running means."""
@@ -213,6 +225,14 @@ def _check_channels(neurons: Neurons, x: Tensor) -> None:
             ends = x.shape[x.dim() - len(behind) :] if len(behind) < x.dim() else ()
             fits = len(ends) == len(behind) and all(n in (1, m) for n, m in zip(behind, ends, strict=True))
             require(fits, f"a layer of channels {list(x.shape[1:])} has thresholds or charges {list(behind)}")
+
+
+@dataclass
+class _Place:
+    """Which call of a module in which pass it is."""
+
+    chunk: int = -1
+    turn: int = -1
 
 
 class _Integrated:

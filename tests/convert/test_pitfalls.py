@@ -637,5 +637,6 @@ class Answer:
 
 def test_answers_in_dataclasses_are_measured():
     net = Made(lambda net, x, t: Answer(net.p(net.b(net.q(net.a(x))))), **_parts())
+    net.p = quantizer(3, step=0.05).double()
     report = measure_gap(net, convert(net, schedule="stream"), normal(64, 4), torch.zeros(64), batch_size=64)
     assert 0 < report.prediction.error < 1

