@@ -48,7 +48,7 @@ COST_INTRO = (
     "makes all neurons behind it take, and functions of real values. <b>Steps</b>: latency of a network call in time "
     "steps, and where it differs, on hardware that delays every layer by a step. Energies are a model of 45 nm "
     "arithmetic at two widths, without and with memory accesses: compare rows within a column. <b>16-bit state</b>: "
-    "int8 with memory, where accumulators and levels take 16 bits instead of 32. <b>Weights by event</b>: int8 with "
+    "int8 with memory, where accumulators and levels are half as wide. <b>Weights by event</b>: int8 with "
     "memory, where every event fetches its weights. <b>All MAC</b>: the same run with every synaptic operation a "
     "multiplication. The definitions are in <code>docs/cost.md</code>."
 )
