@@ -111,7 +111,8 @@ class IFNeuron(nn.Module):
         clock = self.clock
         if clock.is_stream or clock.keeps or clock.monitor is not None or clock.asks or clock.smooth:
             return False
-        is_plain = self.charge is None and not self.unit_events
+        own = self._parameters.get("act_alpha")  # one for all channels, unless fine-tuning has given each its own
+        is_plain = self.charge is None and not self.unit_events and (own is None or own.dim() == 0)
         return is_plain and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
     def _rest(self, x: Tensor, neurons: Neurons) -> Tensor | None:
