@@ -154,7 +154,8 @@ def test_real_values_that_look_like_spikes_are_real(ann):
 def test_levels_that_are_no_longer_levels_feed_multiplications(ann, batch):
     snn = convert(ann, STREAM)
     snn.net.tail[2].register_forward_pre_hook(lambda m, args: (args[0] * torch.linspace(1, 2, 4, dtype=args[0].dtype),))
-    (tail,) = (row for row in count_operations(snn, *batch).layers if (row.name, row.kind) == ("tail.2", "conv"))
+    rows = count_operations(snn, *batch).layers
+    (tail,) = (row for row in rows if row.name.startswith("tail.2") and row.kind == "conv")
     assert tail.inputs == "real" and tail.ac == 0 < tail.mac
 
 
