@@ -38,6 +38,7 @@ from .io.flagfile import check_arguments
 from .kernels import SURROGATES
 from .nets.architecture import CONFIGS
 from .nets.sddpm import CORRECTIONS
+from .output import unbreakable_output
 
 FLAGS = flags.FLAGS
 
@@ -289,11 +290,11 @@ def given(name: str) -> bool:
 
 def run_script(main: Callable[[], int | None]) -> None:
     """Parse the command line and run `main`, in as many processes as asked for; see `launch.run` for the exit codes."""
-
-    app.run(
-        lambda _: launch.run(main, lambda: launch.wanted(FLAGS.nproc, FLAGS.parallel, FLAGS.device)),
-        flags_parser=_parse,
-    )
+    with unbreakable_output():
+        app.run(
+            lambda _: launch.run(main, lambda: launch.wanted(FLAGS.nproc, FLAGS.parallel, FLAGS.device)),
+            flags_parser=_parse,
+        )
 
 
 def _parse(argv: list[str]) -> list[str]:
