@@ -16,7 +16,7 @@ LAYERS = [
     {"sampling", "compiled", "probe", "finetune", "metrics", "cost", "io", "report", "runtime", "world"},
     {"convert"},
     {"nets", "neurons", "diffusion", "data"},
-    {"config", "errors", "files", "output"},
+    {"config", "errors", "files", "output", "signals"},
     {"kernels", "quant"},
 ]
 LEVEL = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}

@@ -13,7 +13,7 @@ from torchvision import datasets as tv
 
 from ann2snn.data.decode import check_image, decode_image, fit_square, list_images
 from ann2snn.data.idx import read_idx
-from ann2snn.errors import UserError
+from ann2snn.errors import UserError, is_out_of_memory
 
 MAX_SIZE = 4096
 MEMORY_BUDGET = 2**30  # bytes of finished images to keep; larger sets are read image by image
@@ -184,6 +184,8 @@ def _fetch(request: _Request, make: Callable[[], object], where: str):
     try:
         return make()
     except Exception as error:  # torchvision's readers of damaged files raise nearly anything
+        if is_out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())
         place = request.data_dir / where
         raise UserError(f"cannot load or download {request.name} ({reason}); put its files under {place}") from error

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from ann2snn.data.datasets import ImageDataset
 from ann2snn.errors import UserError
+from ann2snn.signals import STOPPING
 
 
 def batches(
@@ -149,7 +150,7 @@ def _read(dataset: ImageDataset, plan: _Plan, num_workers: int) -> Iterator[torc
 
 def _leave_signals_to_the_run(worker: int) -> None:
     """Ctrl-C and launchers signal whole process groups; the run finishes its step, and needs its workers for that."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -18,8 +18,9 @@ from ..io import checkpoint
 from ..io.images import save_grid
 from ..nets import UNet
 from ..report.log import RunLog
-from ..runtime import Interruption, place, prepare_folder
+from ..runtime import place, prepare_folder
 from ..sampling import generate_all
+from ..signals import Interruption
 from ..world import World
 from .common import SilentLog, due, owning
 from .convert import GAP_FILE, converted, gaps_under, print_gap, write_gap

@@ -92,6 +92,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(learned, lr=train.lr, fused=True)
         self.scheduler = LambdaLR(self.optimizer, lambda step: lr_factor(step, train))
         self.step = 0
+        self.whole = True  # not in the middle of a change of weights
         self.first_bad = torch.zeros((), dtype=torch.int64, device=self.device)
         self.ema = copy.deepcopy(self.net).requires_grad_(False).eval()
         # Averages gradients over processes while they are computed.
@@ -125,8 +126,30 @@ class Trainer:
     def train_step(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """One optimizer step on this process's share of a batch, uint8 [n, C, H, W].
 
-        Returns the share's mean loss and the whole batch's gradient norm before clipping, both 0-dim.
+        Returns the share's mean loss and the whole batch's gradient norm before clipping, both 0-dim. If it raises, the
+        state is that before the step, as long as `whole` is True.
         """
+        running = _counted(self.net)
+        kept = [statistic.clone() for statistic in running]
+        try:
+            losses, norm = self.gradients(images)
+        except Exception:
+            for statistic, before in zip(running, kept, strict=True):
+                statistic.copy_(before)
+            raise
+        self.whole = False
+        self.optimizer.step()
+        self.scheduler.step()
+        self.update_ema()
+        self.step += 1
+        self.whole = True
+        # The norm is the same on all processes, so that all agree; kept on the device, so that nothing waits for it.
+        bad = ~torch.isfinite(norm) & (self.first_bad == 0)
+        self.first_bad = torch.where(bad, self.step, self.first_bad)
+        return losses.mean(), norm
+
+    def gradients(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute and clip the gradients of `train_step`. Returns the losses of all parts, and the norm."""
         x_0 = to_model_range(images.to(self.device, non_blocking=True)).to(memory_format=layout_for(self.device))
         t, noise = self.draw(x_0)
         self.optimizer.zero_grad(set_to_none=True)
@@ -136,14 +159,7 @@ class Trainer:
             for first in range(0, self.share, size)
         ]
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.train_config.grad_clip)
-        self.optimizer.step()
-        self.scheduler.step()
-        self.update_ema()
-        self.step += 1
-        # The norm is the same on all processes, so that all agree; kept on the device, so that nothing waits for it.
-        bad = ~torch.isfinite(norm) & (self.first_bad == 0)
-        self.first_bad = torch.where(bad, self.step, self.first_bad)
-        return torch.stack(losses).mean(), norm
+        return torch.stack(losses), norm
 
     def draw(self, x_0: Tensor) -> tuple[Tensor, Tensor]:
         """Diffusion times [n] and noise like x_0 of this process's rows, cut out of the whole batch's."""
@@ -245,6 +261,12 @@ def _running(net: nn.Module) -> list[Tensor]:
     """Batch norm's running statistics."""
     norms = [module for module in net.modules() if isinstance(module, StepBatchNorm)]
     return [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
+
+
+def _counted(net: nn.Module) -> list[Tensor]:
+    """All that a forward pass changes: batch norm's running statistics and its count of batches."""
+    norms = [module for module in net.modules() if isinstance(module, StepBatchNorm)]
+    return [*_running(net), *(norm.num_batches_tracked for norm in norms)]
 
 
 def averaging(net: nn.Module) -> DistributedDataParallel:
