@@ -79,6 +79,13 @@ def rescue(payload: dict, name: str) -> Path | None:
     return None
 
 
+def rescued(path: Path, payload: dict, error: UserError) -> UserError:
+    """The error to raise where `path` could not be written: it names the file that `rescue` wrote, if it could."""
+    kept = rescue(payload, path.parent.name)
+    step = payload.get("step", 0)
+    return UserError(f"{error}; step {step} is kept in {kept}: copy it to {path} to continue") if kept else error
+
+
 def previous_of(path: str | os.PathLike) -> Path:
     """`ckpt.prev.pt` beside `ckpt.pt`."""
     return _beside(Path(path), "prev")

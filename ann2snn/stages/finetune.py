@@ -97,7 +97,7 @@ def _tune_all(run: Run, dataset: ImageDataset, sample: SampleConfig, log: RunLog
     held_back = [(x, t) if few else (run.world.share(x), run.world.share(t))]
     if not run.gaps:
         run.gaps.append(prediction_gap(run.ann, run.snn, held_back, run.world))
-        run.keep_if_best()
+    run.keep_if_best()  # also of a resumed run: a rescued state comes without it
     bar = tqdm(total=run.steps_planned, desc="fine-tune", unit="step", disable=not run.world.main)
     stop = 0
     with Interruption() as interruption, bar:
@@ -120,9 +120,10 @@ def _tune_all(run: Run, dataset: ImageDataset, sample: SampleConfig, log: RunLog
                     f"prediction {run.gaps[-1]:.4f}"
                 )
             log.scalars(run.log_step - 1, block_gap=report.gap_after, prediction_gap=run.gaps[-1])
-            _snapshot(run, name, report, sample)
-            run.keep_if_best()
-            run.save()
+            with run.rescuing():
+                _snapshot(run, name, report, sample)
+                run.keep_if_best()
+                run.save()
     if stop:
         print(f"stopped after {len(run.reports)} of {len(run.subjects)} blocks; run the same command to continue")
         return 128 + stop

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from ..errors import UserError
 from ..finetune import LEARNABLE, NETWORK, BlockReport, BlockTuning, expand_neurons, tied_proxy, tunable_blocks
 from ..finetune.inputs import HELD_BACK
 from ..io import checkpoint
-from ..io.atomic import write_text
+from ..io.atomic import cause, write_text
 from ..io.training_state import parse_progress
 from ..nets import UNet
 from ..report.tables import text_table
@@ -179,12 +181,24 @@ class Run:
         self.reports, self.gaps = parse_progress(raw, self.subjects, path)
         print(f"resuming {self.folder}: {len(self.reports)} blocks are done")
 
-    def save(self) -> None:
-        if not self.world.main:
-            return
+    def state(self) -> dict:
+        """What `restore` takes up."""
         reports = [dataclasses.asdict(report) for report in self.reports]
-        extra = {"identity": self.identity(), "reports": reports, "gaps": self.gaps}
-        checkpoint.save(self.folder / STATE, self.payload() | extra, keep_previous=True)
+        return self.payload() | {"identity": self.identity(), "reports": reports, "gaps": self.gaps}
+
+    def save(self) -> None:
+        if self.world.main:
+            checkpoint.save(self.folder / STATE, self.state(), keep_previous=True)
+
+    @contextlib.contextmanager
+    def rescuing(self) -> Iterator[None]:
+        """Where a file of a finished block cannot be written, keep all finished blocks elsewhere. Raises UserError."""
+        try:
+            yield
+        except (UserError, OSError) as error:
+            if isinstance(error, OSError):
+                error = UserError(f"cannot write {error.filename}: {cause(error)}")
+            raise checkpoint.rescued(self.folder / STATE, self.state(), error) if self.world.main else error from None
 
     def keep_if_best(self) -> None:
         """`model_best.pt` is the network with the smallest prediction gap so far, the untouched one included."""

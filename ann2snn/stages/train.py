@@ -182,9 +182,7 @@ class Keeper:
                 checkpoint.save(self.path, payload, keep_previous=True)
             except UserError as error:
                 self.saved = trainer.step
-                rescued = checkpoint.rescue(payload, self.path.parent.name)
-                where = f"; step {trainer.step} is kept in {rescued}: copy it to {self.path} to continue"
-                raise UserError(f"{error}{where if rescued else ''}") from None
+                raise checkpoint.rescued(self.path, payload, error) from None
         self.saved = trainer.step
 
     def save_after(self, error: Exception) -> str:

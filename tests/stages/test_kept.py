@@ -4,13 +4,14 @@ import os
 import resource
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
 from ann2snn.errors import MemoryUserError, UserError, is_out_of_memory
-from ann2snn.stages import train, trainer
+from ann2snn.stages import finetune, train, trainer
 from tests.scripts import SAMPLING, check, processes, script, train_flags
 from tests.stages.direct_runs import training
 from tests.stages.test_faults import at_step, folder_of_images, lazily  # noqa: F401 - a fixture
@@ -196,3 +197,58 @@ def test_an_error_after_a_loss_that_is_no_number_saves_nothing(tmp_path):
     refused_flags = [*train_flags(tmp_path, 8), "--save_step=0", "--log_step=1"]
     told = last_line(script("ANN_train.py", *refused_flags, before=at_step(5, spoil)))
     assert "not finite" in told and not (tmp_path / "ckpt.pt").exists()
+
+
+# ---- the folder -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["lock", "folder"])
+def test_a_run_that_has_lost_its_folder_keeps_its_state_elsewhere_and_stops(tmp_path, monkeypatch, how):
+    elsewhere, logdir = tmp_path / "tmp", tmp_path / "run"
+    elsewhere.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+
+    def lose(_) -> None:
+        if how == "folder":
+            shutil.rmtree(logdir)
+            logdir.mkdir()
+        else:
+            (logdir / ".train.lock").unlink()
+        (logdir / "ckpt.pt").write_text("of the second run")
+
+    told = last_line(script("ANN_train.py", *train_flags(logdir, 8), before=at_step(6, lose)))
+    (rescued,) = elsewhere.glob("ann2snn-rescue-*.pt")
+    assert ".train.lock is not the file" in told and str(rescued) in told
+    assert (logdir / "ckpt.pt").read_text() == "of the second run"
+    assert torch.load(rescued, weights_only=True)["step"] == 8
+
+
+def test_fine_tuning_that_has_lost_its_folder_keeps_its_finished_blocks(finished_run, tmp_path, monkeypatch):
+    elsewhere, logdir = tmp_path / "tmp", tmp_path / "run"
+    elsewhere.mkdir()
+    logdir.mkdir()
+    shutil.copy(finished_run[0] / "ckpt.pt", logdir)
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    flags = ["--fine_tune", f"--logdir={logdir}", "--ft_steps=1", "--ft_batch_size=4", "--sample_step=0"]
+    flags += ["--gap_images=0", "--num_threads=1"]
+
+    def before() -> None:
+        original, calls = finetune.tune_block, []
+
+        def tune_block(*args):
+            calls.append(args)
+            if len(calls) == 3:
+                shutil.rmtree(logdir / "SNN_2bit_ft")
+            return original(*args)
+
+        finetune.tune_block = tune_block
+
+    told = last_line(script("SNN_ft.py", *flags, before=before))
+    (rescued,) = elsewhere.glob("ann2snn-rescue-*.pt")
+    assert str(rescued) in told
+    (logdir / "SNN_2bit_ft").mkdir()
+    shutil.copy(rescued, logdir / "SNN_2bit_ft" / "ft_state.pt")
+    assert "3 blocks are done" in check(script("SNN_ft.py", *flags))
+    gaps = torch.load(logdir / "SNN_2bit_ft" / "ft_state.pt", weights_only=True)["gaps"]
+    best = torch.load(logdir / "SNN_2bit_ft" / "model_best.pt", weights_only=True)["prediction_gap"]
+    assert best == min(gaps[3:]) or min(gaps[:3]) < min(gaps[3:])
