@@ -12,6 +12,7 @@ import torch
 
 from ann2snn.errors import MemoryUserError, UserError, is_out_of_memory
 from ann2snn.stages import finetune, train, trainer
+from tests.disks import may_unshare, small_shared_memory
 from tests.scripts import SAMPLING, check, processes, script, train_flags
 from tests.stages.direct_runs import training
 from tests.stages.test_faults import at_step, folder_of_images, lazily  # noqa: F401 - a fixture
@@ -252,3 +253,21 @@ def test_fine_tuning_that_has_lost_its_folder_keeps_its_finished_blocks(finished
     gaps = torch.load(logdir / "SNN_2bit_ft" / "ft_state.pt", weights_only=True)["gaps"]
     best = torch.load(logdir / "SNN_2bit_ft" / "model_best.pt", weights_only=True)["prediction_gap"]
     assert best == min(gaps[3:]) or min(gaps[:3]) < min(gaps[3:])
+
+
+# ---- shared memory --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not may_unshare(), reason="no name spaces here")
+def test_batches_larger_than_shared_memory_reach_the_training(tmp_path, folder_of_images):  # noqa: F811
+    """A container has 64 MB; here 100 KB and batches of 115 KB stand for it."""
+    flags = ["--dataset_type=folder", f"--data_dir={folder_of_images}", "--channels=1", "--num_workers=2"]
+    flags += ["--batch_size=1800"]
+
+    def before() -> None:
+        signal.alarm(60)  # nothing would come, and nobody would hear of it
+        small_shared_memory("100k")
+        lazily()()
+
+    check(script("ANN_train.py", *train_flags(tmp_path, 2), *flags, before=before))
+    assert content(tmp_path)["step"] == 2
