@@ -171,6 +171,9 @@ def _define_training() -> None:
     flags.DEFINE_integer("eval_step", 0, "steps between scores while training; 0 for none")
     flags.DEFINE_integer("log_step", 10, "steps between log entries")
     flags.DEFINE_bool("resume", True, "continue from the checkpoint in --logdir if there is one")
+    flags.DEFINE_list(
+        "resume_with", [], "flags that may differ from those of the run that is continued, as lr,grad_clip; logged"
+    )
 
 
 def _define_spiking() -> None:

@@ -22,10 +22,10 @@ from ..runtime import place, prepare_folder
 from ..sampling import generate_all
 from ..signals import Interruption
 from ..world import World
-from .common import SilentLog, due, owning
+from .common import SilentLog, due, owning, record_changes
 from .convert import GAP_FILE, converted, gaps_under, print_gap, write_gap
 from .cost import COST_FILE, COST_IMAGES, measure_and_write
-from .finetune_run import BEST, FineTuneConfig, Run
+from .finetune_run import BEST, FineTuneConfig, Run, made_of
 
 
 def run(
@@ -52,10 +52,13 @@ def run(
     ann: UNet = place(source.net, world.device)
     folder = prepare_folder(logdir / config.folder_name(ann.config.bits))
     with owning(folder, "finetune", world):
-        run = Run(folder, ann, spiking, config, source.hash, world)
+        inputs = made_of(dataset, sample, ann.diffusion, config.inputs)
+        run = Run(folder, ann, spiking, config, source.hash, world, inputs)
         run.restore()
         accepted()
         log = RunLog(run.folder, "finetune", run.log_step) if world.main else SilentLog()
+        if world.main:
+            record_changes(log, run.log_step, run.changes)
         try:
             code = _tune_all(run, dataset, sample, log)
         finally:

@@ -28,7 +28,7 @@ from ..sampling import generate_all
 from ..signals import Interruption
 from ..world import World
 from .best import AVERAGED, BestKeeper
-from .common import SilentLog, due, newest, owning
+from .common import SilentLog, changes_text, due, newest, owning, record_changes
 from .evaluate import sampling_settings
 from .trainer import Trainer
 
@@ -80,7 +80,7 @@ def run(
     initial: weights that a new run starts from; fresh ones otherwise.
     accepted: called when settings and checkpoint have passed all checks, before anything but the lock is written.
     """
-    trainer = Trainer(network, diffusion, train, world, amp, recompute)
+    trainer = Trainer(network, diffusion, train, world, amp, recompute, dataset)
     prepare_folder(logdir)
     with owning(logdir, "train", world):
         if network.ch == getattr(network, "norm_groups", None):
@@ -96,6 +96,7 @@ def run(
         stream = Batches(dataset, trainer, schedule.num_workers, home_of(dataset, schedule.resident, world.device))
         log = _run_log(logdir, trainer, schedule.wandb) if world.main else SilentLog()
         if world.main:
+            record_changes(log, trainer.step, trainer.changes)
             save_grid_of_real_images(logdir, dataset, log, schedule.sample_size)
         try:
             return _loop(trainer, stream, log, logdir, sample, schedule)
@@ -114,7 +115,7 @@ def start(
         )
     if found := newest(path, world):
         trainer.restore(found)
-        print(f"resuming {found} at step {trainer.step}")
+        print(f"resuming {found} at step {trainer.step}{changes_text(trainer.changes)}")
     elif initial is not None:
         trainer.begin_with(initial)
     else:
