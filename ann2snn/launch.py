@@ -159,7 +159,8 @@ def start_workers(count: int) -> int:
         nproc_per_node=count,
         run_id=str(os.getpid()),
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",  # the host's name may not resolve
         max_restarts=0,
         **{name: value for name, value in options.items() if name in known},
     )
