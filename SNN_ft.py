@@ -68,6 +68,7 @@ def tune_blocks(world, sample) -> int:
         name=FLAGS.ft_name,
         spike_chunk=FLAGS.spike_chunk,
         accumulate=FLAGS.accumulate,
+        resume_with=tuple(FLAGS.resume_with),
     )
     source = build.load_convertible()
     check_generation(source.net, sample)

@@ -28,7 +28,7 @@ from .metrics.stats_file import ReferenceStatistics, read_stats
 from .nets.architecture import NetworkConfig
 from .nets.direct import DirectDenoiser
 from .nets.sddpm import SDDPM
-from .runtime import computes_bfloat16, prepare_folder
+from .runtime import computes_bfloat16, keep_freed_memory, prepare_folder
 from .sampling import generate_batches
 from .settings import diffusion_config, expected_fields, network_config
 from .stages.convert import CONVERTED
@@ -42,6 +42,7 @@ from .world import World, join
 
 def world() -> World:
     """The processes that run this command, each on its device. Raises UserError."""
+    keep_freed_memory()
     if FLAGS.num_threads:
         torch.set_num_threads(FLAGS.num_threads)
     compiled.enable(FLAGS.compile)

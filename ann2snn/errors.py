@@ -18,6 +18,14 @@ def _shortened(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[:first]} … {text[first + 3 - longest :]}"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the machine or a GPU had no memory left, in Python's words or in those of torch."""
+    if isinstance(error, MemoryError):
+        return True
+    signs = ("out of memory", "allocate memory", "unable to allocate", "bad_alloc", "alloc_failed")
+    return isinstance(error, RuntimeError | OSError) and any(sign in str(error).lower() for sign in signs)
+
+
 class UserError(ValueError):
     """Bad input: a flag, a file or a combination that cannot work.
 
@@ -27,3 +35,15 @@ class UserError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(str(message)))
+
+
+class MemoryUserError(UserError):
+    """Memory ran out: as `UserError`, with what needs less of it."""
+
+    def __init__(self, error: BaseException) -> None:
+        said = str(error).strip() or type(error).__name__
+        reason = said if said.lower().startswith("out of memory") else f"out of memory ({one_line(said, 200)})"
+        super().__init__(
+            f"{reason}: lower --batch_size (fine-tuning: --ft_batch_size, grids: --sample_size, --gen_images), or "
+            "raise --accumulate, which goes through a batch in parts"
+        )

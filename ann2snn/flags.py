@@ -39,6 +39,7 @@ from .io.flagfile import check_arguments
 from .kernels import SURROGATES
 from .nets.architecture import CONFIGS
 from .nets.sddpm import CORRECTIONS
+from .output import unbreakable_output
 
 FLAGS = flags.FLAGS
 
@@ -171,6 +172,9 @@ def _define_training() -> None:
     flags.DEFINE_integer("eval_step", 0, "steps between scores while training; 0 for none")
     flags.DEFINE_integer("log_step", 10, "steps between log entries")
     flags.DEFINE_bool("resume", True, "continue from the checkpoint in --logdir if there is one")
+    flags.DEFINE_list(
+        "resume_with", [], "flags that may differ from those of the run that is continued, as lr,grad_clip; logged"
+    )
 
 
 def _define_spiking() -> None:
@@ -289,11 +293,11 @@ def given(name: str) -> bool:
 
 def run_script(main: Callable[[], int | None]) -> None:
     """Parse the command line and run `main`, in as many processes as asked for; see `launch.run` for the exit codes."""
-
-    app.run(
-        lambda _: launch.run(main, lambda: launch.wanted(FLAGS.nproc, FLAGS.parallel, FLAGS.device)),
-        flags_parser=_parse,
-    )
+    with unbreakable_output():
+        app.run(
+            lambda _: launch.run(main, lambda: launch.wanted(FLAGS.nproc, FLAGS.parallel, FLAGS.device)),
+            flags_parser=_parse,
+        )
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -1,10 +1,9 @@
-"""Device, seeds, run folder and interruption: what every stage needs before it starts."""
+"""Device, seeds and run folder: what every stage needs before it starts."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import tempfile
 from pathlib import Path
 
@@ -87,25 +86,3 @@ def prepare_folder(path: str | os.PathLike) -> Path:
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --logdir") from None
     return folder
-
-
-class Interruption:
-    """Context in which SIGINT and SIGTERM ask for a clean stop instead of ending the program.
-
-    `requested` is 0 or the signal's number; exit with 128 + it, after saving. A second signal acts at once.
-    """
-
-    def __init__(self) -> None:
-        self.requested = 0
-
-    def __enter__(self) -> Interruption:
-        self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exc) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame) -> None:
-        self.requested = number
-        signal.signal(number, self.previous[number])

@@ -7,12 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from quant.activation import QuantReLU
+from quant.uniform import COARSE_STEPS, FINE_STEPS, SEARCH_RANGE, UniformQuantizer, fit_step
 
 # Values kept per layer call: enough for a stable optimum, small enough to search in milliseconds.
 SAMPLES_PER_CALL = 16384
-COARSE_STEPS, FINE_STEPS = 48, 16
-# The search covers clips from the largest value down to 1/128 of it: a 2-bit optimum of a bell shape is near 1/2.
-SEARCH_RANGE = 2.0**-7
 
 
 @torch.no_grad()
@@ -83,8 +81,6 @@ def _hook_layers(layers: dict[str, QuantReLU], clips: dict[str, float], find: Ca
 
 def _hook_uniform(net: nn.Module, clips: dict[str, float], method: str, percentile: float) -> list:
     """The same for every `UniformQuantizer`, whose values may be of either sign."""
-    from quant.uniform import UniformQuantizer, fit_step  # which searches as this module does
-
     samples: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(0)
 

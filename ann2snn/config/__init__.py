@@ -19,7 +19,7 @@ from .direct import DirectSpiking
 from .network import UNetConfig
 from .sampling import CORRECTORS, SAMPLER_NAMES, SDE_SAMPLERS, SKIPS, SampleConfig
 from .spiking import AUTO, FROZEN, IF_NEURONS, MAX_BURST, SCHEDULES, STREAM_NORMS, SpikingConfig
-from .training import FT_INPUTS, FT_METHODS, LOSS_TYPES, RESIDENT, TrainConfig
+from .training import FT_INPUTS, FT_METHODS, LOSS_TYPES, RESIDENT, RESUME_WITH, TrainConfig, check_resume_with
 
 __all__ = [
     "AUTO",
@@ -37,6 +37,7 @@ __all__ = [
     "MEAN_TYPES",
     "PROCESSES",
     "RESIDENT",
+    "RESUME_WITH",
     "SAMPLER_NAMES",
     "SCHEDULES",
     "SDE_SAMPLERS",
@@ -53,6 +54,7 @@ __all__ = [
     "check_bits",
     "check_ft_name",
     "check_int",
+    "check_resume_with",
     "check_seed",
     "require",
 ]

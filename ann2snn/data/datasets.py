@@ -1,6 +1,7 @@
 """The data sets that networks are trained on and compared with, as 8-bit images of one size."""
 
 import copy
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from torchvision import datasets as tv
 
 from ann2snn.data.decode import check_image, decode_image, fit_square, list_images
 from ann2snn.data.idx import read_idx
-from ann2snn.errors import UserError
+from ann2snn.errors import UserError, is_out_of_memory
 
 MAX_SIZE = 4096
 MEMORY_BUDGET = 2**30  # bytes of finished images to keep; larger sets are read image by image
@@ -73,6 +74,14 @@ class ImageDataset:
         if self.images is not None:
             return self.images
         return _read_all(self._read, self._count, (self.channels, self.img_size, self.img_size))
+
+    def fingerprint(self) -> str:
+        """How many images, and a hash: of their relative names and sizes in bytes, or, without files, of all bytes.
+
+        Where they are kept plays no part, so data may move. An image that changes but keeps name and size goes unseen.
+        """
+        digest = getattr(self._read, "digest", "")
+        return f"{len(self)} images" + (f" {digest()}" if digest else "")
 
     def part(self, start: int, stop: int) -> "ImageDataset":
         """Images `start` to `stop` - 1 as a data set of their own, sharing memory. Raises ValueError if out of range."""
@@ -138,6 +147,9 @@ class _FromArray:
     def __call__(self, index: int) -> torch.Tensor:
         return fit_square(Image.fromarray(self.array[index].numpy()), self.img_size)
 
+    def digest(self) -> str:
+        return hashlib.blake2b(self.array.reshape(-1).numpy(), digest_size=8).hexdigest()
+
 
 @dataclass(frozen=True)
 class _FromFiles:
@@ -146,10 +158,22 @@ class _FromFiles:
     paths: Sequence[Path]
     channels: int
     img_size: int
+    folder: Path
     crop: int | None = None
 
     def __call__(self, index: int) -> torch.Tensor:
         return fit_square(decode_image(self.paths[index], self.channels), self.img_size, self.crop)
+
+    def digest(self) -> str:
+        """Raises UserError if a file is gone."""
+        digest = hashlib.blake2b(digest_size=8)
+        for path in self.paths:
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                raise UserError(f"cannot read image {path}: {error.strerror}; put it back") from None
+            digest.update(os.fsencode(path.relative_to(self.folder).as_posix()) + f"\0{size}\0".encode())
+        return digest.hexdigest()
 
 
 def _read_all(read: Callable[[int], torch.Tensor], count: int, shape: tuple[int, ...]) -> torch.Tensor:
@@ -184,6 +208,8 @@ def _fetch(request: _Request, make: Callable[[], object], where: str):
     try:
         return make()
     except Exception as error:  # torchvision's readers of damaged files raise nearly anything
+        if is_out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())
         place = request.data_dir / where
         raise UserError(f"cannot load or download {request.name} ({reason}); put its files under {place}") from error
@@ -211,7 +237,7 @@ def _celeba(request: _Request) -> ImageDataset:
         "celeba (the text lists, and the pictures in img_align_celeba)",
     )
     folder = request.data_dir / source.base_folder / "img_align_celeba"
-    read = _FromFiles([folder / name for name in source.filename], 3, request.img_size, CELEBA_CROP)
+    read = _FromFiles([folder / name for name in source.filename], 3, request.img_size, folder, CELEBA_CROP)
     return ImageDataset(
         request.name, request.split, read, len(read.paths), channels=3, img_size=request.img_size, flip=True
     )
@@ -224,7 +250,7 @@ def _folder(request: _Request) -> ImageDataset:
     folder, split = request.data_dir, "all"
     if (folder / "train").is_dir() and (folder / "test").is_dir():
         folder, split = folder / request.split, request.split
-    read = _FromFiles(list_images(folder), channels, request.img_size)
+    read = _FromFiles(list_images(folder), channels, request.img_size, folder)
     dataset = ImageDataset(
         request.name, split, read, len(read.paths), channels=channels, img_size=request.img_size, flip=True
     )

@@ -60,7 +60,7 @@ def check_image(path: Path) -> None:
         with open_plain(path, MAX_BYTES) as file, Image.open(file, formats=FORMATS) as image:
             _refuse(image, path)
             image.verify()
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:
         raise _broken(path, error) from error
@@ -81,7 +81,7 @@ def decode_image(path: Path, channels: int | None = None) -> Image.Image:
             if channels is None:
                 channels = 1 if image.mode in GREY_MODES else 3
             return image.convert("L" if channels == 1 else "RGB")
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # damaged input makes Pillow's decoders raise nearly anything
         raise _broken(path, error) from error

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..config import FULL_PRECISION, MAX_IMAGE_SIZE, DiffusionConfig, SpikingConfig, UNetConfig, require
 from ..convert import SpikingNetwork, attach, prepare_for
 from ..diffusion.process import network_channels
-from ..errors import UserError
+from ..errors import UserError, is_out_of_memory
 from ..files import open_plain
 from ..nets.architecture import Network, NetworkConfig, build_network, stored_config
 from ..nets.direct import DirectConfig
@@ -53,6 +53,8 @@ def save(path: str | os.PathLike, payload: dict, keep_previous: bool = False) ->
         try:
             torch.save(sealed, file)
         except RuntimeError as error:  # torch's writer stumbles over a failed write and hides it
+            if is_out_of_memory(error):
+                raise
             raise _disk_error(error) from None
 
 
@@ -75,6 +77,13 @@ def rescue(payload: dict, name: str) -> Path | None:
         save(path, payload)
         return path
     return None
+
+
+def rescued(path: Path, payload: dict, error: UserError) -> UserError:
+    """The error to raise where `path` could not be written: it names the file that `rescue` wrote, if it could."""
+    kept = rescue(payload, path.parent.name)
+    step = payload.get("step", 0)
+    return UserError(f"{error}; step {step} is kept in {kept}: copy it to {path} to continue") if kept else error
 
 
 def previous_of(path: str | os.PathLike) -> Path:
@@ -146,6 +155,8 @@ def read(path: str | os.PathLike) -> dict:
     except UserError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         # The unpickler's own messages span pages and advise to switch the protection off.
         if "weights_only" in str(error).lower() or "Unsupported" in str(error):
             reason = "it holds objects other than tensors and plain values, which could execute code"

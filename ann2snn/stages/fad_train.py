@@ -27,6 +27,7 @@ from ..errors import UserError, one_line
 from ..io.atomic import sweep
 from ..metrics.fad import MODES, FadExtractor
 from ..metrics.fad_encoder import WIDTHS, AutoEncoder, load_autoencoder, save_autoencoder
+from ..output import unbreakable_output
 from ..runtime import choose_device, seed_from
 from ..world import ALONE
 from .fad import make_stats
@@ -140,9 +141,10 @@ def _prepare(folder: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 2 for bad input, with one line on the standard error stream."""
-    try:
-        run(parser().parse_args(sys.argv[1:] if arguments is None else arguments))
-    except UserError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 2
+    with unbreakable_output():
+        try:
+            run(parser().parse_args(sys.argv[1:] if arguments is None else arguments))
+        except UserError as error:
+            print(f"error: {one_line(str(error))}", file=sys.stderr)
+            return 2
     return 0

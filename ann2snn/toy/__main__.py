@@ -25,6 +25,7 @@ from ..diffusion.samplers import IMAGE_SAMPLERS
 from ..errors import UserError, one_line
 from ..files import read_text
 from ..io.atomic import replacing, sweep, write_text
+from ..output import unbreakable_output
 from ..runtime import prepare_folder
 from .draw import picture
 from .learn import load, save, train
@@ -153,14 +154,15 @@ def _shown(value: float | None) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 2 for bad input, with one line on the standard error stream."""
-    try:
-        settings, given = settings_from(sys.argv[1:] if arguments is None else arguments)
-        if given.num_threads:
-            torch.set_num_threads(given.num_threads)
-        run(settings, given.out, given.network)
-    except UserError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 2
+    with unbreakable_output():
+        try:
+            settings, given = settings_from(sys.argv[1:] if arguments is None else arguments)
+            if given.num_threads:
+                torch.set_num_threads(given.num_threads)
+            run(settings, given.out, given.network)
+        except UserError as error:
+            print(f"error: {one_line(str(error))}", file=sys.stderr)
+            return 2
     return 0
 
 
