@@ -207,6 +207,7 @@ def _check_settings(payload: dict, path: Path) -> None:
 def snn_payload(snn: SpikingNetwork, **extra: object) -> dict:
     """What a spiking network's file holds."""
     config = {"unet": snn.config.to_dict(), "diffusion": snn.diffusion.to_dict(), "spiking": snn.spiking.to_dict()}
+    config["arch"] = snn.config.arch
     return {"kind": "snn", "format": FORMAT, "ema_model": snn.net.state_dict(), "config": config, **extra}
 
 
