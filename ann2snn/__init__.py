@@ -8,6 +8,13 @@
 True
 """
 
+import os
+
+# GNU OpenMP's threads wait for each other in a busy loop, and on a machine with other work they wait for those that do
+# not run: two threads then take hundreds of times as long (docs/performance.md). It is read when torch is loaded.
+if "GOMP_SPINCOUNT" not in os.environ:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from .api import (
     build_unet,
     convert,
