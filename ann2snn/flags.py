@@ -153,7 +153,7 @@ def _define_training() -> None:
     flags.DEFINE_integer("total_steps", 800000, "training steps")
     flags.DEFINE_integer("warmup", 5000, "steps over which the learning rate rises; 0 for none")
     flags.DEFINE_integer(
-        "batch_size", 128, "images per step over all processes; also the batch in which a process samples"
+        "batch_size", 128, "images per step over all processes; on a GPU also the batch in which a process samples"
     )
     flags.DEFINE_integer(
         "accumulate", 1, "training, fine-tuning: parts a process's share of a batch is gone through in, to save memory"

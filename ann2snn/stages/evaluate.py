@@ -34,7 +34,7 @@ from ..report.log import RESULTS, append_result
 from ..report.tables import show
 from ..report.trajectory import Trajectory, write_trajectory
 from ..runtime import place, prepare_folder
-from ..sampling import generate, generate_batches
+from ..sampling import generate, generate_batches, image_groups
 from ..world import ALONE, World
 from .common import keep_stats, owning
 from .convert import grid_name
@@ -178,23 +178,20 @@ def follow(
 
     Called by the main process alone. States are shown as images: of CLD the positions, of blur diffusion the pixels.
     """
-    net, path = place(source.net, world.device).eval(), Trajectory()
+    net, paths, images = place(source.net, world.device).eval(), [], []
     process = make_process(net.diffusion, net.image_size)
     count = min(config.trajectory, config.num_images)
 
     def keep(time: float, state: Tensor) -> None:
-        path.add(to_uint8(state if isinstance(process, VP) else process.data(state)))
+        paths[-1].add(to_uint8(state if isinstance(process, VP) else process.data(state)))
 
     with ALONE.progress(count * sample.calls(net.diffusion), "trajectory", "call") as bar:
-        images = generate(
-            net,
-            sample,
-            range(count),
-            on_call=lambda x, t: bar.update(len(x)),
-            on_step=keep,
-            statistics=statistics,
-        )
-    for written in write_trajectory(path.frames(images), logdir / "images", config.trajectory_format):
+        hooks = {"on_call": lambda x, t: bar.update(len(x)), "on_step": keep}
+        for part in image_groups(net, range(count)):
+            paths.append(Trajectory())
+            images.append(generate(net, sample, part, statistics=statistics, **hooks))
+    frames = torch.cat([path.frames(end) for path, end in zip(paths, images, strict=True)], dim=1)
+    for written in write_trajectory(frames, logdir / "images", config.trajectory_format):
         print(f"{written}: the way of the first {count} images")
 
 
