@@ -106,7 +106,7 @@ def test_images_depend_on_neither_batch_nor_threads_nor_resume_point(name, by_tw
     net, config = case(name)
     with threads(1):
         whole = generate_all(net, config, COUNT, batch_size=128)
-    assert len(whole.unique()) > 10
+    assert len(whole.unique()) > 1
     assert_equal(whole[LEFT], by_two_threads[name])
 
 
