@@ -35,6 +35,14 @@ def list_images(folder: str | os.PathLike) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the folder that holds the images")
+    found = images_below(folder)
+    if not found:
+        raise UserError(f"no image in {folder}; put files there that end in one of {' '.join(IMG_EXTENSIONS)}")
+    return found
+
+
+def images_below(folder: Path, endings: tuple[str, ...] = IMG_EXTENSIONS) -> list[Path]:
+    """As `list_images`, of files with these endings; none where there is no image, or no folder."""
     seen, found = {os.path.realpath(folder)}, []
     for parent, subfolders, files in os.walk(folder, followlinks=True):
         fresh = []
@@ -44,9 +52,7 @@ def list_images(folder: str | os.PathLike) -> list[Path]:
                 seen.add(real)
                 fresh.append(name)
         subfolders[:] = fresh  # os.walk descends into what is left here
-        found += [Path(parent, f) for f in files if not f.startswith(".") and f.lower().endswith(IMG_EXTENSIONS)]
-    if not found:
-        raise UserError(f"no image in {folder}; put files there that end in one of {' '.join(IMG_EXTENSIONS)}")
+        found += [Path(parent, f) for f in files if not f.startswith(".") and f.lower().endswith(endings)]
     return sorted(found, key=lambda path: path.relative_to(folder).parts)
 
 

@@ -17,14 +17,14 @@ from tqdm import tqdm
 from ..config import DiffusionConfig, SampleConfig, SpikingConfig, require
 from ..convert import SpikingDenoiser
 from ..data import ImageDataset, to_uint8
-from ..data.decode import list_images
+from ..data.decode import images_below
 from ..diffusion import VP
 from ..diffusion.process import image_channels, make_process, options_that_count, uses_eta
 from ..errors import UserError
 from ..files import read_text
 from ..io import checkpoint
 from ..io.atomic import sweep, write_text
-from ..io.images import existing_indices, read_images, save_grid, save_images, save_npz
+from ..io.images import existing_indices, image_path, index_of, read_images, save_grid, save_images, save_npz
 from ..metrics.features import FeatureExtractor
 from ..metrics.score import make_stats as gather_stats
 from ..metrics.score import score_numbered, usual_splits
@@ -37,7 +37,6 @@ from ..runtime import place, prepare_folder
 from ..sampling import generate, generate_batches, image_groups
 from ..world import ALONE, World
 from .common import keep_stats, owning
-from .convert import grid_name
 from .coverage import RealImages, score_with_coverage
 from .fad import Fad
 
@@ -50,7 +49,8 @@ SCORE_BATCH = 64
 class EvalConfig:
     """images_dir None: a folder inside the logdir named after the settings.
 
-    grid: also write a picture of the first `grid_images`, `grid_row` to a line, to `grid_path` inside the logdir.
+    grid: also write a picture of the first `grid_images`, `grid_row` to a line, to `grid_path` inside the logdir
+    (default: `images/`, named after the folder of the images).
     trajectory: images whose paths from noise are drawn and animated (`trajectory_format`), 0 for none.
     """
 
@@ -138,9 +138,9 @@ def run(
         accepted()
         generate_missing(folder, source, sample, config, world, statistics)
         if world.main:
-            present(logdir, folder, source, config)
+            present(logdir, folder, config)
             if config.trajectory:
-                follow(logdir, source, sample, config, world, statistics)
+                follow(logdir / "images" / f"trajectory_{folder.name}", source, sample, config, world, statistics)
         world.wait()
         if extractor is None and fad is None:
             return 0
@@ -153,28 +153,30 @@ def run(
     return 0
 
 
-def present(logdir: Path, folder: Path, source: checkpoint.Loaded, config: EvalConfig) -> None:
-    """The images of `folder` in one npz beside it, and as a grid if asked for."""
+def present(logdir: Path, folder: Path, config: EvalConfig) -> None:
+    """The images of `folder` in one npz beside it, and as a grid if asked for, named after the folder.
+
+    The npz is written anew each time: an older one may hold images that the folder no longer has.
+    """
     npz = folder.with_name(f"{folder.name}_{config.num_images}.npz")
-    if not npz.exists():
-        save_npz(torch.cat([batch for _, batch in image_batches(folder, config.num_images)]), npz)
+    save_npz(torch.cat([batch for _, batch in image_batches(folder, config.num_images)]), npz)
     if config.grid:
         count = min(config.grid_images, config.num_images)
-        path = logdir / (config.grid_path or grid_name(source.net))
+        path = logdir / (config.grid_path or f"images/{folder.name}.png")
         write_grid(path, folder, count, config.grid_row or max(1, math.isqrt(count)))
         print(f"{path}: the first {count}")
     print(f"{folder}: {config.num_images} images")
 
 
 def follow(
-    logdir: Path,
+    path: Path,
     source: checkpoint.Loaded,
     sample: SampleConfig,
     config: EvalConfig,
     world: World,
     statistics: Tensor | None = None,
 ) -> None:
-    """The first images once more, with the sampler's states on the way: `images/trajectory.png` and an animation.
+    """The first images once more, with the sampler's states on the way: a picture `{path}.png` and an animation.
 
     Called by the main process alone. States are shown as images: of CLD the positions, of blur diffusion the pixels.
     """
@@ -190,8 +192,8 @@ def follow(
         for part in image_groups(net, range(count)):
             paths.append(Trajectory())
             images.append(generate(net, sample, part, statistics=statistics, **hooks))
-    frames = torch.cat([path.frames(end) for path, end in zip(paths, images, strict=True)], dim=1)
-    for written in write_trajectory(frames, logdir / "images", config.trajectory_format):
+    frames = torch.cat([kept.frames(end) for kept, end in zip(paths, images, strict=True)], dim=1)
+    for written in write_trajectory(frames, path, config.trajectory_format):
         print(f"{written}: the way of the first {count} images")
 
 
@@ -293,8 +295,18 @@ def folder_name(made_with: dict) -> str:
 
 
 def claim_folder(folder: Path, made_with: dict) -> None:
-    """Remember in the folder how its images are made. Raises UserError if it holds images made otherwise."""
+    """Remember in the folder how its images are made. Raises UserError if it holds images made otherwise.
+
+    Or images that no run has numbered: programs that score whole folders would score them, too.
+    """
     path = folder / SETTINGS
+    strange = [image for image in images_below(folder) if image.parent != folder or index_of(image.name) is None]
+    if strange:
+        more = f" and {len(strange) - 1} more images" if len(strange) > 1 else ""
+        raise UserError(
+            f"{folder} holds {strange[0].relative_to(folder)}{more}, not named as evaluate.py names images: move what "
+            "is not from this run elsewhere, or choose another --images_dir"
+        )
     if not path.exists():
         if existing_indices(folder):
             raise UserError(f"{folder} holds numbered images of unknown origin: choose another --images_dir")
@@ -340,10 +352,12 @@ def generate_missing(
 
 
 def image_batches(folder: Path, count: int, world: World = ALONE) -> Iterator[tuple[range, Tensor]]:
-    """This process's share of images 0..count−1 of `folder`, uint8 [B, C, H, W], each batch with its indices."""
-    paths = list_images(folder)
+    """This process's share of images 0..count−1 of `folder`, uint8 [B, C, H, W], each batch with its indices.
+
+    They are found by their names. Raises UserError if one is missing.
+    """
     for indices in shared_batches(count, world):
-        yield indices, read_images([paths[i] for i in indices], like=paths[0])
+        yield indices, read_images([image_path(folder, i) for i in indices], like=image_path(folder, 0))
 
 
 def write_grid(path: Path, folder: Path, count: int, nrow: int) -> None:
