@@ -14,7 +14,6 @@ from .config import DiffusionConfig, SampleConfig, SpikingConfig, TrainConfig, r
 from .convert import SpikingDenoiser
 from .convert.to_snn import check_convertible
 from .data import ImageDataset, load_dataset
-from .diffusion import SAMPLERS
 from .diffusion.process import check_sampling, current_steps, image_channels, network_channels
 from .errors import UserError
 from .flags import FLAGS
@@ -90,20 +89,19 @@ def dataset_for(source: checkpoint.Loaded) -> ImageDataset:
 
 
 def sample_config() -> SampleConfig:
-    solver = FLAGS.sampler in SAMPLERS and "logsnr" in SAMPLERS[FLAGS.sampler].skips
-    skip = FLAGS.skip_type or ("logsnr" if solver else "uniform")
     return SampleConfig(
         sampler=FLAGS.sampler,
         steps=FLAGS.sampler_steps,
         eta=FLAGS.eta,
         clip=FLAGS.clip_x0,
         seed=FLAGS.seed,
-        skip=skip,
+        skip=FLAGS.skip_type,
         order=FLAGS.sampler_order,
         denoise=FLAGS.denoise,
         corrector=FLAGS.corrector,
         grid_power=FLAGS.grid_power,
         amp=FLAGS.amp,
+        ddim_epsilon=FLAGS.ddim_epsilon,
     )
 
 

@@ -18,11 +18,12 @@ from .config import (
     AUTO,
     BETA_SCHEDULES,
     CORRECTORS,
+    DDIM_EPSILONS,
     FT_INPUTS,
     FT_METHODS,
     IF_NEURONS,
+    LIMITS,
     LOSS_TYPES,
-    MAX_IMAGE_SIZE,
     MEAN_TYPES,
     PROCESSES,
     RESIDENT,
@@ -215,6 +216,12 @@ def _define_sampling() -> None:
     )
     flags.DEFINE_integer("sampler_steps", 50, "network calls per image of every sampler but ddpm")
     flags.DEFINE_float("eta", 0.0, "noise of ddim, λ of gddim and euler: 0 (deterministic) to 1")
+    flags.DEFINE_enum(
+        "ddim_epsilon",
+        "recomputed",
+        DDIM_EPSILONS,
+        "ddim: noise after the predicted image was clipped: recomputed to match it, or the network's own, as in SDDPM",
+    )
     flags.DEFINE_enum("skip_type", None, SKIPS, "spacing of times; default: logsnr for dpm_solver, dpmpp, else uniform")
     flags.DEFINE_integer("sampler_order", 2, "order of dpm_solver, dpmpp, dpmpp_sde (1 to 3) and gddim (0 to 3)")
     flags.DEFINE_bool("denoise", True, "ddim, gddim, euler: end with a call that removes the last noise")
@@ -311,18 +318,6 @@ def _parse(argv: list[str]) -> list[str]:
     return rest
 
 
-#: Flag → smallest and largest value, where no stage says so in its own words.
-LIMITS = {
-    **dict.fromkeys(("sample_step", "save_step", "eval_step", "log_step", "ft_cache", "warmup"), (0, 2**53)),
-    **dict.fromkeys(("sample_size", "gen_images", "gap_images"), (0, 10**6)),
-    **dict.fromkeys(("num_workers", "num_threads"), (0, 1024)),
-    **dict.fromkeys(("num_images", "batch_size", "ft_batch_size", "pr_images"), (1, 10**6)),
-    "spike_chunk": (0, 255),
-    "pr_k": (1, 1000),
-    "sampler_steps": (1, 10**5),
-    "trajectory_images": (1, 64),
-    "img_size": (1, MAX_IMAGE_SIZE),
-}
 LONGEST_PATH, LONGEST_NAME = 4000, 255  # bytes; beyond these the system calls fail in ways of their own
 
 

@@ -148,10 +148,12 @@ def generate_batches(
             yield batch, images
 
 
-def generate_all(net: nn.Module, config: SampleConfig, n: int, batch_size: int, world: World = ALONE) -> Tensor:
+def generate_all(
+    net: nn.Module, config: SampleConfig, n: int, batch_size: int, world: World = ALONE, progress: bool = True
+) -> Tensor:
     """Images 0..n−1 in one tensor, uint8 [n, C, H, W], on every process."""
     images = torch.empty(n, image_channels(net), net.image_size, net.image_size, dtype=torch.uint8)
-    found = list(generate_batches(net, config, range(n), batch_size, world=world))
+    found = list(generate_batches(net, config, range(n), batch_size, progress=progress, world=world))
     indices = torch.tensor([i for batch, _ in found for i in batch], dtype=torch.int64)
     mine = torch.cat([pictures for _, pictures in found]) if found else images[:0]
     for where, pictures in zip(world.collect(indices), world.collect(mine), strict=True):

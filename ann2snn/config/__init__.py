@@ -5,19 +5,23 @@ Every field is checked on construction, so that a bad value stops a run before a
 
 from .checks import (
     FULL_PRECISION,
+    LIMITS,
     MAX_IMAGE_SIZE,
     MAX_MULT,
     check_accumulate,
     check_bits,
     check_ft_name,
     check_int,
+    check_limits,
+    check_number,
     check_seed,
+    make_plain,
     require,
 )
 from .diffusion import BETA_SCHEDULES, MEAN_TYPES, PROCESSES, VAR_TYPES, DiffusionConfig
 from .direct import DirectSpiking
 from .network import UNetConfig
-from .sampling import CORRECTORS, SAMPLER_NAMES, SDE_SAMPLERS, SKIPS, SampleConfig
+from .sampling import CORRECTORS, DDIM_EPSILONS, SAMPLER_NAMES, SDE_SAMPLERS, SKIPS, SampleConfig
 from .spiking import AUTO, IF_NEURONS, MAX_BURST, SCHEDULES, STREAM_NORMS, SpikingConfig
 from .training import FT_INPUTS, FT_METHODS, LOSS_TYPES, RESIDENT, TrainConfig
 
@@ -27,8 +31,10 @@ __all__ = [
     "CORRECTORS",
     "FT_INPUTS",
     "FT_METHODS",
+    "DDIM_EPSILONS",
     "FULL_PRECISION",
     "IF_NEURONS",
+    "LIMITS",
     "LOSS_TYPES",
     "MAX_BURST",
     "MAX_IMAGE_SIZE",
@@ -52,6 +58,9 @@ __all__ = [
     "check_bits",
     "check_ft_name",
     "check_int",
+    "check_limits",
+    "check_number",
     "check_seed",
+    "make_plain",
     "require",
 ]

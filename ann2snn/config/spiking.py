@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from .checks import check_int, require
+from .checks import check_int, make_plain, require
 
 SCHEDULES = ("layer_sync", "stream")
 STREAM_NORMS = ("cumulative", "per_step", "frozen")
@@ -32,6 +32,7 @@ class SpikingConfig:
     burst: int = 1
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name, allowed in (("schedule", SCHEDULES), ("stream_norm", STREAM_NORMS), ("if_neuron", IF_NEURONS)):
             value = getattr(self, name)
             require(value in allowed, f"--{name}={value}: use one of {', '.join(allowed)}")

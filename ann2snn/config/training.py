@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from .checks import check_accumulate, check_seed, require
+from .checks import check_accumulate, check_seed, make_plain, require
 
 LOSS_TYPES = ("mse", "kl", "scl")
 FT_METHODS = ("proxy", "bptt", "tsm")
@@ -42,6 +42,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        make_plain(self)
         require(self.lr > 0, f"--lr={self.lr}: must be positive")
         require(self.grad_clip > 0, f"--grad_clip={self.grad_clip}: must be positive")
         require(self.total_steps >= 1, f"--total_steps={self.total_steps}: use at least 1")
