@@ -8,11 +8,31 @@
 True
 """
 
-from .api import build_unet, convert, cost, fold_thresholds, freeze_norms, gap, load, sample
-from .config import DiffusionConfig, SampleConfig, SpikingConfig, UNetConfig
-from .errors import UserError
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING
+
+from .installed import require_installed
+
+require_installed()  # before anything that needs torch
+
+if TYPE_CHECKING:
+    from .api import build_unet, convert, cost, fold_thresholds, freeze_norms, gap, load, sample
+    from .config import DiffusionConfig, SampleConfig, SpikingConfig, UNetConfig
+    from .errors import UserError
 
 __version__ = "0.1.0"
+#: Name → module. Imported when first used: importing torch and torchvision takes seconds, which --help can do without.
+_PLACES = {
+    **dict.fromkeys(
+        ("build_unet", "convert", "cost", "fold_thresholds", "freeze_norms", "gap", "load", "sample"), "ann2snn.api"
+    ),
+    **dict.fromkeys(("DiffusionConfig", "SampleConfig", "SpikingConfig", "UNetConfig"), "ann2snn.config"),
+    "UserError": "ann2snn.errors",
+}
 __all__ = [
     "DiffusionConfig",
     "SampleConfig",
@@ -28,3 +48,23 @@ __all__ = [
     "load",
     "sample",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(types.ModuleType):
+    """`ann2snn.convert` and `.cost` are the functions, though importing the packages of these names sets them."""
+
+    convert = property(lambda self: __getattr__("convert"), lambda self, package: None)
+    cost = property(lambda self: __getattr__("cost"), lambda self, package: None)
+
+
+sys.modules[__name__].__class__ = _Package

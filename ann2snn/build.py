@@ -310,9 +310,3 @@ def scorer(sample: SampleConfig, world: World) -> tuple[Callable[[torch.nn.Modul
         return {name: value for name, value in scores.items() if isinstance(value, float)}
 
     return score, how
-
-
-def require_action(chosen: bool, flag: str) -> None:
-    """Raise UserError when a script is called without the flag that makes it act."""
-    if not chosen:
-        raise UserError(f"nothing to do: add --{flag} (the flagfiles under config/ do), or see --help")

@@ -19,15 +19,17 @@ from .checks import (
     require,
 )
 from .diffusion import BETA_SCHEDULES, MEAN_TYPES, PROCESSES, VAR_TYPES, DiffusionConfig
-from .direct import DirectSpiking
-from .network import UNetConfig
+from .direct import CORRECTION_NAMES, SURROGATE_NAMES, DirectSpiking
+from .network import ARCHS, UNetConfig
 from .sampling import CORRECTORS, DDIM_EPSILONS, SAMPLER_NAMES, SDE_SAMPLERS, SKIPS, SampleConfig
 from .spiking import AUTO, IF_NEURONS, MAX_BURST, SCHEDULES, STREAM_NORMS, SpikingConfig
 from .training import FT_INPUTS, FT_METHODS, LOSS_TYPES, RESIDENT, TrainConfig
 
 __all__ = [
+    "ARCHS",
     "AUTO",
     "BETA_SCHEDULES",
+    "CORRECTION_NAMES",
     "CORRECTORS",
     "FT_INPUTS",
     "FT_METHODS",
@@ -47,6 +49,7 @@ __all__ = [
     "SDE_SAMPLERS",
     "SKIPS",
     "STREAM_NORMS",
+    "SURROGATE_NAMES",
     "VAR_TYPES",
     "DiffusionConfig",
     "DirectSpiking",

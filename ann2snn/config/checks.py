@@ -141,8 +141,8 @@ def check_multipliers(ch_mult: tuple[int, ...], levels: int, largest: float = MA
     values = "positive values" if largest == math.inf else f"values of 1 to {largest}"
     require(
         0 < len(ch_mult) <= levels and min(ch_mult) > 0 and max(ch_mult) <= largest,
-        f"--ch_mult={','.join(map(str, ch_mult))}: give 1 to {levels} {values}, each once; a flag repeated after a "
-        "flagfile appends to the flagfile's values, so edit the flagfile instead",
+        f"--ch_mult={','.join(map(str, ch_mult))}: give 1 to {levels} {values}, each once; repeating the flag "
+        "appends a value, and the values of the command line replace those of a flagfile",
     )
 
 
