@@ -30,6 +30,8 @@ def main() -> int:
     from ann2snn.stages.analytic import noise_statistics
 
     world = build.world()
+    if FLAGS.make_stats:
+        evaluate.require_spread(FLAGS.num_images)
     if FLAGS.make_stats and FLAGS.fad_encoder is not None:
         encoder = build.fad_extractor(world.device)
         require(not Path(FLAGS.fad_stats).exists(), f"{FLAGS.fad_stats} exists: name another file with --fad_stats")

@@ -34,10 +34,11 @@ from .settings import diffusion_config, expected_fields, network_config
 from .stages.convert import CONVERTED
 from .stages.coverage import RealImages
 from .stages.direct import TRAINED
+from .stages.evaluate import require_spread
 from .stages.fad import Fad
 from .stages.train import BEST, CHECKPOINT, Schedule, best_or_last
 from .stages.trainer import synaptic_loss_of
-from .world import World, join
+from .world import World, current, join
 
 
 def world() -> World:
@@ -69,7 +70,8 @@ def logdir(stage: str, world: World) -> Path:
 
 def dataset(train: bool = True) -> ImageDataset:
     """The data set the flags name. Raises UserError."""
-    return load_dataset(FLAGS.dataset_type, FLAGS.data_dir, FLAGS.img_size, train=train, channels=FLAGS.channels)
+    kept = {"train": train, "channels": FLAGS.channels}
+    return _announced(load_dataset(FLAGS.dataset_type, FLAGS.data_dir, FLAGS.img_size, **kept))
 
 
 def dataset_for(source: checkpoint.Loaded) -> ImageDataset:
@@ -84,6 +86,17 @@ def dataset_for(source: checkpoint.Loaded) -> ImageDataset:
         raise UserError(
             f"{name} has {images.channels} image channels, the network of {source.path} {wanted}: "
             "give the --dataset_type it was trained on"
+        )
+    return _announced(images)
+
+
+def _announced(images: ImageDataset) -> ImageDataset:
+    """The images, after the main process has said which and how many they are."""
+    if current().main:
+        shape = f"{images.img_size}x{images.img_size}, {'grey' if images.channels == 1 else 'colour'}"
+        print(
+            f"data: {len(images):,} images of {images.name} ({images.split}), {shape}"
+            + f"; {images.note}" * bool(images.note)
         )
     return images
 
@@ -221,6 +234,7 @@ def scored_with(device: torch.device) -> tuple[FeatureExtractor | None, Referenc
 
     Raises UserError.
     """
+    require_spread(FLAGS.num_images)
     beside = fad(device)
     if FLAGS.extractor != "none":
         return *extractor_and_stats(device), beside
@@ -299,6 +313,7 @@ def scorer(sample: SampleConfig, world: World) -> tuple[Callable[[torch.nn.Modul
 
     All processes of `world` must call it together; all get the figures.
     """
+    require_spread(FLAGS.num_images)
     features, stats = extractor_and_stats(world.device)
     # The statistics by their content: a path may come to name other ones, and a file may move.
     how = {"images": FLAGS.num_images, "extractor": features.name, "statistics": file_hash(FLAGS.fid_cache)}

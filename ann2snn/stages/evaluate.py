@@ -70,6 +70,11 @@ class EvalConfig:
         require(0 <= self.trajectory <= 64, f"--trajectory_images={self.trajectory}: use 1 to 64")
 
 
+def require_spread(images: int) -> None:
+    """Raise UserError for fewer images than a covariance can be computed from."""
+    require(images >= 2, f"--num_images={images}: a score needs at least 2; --sample_only generates without one")
+
+
 def settings(source: checkpoint.Loaded, sample: SampleConfig) -> dict:
     """Everything that decides which images come out."""
     net = source.net
@@ -129,6 +134,8 @@ def run(
     """
     if fad is not None:
         fad.extractor.require_channels(image_channels(source.net))
+    if extractor is not None or fad is not None:
+        require_spread(config.num_images)
     made_with = settings(source, sample)
     folder = prepare_folder(config.images_dir or logdir / "generated" / folder_name(made_with))
     with owning(folder, "generate", world):
@@ -160,7 +167,7 @@ def present(logdir: Path, folder: Path, config: EvalConfig) -> None:
     """
     npz = folder.with_name(f"{folder.name}_{config.num_images}.npz")
     save_npz(torch.cat([batch for _, batch in image_batches(folder, config.num_images)]), npz)
-    if config.grid:
+    if config.grid and config.grid_images:
         count = min(config.grid_images, config.num_images)
         path = logdir / (config.grid_path or f"images/{folder.name}.png")
         write_grid(path, folder, count, config.grid_row or max(1, math.isqrt(count)))
@@ -255,6 +262,7 @@ def score_data(
     if fad is not None:
         fad.extractor.require_channels(dataset.channels)
     count = min(count, len(dataset))
+    require_spread(count)
     made_with = {"network": f"real images ({dataset.name}, {dataset.split})", "spiking": None}
     made_with |= {"image_size": dataset.img_size, "reference": stats_name}
     batches = dataset_batches(dataset, count, world)
@@ -322,10 +330,23 @@ def claim_folder(folder: Path, made_with: dict) -> None:
     stored = stored | {"spiking": SpikingConfig.completed(stored.get("spiking"))}
     for name, value in made_with.items():
         if stored.get(name) != value:
-            was = stored.get(name)
-            raise UserError(
-                f"{folder} holds images made with {name}={was}, now {name}={value}: choose another --images_dir"
-            )
+            was, now = told(name, stored.get(name), value)
+            raise UserError(f"{folder} holds images made with {was}, now {now}: choose another --images_dir")
+
+
+#: What a setting of a folder of images is called on the command line, where that is not its own name.
+CALLED = {"checkpoint": "--eval_model_path, of hash", "network": "network", "step": "step", "weights": "weights"}
+CALLED |= {"bits": "--bit", "steps": "--sampler_steps", "skip": "--skip_type", "order": "--sampler_order"}
+CALLED |= {"spike_steps": "--timestep"}
+
+
+def told(name: str, was: object, now: object) -> tuple[str, str]:
+    """Both values of a setting that differs, such as ("--seed=0", "--seed=1"); of a group, its first to differ."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        inner = next(key for key in {**now, **was} if was.get(key) != now.get(key))
+        return told(inner, was.get(inner, "default"), now.get(inner, "default"))
+    called = CALLED.get(name, f"--{name}")
+    return f"{called}={was}", f"{called}={now}"
 
 
 def generate_missing(
@@ -374,8 +395,10 @@ def make_stats(
 ) -> int:
     """Write the statistics of the first `num_images` images of a data set to `path`."""
     count = min(num_images, len(dataset))
+    require_spread(count)
     batches = (images for _, images in dataset_batches(dataset, count, world))
-    bar = tqdm(batches, total=len(shared_batches(count, world)), desc="statistics", leave=False, disable=not world.main)
+    hidden = None if world.main else True  # None: where there is no terminal
+    bar = tqdm(batches, total=len(shared_batches(count, world)), desc="statistics", leave=False, disable=hidden)
     gathered = gather_stats(bar, extractor, progress=False, world=world)
     if world.main:
         keep_stats(path, gathered, dataset, count, extractor.name)

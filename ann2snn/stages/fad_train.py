@@ -81,7 +81,7 @@ def train(
     net = net.to(device).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr)
     source, value = batches(dataset, batch_size, seed=seed), math.nan
-    with tqdm(range(steps), "training", leave=False) as bar:
+    with tqdm(range(steps), "training", leave=False, disable=None) as bar:
         for step in bar:
             x = to_model_range(next(source)).to(device)
             loss = F.mse_loss(net(x), x)

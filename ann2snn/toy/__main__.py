@@ -114,7 +114,7 @@ def run(settings: ToySettings, out: Path, network: Path | None = None) -> list[R
         raise UserError(str(error).replace("--logdir", "--out")) from None
     start = time.perf_counter()
     if network is None:
-        with tqdm(total=settings.train_steps, desc="training", leave=False) as bar:
+        with tqdm(total=settings.train_steps, desc="training", leave=False, disable=None) as bar:
             net, loss = train(settings, lambda step, loss: bar.update())
         save(out / NETWORK, net, settings, loss)
     else:
