@@ -64,7 +64,7 @@ def run_evaluation(world) -> int:
             *(logdir, source, sample, config, world, extractor, stats),
             stats_name=FLAGS.fid_cache,
             fad=fad,
-            accepted=lambda: build.logdir("evaluate", world),
+            accepted=lambda source=source: build.logdir("evaluate", world, source),
         )
     return 0
 

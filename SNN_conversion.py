@@ -39,7 +39,7 @@ def main() -> int:
         batch_size=FLAGS.batch_size,
         norm_bins=FLAGS.norm_bins,
         spike_chunk=FLAGS.spike_chunk,
-        accepted=lambda: build.logdir("convert", world),
+        accepted=lambda: build.logdir("convert", world, source),
     )
 
 

@@ -44,7 +44,7 @@ def tune_tsm(world, sample) -> int:
         resume=FLAGS.resume,
         amp=FLAGS.amp,
         recompute=FLAGS.recompute,
-        accepted=lambda: build.logdir("finetune", world),
+        accepted=lambda: build.logdir("finetune", world, source),
     )
     return code or direct.export(folder, sample, world, FLAGS.gap_images, FLAGS.gen_images, FLAGS.batch_size)
 
@@ -82,7 +82,7 @@ def tune_blocks(world, sample) -> int:
     return finetune.run(
         *(Path(FLAGS.logdir), source, dataset, spiking, config, sample, world),
         gap_images=FLAGS.gap_images,
-        accepted=lambda: build.logdir("finetune", world),
+        accepted=lambda: build.logdir("finetune", world, source),
     )
 
 

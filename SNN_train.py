@@ -73,7 +73,7 @@ def run_evaluation(world) -> int:
         *(Path(FLAGS.logdir), source, sample, config, world, *scored[:2]),
         stats_name=FLAGS.fid_cache,
         fad=scored[2],
-        accepted=lambda: build.logdir("evaluate", world),
+        accepted=lambda: build.logdir("evaluate", world, source),
     )
 
 

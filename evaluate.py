@@ -70,7 +70,7 @@ def main() -> int:
     return evaluate.run(
         *(Path(FLAGS.logdir), source, sample, config, world, extractor, stats, FLAGS.fid_cache),
         *(statistics, real, beside),
-        accepted=lambda: build.logdir("evaluate", world),
+        accepted=lambda: build.logdir("evaluate", world, source),
     )
 
 

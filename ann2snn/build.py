@@ -30,7 +30,7 @@ from .nets.direct import DirectDenoiser
 from .nets.sddpm import SDDPM
 from .runtime import computes_bfloat16, prepare_folder
 from .sampling import generate_batches
-from .settings import diffusion_config, expected_fields, network_config
+from .settings import diffusion_config, effective_flags, expected_fields, network_config, written_flagfile
 from .stages.convert import CONVERTED
 from .stages.coverage import RealImages
 from .stages.direct import TRAINED
@@ -54,18 +54,25 @@ def world() -> World:
     return joined
 
 
-def logdir(stage: str, world: World) -> Path:
+def logdir(stage: str, world: World, source: checkpoint.Loaded | None = None) -> Path:
     """The run's folder, created and writable, without what killed stages left half-written. Raises UserError.
 
-    A stage's flags are kept beside its results. Training writes `flagfile.txt`, the others `flagfile.{stage}.txt`.
+    A stage's settings are kept beside its results: the flags, their defaults overruled by what `source`, the network in
+    use, was made with. Training writes `flagfile.txt`, the others `flagfile.{stage}.txt`.
     A command that is refused must not replace those of the run that is there: call it after every check.
     """
     folder = prepare_folder(FLAGS.logdir)
     name = "flagfile.txt" if stage == "train" else f"flagfile.{stage}.txt"
     if world.main:
         sweep(folder)
-        write_text(folder / name, FLAGS.flags_into_string())
+        write_text(folder / name, written_flagfile(_decided_by(source) if source else {}))
     return folder
+
+
+def _decided_by(source: checkpoint.Loaded) -> dict[str, object]:
+    net = source.net
+    spiking = net.spiking.to_dict() if isinstance(net, SpikingDenoiser) else {}
+    return effective_flags(net.config, net.diffusion, source.raw) | spiking
 
 
 def dataset(train: bool = True) -> ImageDataset:

@@ -14,17 +14,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..config import DiffusionConfig, SampleConfig, SpikingConfig, require
+from ..config import DiffusionConfig, SampleConfig, require
 from ..convert import SpikingDenoiser
 from ..data import ImageDataset, to_uint8
-from ..data.decode import images_below
 from ..diffusion import VP
 from ..diffusion.process import image_channels, make_process, options_that_count, uses_eta
-from ..errors import UserError
-from ..files import read_text
 from ..io import checkpoint
-from ..io.atomic import sweep, write_text
-from ..io.images import existing_indices, image_path, index_of, read_images, save_grid, save_images, save_npz
+from ..io.atomic import sweep
+from ..io.images import existing_indices, image_path, read_images, save_grid, save_images, save_npz
 from ..metrics.features import FeatureExtractor
 from ..metrics.score import make_stats as gather_stats
 from ..metrics.score import score_numbered, usual_splits
@@ -36,12 +33,11 @@ from ..report.trajectory import Trajectory, write_trajectory
 from ..runtime import place, prepare_folder
 from ..sampling import generate, generate_batches, image_groups
 from ..world import ALONE, World
+from .claims import claim_folder
 from .common import keep_stats, owning
 from .coverage import RealImages, score_with_coverage
 from .fad import Fad
 
-SETTINGS = "settings.json"
-SETTINGS_BYTES = 2**20  # at most
 SCORE_BATCH = 64
 
 
@@ -300,53 +296,6 @@ def folder_name(made_with: dict) -> str:
     sampler += "".join(f"_{name}{value}" for name, value in options.items())
     weights = "" if made_with["weights"] == "ema" else f"_{made_with['weights']}"
     return f"{mode}{weights}_{sampler}_seed{made_with['seed']}_{made_with['checkpoint'][:8]}"
-
-
-def claim_folder(folder: Path, made_with: dict) -> None:
-    """Remember in the folder how its images are made. Raises UserError if it holds images made otherwise.
-
-    Or images that no run has numbered: programs that score whole folders would score them, too.
-    """
-    path = folder / SETTINGS
-    strange = [image for image in images_below(folder) if image.parent != folder or index_of(image.name) is None]
-    if strange:
-        more = f" and {len(strange) - 1} more images" if len(strange) > 1 else ""
-        raise UserError(
-            f"{folder} holds {strange[0].relative_to(folder)}{more}, not named as evaluate.py names images: move what "
-            "is not from this run elsewhere, or choose another --images_dir"
-        )
-    if not path.exists():
-        if existing_indices(folder):
-            raise UserError(f"{folder} holds numbered images of unknown origin: choose another --images_dir")
-        write_text(path, json.dumps(made_with, indent=1) + "\n")
-        return
-    try:
-        stored = json.loads(read_text(path, SETTINGS_BYTES))
-    except (OSError, ValueError, RecursionError):
-        raise UserError(f"{path} is unreadable: choose another --images_dir") from None
-    stored = stored if isinstance(stored, dict) else {}
-    # Files written before these were settings lack them.
-    stored = {"arch": "unet", "process": "vp", "sampler_options": {}} | stored
-    stored = stored | {"spiking": SpikingConfig.completed(stored.get("spiking"))}
-    for name, value in made_with.items():
-        if stored.get(name) != value:
-            was, now = told(name, stored.get(name), value)
-            raise UserError(f"{folder} holds images made with {was}, now {now}: choose another --images_dir")
-
-
-#: What a setting of a folder of images is called on the command line, where that is not its own name.
-CALLED = {"checkpoint": "--eval_model_path, of hash", "network": "network", "step": "step", "weights": "weights"}
-CALLED |= {"bits": "--bit", "steps": "--sampler_steps", "skip": "--skip_type", "order": "--sampler_order"}
-CALLED |= {"spike_steps": "--timestep"}
-
-
-def told(name: str, was: object, now: object) -> tuple[str, str]:
-    """Both values of a setting that differs, such as ("--seed=0", "--seed=1"); of a group, its first to differ."""
-    if isinstance(was, dict) and isinstance(now, dict):
-        inner = next(key for key in {**now, **was} if was.get(key) != now.get(key))
-        return told(inner, was.get(inner, "default"), now.get(inner, "default"))
-    called = CALLED.get(name, f"--{name}")
-    return f"{called}={was}", f"{called}={now}"
 
 
 def generate_missing(
