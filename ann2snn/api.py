@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .config import DiffusionConfig, SampleConfig, UNetConfig
+from .config import DiffusionConfig, SampleConfig, UNetConfig, check_limits, require
 from .convert import GapReport, SpikingNetwork, convert, fold_thresholds, measure_gap, register_quantizer
 from .convert.gap import GapMeter
 from .cost import CostReport, count_calls
@@ -76,15 +76,27 @@ def sample(
     eta: float = 0.0,
     clip: bool = True,
     batch_size: int = 64,
+    progress: bool = True,
     **options: object,
 ) -> Tensor:
     """Images 0..n−1 of seed `seed`, uint8 [n, C, H, W]; the same noise for every network and batch size.
 
-    options: other fields of `SampleConfig` (skip, order, denoise, corrector, grid_power). Networks of the processes
-    "cld" and "blur" take sampler="gddim" or "euler". Raises UserError for what does not fit together.
+    batch_size: on a GPU; on a CPU images are computed in groups of a fixed size, see `sampling`.
+    options: other fields of `SampleConfig` (skip, order, denoise, ddim_epsilon, corrector, grid_power, amp), with the
+    defaults of the scripts. Networks of the processes "cld" and "blur" take sampler="gddim" or "euler".
+    progress: show a bar, where there is a terminal.
+
+    The network runs in eval mode, and is left in the mode it was in. Raises UserError for arguments that nothing can be
+    done with, and for what does not fit together.
     """
+    missing = [name for name in ("in_channels", "image_size", "diffusion") if not hasattr(net, name)]
+    require(
+        isinstance(net, nn.Module) and not missing,
+        f"net={type(net).__name__}: not a network that can be sampled; it lacks {', '.join(missing) or 'parameters'}",
+    )
+    n, batch_size = check_limits("n", n, "n"), check_limits("batch_size", batch_size, "batch_size")
     config = SampleConfig(sampler, steps, eta, clip, seed, **options)
-    return generate_all(net, config, n, batch_size)
+    return generate_all(net, config, n, batch_size, progress=progress)
 
 
 def gap(ann: nn.Module, snn: SpikingNetwork, *args: object, **kwargs: object) -> GapReport:

@@ -1,4 +1,8 @@
-"""The one error type that users are meant to see."""
+"""The one error type that users are meant to see, and what they see it through."""
+
+import contextlib
+import os
+import sys
 
 LONGEST = 1200  # characters of a message; the middle of a longer one is left out
 
@@ -11,6 +15,21 @@ def one_line(text: str, longest: int = LONGEST) -> str:
     text = _shortened(text, 10 * longest)  # so that the work on it is bounded
     text = "".join(c if c.isprintable() or c.isspace() else c.encode("unicode_escape").decode() for c in text)
     return _shortened(" ".join(text.split()), longest)
+
+
+def forgiving_output() -> None:
+    """Let what a terminal or a file's encoding cannot say be shown as "?" instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError, OSError):  # closed, or another object in its place
+            stream.reconfigure(errors="replace")
+
+
+def show(text: str) -> None:
+    """Print a page of text; a reader that has seen enough (`| head`) is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
 
 
 def _shortened(text: str, longest: int) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,36 @@ def computes_bfloat16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     # Private names, which a version of torch may lack: then the answer is no.
     return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+
+
+@contextlib.contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Eval mode for the network in here; each of its modules then returns to the mode it was in."""
+    training = [module for module in net.modules() if module.training]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextlib.contextmanager
+def steady_convolutions(net: nn.Module) -> Iterator[None]:
+    """1x1 convolutions in here run by the same routine for every batch and number of threads.
+
+    torch gives those of fewer than 16 rows on one thread to another library, which rounds differently, unless they are
+    dilated; and dilation does nothing to a kernel of one pixel.
+    """
+    convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
+    single = [conv for conv in convolutions if {*conv.kernel_size, *conv.dilation} == {1}]
+    for module in single:
+        module.dilation = (2, 2)
+    try:
+        yield
+    finally:
+        for module in single:
+            module.dilation = (1, 1)
 
 
 def keep_freed_memory() -> bool:

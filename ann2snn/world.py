@@ -173,9 +173,9 @@ class World:
 
     @contextlib.contextmanager
     def progress(self, total: int, desc: str, unit: str, show: bool = True) -> Iterator[Progress]:
-        """One bar for the work of all processes, drawn by the main one, which leaves when `total` is reached."""
+        """One bar for the work of all processes, which the main one draws on a terminal, until `total` is reached."""
         name = self._name("bar") if self.size > 1 else ""
-        with tqdm(total=total, desc=desc, unit=unit, leave=False, disable=not (show and self.main)) as bar:
+        with tqdm(total=total, desc=desc, unit=unit, leave=False, disable=None if show and self.main else True) as bar:
             progress = Progress(self, bar, name)
             yield progress
             if self.size > 1:

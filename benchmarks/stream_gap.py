@@ -31,6 +31,7 @@ from ann2snn.io import checkpoint
 from ann2snn.io.atomic import write_text
 from ann2snn.nets import UNet
 from ann2snn.report.log import RESULTS, read_log
+from ann2snn.report.summary import COMPARABLE
 from ann2snn.report.tables import text_table
 
 COST_IMAGES = 4
@@ -75,13 +76,25 @@ def predict(net: UNet | SpikingNetwork, x: Tensor, t: Tensor, batch_size: int = 
 
 
 def scores(logdir: Path) -> dict[tuple[str, str], float]:
-    """(checkpoint, spiking as JSON) → the Fréchet distance recorded last."""
-    found = {}
+    """(checkpoint, spiking as JSON) → the Fréchet distance recorded last, all measured in one way.
+
+    Of several samplers, image counts or statistics, the way in which most networks were scored counts, of equals the
+    newest; a line says what is left out.
+    """
+    ways: dict[str, dict[tuple[str, str], float]] = {}
     for line in read_log(logdir / RESULTS):
-        values = [v for k, v in line.items() if k.startswith(("FD", "FID")) and isinstance(v, float)]
-        if values:
-            found[line.get("checkpoint", ""), _key(line.get("spiking"))] = values[0]
-    return found
+        named = [(k, v) for k, v in line.items() if k.startswith(("FD", "FID")) and isinstance(v, float)]
+        if named and "network" in line:
+            way = json.dumps({"score": named[0][0]} | {name: line.get(name) for name in COMPARABLE}, sort_keys=True)
+            found = ways.pop(way, {})  # so that the newest comes last
+            ways[way] = found | {(line.get("checkpoint", ""), _key(line.get("spiking"))): named[0][1]}
+    if not ways:
+        return {}
+    chosen = max(reversed(ways), key=lambda way: len(ways[way]))
+    others = sum(len(found) for way, found in ways.items() if way != chosen)
+    if others:
+        print(f"scores: {chosen}; {others} measured in other ways are left out")
+    return ways[chosen]
 
 
 def _key(spiking: dict | None) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .checks import check_accumulate, check_seed, require
+from .checks import check_accumulate, check_seed, make_plain, require
 
 LOSS_TYPES = ("mse", "kl", "scl")
 FT_METHODS = ("proxy", "bptt", "tsm")
@@ -53,6 +53,7 @@ class TrainConfig:
     resume_with: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        make_plain(self)
         object.__setattr__(self, "resume_with", check_resume_with(self.resume_with))
         require(self.lr > 0, f"--lr={self.lr}: must be positive")
         require(self.grad_clip > 0, f"--grad_clip={self.grad_clip}: must be positive")

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision import datasets as tv
 
-from ann2snn.data.decode import check_image, decode_image, fit_square, list_images
+from ann2snn.data.decode import check_image, decode_image, fit_square, left_out, list_images
 from ann2snn.data.idx import read_idx
 from ann2snn.errors import UserError, is_out_of_memory
 
@@ -22,6 +22,7 @@ CELEBA_CROP = 140  # the side usual in the diffusion literature: face without mo
 SHIPPED = Path(__file__).parent / "fashion_mnist_10k"
 SHIPPED_TRAIN = 8000
 CHUNK = 256
+HELD_OUT = ("val", "valid", "validation", "eval", "dev")  # names of folders that are not to be trained on
 
 
 class ImageDataset:
@@ -33,6 +34,7 @@ class ImageDataset:
         channels: 1 (grey) or 3 (RGB).
         img_size: height and width in pixels.
         flip: whether mirrored images are sensible training data.
+        note: what a user should know of where the images come from.
         images: all images, uint8 [N, C, H, W], or None where they are read one by one.
     """
 
@@ -46,10 +48,12 @@ class ImageDataset:
         channels: int,
         img_size: int,
         flip: bool,
+        note: str = "",
     ):
         """Read everything now if it fits the memory budget; `read(i)` gives image i as uint8 [C, H, W]."""
         self.name, self.split = name, split
         self.channels, self.img_size, self.flip = channels, img_size, flip
+        self.note = note
         self._read, self._count = read, count
         self.images: torch.Tensor | None = None
         if count * channels * img_size**2 <= MEMORY_BUDGET:
@@ -106,7 +110,7 @@ def load_dataset(
         celeba: torchvision's, likewise; the centre 140x140 of each 178x218 picture.
         folder: every image below `data_dir`, whether in class folders or not, in sorted order. Where `data_dir` has
             subfolders `train` and `test`, `train` chooses between them; otherwise all images are used either way and
-            the result's `split` says "all". `channels` is 1 or 3 (default 3); files are converted as needed.
+            the result's `split` says "all". `train` beside `val` or the like is refused. `channels` is 1 or 3 (default 3); files are converted as needed.
 
     Every file of a folder is opened before training starts, so that a damaged one is named at once. For the types
     other than `folder`, `channels` may only repeat what the data set has.
@@ -243,16 +247,35 @@ def _celeba(request: _Request) -> ImageDataset:
     )
 
 
+def _part_of(request: _Request) -> tuple[Path, str]:
+    """The folder that holds the images asked for, and its name. Raises UserError where it is not clear which."""
+    folder = request.data_dir
+    if not (folder / "train").is_dir():
+        return folder, "all"
+    if (folder / "test").is_dir():
+        return folder / request.split, request.split
+    held_out = [name for name in HELD_OUT if (folder / name).is_dir()]
+    if held_out:
+        raise UserError(
+            f"--data_dir={folder} holds train and {held_out[0]}: rename {held_out[0]} to test, or give "
+            f"--data_dir={folder / 'train'} to use that alone"
+        )
+    return folder, "all"
+
+
 def _folder(request: _Request) -> ImageDataset:
     channels = 3 if request.channels is None else request.channels
     if channels not in (1, 3):
         raise UserError(f"channels {channels} is not possible; choose 1 (grey) or 3 (colour)")
-    folder, split = request.data_dir, "all"
-    if (folder / "train").is_dir() and (folder / "test").is_dir():
-        folder, split = folder / request.split, request.split
+    folder, split = _part_of(request)
     read = _FromFiles(list_images(folder), channels, request.img_size, folder)
+    others = left_out(folder)
     dataset = ImageDataset(
-        request.name, split, read, len(read.paths), channels=channels, img_size=request.img_size, flip=True
+        *(request.name, split, read, len(read.paths)),
+        channels=channels,
+        img_size=request.img_size,
+        flip=True,
+        note=f"{folder}" + (f"; left out, convert them to .png to use them: {others}" if others else ""),
     )
     if dataset.images is None:  # otherwise everything has just been decoded
         with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -349,9 +349,9 @@ def _configs(
         config, expected = published.completed(config, told.all_expected, path)
         diffusion, spiking = published.diffusion_of(config), SpikingConfig()
     else:
-        config = reference.infer_config(state, path, told.bit, size)
+        expected, groups = dict(told.expected), told.expected.get("norm_groups")
+        config = reference.infer_config(state, path, told.bit, size, groups and groups[1])
         diffusion, spiking = DiffusionConfig(diffusion_steps=config.diffusion_steps), SpikingConfig()
-        expected = {k: v for k, v in told.expected.items() if k != "norm_groups"}
     check_agreement(config, expected, path)
     check_agreement(diffusion, expected, path)
     return config, diffusion, spiking

@@ -371,4 +371,4 @@ def _settings(run: Run) -> str:
         f"<details><summary>{escape(name)}</summary><pre>{escape(text[:LONGEST_FLAGFILE])}</pre></details>"
         for name, text in run.flagfiles.items()
     ]
-    return section("Settings", "<p>The flags of each stage as it ran.</p>", *parts)
+    return section("Settings", "<p>The settings each stage ran with; below them the flags that were given.</p>", *parts)

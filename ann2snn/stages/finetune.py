@@ -101,7 +101,7 @@ def _tune_all(run: Run, dataset: ImageDataset, sample: SampleConfig, log: RunLog
     if not run.gaps:
         run.gaps.append(prediction_gap(run.ann, run.snn, held_back, run.world))
     run.keep_if_best()  # also of a resumed run: a rescued state comes without it
-    bar = tqdm(total=run.steps_planned, desc="fine-tune", unit="step", disable=not run.world.main)
+    bar = tqdm(total=run.steps_planned, desc="fine-tune", unit="step", disable=None if run.world.main else True)
     stop = 0
     with Interruption() as interruption, bar:
         bar.update(run.steps_done)

@@ -135,7 +135,7 @@ def _loop(
     keeper = Keeper(trainer, logdir / CHECKPOINT, _grid_noise(trainer, sample, schedule.sample_size))
     how = schedule.how | sampling_settings(sample, trainer.diffusion) if schedule.score else None
     best = BestKeeper(trainer, logdir / BEST, keeper.x_T, how)
-    bar = tqdm(total=total, initial=trainer.step, desc="train", unit="step", disable=not world.main)
+    bar = tqdm(total=total, initial=trainer.step, desc="train", unit="step", disable=None if world.main else True)
     with Interruption() as interruption, bar, kept_on_failure(keeper):
         stop = 0
         while trainer.step < total and not stop:
@@ -303,6 +303,8 @@ def write_sample_grid(
     trainer: Trainer, sample: SampleConfig, count: int, logdir: Path, log: RunLog | SilentLog
 ) -> None:
     """`sample/{step}.png`: images of the averaged network, always from the same noise."""
+    if count == 0:
+        return
     images = generate_all(trainer.ema, sample, count, count, trainer.world)
     if not trainer.world.main:
         return
@@ -312,6 +314,8 @@ def write_sample_grid(
 
 def save_grid_of_real_images(logdir: Path, dataset: ImageDataset, log: RunLog, count: int) -> None:
     """`real.png`: what the samples should look like."""
+    if count == 0:
+        return
     images = torch.stack([dataset[i] for i in range(min(count, len(dataset)))])
     save_grid(images, logdir / "real.png", nrow=max(1, math.isqrt(len(images))))
     log.image(0, "real_sample", grid_for_board(images))

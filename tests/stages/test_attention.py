@@ -288,7 +288,9 @@ def test_the_four_stages_of_a_quantized_network(tmp_path):
     check(script("ANN_train.py", *flags, "--sample_step=0"))
     ann = ann2snn.load(logdir / "ckpt.pt").double()
     assert ann.config.bits == 3
-    steps = {name: float(m.scale.detach()) for name, m in ann.named_modules() if hasattr(m, "levels") and hasattr(m, "scale")}
+    steps = {
+        name: float(m.scale.detach()) for name, m in ann.named_modules() if hasattr(m, "levels") and hasattr(m, "scale")
+    }
     assert len(steps) > 20 and all(step != 1 for step in steps.values())  # all were calibrated, q, k and v among them
     few = ["--gen_images=2", "--gap_images=2", *SAMPLING, "--num_threads=1", "--device=cpu"]
     check(script("SNN_conversion.py", "--eval", f"--logdir={logdir}", "--schedule=stream", *few))
