@@ -122,6 +122,8 @@ def sample_config() -> SampleConfig:
         grid_power=FLAGS.grid_power,
         amp=FLAGS.amp,
         ddim_epsilon=FLAGS.ddim_epsilon,
+        carry=FLAGS.carry,
+        carry_steps=FLAGS.carry_steps,
     )
 
 

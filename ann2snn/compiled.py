@@ -72,6 +72,8 @@ class Compiled(nn.Module):
 
 def unsuitable(net: nn.Module) -> str:
     """Why a network is not worth compiling; empty if it is."""
+    if isinstance(net, SpikingNetwork) and net.clock.keeps:
+        return "levels are carried from call to call"
     if not isinstance(net, SpikingNetwork) or not net.clock.is_stream:
         return ""
     if net.spiking.settle_steps == "auto":

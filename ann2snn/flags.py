@@ -242,6 +242,8 @@ def _define_sampling() -> None:
         config.DDIM_EPSILONS,
         "ddim: noise after the predicted image was clipped: recomputed to match it, or the network's own, as in SDDPM",
     )
+    DEFINE_bool("carry", False, "a converted network keeps its levels from call to call: spikes only for what changes")
+    DEFINE_string("carry_steps", config.AUTO, "time steps of a carried call under stream; auto: until no neuron fires")
     DEFINE_enum(
         "skip_type", None, config.SKIPS, "spacing of times; default: logsnr for dpm_solver, dpmpp, else uniform"
     )

@@ -52,10 +52,11 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 @contextlib.contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
-    """Eval mode for the network in here; each of its modules then returns to the mode it was in."""
-    training = [module for module in net.modules() if module.training]
-    net.eval()
+def evaluating(*nets: nn.Module) -> Iterator[None]:
+    """Eval mode for the networks in here; each of their modules then returns to the mode it was in."""
+    training = [module for net in nets for module in net.modules() if module.training]
+    for net in nets:
+        net.eval()
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ images are always computed in the same groups of consecutive indices, whole ones
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -16,6 +17,7 @@ from quant import quantized_once
 
 from .compiled import compiled
 from .config import SampleConfig, require
+from .convert import SpikingNetwork
 from .data import to_uint8
 from .diffusion import ImageNoise
 from .diffusion.process import check_sampling, current_steps, image_channels, run_sampler
@@ -110,13 +112,19 @@ def _sample(
     shape = (net.in_channels, net.image_size, net.image_size)
     noise = ImageNoise(config.seed, rows, shape, like.device, like.dtype)
     step = None if on_step is None else lambda time, state: on_step(time, state[wanted])
-    x_0 = run_sampler(called, net.diffusion, net.image_size, config, noise, statistics, step, current_steps(net))
+    with net.carrying(config.carry_steps) if config.carry else contextlib.nullcontext():
+        x_0 = run_sampler(called, net.diffusion, net.image_size, config, noise, statistics, step, current_steps(net))
     return to_uint8(x_0[wanted]).cpu()
 
 
 def check_generation(net: nn.Module, config: SampleConfig, statistics: Tensor | None = None) -> None:
     """Raise UserError, before anything is computed, where sampler and network do not fit together."""
     check_sampling(net.diffusion, net.image_size, config, statistics, current_steps(net))
+    if config.carry:
+        require(
+            isinstance(net, SpikingNetwork), "--carry: only a converted network has levels to keep (ann2snn.convert)"
+        )
+        net.check_carrying(config.carry_steps)
 
 
 def generate_batches(

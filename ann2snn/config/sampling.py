@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .checks import check_bool, check_int, check_limits, check_number, check_seed, make_plain, require
 from .diffusion import DiffusionConfig
+from .spiking import AUTO
 
 SDE_SAMPLERS = ("gddim", "euler")  # of every process
 SAMPLER_NAMES = (
@@ -33,8 +34,9 @@ class SampleConfig:
     SDE samplers can do without, blur always does. eta: noise of ddim; λ of gddim and euler. corrector: of gddim.
     grid_power: the SDE samplers' times are evenly spaced in t^(1/grid_power). clip: fsddim has none and sets it False.
     amp: call the network under bfloat16 autocast; the sampler's own arithmetic stays as it is. ddim_epsilon: see
-    `DDIM_EPSILONS`; without clipping both are the same. `diffusion.process.check_sampling` compares all of it with the
-    process.
+    `DDIM_EPSILONS`; without clipping both are the same. carry: a converted network keeps its levels from call to call
+    and sends spikes only for what changes, under `stream` in carry_steps time steps or until silence.
+    `diffusion.process.check_sampling` compares all of it with the process.
     """
 
     sampler: str = "ddpm"
@@ -49,6 +51,8 @@ class SampleConfig:
     grid_power: float = 2.0
     amp: bool = False
     ddim_epsilon: str = "recomputed"
+    carry: bool = False
+    carry_steps: int | str = AUTO
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -67,9 +71,13 @@ class SampleConfig:
         )
         check_number(self.grid_power, "--grid_power")
         require(0 < self.grid_power <= 100, f"--grid_power={self.grid_power}: use a value above 0, at most 100")
-        for name, flag in (("clip", "--clip_x0"), ("denoise", "--denoise"), ("amp", "--amp")):
+        for name, flag in (("clip", "--clip_x0"), ("denoise", "--denoise"), ("amp", "--amp"), ("carry", "--carry")):
             check_bool(getattr(self, name), flag)
         check_number(self.eta, "--eta")
+        if self.carry_steps != AUTO:
+            object.__setattr__(self, "carry_steps", check_int(self.carry_steps, "--carry_steps"))
+            require(self.carry_steps >= 1, f"--carry_steps={self.carry_steps}: use 1 or more time steps, or auto")
+            require(self.carry, f"--carry_steps={self.carry_steps}: only with --carry")
         require(
             self.ddim_epsilon in DDIM_EPSILONS, f"--ddim_epsilon={self.ddim_epsilon}: use {' or '.join(DDIM_EPSILONS)}"
         )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..config import SpikingConfig, require
 from ..ptq.calls import leaves
-from .evaluating import evaluating
+from ..runtime import evaluating
 from .network import SpikingNetwork
 
 PREDICTION = "prediction"  # the row of the network's output

@@ -161,6 +161,17 @@ class SpikingNetwork(nn.Module):
         finally:
             self.clock.monitor = previous
 
+    def check_carrying(self, steps: int | str = AUTO) -> int | str:
+        """Return `steps` as `carrying` takes them. Raises UserError for what it refuses."""
+        config = self.spiking
+        require(config.signed, "carrying needs neurons that can take spikes back: use --signed (signed=True)")
+        published = config.stream_norm != "cumulative" or config.if_neuron != "bounded"
+        require(not published, "carrying needs stream_norm=cumulative and if_neuron=bounded: others do not forget")
+        if steps != AUTO:
+            steps = check_int(steps, "--carry_steps")
+            require(steps >= 1, f"--carry_steps={steps}: use 1 or more time steps, or auto")
+        return steps
+
     @contextlib.contextmanager
     def carrying(self, steps: int | str = AUTO) -> Iterator[SpikingNetwork]:
         """Keep the levels from call to call inside the context, so that spikes are sent only for what changes.
@@ -172,13 +183,7 @@ class SpikingNetwork(nn.Module):
 
         Raises UserError for neurons that cannot take spikes back, and for the published dynamics: neither forgets.
         """
-        config = self.spiking
-        require(config.signed, "carrying needs neurons that can take spikes back: use --signed (signed=True)")
-        published = config.stream_norm != "cumulative" or config.if_neuron != "bounded"
-        require(not published, "carrying needs stream_norm=cumulative and if_neuron=bounded: others do not forget")
-        if steps != AUTO:
-            steps = check_int(steps, "--carry_steps")
-            require(steps >= 1, f"--carry_steps={steps}: use 1 or more time steps, or auto")
+        steps = self.check_carrying(steps)
         require(self._carried is None, "levels are carried already")
         self.reset()
         self.restarts, self._carried, self.clock.keeps = 0, Carried(steps), True

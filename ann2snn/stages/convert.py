@@ -160,7 +160,9 @@ def write_grids(
     nrow = max(1, math.isqrt(count))
     for net in nets:
         path = logdir / grid_name(net)
-        images = generate_all(net, sample, count, batch_size, world)
+        carry = sample.carry and isinstance(net, SpikingNetwork)
+        how = sample if carry else replace(sample, carry=False, carry_steps=AUTO)
+        images = generate_all(net, how, count, batch_size, world)
         if world.main:
             save_grid(images, path, nrow)
             print(f"{path}: {count} images, {sample.sampler}, {sample.calls(net.diffusion)} network calls")
