@@ -12,6 +12,7 @@ from quant import QuantReLU, UniformQuantizer
 from ..config import require
 from ..errors import UserError
 from ..kernels import Levels, along
+from .other_quantizers import late_readers
 
 #: Answers None for a quantizer that quantizes nothing, which stays as it is.
 Read = Callable[[nn.Module], Levels | None]
@@ -31,6 +32,8 @@ def register_quantizer(cls: type[nn.Module], read: Read) -> None:
 
 def reader_of(module: nn.Module) -> Read | None:
     """How to read a quantizer's levels; None for a module that is none, or that quantizes nothing."""
+    for cls, late in late_readers(read_torch_fake_quantize):
+        _READERS.setdefault(cls, late)
     read = next((_READERS[base] for base in type(module).__mro__ if base in _READERS), None)
     return None if read is None or read(module) is None else read
 

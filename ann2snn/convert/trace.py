@@ -20,6 +20,7 @@ from ..kernels import upsample_nearest
 from ..neurons import IFNeuron
 from ..ptq.calls import leaves
 from ..ptq.reach import Reach
+from .other_quantizers import finds_its_range
 from .quantizers import reader_of
 
 #: Functions that move, copy or select values: levels stay levels.
@@ -222,7 +223,7 @@ class Follower(TorchFunctionMode):
             # A module that quantizes weights and other values counts as a neuron: it comes to the same levels.
             module.is_constant = not moves and (name not in self.called or module.is_constant)
             self.called.add(name)
-        elif not self.in_neuron and _quantizes(module):
+        elif not self.in_neuron and any(self.of(x) for x in leaves(args)) and _quantizes(module):
             label = f"a {type(module).__name__} that is not registered"
             self.functional.append(name if known is not None else f"{name} ({label})" if name else label)
 
@@ -318,7 +319,7 @@ def numbers_in(values: object) -> set[float]:
 
 def _quantizes(module: nn.Module) -> bool:
     try:
-        return reader_of(module) is not None
+        return finds_its_range(module) or reader_of(module) is not None
     except UserError:  # one that no neuron can replace
         return True
 

@@ -92,8 +92,12 @@ class IFNeuron(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [L·N, *S], what has arrived on average in each step (or its currents) → the answers, of the same shape."""
-        if self.is_constant or self._is_its_quantizer():
+        if self.is_constant:
             return self.quantizer(x)
+        if self._is_its_quantizer():
+            answer = self.quantizer(x)
+            if isinstance(answer, Tensor):  # and nothing that wraps one, as brevitas' answers do
+                return answer
         neurons, clock = self.neurons(x), self.clock
         if neurons.levels.before is not None:
             x = neurons.levels.before(x)
