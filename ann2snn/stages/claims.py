@@ -44,20 +44,19 @@ def claim_folder(folder: Path, made_with: dict) -> None:
     stored = stored | {"spiking": SpikingConfig.completed(stored.get("spiking"))}
     for name, value in made_with.items():
         if stored.get(name) != value:
-            was, now = told(name, stored.get(name), value)
-            raise UserError(f"{folder} holds images made with {was}, now {now}: choose another --images_dir")
+            raise UserError(f"{folder} holds images made with {told(name, stored.get(name), value)}: {CURE}")
 
 
+CURE = "choose another --images_dir"
 #: What a setting of a folder of images is called on the command line, where that is not its own name.
-CALLED = {"checkpoint": "--eval_model_path, of hash", "network": "network", "step": "step", "weights": "weights"}
-CALLED |= {"bits": "--bit", "steps": "--sampler_steps", "skip": "--skip_type", "order": "--sampler_order"}
+CALLED = {"checkpoint": "--eval_model_path", "network": "--eval_model_path", "step": "--eval_model_path"}
+CALLED |= {"weights": "--eval_model_path", "bits": "--bit", "skip": "--skip_type", "order": "--sampler_order"}
 CALLED |= {"spike_steps": "--timestep"}
 
 
-def told(name: str, was: object, now: object) -> tuple[str, str]:
-    """Both values of a setting that differs, such as ("--seed=0", "--seed=1"); of a group, its first to differ."""
+def told(name: str, was: object, now: object) -> str:
+    """Both values of a setting that differs, and its flag; of several settings in one, the first to differ."""
     if isinstance(was, dict) and isinstance(now, dict):
         inner = next(key for key in {**now, **was} if was.get(key) != now.get(key))
         return told(inner, was.get(inner, "default"), now.get(inner, "default"))
-    called = CALLED.get(name, f"--{name}")
-    return f"{called}={was}", f"{called}={now}"
+    return f"{name}={was}, now {name}={now} ({CALLED.get(name, f'--{name}')})"

@@ -121,7 +121,12 @@ def test_images_of_another_threshold_do_not_join_a_folder(direct_runs, tmp_path)
     ]
     common += [f"--eval_model_path={direct_runs['sddpm'][0]}/trained_snn.pt"]
     check(script("evaluate.py", *common))
-    refused(script("evaluate.py", *common, "--threshold=0.9"), "'threshold': 0.9", "'threshold': 1.0", "--images_dir")
+    refused(
+        script("evaluate.py", *common, "--threshold=0.9"),
+        "threshold=1.0, now threshold=0.9",
+        "(--threshold)",
+        "--images_dir",
+    )
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,13 @@ def test_foreign_images_are_refused_before_sampling(logdir, tmp_path, name):
     assert left == [name.rpartition("/")[2]]
 
 
+def test_settings_that_differ_are_named_by_their_flags(logdir, tmp_path):
+    images = tmp_path / "images"
+    check(evaluate(logdir, images))
+    for flag in ("--seed=9", "--sampler_steps=4", "--skip_type=quadratic", "--eta=0.5", "--ddim_epsilon=network"):
+        refused(evaluate(logdir, images, flag), f"({flag.partition('=')[0]})", "now", "--images_dir")
+
+
 def test_images_are_read_by_their_names(logdir, tmp_path):
     """A longer run's images, and names that sort elsewhere, change nothing."""
     images = tmp_path / "images"
