@@ -12,18 +12,18 @@ from ann2snn.sampling import generate
 from tests.helpers import random_ann
 
 SAMPLERS = {
-    "ddim": {"sampler": "ddim", "steps": 10},
-    "ddim with noise": {"sampler": "ddim", "steps": 10, "eta": 1.0},
+    "ddim": {"sampler": "ddim", "steps": 8},
+    "ddim with noise": {"sampler": "ddim", "steps": 6, "eta": 1.0},
     "ddpm": {"sampler": "ddpm"},
-    "two calls a step": {"sampler": "dpm_solver", "steps": 8, "order": 2},
-    "stochastic solver": {"sampler": "dpmpp_sde", "steps": 8},
+    "two calls a step": {"sampler": "dpm_solver", "steps": 6, "order": 2},
+    "stochastic solver": {"sampler": "dpmpp_sde", "steps": 6},
     "a corrector": {"sampler": "gddim", "steps": 6, "corrector": "pece"},
 }
 
 
 @pytest.fixture(scope="module")
 def ann():
-    return random_ann(bits=3, image_size=8)
+    return random_ann(bits=3, ch=4, ch_mult=(1,))
 
 
 @pytest.mark.parametrize("options", SAMPLERS.values(), ids=SAMPLERS)
@@ -52,11 +52,11 @@ def test_every_group_of_images_begins_from_rest(ann):
 
 def test_a_few_steps_a_call_follow_and_are_counted(ann):
     """Without settling an error of one call is corrected in the next."""
-    expected = ann2snn.sample(ann, 2, steps=20, progress=False).double()
+    expected = ann2snn.sample(ann, 2, steps=10, progress=False).double()
     snn = convert(ann, schedule="stream")
     errors = []
     for steps in (1, 8, "auto"):
-        images = ann2snn.sample(snn, 2, steps=20, carry=True, carry_steps=steps, progress=False)
+        images = ann2snn.sample(snn, 2, steps=10, carry=True, carry_steps=steps, progress=False)
         errors.append(float((images - expected).abs().mean()))
     assert errors[0] > errors[2] == 0 and errors[0] >= errors[1]
 
