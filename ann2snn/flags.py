@@ -16,7 +16,7 @@ from absl import flags
 
 from . import config
 from .config import LIMITS, require
-from .errors import UserError, forgiving_output, one_line, show
+from .errors import UserError, one_line, show
 from .io.flagfile import check_arguments, expanded
 from .output import unbreakable_output
 
@@ -329,11 +329,10 @@ def run_script(main: Callable[[], int | None]) -> None:
 
     Whatever takes long to import is imported after the parsing, so that --help and a typo are answered at once.
     """
-    forgiving_output()
-    _parse(sys.argv)
-    from . import launch
-
     with unbreakable_output():
+        _parse(sys.argv)
+        from . import launch
+
         sys.exit(launch.run(main, lambda: launch.wanted(FLAGS.nproc, FLAGS.parallel, FLAGS.device)))
 
 

@@ -178,7 +178,7 @@ def test_training_that_loses_a_process_while_sampling_says_so(tmp_path):
         if os.environ["RANK"] == "1":
             sampling.generate = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 
-    flags = train_flags(tmp_path, 2, "--sample_step=2", "--sample_size=4", *SAMPLING)
+    flags = train_flags(tmp_path, 2, "--sample_step=2", "--sample_size=64", *SAMPLING)  # more than one group
     main, other = processes(2, "ANN_train.py", *flags, before=die_sampling)
     assert (main.returncode, other.returncode) == (1, -signal.SIGKILL)
     last = main.stderr.strip().splitlines()[-1]

@@ -23,7 +23,7 @@ from ..config import require
 from ..data import ImageDataset, load_dataset
 from ..data.datasets import DATASET_TYPES
 from ..data.loader import batches, to_model_range
-from ..errors import UserError, forgiving_output, one_line
+from ..errors import UserError, one_line
 from ..io.atomic import sweep
 from ..metrics.fad import MODES, FadExtractor
 from ..metrics.fad_encoder import WIDTHS, AutoEncoder, load_autoencoder, save_autoencoder
@@ -141,7 +141,6 @@ def _prepare(folder: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 2 for bad input, with one line on the standard error stream."""
-    forgiving_output()
     with unbreakable_output():
         try:
             run(parser().parse_args(sys.argv[1:] if arguments is None else arguments))

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ..config import PROCESSES, SDE_SAMPLERS, require
 from ..diffusion.gddim_coefficients import CORRECTORS
 from ..diffusion.samplers import IMAGE_SAMPLERS
-from ..errors import UserError, forgiving_output, one_line
+from ..errors import UserError, one_line
 from ..files import read_text
 from ..io.atomic import replacing, sweep, write_text
 from ..output import unbreakable_output
@@ -154,7 +154,6 @@ def _shown(value: float | None) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 2 for bad input, with one line on the standard error stream."""
-    forgiving_output()
     with unbreakable_output():
         try:
             settings, given = settings_from(sys.argv[1:] if arguments is None else arguments)

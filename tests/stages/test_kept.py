@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ann2snn.errors import MemoryUserError, UserError, is_out_of_memory
+from ann2snn.nets import UNet
 from ann2snn.stages import finetune, train, trainer
 from tests.disks import may_unshare, small_shared_memory
 from tests.scripts import SAMPLING, check, processes, script, train_flags
@@ -125,9 +126,7 @@ def limited(megabytes: int):
     ("name", "flags"),
     [
         ("ANN_train.py", ["--train", "--total_steps=2", "--batch_size=100000", "--T=50", "--ch_mult=1", "--ch=64"]),
-        ("SNN_conversion.py", ["--eval", "--gap_images=2000"]),
         ("SNN_ft.py", ["--fine_tune", "--ft_steps=2", "--ft_batch_size=20000"]),
-        ("evaluate.py", ["--sample_only", "--num_images=5000", "--batch_size=5000"]),
     ],
 )
 def test_a_batch_that_is_too_large_for_the_machine_is_one_line_in_all_stages(finished_run, tmp_path, name, flags):
@@ -136,6 +135,25 @@ def test_a_batch_that_is_too_large_for_the_machine_is_one_line_in_all_stages(fin
     logdir = tmp_path / "new" if "--train" in flags else tmp_path
     told = last_line(script(name, *flags, *shape, f"--logdir={logdir}", before=limited(100)))
     assert told.startswith("error: out of memory") and "--batch_size" in told and "--accumulate" in told
+
+
+def exhaust_in_network() -> None:
+    """Memory runs out while a network samples: on a CPU its batches have a fixed size."""
+
+    def forward(*_):
+        demand_memory()
+
+    UNet.forward = forward
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"), [("SNN_conversion.py", ["--eval"]), ("evaluate.py", ["--sample_only", "--num_images=2"])]
+)
+def test_memory_that_runs_out_while_sampling_is_one_line(finished_run, tmp_path, name, flags):
+    shutil.copy(finished_run[0] / "ckpt.pt", tmp_path)
+    shape = ["--dataset_type=fashion_mnist_10k", "--img_size=8", "--norm_groups=4", "--num_threads=1", *SAMPLING]
+    told = last_line(script(name, *flags, *shape, f"--logdir={tmp_path}", before=exhaust_in_network))
+    assert told.startswith("error: out of memory")
 
 
 @pytest.mark.parametrize(

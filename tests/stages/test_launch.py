@@ -59,7 +59,7 @@ def test_nproc_trains_like_one_process(whole, tmp_path):
     out, err = running.communicate(timeout=120)
     assert running.returncode == 0, err
     assert distance(state(tmp_path / "ckpt.pt"), state(whole / "ckpt.pt")) < CLOSE
-    assert err.count("train:   0%") == 1, "one progress bar"
+    assert "train:" not in err, "bars are for terminals"
 
 
 @pytest.mark.parametrize(

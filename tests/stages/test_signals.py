@@ -82,7 +82,7 @@ def test_the_other_stages_stop_with_the_signals_code(whole, tmp_path, stage):
     flags += {"evaluate.py": ["--sample_only"], "SNN_ft.py": ["--fine_tune", "--ft_batch_size=4"]}.get(
         stage, ["--eval"]
     )
-    done = script(stage, *flags, before=signal_at_call(40, signal.SIGUSR1))
+    done = script(stage, *flags, before=signal_at_call(4, signal.SIGUSR1))
     assert done.returncode == 128 + signal.SIGUSR1, done.stderr
     assert "run the same command to continue" in done.stdout and "Traceback" not in done.stderr
 
