@@ -11,18 +11,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ann2snn import build, flags
+from ann2snn import flags
 from ann2snn.config import require
 from ann2snn.flags import FLAGS
-from ann2snn.sampling import check_generation
-from ann2snn.stages import evaluate, train
-from ann2snn.stages.direct import is_direct
 
+# What takes seconds to import is imported where it is used: --help and typos are answered without it.
 flags.define()
 
 
 def main() -> int:
-    build.require_action(FLAGS.train or FLAGS.eval, "train or --eval")
+    flags.require_action(FLAGS.train or FLAGS.eval, "train or --eval")
+    from ann2snn import build
+
     world = build.world()
     code = run_training(world) if FLAGS.train else 0
     return code or (run_evaluation(world) if FLAGS.eval else 0)
@@ -30,10 +30,15 @@ def main() -> int:
 
 def suits(network, diffusion) -> None:
     """Raise UserError for what is trained elsewhere."""
+    from ann2snn.stages.direct import is_direct
+
     require(not is_direct(network), f"--arch={FLAGS.arch}: a spiking network, which SNN_train.py trains")
 
 
 def run_training(world) -> int:
+    from ann2snn import build
+    from ann2snn.stages import train
+
     return train.run(
         *build.training(world, suits),
         resume=FLAGS.resume,
@@ -44,6 +49,10 @@ def run_training(world) -> int:
 
 def run_evaluation(world) -> int:
     """samples.png and samples_ema.png, and the scores of both sets of weights."""
+    from ann2snn import build
+    from ann2snn.sampling import check_generation
+    from ann2snn.stages import evaluate, train
+
     sample = build.sample_config()
     extractor, stats, fad = (None, None, None) if FLAGS.sample_only else build.scored_with(world.device)
     logdir = Path(FLAGS.logdir)
@@ -55,7 +64,7 @@ def run_evaluation(world) -> int:
             *(logdir, source, sample, config, world, extractor, stats),
             stats_name=FLAGS.fid_cache,
             fad=fad,
-            accepted=lambda: build.logdir("evaluate", world),
+            accepted=lambda source=source: build.logdir("evaluate", world, source),
         )
     return 0
 

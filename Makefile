@@ -38,7 +38,8 @@ clean-demo:
 	rm -rf $(DEMO)
 
 test: $(STAMP) lint
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu"
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu" --ignore tests/conformance
+	$(PY) -m pytest -m "not slow and not gpu" tests/conformance  # in one process, which sees what all of them read
 
 test-long: $(STAMP)
 	$(PY) -m pytest

@@ -12,16 +12,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ann2snn import build, flags
+from ann2snn import flags
 from ann2snn.flags import FLAGS
-from ann2snn.sampling import check_generation
-from ann2snn.stages import convert
 
+# What takes seconds to import is imported where it is used: --help and typos are answered without it.
 flags.define()
 
 
 def main() -> int:
-    build.require_action(FLAGS.eval, "eval")
+    flags.require_action(FLAGS.eval, "eval")
+    from ann2snn import build
+    from ann2snn.sampling import check_generation
+    from ann2snn.stages import convert
+
     world, sample, spiking = build.world(), build.sample_config(), build.spiking_config()
     source = build.load_convertible()
     check_generation(source.net, sample)
@@ -35,7 +38,7 @@ def main() -> int:
         gap_images=FLAGS.gap_images,
         batch_size=FLAGS.batch_size,
         spike_chunk=FLAGS.spike_chunk,
-        accepted=lambda: build.logdir("convert", world),
+        accepted=lambda: build.logdir("convert", world, source),
     )
 
 

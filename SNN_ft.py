@@ -16,23 +16,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ann2snn import build, flags
+from ann2snn import flags
 from ann2snn.flags import FLAGS
-from ann2snn.sampling import check_generation
-from ann2snn.stages import direct, finetune
 
 flags.define()
 
 
 def main() -> int:
-    build.require_action(FLAGS.fine_tune, "fine_tune")
+    flags.require_action(FLAGS.fine_tune, "fine_tune")
+    from ann2snn import build
+
     world, sample = build.world(), build.sample_config()
     return tune_tsm(world, sample) if FLAGS.ft_method == "tsm" else tune_blocks(world, sample)
 
 
 def tune_tsm(world, sample) -> int:
+    from ann2snn import build, sampling
+    from ann2snn.stages import direct
+
     source = build.load_pretrained()
-    check_generation(source.net, sample)
+    sampling.check_generation(source.net, sample)
     steps = source.net.spike_steps if FLAGS.timestep is None else FLAGS.timestep
     folder = direct.tsm_folder(Path(FLAGS.logdir), steps, FLAGS.ft_name)
     code = direct.fine_tune(
@@ -41,12 +44,15 @@ def tune_tsm(world, sample) -> int:
         resume=FLAGS.resume,
         amp=FLAGS.amp,
         recompute=FLAGS.recompute,
-        accepted=lambda: build.logdir("finetune", world),
+        accepted=lambda: build.logdir("finetune", world, source),
     )
     return code or direct.export(folder, sample, world, FLAGS.gap_images, FLAGS.gen_images, FLAGS.batch_size)
 
 
 def tune_blocks(world, sample) -> int:
+    from ann2snn import build, sampling
+    from ann2snn.stages import finetune
+
     spiking = build.spiking_config(schedule="stream")
     config = finetune.FineTuneConfig(
         steps=FLAGS.ft_steps,
@@ -68,14 +74,15 @@ def tune_blocks(world, sample) -> int:
         name=FLAGS.ft_name,
         spike_chunk=FLAGS.spike_chunk,
         accumulate=FLAGS.accumulate,
+        resume_with=tuple(FLAGS.resume_with),
     )
     source = build.load_convertible()
-    check_generation(source.net, sample)
+    sampling.check_generation(source.net, sample)
     dataset = build.dataset_for(source)
     return finetune.run(
         *(Path(FLAGS.logdir), source, dataset, spiking, config, sample, world),
         gap_images=FLAGS.gap_images,
-        accepted=lambda: build.logdir("finetune", world),
+        accepted=lambda: build.logdir("finetune", world, source),
     )
 
 

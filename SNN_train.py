@@ -12,17 +12,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ann2snn import build, flags
+from ann2snn import flags
 from ann2snn.config import require
 from ann2snn.flags import FLAGS
-from ann2snn.sampling import check_generation
-from ann2snn.stages import direct, evaluate, train
 
+# What takes seconds to import is imported where it is used: --help and typos are answered without it.
 flags.define()
 
 
 def main() -> int:
-    build.require_action(FLAGS.train or FLAGS.eval, "train or --eval")
+    flags.require_action(FLAGS.train or FLAGS.eval, "train or --eval")
+    from ann2snn import build
+
     world = build.world()
     code = run_training(world) if FLAGS.train else 0
     return code or (run_evaluation(world) if FLAGS.eval else 0)
@@ -30,6 +31,8 @@ def main() -> int:
 
 def suits(network, diffusion) -> None:
     """Raise UserError for what is trained elsewhere."""
+    from ann2snn.stages import direct
+
     require(
         direct.is_direct(network),
         f"--arch={FLAGS.arch}: SNN_train.py trains sddpm and fsddim; train with ANN_train.py and convert",
@@ -38,6 +41,9 @@ def suits(network, diffusion) -> None:
 
 
 def run_training(world) -> int:
+    from ann2snn import build
+    from ann2snn.stages import direct, train
+
     asked = build.training(world, suits)
     code = train.run(
         *asked,
@@ -53,6 +59,10 @@ def run_training(world) -> int:
 
 def run_evaluation(world) -> int:
     """The score of trained_snn.pt, and its first images as a grid."""
+    from ann2snn import build
+    from ann2snn.sampling import check_generation
+    from ann2snn.stages import direct, evaluate
+
     sample = build.sample_config()
     source = build.load_network()
     require(direct.is_direct(source.net.config), f"{source.path} is no network of SNN_train.py: use evaluate.py")
@@ -63,7 +73,7 @@ def run_evaluation(world) -> int:
         *(Path(FLAGS.logdir), source, sample, config, world, *scored[:2]),
         stats_name=FLAGS.fid_cache,
         fad=scored[2],
-        accepted=lambda: build.logdir("evaluate", world),
+        accepted=lambda: build.logdir("evaluate", world, source),
     )
 
 

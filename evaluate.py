@@ -13,20 +13,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ann2snn import build, flags
+from ann2snn import flags
 from ann2snn.config import require
 from ann2snn.flags import FLAGS
-from ann2snn.sampling import check_generation
-from ann2snn.stages import evaluate, fad
-from ann2snn.stages.analytic import noise_statistics
 
+# What takes seconds to import is imported where it is used: --help and typos are answered without it.
 flags.define()
 
 
 def main() -> int:
     actions = FLAGS.eval or FLAGS.sample_only or FLAGS.make_stats or FLAGS.score_data
-    build.require_action(actions, "eval, --sample_only, --make_stats or --score_data")
+    flags.require_action(actions, "eval, --sample_only, --make_stats or --score_data")
+    from ann2snn import build
+    from ann2snn.sampling import check_generation
+    from ann2snn.stages import evaluate, fad
+    from ann2snn.stages.analytic import noise_statistics
+
     world = build.world()
+    if FLAGS.make_stats:
+        evaluate.require_spread(FLAGS.num_images)
     if FLAGS.make_stats and FLAGS.fad_encoder is not None:
         encoder = build.fad_extractor(world.device)
         require(not Path(FLAGS.fad_stats).exists(), f"{FLAGS.fad_stats} exists: name another file with --fad_stats")
@@ -65,7 +70,7 @@ def main() -> int:
     return evaluate.run(
         *(Path(FLAGS.logdir), source, sample, config, world, extractor, stats, FLAGS.fid_cache),
         *(statistics, real, beside),
-        accepted=lambda: build.logdir("evaluate", world),
+        accepted=lambda: build.logdir("evaluate", world, source),
     )
 
 

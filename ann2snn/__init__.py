@@ -8,23 +8,49 @@
 True
 """
 
-from .api import (
-    build_unet,
-    convert,
-    cost,
-    fold_thresholds,
-    gap,
-    load,
-    quantize,
-    register_attention,
-    register_quantizer,
-    sample,
-)
-from .config import DiffusionConfig, SampleConfig, SpikingConfig, UNetConfig
-from .convert import Levels, SpikingNetwork
-from .errors import UserError
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import types
+from typing import TYPE_CHECKING
+
+from .installed import require_installed
+
+# GNU OpenMP's threads wait for each other in a busy loop, and on a machine with other work they wait for those that do
+# not run: two threads then take hundreds of times as long (docs/performance.md). It is read when torch is loaded.
+if "GOMP_SPINCOUNT" not in os.environ:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+require_installed()  # before anything that needs torch
+
+if TYPE_CHECKING:
+    from .api import (
+        build_unet,
+        convert,
+        cost,
+        fold_thresholds,
+        gap,
+        load,
+        quantize,
+        register_attention,
+        register_quantizer,
+        sample,
+    )
+    from .config import DiffusionConfig, SampleConfig, SpikingConfig, UNetConfig
+    from .convert import Levels, SpikingNetwork
+    from .errors import UserError
 
 __version__ = "0.1.0"
+#: Name → module. Imported when first used: importing torch and torchvision takes seconds, which --help can do without.
+_PLACES = {
+    **dict.fromkeys(("build_unet", "convert", "cost", "fold_thresholds", "gap", "load", "quantize"), "ann2snn.api"),
+    **dict.fromkeys(("register_attention", "register_quantizer", "sample"), "ann2snn.api"),
+    **dict.fromkeys(("DiffusionConfig", "SampleConfig", "SpikingConfig", "UNetConfig"), "ann2snn.config"),
+    **dict.fromkeys(("Levels", "SpikingNetwork"), "ann2snn.convert"),
+    "UserError": "ann2snn.errors",
+}
 __all__ = [
     "DiffusionConfig",
     "Levels",
@@ -44,3 +70,23 @@ __all__ = [
     "register_quantizer",
     "sample",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(types.ModuleType):
+    """`ann2snn.convert` and `.cost` are the functions, though importing the packages of these names sets them."""
+
+    convert = property(lambda self: __getattr__("convert"), lambda self, package: None)
+    cost = property(lambda self: __getattr__("cost"), lambda self, package: None)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .config import DiffusionConfig, SampleConfig, UNetConfig
+from .config import DiffusionConfig, SampleConfig, UNetConfig, check_limits, require
 from .convert import GapReport, SpikingNetwork, convert, fold_thresholds, measure_gap, register_quantizer
 from .convert.gap import GapMeter
-from .cost import CostReport, count_operations
+from .cost import CostReport, count_calls
+from .errors import UserError
 from .io import checkpoint
 from .nets import UNet
 from .nets.architecture import Network
-from .nets.direct import DirectDenoiser
 from .ptq import quantize, register_attention
 from .sampling import generate_all
 
@@ -75,15 +76,27 @@ def sample(
     eta: float = 0.0,
     clip: bool = True,
     batch_size: int = 64,
+    progress: bool = True,
     **options: object,
 ) -> Tensor:
     """Images 0..n−1 of seed `seed`, uint8 [n, C, H, W]; the same noise for every network and batch size.
 
-    options: other fields of `SampleConfig` (skip, order, denoise, corrector, grid_power). Networks of the processes
-    "cld" and "blur" take sampler="gddim" or "euler". Raises UserError for what does not fit together.
+    batch_size: on a GPU; on a CPU images are computed in groups of a fixed size, see `sampling`.
+    options: other fields of `SampleConfig` (skip, order, denoise, ddim_epsilon, corrector, grid_power, amp), with the
+    defaults of the scripts. Networks of the processes "cld" and "blur" take sampler="gddim" or "euler".
+    progress: show a bar, where there is a terminal.
+
+    The network runs in eval mode, and is left in the mode it was in. Raises UserError for arguments that nothing can be
+    done with, and for what does not fit together.
     """
+    missing = [name for name in ("in_channels", "image_size", "diffusion") if not hasattr(net, name)]
+    require(
+        isinstance(net, nn.Module) and not missing,
+        f"net={type(net).__name__}: not a network that can be sampled; it lacks {', '.join(missing) or 'parameters'}",
+    )
+    n, batch_size = check_limits("n", n, "n"), check_limits("batch_size", batch_size, "batch_size")
     config = SampleConfig(sampler, steps, eta, clip, seed, **options)
-    return generate_all(net, config, n, batch_size)
+    return generate_all(net, config, n, batch_size, progress=progress)
 
 
 def gap(ann: nn.Module, snn: SpikingNetwork, *args: object, **kwargs: object) -> GapReport:
@@ -99,10 +112,17 @@ def gap(ann: nn.Module, snn: SpikingNetwork, *args: object, **kwargs: object) ->
     return meter.report()
 
 
-def cost(net: SpikingNetwork | UNet | DirectDenoiser, x: Tensor, t: Tensor) -> CostReport:
+def cost(
+    net: nn.Module, *args: object, trajectory: Sequence[object] | None = None, carry: bool = False, **kwargs: object
+) -> CostReport:
     """Operations per image and network call, layer by layer, counted on a run of `net`; and their energy.
 
-    x [N, C, H, W], t [N]. A U-Net is counted as the quantized ANN it is, a spiking network as it is set to run. See
-    `CostReport` and docs/cost.md.
+    net: any quantized network, counted as the ANN it is, or a spiking one, as it is set to run. args, kwargs: a call.
+    trajectory: instead, the calls of a sampler, each a tuple, a dict, or a pair (tuple, dict). carry: keep a spiking
+    network's levels from call to call. See `CostReport` and docs/cost.md. Raises UserError for what cannot be counted.
     """
-    return count_operations(net, x, t)
+    if trajectory is None:
+        trajectory = [(args, kwargs)]
+    elif args or kwargs:
+        raise UserError("cost: give the arguments of one call, or a trajectory of calls, not both")
+    return count_calls(net, trajectory, carry)

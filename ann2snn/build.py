@@ -14,7 +14,6 @@ from .config import DiffusionConfig, SampleConfig, SpikingConfig, TrainConfig, r
 from .convert import SpikingNetwork
 from .convert.to_snn import check_convertible
 from .data import ImageDataset, load_dataset
-from .diffusion import SAMPLERS
 from .diffusion.process import check_sampling, current_steps, image_channels, network_channels
 from .errors import UserError
 from .flags import FLAGS
@@ -28,20 +27,22 @@ from .metrics.stats_file import ReferenceStatistics, read_stats
 from .nets.architecture import NetworkConfig
 from .nets.direct import DirectDenoiser
 from .nets.sddpm import SDDPM
-from .runtime import computes_bfloat16, prepare_folder
+from .runtime import computes_bfloat16, keep_freed_memory, prepare_folder
 from .sampling import generate_batches
-from .settings import diffusion_config, expected_fields, network_config
+from .settings import diffusion_config, effective_flags, expected_fields, network_config, written_flagfile
 from .stages.convert import CONVERTED
 from .stages.coverage import RealImages
 from .stages.direct import TRAINED
+from .stages.evaluate import require_spread
 from .stages.fad import Fad
 from .stages.train import BEST, CHECKPOINT, Schedule, best_or_last
 from .stages.trainer import synaptic_loss_of
-from .world import World, join
+from .world import World, current, join
 
 
 def world() -> World:
     """The processes that run this command, each on its device. Raises UserError."""
+    keep_freed_memory()
     if FLAGS.num_threads:
         torch.set_num_threads(FLAGS.num_threads)
     compiled.enable(FLAGS.compile)
@@ -53,23 +54,31 @@ def world() -> World:
     return joined
 
 
-def logdir(stage: str, world: World) -> Path:
+def logdir(stage: str, world: World, source: checkpoint.Loaded | None = None) -> Path:
     """The run's folder, created and writable, without what killed stages left half-written. Raises UserError.
 
-    A stage's flags are kept beside its results. Training writes `flagfile.txt`, the others `flagfile.{stage}.txt`.
+    A stage's settings are kept beside its results: the flags, their defaults overruled by what `source`, the network in
+    use, was made with. Training writes `flagfile.txt`, the others `flagfile.{stage}.txt`.
     A command that is refused must not replace those of the run that is there: call it after every check.
     """
     folder = prepare_folder(FLAGS.logdir)
     name = "flagfile.txt" if stage == "train" else f"flagfile.{stage}.txt"
     if world.main:
         sweep(folder)
-        write_text(folder / name, FLAGS.flags_into_string())
+        write_text(folder / name, written_flagfile(_decided_by(source) if source else {}))
     return folder
+
+
+def _decided_by(source: checkpoint.Loaded) -> dict[str, object]:
+    net = source.net
+    spiking = net.spiking.to_dict() if isinstance(net, SpikingNetwork) else {}
+    return effective_flags(net.config, net.diffusion, source.raw) | spiking
 
 
 def dataset(train: bool = True) -> ImageDataset:
     """The data set the flags name. Raises UserError."""
-    return load_dataset(FLAGS.dataset_type, FLAGS.data_dir, FLAGS.img_size, train=train, channels=FLAGS.channels)
+    kept = {"train": train, "channels": FLAGS.channels}
+    return _announced(load_dataset(FLAGS.dataset_type, FLAGS.data_dir, FLAGS.img_size, **kept))
 
 
 def dataset_for(source: checkpoint.Loaded) -> ImageDataset:
@@ -85,24 +94,34 @@ def dataset_for(source: checkpoint.Loaded) -> ImageDataset:
             f"{name} has {images.channels} image channels, the network of {source.path} {wanted}: "
             "give the --dataset_type it was trained on"
         )
+    return _announced(images)
+
+
+def _announced(images: ImageDataset) -> ImageDataset:
+    """The images, after the main process has said which and how many they are."""
+    if current().main:
+        shape = f"{images.img_size}x{images.img_size}, {'grey' if images.channels == 1 else 'colour'}"
+        print(
+            f"data: {len(images):,} images of {images.name} ({images.split}), {shape}"
+            + f"; {images.note}" * bool(images.note)
+        )
     return images
 
 
 def sample_config() -> SampleConfig:
-    solver = FLAGS.sampler in SAMPLERS and "logsnr" in SAMPLERS[FLAGS.sampler].skips
-    skip = FLAGS.skip_type or ("logsnr" if solver else "uniform")
     return SampleConfig(
         sampler=FLAGS.sampler,
         steps=FLAGS.sampler_steps,
         eta=FLAGS.eta,
         clip=FLAGS.clip_x0,
         seed=FLAGS.seed,
-        skip=skip,
+        skip=FLAGS.skip_type,
         order=FLAGS.sampler_order,
         denoise=FLAGS.denoise,
         corrector=FLAGS.corrector,
         grid_power=FLAGS.grid_power,
         amp=FLAGS.amp,
+        ddim_epsilon=FLAGS.ddim_epsilon,
     )
 
 
@@ -216,6 +235,7 @@ def scored_with(device: torch.device) -> tuple[FeatureExtractor | None, Referenc
 
     Raises UserError.
     """
+    require_spread(FLAGS.num_images)
     beside = fad(device)
     if FLAGS.extractor != "none":
         return *extractor_and_stats(device), beside
@@ -294,6 +314,7 @@ def scorer(sample: SampleConfig, world: World) -> tuple[Callable[[torch.nn.Modul
 
     All processes of `world` must call it together; all get the figures.
     """
+    require_spread(FLAGS.num_images)
     features, stats = extractor_and_stats(world.device)
     # The statistics by their content: a path may come to name other ones, and a file may move.
     how = {"images": FLAGS.num_images, "extractor": features.name, "statistics": file_hash(FLAGS.fid_cache)}
@@ -305,9 +326,3 @@ def scorer(sample: SampleConfig, world: World) -> tuple[Callable[[torch.nn.Modul
         return {name: value for name, value in scores.items() if isinstance(value, float)}
 
     return score, how
-
-
-def require_action(chosen: bool, flag: str) -> None:
-    """Raise UserError when a script is called without the flag that makes it act."""
-    if not chosen:
-        raise UserError(f"nothing to do: add --{flag} (the flagfiles under config/ do), or see --help")

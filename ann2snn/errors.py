@@ -1,4 +1,8 @@
-"""The one error type that users are meant to see."""
+"""The one error type that users are meant to see, and what they see it through."""
+
+import contextlib
+import os
+import sys
 
 LONGEST = 1200  # characters of a message; the middle of a longer one is left out
 
@@ -13,9 +17,32 @@ def one_line(text: str, longest: int = LONGEST) -> str:
     return _shortened(" ".join(text.split()), longest)
 
 
+def forgiving_output() -> None:
+    """Let what a terminal or a file's encoding cannot say be shown as "?" instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError, OSError):  # closed, or another object in its place
+            stream.reconfigure(errors="replace")
+
+
+def show(text: str) -> None:
+    """Print a page of text; a reader that has seen enough (`| head`) is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+
+
 def _shortened(text: str, longest: int) -> str:
     first = longest * 2 // 3
     return text if len(text) <= longest else f"{text[:first]} … {text[first + 3 - longest :]}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the machine or a GPU had no memory left, in Python's words or in those of torch."""
+    if isinstance(error, MemoryError):
+        return True
+    signs = ("out of memory", "allocate memory", "unable to allocate", "bad_alloc", "alloc_failed")
+    return isinstance(error, RuntimeError | OSError) and any(sign in str(error).lower() for sign in signs)
 
 
 class UserError(ValueError):
@@ -27,3 +54,15 @@ class UserError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(str(message)))
+
+
+class MemoryUserError(UserError):
+    """Memory ran out: as `UserError`, with what needs less of it."""
+
+    def __init__(self, error: BaseException) -> None:
+        said = str(error).strip() or type(error).__name__
+        reason = said if said.lower().startswith("out of memory") else f"out of memory ({one_line(said, 200)})"
+        super().__init__(
+            f"{reason}: lower --batch_size (fine-tuning: --ft_batch_size, grids: --sample_size, --gen_images), or "
+            "raise --accumulate, which goes through a batch in parts"
+        )

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 import torch
 
 from . import world
-from .errors import UserError, one_line
+from .errors import MemoryUserError, UserError, is_out_of_memory, one_line
 from .runtime import choose_device
+from .signals import INSISTENT, STOPPING, answered, restore
 
 LAUNCHER = "ANN2SNN_LAUNCHER"  # environment variable: process id of the launcher, which workers do not outlive
 SHUTDOWN_SECONDS = 120  # that workers have for finishing a step and writing a checkpoint
@@ -27,7 +28,7 @@ STARTING_SECONDS = 5  # that they have before they have joined the others
 
 
 class Stopped(BaseException):
-    """SIGINT or SIGTERM asked for the end. Derived from BaseException, as KeyboardInterrupt is."""
+    """A stopping signal asked for the end. Derived from BaseException, as KeyboardInterrupt is."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -54,7 +55,8 @@ def wanted(nproc: int, parallel: bool, device: str) -> int:
 def run(main: Callable[[], int | None], processes: Callable[[], int]) -> int:
     """Run `main` here, or this very command line in `processes()` workers. Returns the exit code.
 
-    Bad input ends with one line on stderr and code 2, SIGINT and SIGTERM with 130 and 143, a lost process with 1.
+    Bad input ends with one line on stderr and code 2, a stopping signal with 128 + its number (SIGINT 130, SIGTERM
+    143), a lost process with 1.
     """
     try:
         with stoppable(), tied_to_launcher():
@@ -68,14 +70,14 @@ def run(main: Callable[[], int | None], processes: Callable[[], int]) -> int:
         if world.current().main:
             print("stopped; run the same command to continue", flush=True)
         return stop.exit_code
-    except OSError as error:
-        if not world.launched() or not _is_lost_peer(error):
-            return _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
-        return _lost(error)
     except Exception as error:
-        if not world.launched() or not _is_lost_peer(error):
-            raise
-        return _lost(error)
+        if is_out_of_memory(error):
+            return _fail(str(MemoryUserError(error)), 2)
+        if world.launched() and _is_lost_peer(error):
+            return _lost(error)
+        if isinstance(error, OSError):
+            return _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
+        raise
 
 
 def _lost(error: Exception) -> int:
@@ -103,22 +105,21 @@ def _is_lost_peer(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGINT and SIGTERM raise `Stopped` in here. Stages with something to finish first set their own handlers."""
+    """The stopping signals raise `Stopped` in here. Stages with something to finish first set their own handlers."""
 
     def stop(number: int, frame) -> None:
-        for other in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(other, signal.SIG_DFL)  # a second signal does not wait for the first one's clean end
+        for other in answered():  # a second signal does not wait for the first one's clean end
+            signal.signal(other, signal.SIG_DFL if other in INSISTENT else signal.SIG_IGN)
         raise Stopped(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, stop) for number in answered()}
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        restore(previous)
 
 
 @contextlib.contextmanager
@@ -158,7 +159,8 @@ def start_workers(count: int) -> int:
         nproc_per_node=count,
         run_id=str(os.getpid()),
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",  # the host's name may not resolve
         max_restarts=0,
         **{name: value for name, value in options.items() if name in known},
     )
@@ -166,12 +168,28 @@ def start_workers(count: int) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or a lost connection prints pages in every process
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     try:
+        _stop_workers_by_signal()
         elastic_launch(config, sys.executable)(*sys.argv)
     except SignalException as stop:
         return 128 + stop.sigval
     except ChildFailedError as error:
         return _exit_code([failure.exitcode for failure in error.failures.values()])
     return 0
+
+
+def _stop_workers_by_signal() -> None:
+    """Have every stopping signal end this launcher as SIGTERM does: it passes it on, and waits for its workers.
+
+    The engine would set SIGHUP's handler even under nohup, and does not know all of the others.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    def stop(number: int, frame) -> None:
+        raise SignalException(f"process {os.getpid()} got signal {number}", signal.Signals(number))
+
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(number.name for number in answered())
+    for number in answered():
+        signal.signal(number, stop)
 
 
 def _exit_code(codes: list[int]) -> int:
@@ -181,7 +199,5 @@ def _exit_code(codes: list[int]) -> int:
         name = signal.Signals(killed[0]).name
         print(f"error: a worker was killed ({name}); run the same command to continue", file=sys.stderr)
         return 1
-    for code in (2, 143, 130):
-        if code in codes:
-            return code
-    return 1
+    stopped = [code for code in codes if code - 128 in STOPPING]
+    return next((code for code in (2, 143, 130, *stopped) if code in codes), 1)

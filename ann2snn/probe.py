@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .diffusion.process import states_config
-from .sampling import generate
+from .sampling import generate, image_groups
 
 
 def sampler_states(net: nn.Module, images: int, times: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -15,9 +15,12 @@ def sampler_states(net: nn.Module, images: int, times: int, seed: int = 0) -> tu
     net: as in `sampling.generate`.
     """
     steps = min(net.diffusion.diffusion_steps, 20)
-    visited: list[tuple[Tensor, Tensor]] = []
     config = states_config(net.diffusion, steps, seed)
-    generate(net, config, range(images), on_call=lambda x, t: visited.append((x.clone(), t)))
+    groups: list[list[tuple[Tensor, Tensor]]] = []
+    for part in image_groups(net, range(images)):
+        groups.append([])
+        generate(net, config, part, on_call=lambda x, t: groups[-1].append((x.clone(), t)))
+    visited = [tuple(map(torch.cat, zip(*calls, strict=True))) for calls in zip(*groups, strict=True)]
     picks = torch.linspace(0, len(visited) - 1, min(times, len(visited))).round().long().tolist()
     return torch.cat([visited[i][0] for i in picks]), torch.cat([visited[i][1] for i in picks])
 

@@ -1,11 +1,12 @@
-"""Device, seeds, run folder and interruption: what every stage needs before it starts."""
+"""Device, seeds and run folder: what every stage needs before it starts."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
-import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,36 @@ def computes_bfloat16(device: torch.device) -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
 
+@contextlib.contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Eval mode for the network in here; each of its modules then returns to the mode it was in."""
+    training = [module for module in net.modules() if module.training]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextlib.contextmanager
+def steady_convolutions(net: nn.Module) -> Iterator[None]:
+    """1x1 convolutions in here run by the same routine for every batch and number of threads.
+
+    torch gives those of fewer than 16 rows on one thread to another library, which rounds differently, unless they are
+    dilated; and dilation does nothing to a kernel of one pixel.
+    """
+    convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
+    single = [conv for conv in convolutions if {*conv.kernel_size, *conv.dilation} == {1}]
+    for module in single:
+        module.dilation = (2, 2)
+    try:
+        yield
+    finally:
+        for module in single:
+            module.dilation = (1, 1)
+
+
 def keep_freed_memory() -> bool:
     """Let this process keep the memory that tensors free, for the next ones, instead of handing it back to the system.
 
@@ -87,25 +118,3 @@ def prepare_folder(path: str | os.PathLike) -> Path:
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --logdir") from None
     return folder
-
-
-class Interruption:
-    """Context in which SIGINT and SIGTERM ask for a clean stop instead of ending the program.
-
-    `requested` is 0 or the signal's number; exit with 128 + it, after saving. A second signal acts at once.
-    """
-
-    def __init__(self) -> None:
-        self.requested = 0
-
-    def __enter__(self) -> Interruption:
-        self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exc) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame) -> None:
-        self.requested = number
-        signal.signal(number, self.previous[number])

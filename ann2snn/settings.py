@@ -84,6 +84,36 @@ def diffusion_config() -> DiffusionConfig:
     return DiffusionConfig(var_type=FLAGS.var_type, linear_first=linear_first, **fields)
 
 
+def effective_flags(config: NetworkConfig, diffusion: DiffusionConfig, raw: dict) -> dict[str, object]:
+    """Flag → value, of what a checkpoint decides, whatever the flags' defaults. raw: the file's content."""
+    table, _ = ARCHITECTURES[config.arch]
+    found = {"arch": config.arch} | {name: getattr(config, field) for name, field in table.items()}
+    found |= {name: getattr(diffusion, field) for name, field in DIFFUSION_FLAGS.items()}
+    found |= {"var_type": diffusion.var_type, "linear_first": diffusion.linear_first, "dropout": config.dropout}
+    trained_on = raw.get("config", {}).get("train", {}).get("dataset_type")
+    if trained_on and not given("dataset_type"):
+        found["dataset_type"] = trained_on
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+
+def written_flagfile(effective: dict[str, object]) -> str:
+    """A flagfile of this command: the settings it runs with, and as comments the flags that were given by hand.
+
+    effective: flag → value, of those that a checkpoint decides.
+    """
+    asked = [FLAGS[name].serialize() for name in sorted(FLAGS) if given(name)]
+    before = {name: FLAGS[name].value for name in effective}
+    try:
+        for name, value in effective.items():
+            FLAGS[name].value = value
+        settings = FLAGS.flags_into_string()
+    finally:
+        for name, value in before.items():
+            FLAGS[name].value = value
+    by_hand = [f"#   {line}" for flag in asked for line in flag.split("\n")]
+    return settings + "\n".join(["# Of these, given on the command line or in a flagfile:", *by_hand]) + "\n"
+
+
 def expected_fields() -> dict[str, tuple[str, object]]:
     """{config field: (flag name, value)} of those flags set by hand that a checkpoint must agree with."""
     # A network without attention has none of its fields: the published flagfiles' --attn contradicts nothing.

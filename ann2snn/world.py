@@ -12,9 +12,11 @@ import os
 import secrets
 import socket
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,9 +29,13 @@ from .runtime import choose_device
 
 # Waiting for a slow peer is no error; one that has ended is noticed by its lifeline.
 PATIENCE = timedelta(days=7)
+MEETING = timedelta(minutes=10)  # for all processes to have started
 POLL_SECONDS = 0.05
 CONNECT_SECONDS = 10
 GOODBYE = b"."
+ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+MOST_PROCESSES = 1 << 16
+Result = TypeVar("Result")
 
 
 class LostProcessError(RuntimeError):
@@ -167,9 +173,9 @@ class World:
 
     @contextlib.contextmanager
     def progress(self, total: int, desc: str, unit: str, show: bool = True) -> Iterator[Progress]:
-        """One bar for the work of all processes, drawn by the main one, which leaves when `total` is reached."""
+        """One bar for the work of all processes, which the main one draws on a terminal, until `total` is reached."""
         name = self._name("bar") if self.size > 1 else ""
-        with tqdm(total=total, desc=desc, unit=unit, leave=False, disable=not (show and self.main)) as bar:
+        with tqdm(total=total, desc=desc, unit=unit, leave=False, disable=None if show and self.main else True) as bar:
             progress = Progress(self, bar, name)
             yield progress
             if self.size > 1:
@@ -262,15 +268,85 @@ def current() -> World:
 
 def launched() -> bool:
     """Whether a launcher (`--parallel`, `--nproc`, torchrun) has started this process as one of a world."""
-    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    return os.environ.keys() >= set(ENVIRONMENT)
+
+
+def check_environment() -> None:
+    """Raise UserError, naming the variable, unless the environment describes a world, or none."""
+    missing = [name for name in ENVIRONMENT if name not in os.environ]
+    if missing:
+        partial = "RANK" not in missing and os.environ.get("WORLD_SIZE", "1").strip() not in ("", "1")
+        if partial:
+            raise UserError(
+                f"{', '.join(missing)} not set, but RANK and WORLD_SIZE: a launcher sets all of "
+                f"{', '.join(ENVIRONMENT)}; unset RANK to run one process"
+            )
+        return
+    size = _number("WORLD_SIZE", 1, MOST_PROCESSES)
+    _number("RANK", 0, size - 1)
+    _number("LOCAL_RANK", 0, size - 1, os.environ["RANK"])
+    _number("MASTER_PORT", 1, 65535)
+
+
+def _number(name: str, least: int, most: int, default: str = "") -> int:
+    text = os.environ.get(name, default)
+    if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
+        raise UserError(f"{name}={text} in the environment: must be a whole number, {least} to {most}")
+    return int(text)
+
+
+def _meet() -> tuple[dist.Store, int, int]:
+    """The store of the main process, rank and size. Raises UserError where that cannot be found or made."""
+    host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+
+    def meet() -> tuple[dist.Store, int, int]:
+        try:
+            socket.getaddrinfo(host, int(port))
+        except (OSError, UnicodeError) as error:
+            raise UserError(f"MASTER_ADDR={host}: no such host is known here ({error})") from None
+        return next(rendezvous("env://", timeout=MEETING))
+
+    try:
+        return _while_signals_get_in(meet)
+    except RuntimeError as error:
+        said = str(error).lower()
+        if "in use" in said or "eaddrinuse" in said:
+            raise UserError(f"MASTER_PORT={port}: another program of this machine uses it; choose another") from None
+        if "listen" in said or "bind" in said:
+            raise UserError(f"MASTER_PORT={port}: this machine does not let it be opened; choose another") from None
+        if "timed out" in said or "timeout" in said:
+            raise UserError(f"no main process at MASTER_ADDR={host}, MASTER_PORT={port} for {MEETING}") from None
+        raise
+
+
+def _while_signals_get_in(work: Callable[[], Result]) -> Result:
+    """What `work()` returns or raises: it waits in C++, where no signal would be answered, in a thread of its own."""
+    found: list[Result] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_SECONDS)
+    if failed:
+        raise failed[0]
+    return found[0]
 
 
 def join(device: str) -> World:
     """The world that the launcher's environment describes, or a world of one. Raises UserError for a bad `device`.
 
     In processes other than the main one nothing is printed from here on: the run speaks once.
+    Raises UserError too where the environment describes no world, or the main process cannot be met there.
     """
     global _joined
+    check_environment()
     if not launched():
         _joined = World(choose_device(device))
         return _joined
@@ -284,7 +360,7 @@ def join(device: str) -> World:
             )
         chosen = torch.device("cuda", local)
         torch.cuda.set_device(chosen)
-    store, rank, size = next(rendezvous("env://", timeout=timedelta(minutes=10)))
+    store, rank, size = _meet()
     store.set_timeout(PATIENCE)
     world = World(chosen, rank, size, dist.PrefixStore("world", store))
     if size > 1:

@@ -102,7 +102,7 @@ def stage_of(name: str) -> str:
         return "fine-tune"
     if name == "stats.npz":
         return "statistics"
-    if name.startswith("generated") or name == RESULTS or name == "images/SDDPM_T3.png":
+    if name.startswith("generated") or name in (RESULTS, "images/images.png"):
         return "evaluate"
     return "train" if name.startswith(("ckpt", "sample/", "real", LINES)) else "convert"
 

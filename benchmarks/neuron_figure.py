@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ann2snn.kernels import IFRule, IFState, if_scan
+from ann2snn.kernels import Levels, Neurons, Pace, follow
 from quant.functional import uniform_levels
 
 BITS, SPIKE_STEPS = 2, 3
@@ -23,25 +23,33 @@ CURRENT = 0.6  # of the neuron in the middle panel, in units of θ
 BLUE, RED, GREY = "#0072B2", "#D55E00", "0.45"
 
 
+def levels_of(currents: torch.Tensor, spike_steps: int) -> torch.Tensor:
+    """Levels after each step of neurons with θ = 1 under constant current [N] → [spike_steps, N]."""
+    neurons = Neurons(Levels(torch.tensor(1 / spike_steps, dtype=currents.dtype), 0, spike_steps))
+    level, found = torch.zeros_like(currents)[None], []
+    for step in range(1, spike_steps + 1):
+        _, level = follow(currents[None, None], level, neurons, [Pace(step / spike_steps, 1)])
+        found.append(level[0].clone())
+    return torch.stack(found)
+
+
 def spike_counts(currents: torch.Tensor, spike_steps: int) -> torch.Tensor:
-    """Spikes of bounded signed neurons with θ = 1 after `spike_steps` steps of constant current [N] → [N]."""
-    theta = torch.ones((), dtype=currents.dtype)
-    state = IFState.rest(currents, theta)
-    if_scan(currents.repeat(spike_steps, 1), state, theta, IFRule(), spike_steps)
-    return state.count
+    """Spikes of neurons with θ = 1 after `spike_steps` steps of constant current [N] → [N]."""
+    return levels_of(currents, spike_steps)[-1]
 
 
 def membrane_path(current: float, spike_steps: int) -> tuple[list[float], list[float], list[int]]:
-    """(times, membrane) of a polyline with θ = 1, jumps included, and the steps that ended in a spike."""
-    theta = torch.ones((), dtype=torch.float64)
-    state = IFState.rest(torch.zeros(1, dtype=torch.float64), theta)
-    times, values, spikes = [0.0], [float(state.membrane)], []
+    """(times, membrane) of a polyline with θ = 1, jumps included, and the steps that ended in a spike.
+
+    The membrane is what has arrived less what has been sent, above an initial potential of θ/2.
+    """
+    levels = [0.0, *levels_of(torch.tensor([current], dtype=torch.float64), spike_steps).flatten().tolist()]
+    times, values, spikes = [0.0], [0.5], []
     for step in range(1, spike_steps + 1):
-        charged = float(state.membrane) + current
-        fired = float(if_scan(torch.full((1, 1), current, dtype=torch.float64), state, theta, IFRule(), spike_steps))
+        arrived = 0.5 + step * current
         times += [step, step]
-        values += [charged, float(state.membrane)]
-        spikes += [step] if fired > 0 else []
+        values += [arrived - levels[step - 1], arrived - levels[step]]
+        spikes += [step] if levels[step] > levels[step - 1] else []
     return times, values, spikes
 
 

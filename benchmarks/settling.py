@@ -84,15 +84,13 @@ def settling_gaps(ann: UNet, x: Tensor, t: Tensor, settle_steps: int) -> tuple[t
     """Gap after 0 … settle_steps settling steps, from one run: the schedule is causal, so a longer run contains the
     shorter ones. x [N, C, H, W], t [N], both of the network's dtype."""
     snn = ann2snn.convert(ann, schedule="stream", settle_steps=settle_steps)
-    chunks: list[Tensor] = []  # [T, N, C, H, W], then [settle_steps, N, C, H, W]
+    chunks: list[Tensor] = []  # [L, N, C, H, W] each: what the network answers in each step
     snn.net.register_forward_hook(lambda module, args, output: chunks.append(snn.clock.unfold(output)))
     activity = Activity()
     with snn.monitored(activity):
         snn(x, t)
-    window, settling = chunks
-    totals = torch.cat([window.sum(0, keepdim=True), settling]).cumsum(0)
-    target = ann(x, t)
-    return tuple(relative_error(total / snn.clock.spike_steps, target) for total in totals), activity
+    answers, target = torch.cat(chunks)[snn.clock.spike_steps - 1 :], ann(x, t)
+    return tuple(relative_error(answer, target) for answer in answers), activity
 
 
 def measure_curve(ann: UNet, network: str, x: Tensor, t: int, settle_steps: int) -> Curve:

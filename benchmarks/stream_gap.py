@@ -3,7 +3,7 @@
     python -m benchmarks.stream_gap --logdir logs/fashion_mnist_2bit --out docs/figures/stream_gap_2bit.json
 
 Rows: the quantized ANN; `layer_sync`; `stream` signed and unsigned, with 0 to 3 and automatic settling steps, with
-every norm; and every fine-tuned network in the folder. Columns: the gap of the prediction to the quantized ANN's,
+both norms; and every fine-tuned network in the folder. Columns: the gap of the prediction to the quantized ANN's,
 and the error against the true noise that both were trained to predict, on noised test images in float64; spikes,
 latency, energy; the score that evaluate.py recorded for that network. A second table shows how far the ANN's own
 prediction moves when its input moves a little: the yardstick for every gap.
@@ -31,8 +31,8 @@ from ann2snn.io import checkpoint
 from ann2snn.io.atomic import write_text
 from ann2snn.nets import UNet
 from ann2snn.report.log import RESULTS, read_log
+from ann2snn.report.summary import COMPARABLE
 from ann2snn.report.tables import text_table
-from ann2snn.stages.convert import converted
 
 COST_IMAGES = 4
 PERTURBATIONS = (1e-5, 1e-4, 1e-3, 1e-2)
@@ -63,8 +63,7 @@ def candidates(ann: UNet, source: str, logdir: Path) -> Iterator[tuple[str, Spik
         yield f"stream, settle {settle}", convert(ann, dataclasses.replace(stream, settle_steps=settle)), digest
     for burst in sorted({2, 3, 2**ann.config.bits - 1}):
         yield f"stream, burst {burst}", convert(ann, dataclasses.replace(stream, burst=burst)), digest
-    for norm in ("per_step", "frozen"):
-        yield f"stream, norm {norm}", converted(ann, dataclasses.replace(stream, stream_norm=norm), 10, 0), digest
+    yield "stream, norm per_step", convert(ann, dataclasses.replace(stream, stream_norm="per_step")), digest
     for path in sorted(logdir.glob("SNN_*_ft*/model_best.pt")):
         tuned = checkpoint.load(path)
         sign = "" if tuned.net.spiking.signed else ", unsigned"
@@ -77,13 +76,25 @@ def predict(net: UNet | SpikingNetwork, x: Tensor, t: Tensor, batch_size: int = 
 
 
 def scores(logdir: Path) -> dict[tuple[str, str], float]:
-    """(checkpoint, spiking as JSON) → the Fréchet distance recorded last."""
-    found = {}
+    """(checkpoint, spiking as JSON) → the Fréchet distance recorded last, all measured in one way.
+
+    Of several samplers, image counts or statistics, the way in which most networks were scored counts, of equals the
+    newest; a line says what is left out.
+    """
+    ways: dict[str, dict[tuple[str, str], float]] = {}
     for line in read_log(logdir / RESULTS):
-        values = [v for k, v in line.items() if k.startswith(("FD", "FID")) and isinstance(v, float)]
-        if values:
-            found[line.get("checkpoint", ""), _key(line.get("spiking"))] = values[0]
-    return found
+        named = [(k, v) for k, v in line.items() if k.startswith(("FD", "FID")) and isinstance(v, float)]
+        if named and "network" in line:
+            way = json.dumps({"score": named[0][0]} | {name: line.get(name) for name in COMPARABLE}, sort_keys=True)
+            found = ways.pop(way, {})  # so that the newest comes last
+            ways[way] = found | {(line.get("checkpoint", ""), _key(line.get("spiking"))): named[0][1]}
+    if not ways:
+        return {}
+    chosen = max(reversed(ways), key=lambda way: len(ways[way]))
+    others = sum(len(found) for way, found in ways.items() if way != chosen)
+    if others:
+        print(f"scores: {chosen}; {others} measured in other ways are left out")
+    return ways[chosen]
 
 
 def _key(spiking: dict | None) -> str:

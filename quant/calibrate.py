@@ -7,12 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from quant.activation import QuantReLU
+from quant.uniform import COARSE_STEPS, FINE_STEPS, SEARCH_RANGE, UniformQuantizer, fit_step
 
 # Values kept per layer call: enough for a stable optimum, small enough to search in milliseconds.
 SAMPLES_PER_CALL = 16384
-COARSE_STEPS, FINE_STEPS = 48, 16
-# The search covers clips from the largest value down to 1/128 of it: a 2-bit optimum of a bell shape is near 1/2.
-SEARCH_RANGE = 2.0**-7
 
 
 @torch.no_grad()
@@ -42,28 +40,10 @@ def calibrate_activations(
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile must be in (0, 100], got {percentile}")
 
-    from quant.uniform import UniformQuantizer, fit_step  # which searches as this module does
-
     layers = {name: m for name, m in net.named_modules() if isinstance(m, QuantReLU) and m.quantizes}
-    uniform = {name: m for name, m in net.named_modules() if isinstance(m, UniformQuantizer)}
     clips: dict[str, float] = {}
     find = _mse_optimal_clip if method == "mse" else partial(_percentile_clip, percentile=percentile)
-    hooks = _hook_layers(layers, clips, find)
-    samples, generator = {name: [] for name in uniform}, torch.Generator().manual_seed(0)
-
-    def fit(layer: nn.Module, args: tuple, name: str) -> None:
-        x = args[0].detach().float()
-        if not x.isfinite().all():
-            raise ValueError(f"calibration: the input of {name or 'the network'} has values that are not finite")
-        rows = x.reshape(1, -1) if layer.channels is None else x.movedim(layer.axis, 0).flatten(1)
-        if rows.shape[1] > SAMPLES_PER_CALL:
-            rows = rows[:, torch.randint(rows.shape[1], (SAMPLES_PER_CALL,), generator=generator).to(rows.device)]
-        samples[name].append(rows)
-        step = fit_step(torch.cat(samples[name], 1), layer.lo, layer.hi, method, percentile)
-        layer.scale.copy_(step.reshape(layer.scale.shape))
-        clips[name] = float(step.max()) * layer.hi
-
-    hooks += [m.register_forward_pre_hook(partial(fit, name=name)) for name, m in uniform.items()]
+    hooks = _hook_layers(layers, clips, find) + _hook_uniform(net, clips, method, percentile)
     modes = {m: m.training for m in net.modules()}
     count = 0
     try:
@@ -97,6 +77,27 @@ def _hook_layers(layers: dict[str, QuantReLU], clips: dict[str, float], find: Ca
         return hook
 
     return [layer.register_forward_pre_hook(make_hook(name)) for name, layer in layers.items()]
+
+
+def _hook_uniform(net: nn.Module, clips: dict[str, float], method: str, percentile: float) -> list:
+    """The same for every `UniformQuantizer`, whose values may be of either sign."""
+    samples: dict[str, Tensor] = {}
+    generator = torch.Generator().manual_seed(0)
+
+    def hook(layer: UniformQuantizer, args: tuple, name: str) -> None:
+        x = args[0].detach().float()
+        if not x.isfinite().all():
+            raise ValueError(f"calibration: the input of {name or 'the network'} has values that are not finite")
+        rows = x.reshape(1, -1) if layer.channels is None else x.movedim(layer.axis, 0).flatten(1)
+        if rows.shape[1] > SAMPLES_PER_CALL:
+            rows = rows[:, torch.randint(rows.shape[1], (SAMPLES_PER_CALL,), generator=generator).to(rows.device)]
+        samples[name] = torch.cat([samples[name], rows], 1) if name in samples else rows
+        step = fit_step(samples[name], layer.lo, layer.hi, method, percentile)
+        layer.scale.copy_(step.reshape(layer.scale.shape))
+        clips[name] = float(step.max()) * layer.hi
+
+    layers = [(name, m) for name, m in net.named_modules() if isinstance(m, UniformQuantizer)]
+    return [layer.register_forward_pre_hook(partial(hook, name=name)) for name, layer in layers]
 
 
 def _positive_sample(x: Tensor, generator: torch.Generator, name: str) -> Tensor:

@@ -66,6 +66,9 @@ class Held:
     weight: Tensor
     derived: dict[str, object] | None
 
+    def __deepcopy__(self, memo: dict) -> None:
+        """A copy of a layer is on its own: nobody keeps anything for it."""
+
 
 class _QuantizedWeight:
     """Mixin: `quantized_weight()` for a layer with a `weight`. Both layers share its options and rule."""

@@ -1,11 +1,14 @@
 """Memory that tensors free stays with the process."""
 
+import resource
 import subprocess
 import sys
 
 import pytest
 
-from tests.scripts import ROOT
+from ann2snn import build
+from ann2snn.stages import train
+from tests.scripts import ROOT, check, script, train_flags
 
 COUNT_FAULTS = """
 import resource
@@ -33,3 +36,30 @@ def test_large_tensors_take_their_memory_from_those_before_them():
     if not done:
         pytest.skip("no glibc")
     assert kept * 10 < without
+
+
+def faults_of_training(logdir, keep) -> int:
+    """Page faults of six steps of ANN_train.py, after those in which it takes its memory. keep: see `build.world`."""
+
+    def before():
+        build.keep_freed_memory = keep
+        original, seen = train.Trainer.train_step, []
+
+        def train_step(self, images):
+            seen.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+            if self.step == 9:
+                print(f"faults {seen[9] - seen[3]}")
+            return original(self, images)
+
+        train.Trainer.train_step = train_step
+
+    out = check(script("ANN_train.py", *train_flags(logdir, 10), "--batch_size=512", "--save_step=0", before=before))
+    return int(out.split("faults ")[1].split()[0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_the_scripts_do_so(tmp_path):
+    """Whatever `import` a tidy mind removes."""
+    shipped = faults_of_training(tmp_path / "shipped", build.keep_freed_memory)
+    without = faults_of_training(tmp_path / "without", lambda: False)
+    assert shipped * 5 < without

@@ -5,31 +5,39 @@ Every field is checked on construction, so that a bad value stops a run before a
 
 from .checks import (
     FULL_PRECISION,
+    LIMITS,
     MAX_IMAGE_SIZE,
     MAX_MULT,
     check_accumulate,
     check_bits,
     check_ft_name,
     check_int,
+    check_limits,
+    check_number,
     check_seed,
+    make_plain,
     require,
 )
 from .diffusion import BETA_SCHEDULES, MEAN_TYPES, PROCESSES, VAR_TYPES, DiffusionConfig
-from .direct import DirectSpiking
-from .network import UNetConfig
-from .sampling import CORRECTORS, SAMPLER_NAMES, SDE_SAMPLERS, SKIPS, SampleConfig
+from .direct import CORRECTION_NAMES, SURROGATE_NAMES, DirectSpiking
+from .network import ARCHS, UNetConfig
+from .sampling import CORRECTORS, DDIM_EPSILONS, SAMPLER_NAMES, SDE_SAMPLERS, SKIPS, SampleConfig
 from .spiking import AUTO, FROZEN, IF_NEURONS, MAX_BURST, SCHEDULES, STREAM_NORMS, SpikingConfig
-from .training import FT_INPUTS, FT_METHODS, LOSS_TYPES, RESIDENT, TrainConfig
+from .training import FT_INPUTS, FT_METHODS, LOSS_TYPES, RESIDENT, RESUME_WITH, TrainConfig, check_resume_with
 
 __all__ = [
+    "ARCHS",
     "AUTO",
     "BETA_SCHEDULES",
+    "CORRECTION_NAMES",
     "CORRECTORS",
     "FROZEN",
     "FT_INPUTS",
     "FT_METHODS",
+    "DDIM_EPSILONS",
     "FULL_PRECISION",
     "IF_NEURONS",
+    "LIMITS",
     "LOSS_TYPES",
     "MAX_BURST",
     "MAX_IMAGE_SIZE",
@@ -37,11 +45,13 @@ __all__ = [
     "MEAN_TYPES",
     "PROCESSES",
     "RESIDENT",
+    "RESUME_WITH",
     "SAMPLER_NAMES",
     "SCHEDULES",
     "SDE_SAMPLERS",
     "SKIPS",
     "STREAM_NORMS",
+    "SURROGATE_NAMES",
     "VAR_TYPES",
     "DiffusionConfig",
     "DirectSpiking",
@@ -53,6 +63,10 @@ __all__ = [
     "check_bits",
     "check_ft_name",
     "check_int",
+    "check_limits",
+    "check_number",
+    "check_resume_with",
     "check_seed",
+    "make_plain",
     "require",
 ]

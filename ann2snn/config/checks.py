@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import re
 
 from ..errors import UserError
@@ -24,6 +25,20 @@ WHOLE = {
 }
 
 
+#: Whole number that a flag or an argument of the Python API gives → smallest and largest value.
+LIMITS = {
+    **dict.fromkeys(("sample_step", "save_step", "eval_step", "log_step", "ft_cache", "warmup"), (0, 2**53)),
+    **dict.fromkeys(("sample_size", "gen_images", "gap_images"), (0, 10**6)),
+    **dict.fromkeys(("num_workers", "num_threads"), (0, 1024)),
+    **dict.fromkeys(("num_images", "batch_size", "ft_batch_size", "pr_images", "n"), (1, 10**6)),
+    "spike_chunk": (0, 255),
+    "pr_k": (1, 1000),
+    "sampler_steps": (1, 10**5),
+    "trajectory_images": (1, 64),
+    "img_size": (1, MAX_IMAGE_SIZE),
+}
+
+
 def require(condition: bool, message: str) -> None:
     """Raise `UserError(message)` unless `condition` holds."""
     if not condition:
@@ -31,15 +46,45 @@ def require(condition: bool, message: str) -> None:
 
 
 def check_int(value: object, flag: str) -> int:
-    """Return `value` as an integer if it is one in value (2.0 is, 2.5, nan and "2" are not). Raises UserError."""
-    whole = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    """Return `value` as an integer if it is one in value (2.0 and numpy's are, 2.5 and "2" not). Raises UserError."""
+    whole = isinstance(value, numbers.Real) and not isinstance(value, bool) and value == value
     require(whole and abs(value) < 2**53 and value == int(value), f"{flag}={value}: must be a whole number")
     return int(value)
 
 
-def check_seed(seed: int) -> None:
+def check_limits(name: str, value: object, flag: str = "") -> int:
+    """Return `value` as an integer within the `LIMITS` of `name`. flag: as messages name it. Raises UserError."""
+    flag = flag or f"--{name}"
+    whole = check_int(value, flag)
+    least, most = LIMITS[name]
+    require(least <= whole <= most, f"{flag}={value}: use {least} to {most}")
+    return whole
+
+
+def check_number(value: object, flag: str) -> float:
+    """Return `value` as a float if it is a finite number (numpy's are, texts not). Raises UserError."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    require(number and math.isfinite(value), f"{flag}={value}: must be a finite number")
+    return float(value)
+
+
+def check_bool(value: object, flag: str) -> None:
+    """Raise UserError for anything but True and False."""
+    require(isinstance(value, bool), f"{flag}={value}: use True or False")
+
+
+def make_plain(config: object) -> None:
+    """Turn numpy's scalars into Python's in a frozen configuration: checkpoints and JSON files take no others."""
+    for name in config.__dataclass_fields__:
+        value = getattr(config, name)
+        if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+            object.__setattr__(config, name, value.item())
+
+
+def check_seed(seed: int) -> int:
     """Seeds of 32 bits: numpy would split a larger one in two words, and image 0 of one could be image 1 of another."""
     require(0 <= check_int(seed, "--seed") < 2**32, f"--seed={seed}: use 0 to {2**32 - 1}")
+    return int(seed)
 
 
 def check_ft_name(name: str) -> None:
@@ -62,6 +107,7 @@ def check_bits(bits: int, flag: str) -> int:
 
 def make_whole(config: object) -> None:
     """Turn what is whole in value into integers, in a U-Net's frozen configuration. Raises UserError."""
+    make_plain(config)
     for name, flag in WHOLE.items():
         if hasattr(config, name):
             object.__setattr__(config, name, check_int(getattr(config, name), flag))
@@ -86,6 +132,7 @@ def check_norm_groups(groups: int, ch: int) -> None:
 def check_blocks(num_res_blocks: int, dropout: float) -> None:
     """Raise UserError for residual blocks that no U-Net has."""
     require(1 <= num_res_blocks <= 16, f"--num_res_blocks={num_res_blocks}: use 1 to 16")
+    check_number(dropout, "--dropout")
     require(0 <= dropout < 1, f"--dropout={dropout}: use a value in [0, 1)")
 
 
@@ -94,8 +141,8 @@ def check_multipliers(ch_mult: tuple[int, ...], levels: int, largest: float = MA
     values = "positive values" if largest == math.inf else f"values of 1 to {largest}"
     require(
         0 < len(ch_mult) <= levels and min(ch_mult) > 0 and max(ch_mult) <= largest,
-        f"--ch_mult={','.join(map(str, ch_mult))}: give 1 to {levels} {values}, each once; a flag repeated after a "
-        "flagfile appends to the flagfile's values, so edit the flagfile instead",
+        f"--ch_mult={','.join(map(str, ch_mult))}: give 1 to {levels} {values}, each once; repeating the flag "
+        "appends a value, and the values of the command line replace those of a flagfile",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from .checks import check_diffusion_steps, check_int, require
+from .checks import check_diffusion_steps, check_int, check_number, make_plain, require
 
 MEAN_TYPES = ("epsilon", "xstart", "xprev", "v")
 BETA_SCHEDULES = ("linear", "quad", "cosine", "sigmoid", "const", "warmup10", "warmup50", "jsd")
@@ -39,8 +39,11 @@ class DiffusionConfig:
     linear_first: bool = False
 
     def __post_init__(self) -> None:
+        make_plain(self)
         object.__setattr__(self, "diffusion_steps", check_int(self.diffusion_steps, "--T"))
         check_diffusion_steps(self.diffusion_steps)
+        for name in ("beta_1", "beta_T"):
+            check_number(getattr(self, name), f"--{name}")
         require(
             0 < self.beta_1 <= self.beta_T < 1,
             f"--beta_1={self.beta_1}, --beta_T={self.beta_T}: need 0 < beta_1 <= beta_T < 1",

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from .checks import check_int, require
 
 MOST_STEPS = 256
+#: What flags name, known without torch: the keys of `kernels.SURROGATES` and `nets.sddpm.CORRECTIONS`.
+SURROGATE_NAMES = ("atan", "arctan", "triangle", "rectangle")
+CORRECTION_NAMES = ("shortcut", "tail", "readout", "dropout", "init")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from .checks import (
     require,
 )
 
+ARCHS = ("unet", "attention", "sddpm", "fsddim")  # of `nets.architecture`, known without torch
+
 
 @dataclass(frozen=True)
 class UNetConfig:

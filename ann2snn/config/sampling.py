@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .checks import check_int, check_seed, require
+from .checks import check_bool, check_int, check_limits, check_number, check_seed, make_plain, require
 from .diffusion import DiffusionConfig
 
 SDE_SAMPLERS = ("gddim", "euler")  # of every process
@@ -13,6 +13,13 @@ SAMPLER_NAMES = (
     *SDE_SAMPLERS,
 )
 CORRECTORS = ("none", "pec", "pece")
+#: What the noise of ddim's step is after the predicted image was clipped: recomputed to match, or the network's own.
+DDIM_EPSILONS = ("recomputed", "network")
+LOGSNR_SAMPLERS = (
+    "dpm_solver",
+    "dpmpp",
+    "dpmpp_sde",
+)  # whose times are evenly spaced in log SNR unless asked otherwise
 SKIPS = ("uniform", "quadratic", "logsnr", "ddpm_torch_linear", "ddpm_torch_quadratic", "sddpm")
 
 
@@ -21,11 +28,13 @@ class SampleConfig:
     """How images are generated. steps counts network calls (ddpm always visits every diffusion step).
 
     skip: which diffusion times are visited, see `diffusion.samplers.grids`; two schedules of other programs have
-    their own way to count steps. order: of the dpm_solver, dpmpp and dpmpp_sde samplers, and of gddim's extrapolation.
-    denoise: end with a call that removes the last noise; ddim and the SDE samplers can do without, blur always does.
-    eta: noise of ddim; λ of gddim and euler. corrector: of gddim. grid_power: the SDE samplers' times are evenly spaced
-    in t^(1/grid_power). clip: fsddim has none and sets it False. amp: call the network under bfloat16 autocast; the
-    sampler's own arithmetic stays as it is. `diffusion.process.check_sampling` compares all of it with the process.
+    their own way to count steps. None: "logsnr" for the solvers, else "uniform". order: of the dpm_solver, dpmpp and
+    dpmpp_sde samplers, and of gddim's extrapolation. denoise: end with a call that removes the last noise; ddim and the
+    SDE samplers can do without, blur always does. eta: noise of ddim; λ of gddim and euler. corrector: of gddim.
+    grid_power: the SDE samplers' times are evenly spaced in t^(1/grid_power). clip: fsddim has none and sets it False.
+    amp: call the network under bfloat16 autocast; the sampler's own arithmetic stays as it is. ddim_epsilon: see
+    `DDIM_EPSILONS`; without clipping both are the same. `diffusion.process.check_sampling` compares all of it with the
+    process.
     """
 
     sampler: str = "ddpm"
@@ -33,16 +42,20 @@ class SampleConfig:
     eta: float = 0.0
     clip: bool = True
     seed: int = 0
-    skip: str = "uniform"
+    skip: str | None = None
     order: int = 2
     denoise: bool = True
     corrector: str = "none"
     grid_power: float = 2.0
     amp: bool = False
+    ddim_epsilon: str = "recomputed"
 
     def __post_init__(self) -> None:
+        make_plain(self)
         require(self.sampler in SAMPLER_NAMES, f"--sampler={self.sampler}: use one of {', '.join(SAMPLER_NAMES)}")
-        require(self.steps >= 1, f"--sampler_steps={self.steps}: use at least 1")
+        if self.skip is None:
+            object.__setattr__(self, "skip", "logsnr" if self.sampler in LOGSNR_SAMPLERS else "uniform")
+        object.__setattr__(self, "steps", check_limits("sampler_steps", self.steps))
         require(self.skip in SKIPS, f"--skip_type={self.skip}: use one of {', '.join(SKIPS)}")
         object.__setattr__(self, "order", check_int(self.order, "--sampler_order"))
         least = 0 if self.sampler == "gddim" else 1
@@ -52,14 +65,24 @@ class SampleConfig:
             self.corrector == "none" or self.sampler == "gddim",
             f"--corrector={self.corrector}: only --sampler=gddim has one",
         )
+        check_number(self.grid_power, "--grid_power")
         require(0 < self.grid_power <= 100, f"--grid_power={self.grid_power}: use a value above 0, at most 100")
-        require(isinstance(self.denoise, bool), f"--denoise={self.denoise}: use True or False")
+        for name, flag in (("clip", "--clip_x0"), ("denoise", "--denoise"), ("amp", "--amp")):
+            check_bool(getattr(self, name), flag)
+        check_number(self.eta, "--eta")
+        require(
+            self.ddim_epsilon in DDIM_EPSILONS, f"--ddim_epsilon={self.ddim_epsilon}: use {' or '.join(DDIM_EPSILONS)}"
+        )
+        require(
+            self.ddim_epsilon == "recomputed" or self.sampler == "ddim",
+            f"--ddim_epsilon={self.ddim_epsilon}: only --sampler=ddim has the choice",
+        )
         require(
             self.denoise or self.sampler in ("ddim", *SDE_SAMPLERS),
             "--denoise=False: only --sampler=ddim, gddim and euler can end without it",
         )
         require(0 <= self.eta <= 1, f"--eta={self.eta}: use 0 (deterministic) to 1")
-        check_seed(self.seed)
+        object.__setattr__(self, "seed", check_seed(self.seed))
         if self.sampler == "fsddim":
             object.__setattr__(self, "clip", False)
 

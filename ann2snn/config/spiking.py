@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from .checks import check_int, require
+from .checks import check_int, make_plain, require
 
 SCHEDULES = ("layer_sync", "stream")
 STREAM_NORMS = ("cumulative", "per_step")
@@ -37,6 +37,7 @@ class SpikingConfig:
     burst: int = 1
 
     def __post_init__(self) -> None:
+        make_plain(self)
         require(
             self.stream_norm != FROZEN,
             "--stream_norm=frozen: norms with fixed statistics were worse in every measurement and are gone; use "

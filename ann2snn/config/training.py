@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .checks import check_accumulate, check_seed, require
+from .checks import check_accumulate, check_seed, make_plain, require
 
 LOSS_TYPES = ("mse", "kl", "scl")
 FT_METHODS = ("proxy", "bptt", "tsm")
 FT_INPUTS = ("data", "sampler")
 RESIDENT = ("auto", "on", "off")
+#: Flags that `--resume_with` may name; a stage that has no such setting passes over it.
+RESUME_WITH = (
+    *("lr", "lr_decay", "grad_clip", "warmup", "total_steps", "batch_size", "ema_decay", "ema_warmup", "dropout"),
+    *("loss_type", "image_loss_weight", "spike_loss_weight", "reconstruction_loss_weight", "act_init", "flip", "amp"),
+    *("seed", "dataset_type", "data_dir", "ft_steps", "ft_batch_size", "ft_neuron_lr", "ft_cache", "ft_inputs"),
+    *("sampler", "sampler_steps", "eta", "clip_x0", "skip_type", "sampler_order", "denoise", "corrector"),
+    *("grid_power", "var_type"),
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +29,7 @@ class TrainConfig:
     batch_size: images per step over all processes. accumulate: parts in which a process goes through its share.
     *_loss_weight: of the terms of loss_type "scl", see `diffusion.synaptic`.
     ema_warmup: the averaged weights follow faster at first, see `diffusion.ema`.
+    resume_with: flags whose value may differ from that of the run that is resumed; not stored.
     """
 
     dataset_type: str = "cifar10"
@@ -40,8 +50,11 @@ class TrainConfig:
     dropout: float = 0.1
     flip: bool | None = None
     seed: int = 0
+    resume_with: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        make_plain(self)
+        object.__setattr__(self, "resume_with", check_resume_with(self.resume_with))
         require(self.lr > 0, f"--lr={self.lr}: must be positive")
         require(self.grad_clip > 0, f"--grad_clip={self.grad_clip}: must be positive")
         require(self.total_steps >= 1, f"--total_steps={self.total_steps}: use at least 1")
@@ -57,7 +70,15 @@ class TrainConfig:
             require(_positive(self.act_init), f"--act_init={self.act_init}: use calibrate or a positive number")
 
     def to_dict(self) -> dict:
-        return dataclasses.asdict(self)
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "resume_with"}
+
+
+def check_resume_with(names: Iterable[str]) -> tuple[str, ...]:
+    """The names, once each; the flags of SDM's fine-tuning stand for those of training. Raises UserError."""
+    names = tuple(dict.fromkeys(name.strip().removeprefix("--") for name in names))
+    for name in names:
+        require(name in RESUME_WITH, f"--resume_with={name}: may name {', '.join(RESUME_WITH)}")
+    return names
 
 
 def _positive(text: str) -> bool:

@@ -260,7 +260,8 @@ class SpikingNetwork(nn.Module):
         clock = self.clock
         clock.begin(steps)
         if self.folds_time:
-            args, kwargs = map_tensors((args, kwargs), lambda value: repeated(value, steps))
+            if steps > 1:
+                args, kwargs = map_tensors((args, kwargs), lambda value: repeated(value, steps))
             answer = clock.average(self.net(*args, **kwargs), before)
         else:
             answer = self.net(*fresh(args), **fresh(kwargs))

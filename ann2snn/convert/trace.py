@@ -37,7 +37,16 @@ COPIES = {
     *(Tensor.view, Tensor.contiguous, Tensor.expand, Tensor.expand_as, Tensor.repeat, Tensor.to, Tensor.float),
     *(Tensor.clone, Tensor.__getitem__, Tensor.unflatten, Tensor.view_as, Tensor.type_as, Tensor.swapaxes),
     *(Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.detach, Tensor.repeat_interleave, Tensor.roll),
-    *(Tensor.mT.__get__, Tensor.T.__get__, Tensor.reshape_as, Tensor.swapdims, Tensor.ravel, Tensor.tile),
+    *(
+        Tensor.mT.__get__,
+        Tensor.T.__get__,
+        Tensor.flip,
+        Tensor.broadcast_to,
+        Tensor.reshape_as,
+        Tensor.swapdims,
+        Tensor.ravel,
+        Tensor.tile,
+    ),
 }
 CONVOLUTIONS = {
     *(torch.conv1d, torch.conv2d, torch.conv3d),
@@ -59,6 +68,11 @@ FACTORIES = {torch.tensor, torch.as_tensor, torch.full, torch.full_like, torch.s
 FACTORIES |= {Tensor.new_full, Tensor.fill_, Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.mul}
 COMMON_NUMBERS = {0, 1, 2}  # that come from elsewhere
 REAL = ""  # what is no neuron's levels
+
+
+def copies(func: Callable, kwargs: dict) -> bool:
+    """Whether a function moves, copies or selects values."""
+    return func in COPIES and not (func is F.interpolate and kwargs.get("mode", "nearest") != "nearest")
 
 
 @dataclass(frozen=True)
@@ -129,7 +143,10 @@ def trace(net: nn.Module, args: tuple, kwargs: dict) -> Description:
     """
     follower = Follower(net)
     with follower.attached(args, kwargs):
-        net(*args, **kwargs)
+        answer = net(*args, **kwargs)
+    for value in leaves(answer):
+        if read := (follower.of(value) or frozenset()) - {REAL}:
+            follower.others.append(("the network's answer", read))
     called = follower.called
     neurons = tuple(name for name, m in net.named_modules() if isinstance(m, IFNeuron) and not m.is_constant)
     unread = tuple(name for name in neurons if name not in called)
@@ -155,7 +172,8 @@ class Follower(TorchFunctionMode):
 
     def __post_init__(self) -> None:
         super().__init__()
-        self.names = {module: name for name, module in self.net.named_modules()}
+        self.modules = dict(self.net.named_modules())
+        self.names = {module: name for name, module in self.modules.items()}
         self.inside: list[str] = []
         self.reach = Reach()  # all that depends on the call
         self.origins: WeakIdKeyDictionary = WeakIdKeyDictionary()  # of it, what holds levels or passed by here
@@ -219,7 +237,7 @@ class Follower(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}
         if self.in_neuron:
-            return func(*args, **kwargs)
+            return func(*args, **kwargs)  # how a neuron finds its level is its own affair
         origins = [self.of(value) for value in leaves((args, kwargs))]  # before anything is written to
         out = func(*args, **kwargs)
         found = [origin for origin in origins if origin is not None]
@@ -231,7 +249,7 @@ class Follower(TorchFunctionMode):
             out = args[0]
         answers = [value for value in leaves(out) if isinstance(value, Tensor)]
         if found and answers:
-            copied = func in COPIES and not (func is F.interpolate and kwargs.get("mode", "nearest") != "nearest")
+            copied = copies(func, kwargs)
             read = frozenset().union(*found)
             if not self._note(func, args, kwargs, out) and not copied and read - {REAL}:
                 self.others.append((getattr(func, "__name__", str(func)), read - {REAL}))

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 from ..config import FULL_PRECISION, DirectSpiking, SpikingConfig
-from .energy import FP32, INT8, Energy, Prices, energy
-from .layers import ADDITIVE, SYNAPTIC, LayerCost
+from .energy import FP32, INT8, INT8_STATE16, Energy, Prices, energy
+from .layers import ADDITIVE, LEVELS, SPIKES, SYNAPTIC, LayerCost
 
 
 @dataclass(frozen=True)
 class CostReport:
     """Counts per image and network call; see `LayerCost`.
 
-    spiking: None for an ANN. bits: of its activations, T = 2^bits − 1; of a directly trained network's currents and
-    weights. images: averaged over. depth: neuron layers in sequence of a spiking network. settle_steps: the most that
-    any batch took. steps_run: time steps simulated, the silent last one of automatic settling included; 1 for an ANN.
+    spiking: None for an ANN. bits: of its activations; of a directly trained network's currents and weights. images:
+    averaged over. depth: neuron layers in sequence of a spiking network. settle_steps: the most that any call took.
+    steps_run: time steps simulated, the silent last one of automatic settling included; 1 for an ANN. window: T, where
+    it is not 2^bits − 1. calls: averaged over. carried: whether levels were kept from one to the next.
+    first_layers, later_layers: of carried calls, the first, which runs from rest, and the others. difference_layers:
+    of the ANN that multiplies differences of its levels from call to call, the first call among them.
     """
 
     spiking: SpikingConfig | DirectSpiking | None
@@ -27,20 +31,41 @@ class CostReport:
     steps_run: float
     layers: tuple[LayerCost, ...]
     name: str = ""
+    window: int | None = None
+    calls: int = 1
+    carried: bool = False
+    first_layers: tuple[LayerCost, ...] | None = None
+    later_layers: tuple[LayerCost, ...] | None = None
+    difference_layers: tuple[LayerCost, ...] | None = None
 
     @property
     def label(self) -> str:
         """Short name for tables, such as "converted stream +2"."""
         if self.spiking is None:
             return f"{self.name} ANN".strip()
-        return f"{self.name} {self.spiking.label}".strip()
+        return f"{self.name} {self.spiking.label}{' carried' if self.carried else ''}".strip()
+
+    @property
+    def first(self) -> CostReport | None:
+        """The account of the first call, from rest, where later ones carry on."""
+        return self._of(self.first_layers, 1)
+
+    @property
+    def later(self) -> CostReport | None:
+        """The account of the calls that carry on, without the first."""
+        return self._of(self.later_layers, self.calls - 1)
+
+    def _of(self, layers: tuple[LayerCost, ...] | None, calls: int) -> CostReport | None:
+        if layers is None:
+            return None
+        return dataclasses.replace(self, layers=layers, calls=calls, first_layers=None, later_layers=None)
 
     @property
     def spike_steps(self) -> int | None:
         """T (or S), the steps of the window; None for an ANN."""
         if isinstance(self.spiking, DirectSpiking):
             return self.spiking.spike_steps
-        return None if self.spiking is None else 2**self.bits - 1
+        return None if self.spiking is None else self.window or 2**self.bits - 1
 
     @property
     def passes_on(self) -> bool:
@@ -52,6 +77,31 @@ class CostReport:
         if field not in ADDITIVE:
             raise ValueError(f"{field} does not add up over layers")
         return sum(getattr(layer, field) for layer in self.layers)
+
+    def per_image(self, field: str) -> float:
+        """`total`, of all calls of the trajectory together."""
+        return self.calls * self.total(field)
+
+    def by_kind(self, field: str) -> dict[str, float]:
+        """A field of `LayerCost` by kind of layer; of neurons also by what makes them look again, as "neuron, norm"."""
+        found: dict[str, float] = {}
+        for layer in self.layers:
+            behind = layer.kind == "neuron" and layer.inputs
+            kind = f"{layer.kind}, {layer.inputs}" if behind else layer.kind
+            found[kind] = found.get(kind, 0.0) + getattr(layer, field)
+        return found
+
+    @property
+    def touched_neurons(self) -> float:
+        """Share of the neurons that sent an event in any of the calls; of carried ones, after the first."""
+        report = self.later or self
+        return _ratio(report.calls * report.total("touched"), report.total("neurons"))
+
+    @property
+    def touched_synapses(self) -> float:
+        """Weights fetched by events, as a share of one dense pass of the synapses that read them; else likewise."""
+        layers = [layer for layer in (self.later or self).layers if layer.inputs in (SPIKES, LEVELS)]
+        return _ratio(sum(layer.weight_fetches for layer in layers), sum(layer.synapses for layer in layers))
 
     @property
     def dense_mac(self) -> float:
@@ -80,10 +130,14 @@ class CostReport:
 
     @property
     def activation_bits(self) -> int:
-        """Width of what neurons send: a spike (1 bit, 2 where it may be negative), an ANN's activation."""
+        """Width of what neurons send: an ANN's activation, or an event, as many bits as tell its values apart."""
         if self.spiking is None:
             return self.bits
-        return 2 if self.passes_on and getattr(self.spiking, "signed", False) else 1
+        if isinstance(self.spiking, DirectSpiking):
+            return 1
+        most = self.spiking.burst if self.passes_on else self.spike_steps
+        takes_back = self.spiking.signed and (self.passes_on or self.carried)
+        return math.ceil(math.log2(most * (1 + takes_back) + 1))
 
     def energy(self, prices: Prices, **options: bool) -> Energy:
         """Per image and call; options as in `energy`."""
@@ -94,9 +148,9 @@ class CostReport:
 
         Of a spiking network: as counted, and with every synaptic operation taken for a multiply-accumulate. Of an
         ANN: the fp32 ANN of this architecture, and (if it is quantized) the ANN as it is, without and with zero
-        inputs skipped.
+        inputs skipped, and (of several calls) the one that computes differences of levels, which take a bit more.
         """
-        both = (FP32, INT8)
+        both = (FP32, INT8, INT8_STATE16)
         if self.spiking is not None:
             return {
                 "counted": {p.name: self.energy(p) for p in both},
@@ -107,12 +161,15 @@ class CostReport:
         if self.bits != FULL_PRECISION:
             found["quantized"] = {p.name: self.energy(p, dense=True) for p in both}
             found["quantized_skipping_zeros"] = {p.name: self.energy(p) for p in both}
+        if self.difference_layers is not None:
+            found["quantized_differences"] = {p.name: energy(self.difference_layers, p, self.bits + 1) for p in both}
         return found
 
     def to_dict(self) -> dict:
         """Plain values for JSON; nan becomes None. Counts and picojoules are per image and network call."""
         rate = self.firing_rate
-        totals = {field: self.total(field) for field in ADDITIVE}
+        parts = {"first": self.first, "later": self.later}
+        differences = self.difference_layers or ()
         return {
             "label": self.label,
             "spiking": None if self.spiking is None else self.spiking.to_dict(),
@@ -124,10 +181,23 @@ class CostReport:
             "steps_run": self.steps_run,
             "latency_steps": self.latency_steps,
             "latency_steps_delayed": self.latency_steps_delayed,
-            "totals": totals | {"dense_mac": self.dense_mac, "firing_rate": rate if rate == rate else None},
+            "calls": self.calls,
+            "carried": self.carried,
+            "totals": self._totals() | {"dense_mac": self.dense_mac, "firing_rate": rate if rate == rate else None},
+            "differences": {field: sum(getattr(layer, field) for layer in differences) for field in ADDITIVE},
+            "kinds": {field: self.by_kind(field) for field in ("ac", "mac", "additions", "updates", "states")},
+            "touched": {"neurons": self.touched_neurons, "synapses": self.touched_synapses},
+            **{name: None if part is None else part._totals() for name, part in parts.items()},
             "energy": {
                 way: {prices: found.to_dict() for prices, found in by_prices.items()}
                 for way, by_prices in self.energies().items()
             },
             "layers": [dataclasses.asdict(layer) for layer in self.layers],
         }
+
+    def _totals(self) -> dict[str, float]:
+        return {field: self.total(field) for field in ADDITIVE}
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0

@@ -1,81 +1,165 @@
-"""Operation counts by hooks on a real run; definitions of effective operations follow NeuroBench.
+"""Operation counts of a real run; definitions of effective operations follow NeuroBench.
 
 NeuroBench (Yik et al., arXiv:2304.04640): an operation is effective if neither its input nor its weight is zero;
 biases do not count; a layer accumulates (AC) if all its inputs are in {−1, 0, 1}, and multiplies (MAC) otherwise.
-Here a layer accumulates as well if its inputs are unit events times one factor per channel, the threshold of the
-neuron that sent them, since that factor folds into the weights; and the channels of a directly trained network's
-layer are told apart one by one.
+Here a synapse accumulates wherever it reads events, changes of a level, as often as they have units.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+import math
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from ..config import SpikingConfig
-from ..convert import SpikingNetwork
-from ..errors import UserError
-from ..nets import UNet
+from ..config import FULL_PRECISION, SpikingConfig, require
+from ..convert import SpikingNetwork, convert
+from ..convert.evaluating import evaluating
+from ..convert.quantizers import reader_of
 from ..nets.direct import DirectDenoiser
+from ..neurons import Clock
+from ..ptq.calls import Call, read_calls
 from .account import CostReport
-from .converted import UNetCounter
+from .converted import DIFFERENCES, EventCounter
 from .direct import DirectCounter
+from .layers import ADDITIVE, LEVELS, SPIKES, LayerCost
 
 
 def count_operations(
-    net: SpikingNetwork | UNet | DirectDenoiser,
-    x: Tensor,
-    t: Tensor,
-    spiking: SpikingConfig | None = None,
-    batch_size: int = 16,
+    net: nn.Module, x: Tensor, t: Tensor, spiking: SpikingConfig | None = None, batch_size: int = 16
 ) -> CostReport:
-    """Count what `net`, in eval mode, does for x [N, C, H, W], t [N]: averages per image and network call.
+    """Count what a denoiser does for x [N, C, H, W], t [N]: averages per image and network call, each from rest.
 
     net: a converted network, run as `spiking` says (default: as it is set), settling included; a directly trained
-    one; or a U-Net, whose `mac` skips zero activations and whose `dense` does not. `layer_sync` runs with its spike
-    trains materialised, and each norm and each layer with real inputs once per window, on the window's sum.
+    one; or a quantized or full-precision one, whose `mac` skips zero activations and whose `dense` does not.
 
-    A layer that sees the same real input in all steps of the window (head, first linear layer of the time embedding,
-    first norm) is a constant current: computed, and counted, once per call. Other real inputs count in every step.
-
-    Raises ValueError for an empty batch, UserError for another network: attention's products would go uncounted.
+    Raises ValueError for an empty batch, UserError for what cannot be counted.
     """
-    if not isinstance(net, SpikingNetwork | UNet | DirectDenoiser):
-        raise UserError(f"cannot count the operations of a {type(net).__name__}: give a U-Net or a spiking network")
+    _check_is_network(net)
     if not len(x):
         raise ValueError("no images to count operations on")
-    counter = DirectCounter(net) if isinstance(net, DirectDenoiser) else UNetCounter(net)
-    snn = net if isinstance(net, SpikingNetwork) else None
-    settle_steps = 0
-    with torch.no_grad(), counter.attached(), contextlib.ExitStack() as stack:
-        used = None if isinstance(net, UNet) else net.spiking
-        if snn is not None:
-            used = spiking or used
-            stack.enter_context(snn.running_as(used, materialise=used.schedule == "layer_sync"))
-            stack.enter_context(snn.monitored(counter))
-            batch_size = stack.enter_context(_window_uncut(snn, batch_size))
-        for start in range(0, len(x), batch_size):
-            net(x[start : start + batch_size], t[start : start + batch_size])
-            settle_steps = max(settle_steps, snn.last_settle_steps if snn else 0)
-    depth, steps_run = None if used is None else net.depth, counter.image_steps / len(x)
-    return CostReport(used, net.config.bits, len(x), depth, settle_steps, steps_run, counter.layers(len(x)))
+    batches = [Call((x[i : i + batch_size], t[i : i + batch_size]), {}) for i in range(0, len(x), batch_size)]
+    return _count_direct(net, batches) if isinstance(net, DirectDenoiser) else _Run(net, spiking).report([batches])
 
 
-ALL_STEPS = 2**31  # more than any window or settling has
+def count_calls(net: nn.Module, trajectory: Sequence[object], carry: bool = False) -> CostReport:
+    """Count the calls of a sampler for one batch of images: averages per image and call.
 
+    trajectory: each call a tuple of positional arguments, a dict of keyword arguments, or a pair (tuple, dict). carry:
+    keep a converted network's levels from call to call; of a quantized one, differences are counted anyway.
 
-@contextlib.contextmanager
-def _window_uncut(snn: SpikingNetwork, batch_size: int) -> Iterator[int]:
-    """Run all steps of a window at once inside the context, as a constant current is told by its whole window.
-
-    Yields how many images to take at a time: so many that no more rows are computed at once than in chunks.
+    Raises UserError for other calls, an empty trajectory, or calls of different numbers of images.
     """
-    size, window = snn.spike_chunk, snn.clock.spike_steps
-    snn.spike_chunk = ALL_STEPS
-    try:
-        yield max(1, batch_size * size // window) if 0 < size < window else batch_size
-    finally:
-        snn.spike_chunk = size
+    _check_is_network(net)
+    calls = read_calls(trajectory, "trajectory")
+    if isinstance(net, DirectDenoiser):
+        return _count_direct(net, calls)
+    sizes = sorted({_images(call) for call in calls})
+    require(len(sizes) == 1, f"the calls of a trajectory have {', '.join(map(str, sizes))} images: give each the same")
+    return _Run(net, None, carry).report([[call] for call in calls])
+
+
+class _Run:
+    """One network under one way of running it. A quantized one runs as its converted copy under layer_sync."""
+
+    def __init__(self, net: nn.Module, spiking: SpikingConfig | None, carry: bool = False) -> None:
+        self.is_ann = not isinstance(net, SpikingNetwork)
+        quantized = any(reader_of(module) is not None for module in net.modules())
+        self.snn = convert(net) if self.is_ann and quantized else None if self.is_ann else net
+        self.net = net if self.snn is None else self.snn
+        self.spiking = spiking or (None if self.snn is None else self.snn.spiking)
+        self.carry = carry and not self.is_ann
+        self.settle_steps, self.steps_run = 0, 0.0
+
+    @torch.no_grad()
+    def report(self, calls: list[list[Call]]) -> CostReport:
+        """calls: one after the other, each in batches of images."""
+        with evaluating(self.net), contextlib.ExitStack() as stack:
+            if self.snn is not None:
+                args, kwargs = calls[0][0]
+                if not self.snn.folds_time:
+                    self.snn.describe(*args, **kwargs)  # else the first call would look, and be counted twice
+                stack.enter_context(self.snn.running_as(self.spiking))
+            differs = self.is_ann and self.snn is not None and len(calls) > 1
+            differences = _mean(self._count(calls, DIFFERENCES, carry=True)) if differs else None
+            found = self._count(calls, LEVELS if self.is_ann else SPIKES, self.carry)
+        window = self.snn.clock.spike_steps if self.snn is not None else 2**FULL_PRECISION - 1
+        return CostReport(
+            spiking=None if self.is_ann else self.spiking,
+            bits=math.ceil(math.log2(window + 1)),
+            images=sum(map(_images, calls[0])),
+            depth=None if self.is_ann else self.snn.depth,
+            settle_steps=self.settle_steps,
+            steps_run=self.steps_run,
+            layers=_mean(found),
+            window=window,
+            calls=len(calls),
+            carried=self.carry,
+            first_layers=_mean(found[:1]) if self.carry else None,
+            later_layers=_mean(found[1:]) if self.carry and len(found) > 1 else None,
+            difference_layers=differences,
+        )
+
+    def _count(self, calls: list[list[Call]], counts: str, carry: bool) -> list[dict[str, LayerCost]]:
+        """The layers of every call, per image."""
+        snn = self.snn
+        clock = Clock(SpikingConfig(), 1) if snn is None else snn.clock
+        counter = EventCounter(self.net if snn is None else snn.net, clock, counts)
+        images, found = sum(map(_images, calls[0])), []
+        with contextlib.ExitStack() as stack:
+            if snn is not None:
+                stack.enter_context(snn.monitored(counter))
+            if carry:
+                stack.enter_context(snn.carrying())
+            for index, batches in enumerate(calls):
+                for call in batches:
+                    # What ever fires is told apart for the first call, from rest, and for those that carry on.
+                    counter.begin(_images(call), rests=index == 0 or not carry, anew=index <= carry)
+                    with counter.attached(*call):
+                        call.run(self.net)
+                    self.settle_steps = max(self.settle_steps, 0 if snn is None else snn.last_settle_steps)
+                found.append(counter.take(images))
+        self.steps_run = counter.image_steps / images / len(calls)
+        return found
+
+
+def _mean(calls: list[dict[str, LayerCost]]) -> tuple[LayerCost, ...]:
+    """Layers of several calls, averaged; a layer that a call lacks did nothing in it."""
+    if len(calls) == 1:
+        return tuple(calls[0].values())
+    latest = {name: layer for layers in calls for name, layer in layers.items()}
+    return tuple(
+        dataclasses.replace(
+            layer,
+            **{
+                field: sum(getattr(layers[name], field) for layers in calls if name in layers) / len(calls)
+                for field in ADDITIVE
+            },
+        )
+        for name, layer in latest.items()
+    )
+
+
+def _count_direct(net: DirectDenoiser, batches: list[Call]) -> CostReport:
+    counter, images = DirectCounter(net), sum(map(_images, batches))
+    with torch.no_grad(), evaluating(net), counter.attached():
+        for args, kwargs in batches:
+            net(*args, **kwargs)
+    steps_run = counter.image_steps / images
+    return CostReport(net.spiking, net.config.bits, images, net.depth, 0, steps_run, counter.layers(images))
+
+
+def _check_is_network(net: object) -> None:
+    require(isinstance(net, nn.Module), f"cannot count the operations of a {type(net).__name__}: give a network")
+
+
+def _images(call: Call) -> int:
+    """Images of a call: the rows of its first tensor that has some."""
+    tensors = (value for value in pytree.tree_leaves(call) if isinstance(value, Tensor) and value.dim())
+    first = next(tensors, None)
+    require(first is not None and len(first) > 0, "a call without a batch of images: give it a tensor [N, …]")
+    return len(first)

@@ -8,8 +8,9 @@ bits of a 1 MB on-chip memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .layers import LEVELS, SYNAPTIC, LayerCost
 
@@ -44,21 +45,34 @@ class Prices:
 
 FP32 = Prices("fp32", multiply=3.7, add=0.9, value_bits=32, weight_bits=32)
 INT8 = Prices("int8", multiply=0.2, add=0.03, value_bits=8, weight_bits=8)
+INT8_STATE16 = replace(INT8, name="int8_state16", state_bits=16)
 
 
 @dataclass(frozen=True)
 class Energy:
-    """compute: arithmetic. memory: accesses. Picojoules per image and network call."""
+    """Picojoules per image and network call. compute: arithmetic.
+
+    memory: accesses, where a layer reads all its weights, once, whenever it has something to do. memory_by_event: where
+    every event or nonzero value fetches its own weights, and reads and writes each accumulator that it changes.
+    """
 
     compute: float
     memory: float
+    memory_by_event: float = math.nan
 
     @property
     def total(self) -> float:
         return self.compute + self.memory
 
-    def to_dict(self) -> dict[str, float]:
-        return {"compute_pj": self.compute, "memory_pj": self.memory, "total_pj": self.total}
+    @property
+    def total_by_event(self) -> float:
+        return self.compute + self.memory_by_event
+
+    def to_dict(self) -> dict[str, float | None]:
+        """For JSON; nan becomes None."""
+        found = {"compute_pj": self.compute, "memory_pj": self.memory, "total_pj": self.total}
+        found |= {"memory_by_event_pj": self.memory_by_event, "total_by_event_pj": self.total_by_event}
+        return {name: value if value == value else None for name, value in found.items()}
 
 
 def energy(
@@ -76,17 +90,21 @@ def energy(
     that does not skip zeros. all_mac: every synaptic operation is a multiply-accumulate of a real value.
     full_weights: weights have the width of `prices` even where the network quantizes them.
     """
-    compute = memory = 0.0
+    compute = memory = by_event = 0.0
     for layer in layers:
         weight_bits = prices.weight_bits if full_weights else min(layer.weight_bits, prices.weight_bits)
         accumulates = 0.0 if all_mac else layer.ac
         macs = layer.mac + layer.ac - accumulates
-        if dense and layer.kind in SYNAPTIC:
+        is_dense = dense and layer.kind in SYNAPTIC
+        if is_dense:
             macs, accumulates = layer.dense, 0.0
         input_bits = activation_bits if layer.inputs == LEVELS else None
         compute += macs * prices.mac(input_bits, weight_bits)
         compute += (accumulates + layer.additions + layer.updates) * prices.add
-        bits = layer.weight_reads * weight_bits + layer.values * prices.value_bits
-        bits += layer.activations * activation_bits + layer.states * prices.state_bits
-        memory += bits / 32 * prices.sram
-    return Energy(compute, memory)
+        bits = layer.values * prices.value_bits + layer.activations * activation_bits
+        states, fetches = layer.states, layer.dense if is_dense else layer.weight_fetches
+        memory += bits + layer.weight_reads * weight_bits + states * prices.state_bits
+        if layer.kind in SYNAPTIC and states:
+            states = 2 * fetches
+        by_event += bits + fetches * weight_bits + states * prices.state_bits
+    return Energy(compute, memory / 32 * prices.sram, by_event / 32 * prices.sram)

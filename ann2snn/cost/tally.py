@@ -1,4 +1,4 @@
-"""What is summed for a layer during a run, and the hooks that every kind of network is counted by."""
+"""What is summed for a layer of a directly trained network during a run, and the hooks that it is counted by."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .layers import ADDITIVE, LEVELS, MIXED, REAL, SPIKES, SYNAPTIC, LayerCost
-from .synapses import fan_out, operations_by_channel
+from .synapses import layer_fan_out, operations_by_channel
 
 #: What an input channel carries; `Tally.carried` holds indices.
 INPUTS = (REAL, LEVELS, SPIKES)
@@ -28,7 +28,6 @@ class Tally:
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(ADDITIVE, 0.0))
     operations: Tensor | float = 0.0  # effective ones, by input channel
     carried: Tensor | None = None  # by input channel, what it was found to carry in every chunk so far
-    constant: bool = False  # the same real input in every step of this call's window
     reach: dict[torch.Size, tuple[Tensor, float]] = field(default_factory=dict)
 
     def add(self, **amounts: float) -> None:
@@ -49,7 +48,7 @@ class Tally:
 
     def _fan_out(self, shape: torch.Size) -> tuple[Tensor, float]:
         if shape not in self.reach:
-            self.reach[shape] = fan_out(self.module, shape)
+            self.reach[shape] = layer_fan_out(self.module, shape)
         return self.reach[shape]
 
     def cost(self, images: int) -> LayerCost:
@@ -61,6 +60,7 @@ class Tally:
             inputs = INPUTS[kinds[0]] if len(kinds) == 1 else MIXED
             spikes = (self.carried == INPUTS.index(SPIKES)).to(self.operations.device)
             values["ac"] = float(self.operations[spikes].sum()) / images
+            values["weight_fetches"] = float(self.operations.sum()) / images
             values["mac"] += float(self.operations[~spikes].sum()) / images
         own = [] if self.kind in SUMS else list(self.module.parameters(recurse=False))
         weight_bits = getattr(self.module, "bits", 32) if self.kind in SYNAPTIC else 32

@@ -1,6 +1,7 @@
 """The data sets that networks are trained on and compared with, as 8-bit images of one size."""
 
 import copy
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,9 @@ import torch
 from PIL import Image
 from torchvision import datasets as tv
 
-from ann2snn.data.decode import check_image, decode_image, fit_square, list_images
+from ann2snn.data.decode import check_image, decode_image, fit_square, left_out, list_images
 from ann2snn.data.idx import read_idx
-from ann2snn.errors import UserError
+from ann2snn.errors import UserError, is_out_of_memory
 
 MAX_SIZE = 4096
 MEMORY_BUDGET = 2**30  # bytes of finished images to keep; larger sets are read image by image
@@ -21,6 +22,7 @@ CELEBA_CROP = 140  # the side usual in the diffusion literature: face without mo
 SHIPPED = Path(__file__).parent / "fashion_mnist_10k"
 SHIPPED_TRAIN = 8000
 CHUNK = 256
+HELD_OUT = ("val", "valid", "validation", "eval", "dev")  # names of folders that are not to be trained on
 
 
 class ImageDataset:
@@ -32,6 +34,7 @@ class ImageDataset:
         channels: 1 (grey) or 3 (RGB).
         img_size: height and width in pixels.
         flip: whether mirrored images are sensible training data.
+        note: what a user should know of where the images come from.
         images: all images, uint8 [N, C, H, W], or None where they are read one by one.
     """
 
@@ -45,10 +48,12 @@ class ImageDataset:
         channels: int,
         img_size: int,
         flip: bool,
+        note: str = "",
     ):
         """Read everything now if it fits the memory budget; `read(i)` gives image i as uint8 [C, H, W]."""
         self.name, self.split = name, split
         self.channels, self.img_size, self.flip = channels, img_size, flip
+        self.note = note
         self._read, self._count = read, count
         self.images: torch.Tensor | None = None
         if count * channels * img_size**2 <= MEMORY_BUDGET:
@@ -74,6 +79,14 @@ class ImageDataset:
             return self.images
         return _read_all(self._read, self._count, (self.channels, self.img_size, self.img_size))
 
+    def fingerprint(self) -> str:
+        """How many images, and a hash: of their relative names and sizes in bytes, or, without files, of all bytes.
+
+        Where they are kept plays no part, so data may move. An image that changes but keeps name and size goes unseen.
+        """
+        digest = getattr(self._read, "digest", "")
+        return f"{len(self)} images" + (f" {digest()}" if digest else "")
+
     def part(self, start: int, stop: int) -> "ImageDataset":
         """Images `start` to `stop` - 1 as a data set of their own, sharing memory. Raises ValueError if out of range."""
         if not 0 <= start < stop <= len(self):
@@ -97,7 +110,7 @@ def load_dataset(
         celeba: torchvision's, likewise; the centre 140x140 of each 178x218 picture.
         folder: every image below `data_dir`, whether in class folders or not, in sorted order. Where `data_dir` has
             subfolders `train` and `test`, `train` chooses between them; otherwise all images are used either way and
-            the result's `split` says "all". `channels` is 1 or 3 (default 3); files are converted as needed.
+            the result's `split` says "all". `train` beside `val` or the like is refused. `channels` is 1 or 3 (default 3); files are converted as needed.
 
     Every file of a folder is opened before training starts, so that a damaged one is named at once. For the types
     other than `folder`, `channels` may only repeat what the data set has.
@@ -138,6 +151,9 @@ class _FromArray:
     def __call__(self, index: int) -> torch.Tensor:
         return fit_square(Image.fromarray(self.array[index].numpy()), self.img_size)
 
+    def digest(self) -> str:
+        return hashlib.blake2b(self.array.reshape(-1).numpy(), digest_size=8).hexdigest()
+
 
 @dataclass(frozen=True)
 class _FromFiles:
@@ -146,10 +162,22 @@ class _FromFiles:
     paths: Sequence[Path]
     channels: int
     img_size: int
+    folder: Path
     crop: int | None = None
 
     def __call__(self, index: int) -> torch.Tensor:
         return fit_square(decode_image(self.paths[index], self.channels), self.img_size, self.crop)
+
+    def digest(self) -> str:
+        """Raises UserError if a file is gone."""
+        digest = hashlib.blake2b(digest_size=8)
+        for path in self.paths:
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                raise UserError(f"cannot read image {path}: {error.strerror}; put it back") from None
+            digest.update(os.fsencode(path.relative_to(self.folder).as_posix()) + f"\0{size}\0".encode())
+        return digest.hexdigest()
 
 
 def _read_all(read: Callable[[int], torch.Tensor], count: int, shape: tuple[int, ...]) -> torch.Tensor:
@@ -184,6 +212,8 @@ def _fetch(request: _Request, make: Callable[[], object], where: str):
     try:
         return make()
     except Exception as error:  # torchvision's readers of damaged files raise nearly anything
+        if is_out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())
         place = request.data_dir / where
         raise UserError(f"cannot load or download {request.name} ({reason}); put its files under {place}") from error
@@ -211,22 +241,41 @@ def _celeba(request: _Request) -> ImageDataset:
         "celeba (the text lists, and the pictures in img_align_celeba)",
     )
     folder = request.data_dir / source.base_folder / "img_align_celeba"
-    read = _FromFiles([folder / name for name in source.filename], 3, request.img_size, CELEBA_CROP)
+    read = _FromFiles([folder / name for name in source.filename], 3, request.img_size, folder, CELEBA_CROP)
     return ImageDataset(
         request.name, request.split, read, len(read.paths), channels=3, img_size=request.img_size, flip=True
     )
+
+
+def _part_of(request: _Request) -> tuple[Path, str]:
+    """The folder that holds the images asked for, and its name. Raises UserError where it is not clear which."""
+    folder = request.data_dir
+    if not (folder / "train").is_dir():
+        return folder, "all"
+    if (folder / "test").is_dir():
+        return folder / request.split, request.split
+    held_out = [name for name in HELD_OUT if (folder / name).is_dir()]
+    if held_out:
+        raise UserError(
+            f"--data_dir={folder} holds train and {held_out[0]}: rename {held_out[0]} to test, or give "
+            f"--data_dir={folder / 'train'} to use that alone"
+        )
+    return folder, "all"
 
 
 def _folder(request: _Request) -> ImageDataset:
     channels = 3 if request.channels is None else request.channels
     if channels not in (1, 3):
         raise UserError(f"channels {channels} is not possible; choose 1 (grey) or 3 (colour)")
-    folder, split = request.data_dir, "all"
-    if (folder / "train").is_dir() and (folder / "test").is_dir():
-        folder, split = folder / request.split, request.split
-    read = _FromFiles(list_images(folder), channels, request.img_size)
+    folder, split = _part_of(request)
+    read = _FromFiles(list_images(folder), channels, request.img_size, folder)
+    others = left_out(folder)
     dataset = ImageDataset(
-        request.name, split, read, len(read.paths), channels=channels, img_size=request.img_size, flip=True
+        *(request.name, split, read, len(read.paths)),
+        channels=channels,
+        img_size=request.img_size,
+        flip=True,
+        note=f"{folder}" + (f"; left out, convert them to .png to use them: {others}" if others else ""),
     )
     if dataset.images is None:  # otherwise everything has just been decoded
         with ThreadPoolExecutor(os.cpu_count()) as pool:

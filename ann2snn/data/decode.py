@@ -2,16 +2,19 @@
 
 import os
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.functional import center_crop, pil_to_tensor
 
 from ann2snn.errors import UserError
 from ann2snn.files import open_plain
 
+#: Endings of other pictures, which are left out, and said to be.
+OTHER_ENDINGS = (".gif", ".jfif", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".svg", ".jpe", ".apng", ".tga", ".raw")
 # Pillow picks a decoder by content, not by name; only those that need no outside program are let in.
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 64 * 2**20
@@ -35,6 +38,14 @@ def list_images(folder: str | os.PathLike) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the folder that holds the images")
+    found = images_below(folder)
+    if not found:
+        raise UserError(f"no image in {folder}; put files there that end in one of {' '.join(IMG_EXTENSIONS)}")
+    return found
+
+
+def images_below(folder: Path, endings: tuple[str, ...] = IMG_EXTENSIONS) -> list[Path]:
+    """As `list_images`, of files with these endings; none where there is no image, or no folder."""
     seen, found = {os.path.realpath(folder)}, []
     for parent, subfolders, files in os.walk(folder, followlinks=True):
         fresh = []
@@ -44,10 +55,14 @@ def list_images(folder: str | os.PathLike) -> list[Path]:
                 seen.add(real)
                 fresh.append(name)
         subfolders[:] = fresh  # os.walk descends into what is left here
-        found += [Path(parent, f) for f in files if not f.startswith(".") and f.lower().endswith(IMG_EXTENSIONS)]
-    if not found:
-        raise UserError(f"no image in {folder}; put files there that end in one of {' '.join(IMG_EXTENSIONS)}")
+        found += [Path(parent, f) for f in files if not f.startswith(".") and f.lower().endswith(endings)]
     return sorted(found, key=lambda path: path.relative_to(folder).parts)
+
+
+def left_out(folder: Path) -> str:
+    """The pictures below a folder that `list_images` leaves out, such as "3 .gif, 1 .avif"; "" if there are none."""
+    endings = Counter(path.suffix.lower() for path in images_below(folder, OTHER_ENDINGS))
+    return ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items()))
 
 
 def check_image(path: Path) -> None:
@@ -60,7 +75,7 @@ def check_image(path: Path) -> None:
         with open_plain(path, MAX_BYTES) as file, Image.open(file, formats=FORMATS) as image:
             _refuse(image, path)
             image.verify()
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:
         raise _broken(path, error) from error
@@ -69,8 +84,8 @@ def check_image(path: Path) -> None:
 def decode_image(path: Path, channels: int | None = None) -> Image.Image:
     """Decode a file to a Pillow image of mode "L" (`channels` 1) or "RGB" (3).
 
-    With `channels` None, grey files give "L" and all others "RGB". Transparency is dropped, and a camera's rotation
-    mark is not applied; the first frame of an animation counts.
+    With `channels` None, grey files give "L" and all others "RGB". What is transparent shows white, a camera's rotation
+    mark is applied; the first frame of an animation counts.
 
     Raises:
         UserError: the file is damaged, too large, or has more than 8 bits per channel; the message names it.
@@ -80,11 +95,29 @@ def decode_image(path: Path, channels: int | None = None) -> Image.Image:
             _refuse(image, path)
             if channels is None:
                 channels = 1 if image.mode in GREY_MODES else 3
-            return image.convert("L" if channels == 1 else "RGB")
-    except UserError:
+            mode = "L" if channels == 1 else "RGB"
+            return _on_white(_upright(image)).convert(mode)
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # damaged input makes Pillow's decoders raise nearly anything
         raise _broken(path, error) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as the camera was held."""
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception:  # the note may be damaged where the picture is not
+        return image
+    return ImageOps.exif_transpose(image) if turned else image
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """The image without transparency: programs leave any colour behind what cannot be seen."""
+    if not (image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info):
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
 def fit_square(image: Image.Image, size: int, crop: int | None = None) -> torch.Tensor:

@@ -6,11 +6,13 @@ import hashlib
 import signal
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from ann2snn.data.datasets import ImageDataset
 from ann2snn.errors import UserError
+from ann2snn.signals import STOPPING
 
 
 def batches(
@@ -101,20 +103,26 @@ class _Plan:
 
 
 class _BatchReader:
-    """Reads a batch by its list of indices. Returns a UserError instead of raising it.
+    """Reads a batch by its list of indices, as a numpy array. Returns a UserError instead of raising it.
 
     A DataLoader would wrap an exception of its worker in a page of traceback; handed over as a value, the message
-    stays the one line it is.
+    stays the one line it is. An array comes through a pipe. A tensor would come through shared memory, of which a
+    container may have 64 MB; the worker's thread that does not get it dies, and the run waits for it for ever.
     """
 
     def __init__(self, dataset: ImageDataset):
         self.dataset = dataset
 
-    def __getitem__(self, indices: list[int]) -> torch.Tensor | UserError:
+    def __getitem__(self, indices: list[int]) -> np.ndarray | UserError:
         try:
-            return torch.stack([self.dataset[i] for i in indices])
+            return torch.stack([self.dataset[i] for i in indices]).numpy()
         except UserError as error:
             return error
+
+
+def _as_it_is(item: np.ndarray | UserError) -> np.ndarray | UserError:
+    """In place of the DataLoader's conversion, which would make a tensor of an array inside the worker."""
+    return item
 
 
 def _drawn(images: torch.Tensor, plan: _Plan) -> Iterator[torch.Tensor]:
@@ -128,6 +136,7 @@ def _read(dataset: ImageDataset, plan: _Plan, num_workers: int) -> Iterator[torc
         _BatchReader(dataset),
         batch_size=None,
         sampler=plan,
+        collate_fn=_as_it_is,
         num_workers=num_workers,
         generator=torch.Generator(),
         worker_init_fn=_leave_signals_to_the_run,
@@ -142,14 +151,14 @@ def _read(dataset: ImageDataset, plan: _Plan, num_workers: int) -> Iterator[torc
         for item in items:
             if isinstance(item, UserError):
                 raise item
-            yield item
+            yield torch.from_numpy(item)
     finally:
         del items  # an error's traceback would keep the workers, which no signal ends, beyond the end of the program
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
     """Ctrl-C and launchers signal whole process groups; the run finishes its step, and needs its workers for that."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
 
 

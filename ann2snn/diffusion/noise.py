@@ -25,5 +25,7 @@ class ImageNoise:
 
     def __call__(self) -> Tensor:
         """Next draw [len(indices), *shape]."""
+        if not self.generators:
+            return torch.empty(0, *self.shape, device=self.device, dtype=self.dtype)
         rows = np.stack([generator.standard_normal(self.shape, dtype=np.float32) for generator in self.generators])
         return torch.from_numpy(rows).to(device=self.device, dtype=self.dtype)

@@ -165,7 +165,8 @@ def options_that_count(sample: SampleConfig) -> dict[str, object]:
     else:
         names = {"denoise", "grid_power"} | ({"order", "corrector"} if sample.sampler == "gddim" else set())
     names.add("amp")
-    default = SampleConfig()
+    default = SampleConfig(sampler=sample.sampler)
+    default = replace(default, skip="uniform")  # folders and scores were named before the solvers had their own
     return {name: getattr(sample, name) for name in sorted(names) if getattr(sample, name) != getattr(default, name)}
 
 

@@ -12,7 +12,7 @@ from ..data import ImageDataset, batches, to_model_range
 from ..diffusion.process import draw_times, make_process, network_pair
 from ..nets import UNet
 from ..runtime import seed_from
-from ..sampling import generate
+from ..sampling import generate, image_groups
 from ..world import ALONE, World
 from .subject import Batch
 
@@ -68,8 +68,12 @@ def sampler_batches(
             visited.append((x.clone(), t[0].cpu()))
         calls += 1
 
-    generate(net, config, range(POOL_IMAGES), on_call=keep)
-    states = torch.stack([x for x, _ in visited])  # [steps, POOL_IMAGES, C, H, W]
+    pool = []  # of each group of images the states, [steps, images, C, H, W]
+    for part in image_groups(net, range(POOL_IMAGES)):
+        visited, calls = [], 0
+        generate(net, config, part, on_call=keep)
+        pool.append(torch.stack([x for x, _ in visited]))
+    states = torch.cat(pool, dim=1)
     times = torch.stack([t for _, t in visited])
     rows = world.rows(batch_size, "--ft_batch_size")
     step = start_step

@@ -10,17 +10,27 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 HOST = re.sub(r"[^A-Za-z0-9-]", "_", socket.gethostname())[:64] or "localhost"
 SWEEP_DEPTH = 2  # folders below the one swept: {run}/SNN_2bit_ft/model_backpacks
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[A-Za-z0-9_-]+)\.(?P<pid>[1-9][0-9]{0,9})\.[0-9a-f]{8}\.tmp")
 _mine: set[Path] = set()  # temporary files this process is writing
+#: Called with a file's path before it takes its name there; raise UserError where it must not. See `lock`.
+guards: list[Callable[[Path], None]] = []
+UNLOCKABLE_AGE = 24 * 3600  # seconds that a temporary file stays where locks cannot tell whether it is being written
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL}
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES}
+_LOCKED = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
 _CURES = {
     errno.ENOSPC: "free some space or choose another folder",
     errno.EDQUOT: "free some of your quota or choose another folder",
@@ -37,18 +47,20 @@ def replacing(path: str | os.PathLike, previous: str | os.PathLike | None = None
     """Yield a temporary path beside `path`; on success it takes the name `path`, on failure it disappears.
 
     The data reach the disk before the name does, and the name before this returns: a crash leaves the old file or the
-    new one, a power cut later the new one. The temporary's name carries host and process, for `sweep`.
+    new one, a power cut later the new one. For `sweep` the temporary's name carries host and process, and it is locked.
 
     previous: name under which the file that `path` named so far is kept. `path` is there at every moment.
 
     Raises UserError, saying what failed and what to do, where the disk refuses (full, quota, read-only, vanished, …).
     """
-    path, temporary = Path(path), None
+    path, temporary, handle = Path(path), None, None
     try:
         temporary = _temporary_name(path)
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        handle = _create(temporary)
         yield temporary
         _sync(temporary)
+        for guard in guards:
+            guard(path)
         if previous is not None and path.exists():
             _keep(path, Path(previous))
         os.replace(temporary, path)
@@ -58,6 +70,8 @@ def replacing(path: str | os.PathLike, previous: str | os.PathLike | None = None
     finally:
         if temporary is not None:
             _remove(temporary)
+        if handle is not None:
+            os.close(handle)
 
 
 def cause(error: OSError) -> str:
@@ -69,8 +83,9 @@ def cause(error: OSError) -> str:
 def sweep(folder: str | os.PathLike, depth: int = SWEEP_DEPTH) -> list[Path]:
     """Remove what `replacing` left in `folder` and `depth` levels below when its process was killed.
 
-    Files of another host, and of a process that lives, stay. Returns what was removed. Errors are not reported:
-    litter harms nobody.
+    Files of another host, of a process that lives, and those that somebody holds a lock on stay: a container may have
+    this host's name and numbers of its own for processes. Returns what was removed. Errors are not reported: litter
+    harms nobody.
     """
     removed = []
     if os.name != "posix":  # elsewhere os.kill(pid, 0) is no harmless question
@@ -83,7 +98,7 @@ def sweep(folder: str | os.PathLike, depth: int = SWEEP_DEPTH) -> list[Path]:
             path, match = Path(parent, name), _TEMPORARY.fullmatch(name)
             if match and match["host"] == HOST and _is_abandoned(path, int(match["pid"])):
                 with contextlib.suppress(OSError):
-                    path.unlink()
+                    _remove_unlocked(path)
                     removed.append(path)
     return removed
 
@@ -109,6 +124,47 @@ def _temporary_name(path: Path) -> Path:
     return name
 
 
+def _create(temporary: Path) -> int | None:
+    """A new file, locked for as long as the descriptor stays open that is returned. Raises OSError."""
+    while True:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        if fcntl is None:  # an open file could not be renamed there
+            return None
+        with contextlib.suppress(FileNotFoundError):  # swept before the lock was there
+            handle = _locked(temporary)
+            if os.path.exists(temporary) and os.path.samestat(os.fstat(handle), os.stat(temporary)):
+                return handle
+            os.close(handle)
+
+
+def _locked(path: Path) -> int:
+    """A descriptor of a file, with its lock where that is possible; the lock ends with it, however it is closed."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # not for writing: the disk may become read-only meanwhile
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno == errno.EBADF:  # NFS makes its locks of those that need a file open for writing
+            os.close(handle)
+            handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+    return handle
+
+
+def _remove_unlocked(path: Path) -> None:
+    """Raises OSError if the file is locked, or if nobody can tell and it is not old."""
+    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _LOCKED or time.time() - os.fstat(handle).st_mtime < UNLOCKABLE_AGE:
+                raise
+        path.unlink()
+    finally:
+        os.close(handle)
+
+
 def _remove(temporary: Path) -> None:
     with contextlib.suppress(OSError):
         temporary.unlink()
@@ -129,18 +185,24 @@ def _is_abandoned(path: Path, pid: int) -> bool:
 
 def _keep(path: Path, previous: Path) -> None:
     """Give the file `path` the second name `previous`, on file systems without hard links a copy of that name."""
-    spare = _temporary_name(previous)
+    spare, handles = _temporary_name(previous), []
     try:
         try:
+            if fcntl is not None:
+                handles.append(_locked(path))  # a second name of a file has its lock
             os.link(path, spare)
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
                 raise
+            handles.append(_create(spare))
             shutil.copyfile(path, spare)
             _sync(spare)
         os.replace(spare, previous)
     finally:
         _remove(spare)  # still there also if `previous` was this very file: rename then does nothing
+        for handle in handles:
+            if handle is not None:
+                os.close(handle)
 
 
 def _sync(path: Path) -> None:

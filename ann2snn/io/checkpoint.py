@@ -15,7 +15,7 @@ from torch import Tensor
 from ..config import FULL_PRECISION, MAX_IMAGE_SIZE, DiffusionConfig, SpikingConfig, UNetConfig, require
 from ..convert import SpikingNetwork, attach, prepare_for
 from ..diffusion.process import network_channels
-from ..errors import UserError
+from ..errors import UserError, is_out_of_memory
 from ..files import open_plain
 from ..nets.architecture import Network, NetworkConfig, build_network, stored_config
 from ..nets.direct import DirectConfig
@@ -53,6 +53,8 @@ def save(path: str | os.PathLike, payload: dict, keep_previous: bool = False) ->
         try:
             torch.save(sealed, file)
         except RuntimeError as error:  # torch's writer stumbles over a failed write and hides it
+            if is_out_of_memory(error):
+                raise
             raise _disk_error(error) from None
 
 
@@ -75,6 +77,13 @@ def rescue(payload: dict, name: str) -> Path | None:
         save(path, payload)
         return path
     return None
+
+
+def rescued(path: Path, payload: dict, error: UserError) -> UserError:
+    """The error to raise where `path` could not be written: it names the file that `rescue` wrote, if it could."""
+    kept = rescue(payload, path.parent.name)
+    step = payload.get("step", 0)
+    return UserError(f"{error}; step {step} is kept in {kept}: copy it to {path} to continue") if kept else error
 
 
 def previous_of(path: str | os.PathLike) -> Path:
@@ -146,6 +155,8 @@ def read(path: str | os.PathLike) -> dict:
     except UserError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         # The unpickler's own messages span pages and advise to switch the protection off.
         if "weights_only" in str(error).lower() or "Unsupported" in str(error):
             reason = "it holds objects other than tensors and plain values, which could execute code"
@@ -196,6 +207,7 @@ def _check_settings(payload: dict, path: Path) -> None:
 def snn_payload(snn: SpikingNetwork, **extra: object) -> dict:
     """What a spiking network's file holds."""
     config = {"unet": snn.config.to_dict(), "diffusion": snn.diffusion.to_dict(), "spiking": snn.spiking.to_dict()}
+    config["arch"] = snn.config.arch
     return {"kind": "snn", "format": FORMAT, "ema_model": snn.net.state_dict(), "config": config, **extra}
 
 
@@ -337,9 +349,9 @@ def _configs(
         config, expected = published.completed(config, told.all_expected, path)
         diffusion, spiking = published.diffusion_of(config), SpikingConfig()
     else:
-        config = reference.infer_config(state, path, told.bit, size)
+        expected, groups = dict(told.expected), told.expected.get("norm_groups")
+        config = reference.infer_config(state, path, told.bit, size, groups and groups[1])
         diffusion, spiking = DiffusionConfig(diffusion_steps=config.diffusion_steps), SpikingConfig()
-        expected = {k: v for k, v in told.expected.items() if k != "norm_groups"}
     check_agreement(config, expected, path)
     check_agreement(diffusion, expected, path)
     return config, diffusion, spiking

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,37 @@ def check_arguments(arguments: Sequence[str]) -> None:
         _check_file(name, (), seen)
 
 
+def expanded(arguments: Sequence[str]) -> list[tuple[int, str]]:
+    """(source, argument) of a checked command line, with the lines of flagfiles in the place where they are named.
+
+    source: 0 for the command line, and a number for each flagfile. In these, lines that are empty or start with # or
+    // say nothing. After `--` nothing is a flag.
+    """
+    numbers = itertools.count(1)
+
+    def of(arguments: Sequence[str], source: int) -> Iterator[tuple[int, str]]:
+        rest = iter(arguments)
+        for argument in rest:
+            directive, equals, name = argument.partition("=")
+            if directive in DIRECTIVES:
+                name = name if equals else next(rest, "")
+                if not name.strip():
+                    raise UserError(f"{directive} names no file: give one")
+                yield from of(_lines(os.path.expanduser(name.strip())), next(numbers))
+            else:
+                yield source, argument
+                if argument == "--" and source == 0:
+                    yield from ((source, word) for word in rest)
+
+    return list(of(arguments, 0))
+
+
+def _lines(name: str) -> list[str]:
+    """What a flagfile says. Raises UserError."""
+    lines = (line.strip() for line in _text(name).split("\n"))
+    return [line for line in lines if line and not line.startswith(("#", "//"))]
+
+
 def _named(arguments: Sequence[str]) -> Iterator[str]:
     """Names of flagfiles in arguments, or in the lines of a flagfile."""
     for index, argument in enumerate(arguments):
@@ -43,16 +75,20 @@ def _check_file(name: str, including: tuple[str, ...], seen: list[str]) -> None:
     seen.append(real)
     if len(seen) > MOST_FILES:
         raise UserError(f"flagfile {name} is the {len(seen)}th that is included: use at most {MOST_FILES}")
-    try:
-        lines = read_text(name, MOST_BYTES).split("\n")
-    except OSError as error:
-        raise UserError(f"cannot read flagfile {name}: {error.strerror or error}; correct the path") from None
-    except ValueError:
-        raise UserError(f"flagfile {name} is no text in UTF-8: give a file with one flag a line") from None
+    lines = _text(name).split("\n")
     for number, line in enumerate(lines, 1):
         _check_text(line, f"line {number} of flagfile {name}")
     for inner in _named(lines):
         _check_file(inner, (*including, real), seen)
+
+
+def _text(name: str) -> str:
+    try:
+        return read_text(name, MOST_BYTES)
+    except OSError as error:
+        raise UserError(f"cannot read flagfile {name}: {error.strerror or error}; correct the path") from None
+    except ValueError:
+        raise UserError(f"flagfile {name} is no text in UTF-8: give a file with one flag a line") from None
 
 
 def _check_text(text: str, where: str) -> None:

@@ -51,16 +51,25 @@ def save_images(images: torch.Tensor, folder: str | os.PathLike, first_index: in
         raise ValueError(f"image indices {first_index} to {first_index + len(images) - 1} exceed {INDEX_DIGITS} digits")
     for index, image in enumerate(images.cpu(), first_index):
         picture = _to_pil(image)
-        _write(
-            Path(folder, f"{index:0{INDEX_DIGITS}}.png"), lambda file, picture=picture: picture.save(file, format="PNG")
-        )
+        _write(image_path(folder, index), lambda file, picture=picture: picture.save(file, format="PNG"))
+
+
+def image_path(folder: str | os.PathLike, index: int) -> Path:
+    """Where image `index` of a folder is."""
+    return Path(folder, f"{index:0{INDEX_DIGITS}}.png")
+
+
+def index_of(name: str) -> int | None:
+    """The index that a file's name says, as `image_path` writes it; None for another name."""
+    match = _NUMBERED.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def existing_indices(folder: str | os.PathLike) -> set[int]:
     """Return the indices of the images that `save_images` has written to `folder`; none if it does not exist."""
     if not Path(folder).is_dir():
         return set()
-    return {int(match[1]) for name in os.listdir(folder) if (match := _NUMBERED.fullmatch(name))}
+    return {index for name in os.listdir(folder) if (index := index_of(name)) is not None}
 
 
 def iter_folder(folder: str | os.PathLike, batch_size: int) -> Iterator[torch.Tensor]:

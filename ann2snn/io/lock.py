@@ -9,11 +9,11 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import UserError
-from .atomic import HOST, cause, sweep
+from .atomic import HOST, cause, guards, sweep
 from .warning import warn
 
 try:
@@ -39,6 +39,10 @@ def run_lock(folder: str | os.PathLike, name: str, patience: float = 5.0) -> Ite
 
     Nothing in the holding process may open that file again: closing any descriptor of it would drop the lock.
 
+    The lock is on a file, and its name may come to mean another one: somebody removes it, or the whole folder, and
+    starts a second run. While this one holds the lock, `atomic.replacing` writes nothing in or below `folder` unless
+    the name still means the file that is locked; else it raises UserError.
+
     patience: seconds to go on trying while another run holds it.
 
     Raises UserError, naming the holder, when that is over, or if the file cannot be made. Where the file system
@@ -49,14 +53,40 @@ def run_lock(folder: str | os.PathLike, name: str, patience: float = 5.0) -> Ite
     if key in _held:  # the system would grant it, and drop both locks when the first is given back
         raise UserError(f"{folder} is in use by this very process: run one stage at a time")
     handle = None if fcntl is None else _acquire(path, patience)
+    guard = _guard(path, handle)
     _held.add(key)
+    guards.append(guard)
     try:
         sweep(folder)
         yield
     finally:
+        guards.remove(guard)
         _held.discard(key)
         if handle is not None:
             os.close(handle)
+
+
+def _guard(path: Path, handle: int | None) -> Callable[[Path], None]:
+    """What keeps a run that has lost its folder from writing there, see `run_lock`."""
+    folder, process = Path(os.path.realpath(path.parent)), os.getpid()
+
+    def guard(written: Path) -> None:
+        mine = handle is not None and os.getpid() == process
+        if mine and Path(os.path.realpath(written.parent)).is_relative_to(folder) and not _still_names(path, handle):
+            raise UserError(
+                f"cannot write {written}: {path} is not the file that this run has locked: it was removed, or the "
+                "folder was deleted or made again, and another run may own it now"
+            )
+
+    return guard
+
+
+def _still_names(path: Path, handle: int) -> bool:
+    """Whether `path` is the open file. A disk that does not answer proves nothing, and will refuse the file itself."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path, follow_symlinks=False))
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
 
 
 def _acquire(path: Path, patience: float) -> int:

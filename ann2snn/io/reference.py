@@ -34,8 +34,13 @@ def image_size_of(payload: dict) -> int:
     return int(x_T.shape[-1]) if isinstance(x_T, Tensor) and x_T.dim() == 4 else 32
 
 
-def infer_config(state: dict[str, Tensor], path, bit: int | None, image_size: int) -> UNetConfig:
-    """Read the architecture off the shapes. `bit` is the one thing they do not show. Raises UserError."""
+def infer_config(
+    state: dict[str, Tensor], path, bit: int | None, image_size: int, norm_groups: int | None = None
+) -> UNetConfig:
+    """Read the architecture off the shapes, which do not show the bits and the norms' groups (None: 32).
+
+    Raises UserError.
+    """
     head, table = state.get("head.weight"), state.get(TABLE)
     if head is None or table is None or head.dim() != 4 or table.dim() != 2 or 0 in head.shape:
         raise UserError(f"refusing {path}: its entries are not those of this U-Net")
@@ -58,6 +63,7 @@ def infer_config(state: dict[str, Tensor], path, bit: int | None, image_size: in
             num_res_blocks=blocks,
             bits=bit,
             diffusion_steps=table.shape[0],
+            **({} if norm_groups is None else {"norm_groups": norm_groups}),
         )
     except UserError as error:
         raise UserError(f"refusing {path}: its shapes are those of no network here: {error}") from None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import importlib.util
 import os
 import warnings
@@ -44,8 +45,11 @@ def preferred() -> str | None:
     return _forced or _checked(os.environ.get(ENVIRONMENT) or None, ENVIRONMENT)
 
 
-def runs_triton(*tensors: Tensor) -> bool:
-    """Whether a kernel on these tensors is to be Triton's. Raises ValueError for a bad ANN2SNN_KERNELS."""
+def runs_triton(kernel: str, *tensors: Tensor) -> bool:
+    """Whether a kernel on these tensors is to be Triton's; `kernel` is the module that has it, such as "triton_lif".
+
+    Raises ValueError for a bad ANN2SNN_KERNELS.
+    """
     if torch.compiler.is_compiling():
         return False  # the compiler traces the torch reference and fuses it itself
     backend = preferred()
@@ -55,7 +59,7 @@ def runs_triton(*tensors: Tensor) -> bool:
     if any(v.device != device or v.dtype not in TRITON_TYPES or not v.numel() for v in tensors):
         return False
     if device.type == "cuda":
-        return _works(device.index)
+        return _works(kernel, device.index)
     return backend == "triton" and device.type == "cpu" and interprets()
 
 
@@ -85,18 +89,18 @@ def _found(package: str) -> bool:
 
 
 @functools.cache
-def _works(index: int) -> bool:
-    """Whether a GPU is new enough, and a first kernel compiles and answers rightly on it. Warns if it does not."""
+def _works(kernel: str, index: int) -> bool:
+    """Whether a GPU is new enough, and a kernel compiles and answers rightly on it. Warns if it does not."""
     if torch.cuda.get_device_capability(index) < LEAST_CAPABILITY:
         return False
     try:
-        from .triton_quant import FakeQuant
-
-        device = torch.device("cuda", index)
-        answer = FakeQuant.apply(torch.tensor([-1.0, 0.7, 2.0], device=device), torch.ones((), device=device), 2)
-        problem = "" if answer.tolist() == [0, 0.5, 1] else f"a kernel answered {answer.tolist()}"
+        # Whatever the caller is in the middle of: small tensors of its own, with gradients.
+        with torch.inference_mode(False), torch.enable_grad():
+            probe = importlib.import_module(f".{kernel}", __package__).probe
+            problem = "" if probe(torch.device("cuda", index)) else "it answers wrongly"
     except Exception as error:  # a missing compiler, driver or library: each raises something else
         problem = (str(error).splitlines() or [type(error).__name__])[0]
     if problem:
-        warnings.warn(f"Triton does not work on GPU {index}, torch runs instead: {problem}", stacklevel=2)
+        text = f"{kernel} does not work on GPU {index}, torch runs instead: {problem}"
+        warnings.warn(text, stacklevel=2)
     return not problem

@@ -18,7 +18,7 @@ def fake_quant(x: Tensor, alpha: Tensor, bits: int, reference: Quantizer) -> Ten
     x: any shape, memory format and type, all kept; alpha: positive clip, 0-dim. Triton's values and its gradient in x
     are the same to the last bit; alpha's gradient is a sum in another order.
     """
-    if _is_scale(alpha) and 2 <= bits <= 8 and runs_triton(x, alpha):
+    if _is_scale(alpha) and 2 <= bits <= 8 and runs_triton("triton_quant", x, alpha):
         from .triton_quant import FakeQuant
 
         return FakeQuant.apply(x, alpha, 2**bits - 1)

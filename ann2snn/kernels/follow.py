@@ -188,7 +188,7 @@ def advance(
 
 def holes(values: Tensor) -> Tensor | None:
     """Where `values` are not a number, [*S] of bool; None where a CPU finds, in half a pass, that all are numbers."""
-    if values.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(values.sum().isnan()):
+    if values.device.type == "cpu" and not torch.compiler.is_compiling() and not math.isnan(values.sum()):
         return None
     return values.isnan()
 
@@ -196,12 +196,11 @@ def holes(values: Tensor) -> Tensor | None:
 def send(level: Tensor, neurons: Neurons, pace: Pace, answer: Tensor, hole: Tensor | None) -> None:
     """Write what neurons at `level` [N, *S] answer in this step."""
     worth = neurons.worth if pace.share == 1 else neurons.worth / pace.share
-    if answer.dtype == level.dtype:
-        torch.mul(level, worth, out=answer)
-    else:
-        answer.copy_(level * worth)
+    value = torch.mul(level, worth, out=answer if answer.dtype == level.dtype else None)
     if neurons.levels.has_offset:
-        answer += neurons.levels.offset
+        value += neurons.levels.offset
+    if value is not answer:
+        answer.copy_(value)  # half precision: rounded once
     if hole is not None:
         answer.masked_fill_(hole, math.nan)
 
@@ -257,7 +256,7 @@ class _Follow(torch.autograd.Function):
             distance = (now - levels.offset if levels.has_offset else now) * (levels.per_unit * pace.share)
             distance = distance.sub_(level) if charge is None else distance.add_(charge - 0.5).sub_(level)
             least, most = neurons.limits(pace) or (-math.inf, math.inf)
-            near = (distance >= least) & (distance <= most)
+            near = (distance > least) & (distance < most)  # flat at its limits, as at its bounds
             reached = distance.clamp_(least, most).add_(level)
             free = (reached > levels.lo) & (reached < levels.hi)
             slope.copy_((near & free).to(torch.int8) - (~free).to(torch.int8))

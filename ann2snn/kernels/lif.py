@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .choice import runs_triton
+from .follow import holes
 
 #: Derivative given to the step function, as a function of u − threshold.
 SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -49,12 +50,18 @@ def lif_scan(current: Tensor, rule: LIFRule) -> Tensor:
     """Spikes {0, 1} [L, N, *S] of current [L, N, *S]; differentiable, with the surrogate's gradient.
 
     Keeps the L potentials u in memory, and nothing else, where a gradient is wanted. Low-precision currents (autocast)
-    are integrated in float32; the spikes have the current's type, which holds 0 and 1 exactly.
+    are integrated in float32; the spikes have the current's type, which holds 0 and 1 exactly. A potential that is not
+    a number stays so, and its spikes are NaN.
     """
-    if runs_triton(current):
+    if runs_triton("triton_lif", current):
         from .triton_lif import LIFScan
 
         return LIFScan.apply(current, rule)
+    return lif_scan_reference(current, rule)
+
+
+def lif_scan_reference(current: Tensor, rule: LIFRule) -> Tensor:
+    """See `lif_scan`."""
     return _Scan.apply(current, rule)
 
 
@@ -71,6 +78,9 @@ class _Scan(torch.autograd.Function):
             potential = now.to(_wide(current), copy=True) if left is None else left + now
             fired = rule.fires(potential)
             spikes[index] = fired
+            hole = holes(potential)
+            if hole is not None:
+                spikes[index].masked_fill_(hole, math.nan)
             if u is not None:
                 u[index] = potential
             if rule.soft_reset:

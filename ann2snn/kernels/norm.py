@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from .choice import runs_triton
 from .follow import Neurons, Pace, Report, advance, send
 
-#: Values of a group (channels × pixels) that a program of the Triton kernel can hold at a time.
-MAX_GROUP_SIZE = 2**14
+#: Values of a sample that the Triton kernel finds with 32 bits.
+MAX_SAMPLE_SIZE = 2**31
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ def norm_follow(
     level: Tensor | None,
     neurons: Neurons,
     paces: Sequence[Pace],
-    as_bytes: bool = False,
+    dtype: torch.dtype | None = None,
     report: Report | None = None,
 ) -> Tensor:
     """GroupNorm, then `follow`: x [L, N, C, H, W], one step a pace → answers of one shape with x; no gradient.
 
     level [N, C, H, W], of the type of the norm's parameters, is overwritten; None: at rest, for a single step with
-    nothing to keep. Answers are of that type too, or (as_bytes) uint8 level − lo, whatever a level is worth; x must
-    then be finite.
+    nothing to keep. dtype: of the answers, None: as the level's; torch.uint8: level − lo, whatever a level is worth,
+    and x must then be finite.
 
     Triton sums a group in another order: a level may differ where it is that close to a boundary between two.
     Raises ValueError for a state or a neuron's parameter of another shape.
@@ -79,8 +79,8 @@ def norm_follow(
     if report is None and _fits_triton(x, norm, level, neurons):
         from . import triton_norm
 
-        return triton_norm.norm_follow(x, norm, level, neurons, paces, as_bytes)
-    return norm_follow_reference(x, norm, level, neurons, paces, as_bytes, report)
+        return triton_norm.norm_follow(x, norm, level, neurons, paces, dtype or norm.weight.dtype)
+    return norm_follow_reference(x, norm, level, neurons, paces, dtype, report)
 
 
 def norm_follow_reference(
@@ -89,15 +89,15 @@ def norm_follow_reference(
     level: Tensor | None,
     neurons: Neurons,
     paces: Sequence[Pace],
-    as_bytes: bool = False,
+    dtype: torch.dtype | None = None,
     report: Report | None = None,
 ) -> Tensor:
     """See `norm_follow`. Step by step, so that what a step needs stays in the cache."""
     x, zero = x.to(norm.weight.dtype), -neurons.levels.lo
-    answers = torch.empty_like(x, dtype=torch.uint8 if as_bytes else None)
+    answers = torch.empty_like(x, dtype=dtype)
     for now, pace, answer in zip(x, paces, answers, strict=True):
         level, hole = advance(level, norm.target(now, neurons, pace.share), neurons, pace, report)
-        if as_bytes:
+        if dtype == torch.uint8:
             answer.copy_(level + zero if zero else level)
         else:
             send(level, neurons, pace, answer, hole)
@@ -111,11 +111,11 @@ def _fits_triton(x: Tensor, norm: NormRule, level: Tensor | None, neurons: Neuro
     parameters = [value for value in values if value is not None]
     channels, height, width = x.shape[-3:]
     return (
-        runs_triton(x, *parameters)
-        and all(v.dtype == torch.float32 for v in parameters)
+        all(v.dtype == torch.float32 for v in parameters)
         and levels.level is None
         and not levels.has_offset
         and norm.weight.shape == norm.bias.shape == (channels,)
         and channels % norm.groups == 0
-        and channels // norm.groups * height * width <= MAX_GROUP_SIZE
+        and channels * height * width < MAX_SAMPLE_SIZE
+        and runs_triton("triton_norm", x, *parameters)
     )

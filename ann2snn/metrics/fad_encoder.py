@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import require
-from ..errors import UserError
+from ..errors import UserError, is_out_of_memory
 from ..files import open_plain
 from ..io import seal
 from ..io.atomic import replacing
@@ -121,6 +121,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise UserError(f"cannot read the encoder {path}: {error.strerror or error}; check --fad_encoder") from None
     except Exception as error:  # the unpickler raises many types, with texts that span pages
+        if is_out_of_memory(error):
+            raise
         why = error if type(error) is ValueError else "it is damaged, or holds objects that could execute code"
         raise UserError(f"refusing {path}: {why}") from None
     if seal.is_damaged(path):  # torch's reader does not look at the checksums

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ann2snn.errors import UserError
+from ann2snn.errors import UserError, is_out_of_memory
 from ann2snn.files import open_plain
 from ann2snn.io.bounds import check_archive, plain
 
@@ -65,6 +65,8 @@ def load_weights(path):
             state = plain(torch.load(file, map_location="cpu", weights_only=True))
     # The unpickler and both archive formats raise many types; every one means that the file cannot be used.
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise UserError(f"Inception weights {path} cannot be read ({type(error).__name__}): {cure}") from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"Inception weights {path} are no state dict: {cure}")

@@ -61,14 +61,14 @@ class FusedReLU(QuantReLU):
     def quantize(self, x: Tensor) -> Tensor:
         return super().quantize(x) if self.power else fake_quant(x, self.clip(), self.bits, uniform_quantize)
 
-    def after_norm(self, norm: nn.GroupNorm, x: Tensor, whole: bool = False) -> Tensor | Spikes | None:
+    def after_norm(self, norm: nn.GroupNorm, x: Tensor, dtype: torch.dtype | None = None) -> Tensor | Spikes | None:
         """See `activate`: the time average of a spiking neuron's counts, as that computes it."""
         if not self.quantizes or not self.is_uniform or norm.weight.dtype.itemsize < 4:
             return None
         clip = self.clip()
         neurons = Neurons(Levels(clip / self.levels, 0, self.levels, scale=self.levels / clip))
-        counts = norm_follow(x[None], NormRule.of(norm), None, neurons, (Pace(1.0),), whole)[0]
-        return Spikes(counts, 0, neurons.worth) if whole else counts
+        counts = norm_follow(x[None], NormRule.of(norm), None, neurons, (Pace(1.0),), dtype)[0]
+        return Spikes(counts, 0, neurons.worth) if dtype == torch.uint8 else counts
 
 
 class SpikeConv2d(QuantConv2d):
@@ -103,31 +103,42 @@ class SpikeConv2d(QuantConv2d):
 def activate(norm: nn.Module, activation: nn.Module, x: Tensor, *readers: nn.Module) -> Tensor | Spikes:
     """activation(norm(x)): by one kernel, if the activation has one, where no gradient is wanted and nobody listens.
 
-    Such an activation has a method `after_norm(norm, x, whole)`, which answers None where the two must run one by one.
-    The answer may be `Spikes` (`whole`) if all `readers`, the layers it goes to, read them.
+    Such an activation has a method `after_norm(norm, x, dtype)`, which answers None where the two must run one by one.
+    The answer may be `Spikes` (uint8) if all `readers`, the layers it goes to, read them, and it may have the type of
+    autocast if they do nothing but cast it.
     """
     if isinstance(norm, nn.GroupNorm) and hasattr(activation, "after_norm") and not torch.is_grad_enabled():
         if not _heard(norm, activation):
-            active = activation.after_norm(norm, x, _may_be_spikes(norm, x, readers))
+            active = activation.after_norm(norm, x, _type_for(readers, norm, x))
             if active is not None:
                 return active
     return activation(norm(x))
 
 
 def _heard(*modules: nn.Module) -> bool:
-    """Whether somebody listens to one of the modules by a hook."""
-    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    """Whether somebody listens to one of the modules by a hook, or to all there are."""
+    every = nn.modules.module
+    return bool(every._global_forward_hooks or every._global_forward_pre_hooks) or any(
+        module._forward_hooks or module._forward_pre_hooks for module in modules
+    )
 
 
-def _may_be_spikes(norm: nn.GroupNorm, x: Tensor, readers: tuple[nn.Module, ...]) -> bool:
-    """Whether all readers read spikes, and x is finite.
+def _type_for(readers: tuple[nn.Module, ...], norm: nn.GroupNorm, x: Tensor) -> torch.dtype | None:
+    """In what to answer; None: as the norm's parameters."""
+    if not readers or _heard(*readers):
+        return None
+    # A network that has diverged is to answer NaN, which bytes cannot tell from silence.
+    if all(hasattr(reader, "reads_spikes") and reader.reads_spikes() for reader in readers):
+        if bool(torch.isfinite(x.sum() + norm.weight.sum() + norm.bias.sum())):
+            return torch.uint8
+    casts = torch.is_autocast_enabled(x.device.type) and norm.weight.dtype == torch.float32
+    if casts and all(isinstance(reader, nn.Conv2d) or _is_nothing(reader) for reader in readers):
+        return torch.get_autocast_dtype(x.device.type)
+    return None
 
-    A network that has diverged is to answer NaN, which bytes cannot tell from silence.
-    """
-    reading = [hasattr(reader, "reads_spikes") and reader.reads_spikes() for reader in readers]
-    if len(reading) == 0 or not all(reading) or _heard(*readers):
-        return False
-    return bool(torch.isfinite(x.sum() + norm.weight.sum() + norm.bias.sum()))
+
+def _is_nothing(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Dropout) and not layer.training
 
 
 class Layers(nn.Sequential):

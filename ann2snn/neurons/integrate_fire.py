@@ -115,18 +115,20 @@ class IFNeuron(nn.Module):
         clock = self.clock
         if clock.is_stream or clock.keeps or clock.monitor is not None or clock.asks or clock.smooth:
             return False
-        is_plain = self.charge is None and not self.unit_events
+        own = self._parameters.get("act_alpha")  # one for all channels, unless fine-tuning has given each its own
+        is_plain = self.charge is None and not self.unit_events and (own is None or own.dim() == 0)
         return is_plain and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
     def _rest(self, x: Tensor, neurons: Neurons) -> Tensor | None:
         """Levels before the first step of an input like x [N, *S]; None where the first step is the last."""
-        self._check_channels(x, neurons)
+        _check_channels(neurons, x)
         return neurons.rest(x) if self.clock.is_stream or self.clock.keeps else None
 
-    def after_norm(self, norm: nn.GroupNorm, x: Tensor, whole: bool = False) -> Tensor | Spikes | None:
+    def after_norm(self, norm: nn.GroupNorm, x: Tensor, dtype: torch.dtype | None = None) -> Tensor | Spikes | None:
         """self(norm(x)) [L·N, C, H, W] without forming what the norm answers; x and norm as they are given to it.
 
-        None where norm and neuron must run one after the other. Wants no gradient. whole: answer with `Spikes`.
+        None where norm and neuron must run one after the other. Wants no gradient. dtype: of the answers, None: that of
+        the norm's parameters; torch.uint8: `Spikes`, where all levels of the layer are worth the same.
         """
         clock, neurons = self.clock, self.neurons(x)
         apart = clock.is_stream and (clock.on_currents or clock.config.if_neuron == "reference" or clock.smooth)
@@ -135,8 +137,10 @@ class IFNeuron(nn.Module):
             return None
         x, rule, paces = clock.unfold(x), NormRule.of(norm), clock.paces()
         level = self._state(lambda: self._rest(x[0].to(norm.weight.dtype), neurons))
-        whole = whole and neurons.worth.dim() == 0 and not neurons.levels.has_offset
-        answers = norm_follow(x, rule, level, neurons, paces, whole, self._report()).flatten(0, 1)
+        if dtype == torch.uint8 and (neurons.worth.dim() or neurons.levels.has_offset or clock.monitor):
+            dtype = None
+        answers = norm_follow(x, rule, level, neurons, paces, dtype, self._report()).flatten(0, 1)
+        whole = dtype == torch.uint8
         return Spikes(answers, -neurons.levels.lo, self._worth_by_row(neurons, x)) if whole else answers
 
     def _worth_by_row(self, neurons: Neurons, x: Tensor) -> Tensor:
@@ -144,7 +148,7 @@ class IFNeuron(nn.Module):
         shares = [pace.share for pace in self.clock.paces()]
         if min(shares) == 1:
             return neurons.worth
-        return (neurons.worth / torch.tensor(shares).to(neurons.worth)).repeat_interleave(x.shape[1]).view(-1, 1, 1, 1)
+        return (neurons.worth / neurons.worth.new_tensor(shares)).repeat_interleave(x.shape[1]).view(-1, 1, 1, 1)
 
     def _state(self, rest: Callable[[], object]) -> object:
         """The state of this call: calls of one module in a pass are told apart by their order."""
@@ -162,6 +166,9 @@ class IFNeuron(nn.Module):
         """A neuron that integrates: x [L, N, *S] → the currents that it sends [L, N, *S], or their running means."""
         clock, theta, size = self.clock, self.theta, self.event_size
         state = self._state(lambda: _Integrated.rest(x[0], neurons, theta))
+        if state.level.shape != x.shape[1:]:
+            shapes = f"{tuple(state.level.shape)} but the input has {tuple(x.shape[1:])}"
+            raise ValueError(f"neuron state has shape {shapes}; reset the network")
         current = x if clock.on_currents else state.currents(x, clock.elapsed)
         if clock.config.if_neuron == "reference":
             events = if_scan(current, state.published, theta, clock.config.signed, clock.smooth)
@@ -210,17 +217,19 @@ class IFNeuron(nn.Module):
             if name in entries and (held is None or held.shape != entries[name].shape):
                 setattr(self, name, nn.Parameter(torch.zeros_like(entries[name]).to(self.levels.step.detach())))
 
-    def _check_channels(self, x: Tensor, neurons: Neurons) -> None:
-        """x [N, *S]. Raises UserError where a file's thresholds or charges are not one per channel of it."""
-        for value in (neurons.levels.step, self.charge):
-            behind = () if value is None else value.shape
-            ends = x.shape[x.dim() - len(behind) :] if len(behind) < x.dim() else ()
-            fits = len(ends) == len(behind) and all(n in (1, m) for n, m in zip(behind, ends, strict=True))
-            require(fits, f"a layer of channels {list(x.shape[1:])} has thresholds or charges {list(behind)}")
-
     def extra_repr(self) -> str:
         levels = self.levels
         return f"levels={levels.lo}..{levels.hi}, step={float(levels.step.detach().mean()):.4g}"
+
+
+def _check_channels(neurons: Neurons, x: Tensor) -> None:
+    """x [N, *S]. Raises UserError where a file's thresholds or charges are not one per channel of it."""
+    for value in (neurons.levels.step, neurons.charge):
+        behind = () if value is None else value.shape
+        if behind:
+            ends = x.shape[x.dim() - len(behind) :] if len(behind) < x.dim() else ()
+            fits = len(ends) == len(behind) and all(n in (1, m) for n, m in zip(behind, ends, strict=True))
+            require(fits, f"a layer of channels {list(x.shape[1:])} has thresholds or charges {list(behind)}")
 
 
 @dataclass
@@ -263,6 +272,6 @@ class _Integrated:
         self.total = totals[-1]
         if not answers.requires_grad:
             return torch.stack(events).to(current.dtype)
-        shares = torch.tensor([pace.share for pace in clock.paces()]).to(answers)
+        shares = answers.new_tensor([pace.share for pace in clock.paces()])
         reached = answers * shares.view(-1, *[1] * (answers.dim() - 1))
         return reached - torch.cat([before.detach()[None].to(reached), reached[:-1]])

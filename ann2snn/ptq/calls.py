@@ -58,6 +58,10 @@ def map_tensors(value: object, change: Callable[[Tensor], Tensor]) -> object:
             if hasattr(value, field.name):  # frozen ones can be changed in no other way
                 object.__setattr__(changed, field.name, map_tensors(getattr(value, field.name), change))
         return changed
+    if type(value) is list:
+        return [map_tensors(item, change) for item in value]
+    if type(value) is dict:
+        return {key: map_tensors(item, change) for key, item in value.items()}
     if isinstance(value, (list, dict)):
         changed = copy.copy(value)  # of the same class, which may be the caller's own
         for key, item in enumerate(value) if isinstance(value, list) else value.items():
@@ -83,19 +87,19 @@ def leaves(value: object) -> list:
     return found
 
 
-def read_calls(calibrate: Iterable) -> list[Call]:
-    """`calibrate` as calls; a tensor among them is a call's only argument.
+def read_calls(given: Iterable, name: str = "calibrate") -> list[Call]:
+    """`given` as calls; a tensor among them is a call's only argument. name: of the argument, for messages.
 
     Raises UserError for what is no iterable of calls, and for none.
     """
-    once = isinstance(calibrate, (Tensor, dict, str, bytes)) or not isinstance(calibrate, Iterable)
-    require(not once, f"calibrate is a {type(calibrate).__name__}: {HOW}, as in calibrate=[(x, t)]")
-    calls = [_read_call(call) for call in calibrate]
-    require(bool(calls), f"calibrate has no call: {HOW}")
+    once = isinstance(given, (Tensor, dict, str, bytes)) or not isinstance(given, Iterable)
+    require(not once, f"{name} is a {type(given).__name__}: {HOW}, as in {name}=[(x, t)]")
+    calls = [_read_call(call, name) for call in given]
+    require(bool(calls), f"{name} has no call: {HOW}")
     return calls
 
 
-def _read_call(call: object) -> Call:
+def _read_call(call: object, name: str) -> Call:
     if isinstance(call, Tensor):
         return Call((call,), {})
     if isinstance(call, dict):
@@ -104,4 +108,4 @@ def _read_call(call: object) -> Call:
         if len(call) == 2 and isinstance(call[0], tuple) and isinstance(call[1], dict):
             return Call(*call)
         return Call(tuple(call), {})
-    raise UserError(f"a call of calibrate is a {type(call).__name__}: {HOW}")
+    raise UserError(f"a call of {name} is a {type(call).__name__}: {HOW}")

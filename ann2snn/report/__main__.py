@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, forgiving_output
 from .collect import collect
 from .summary import summary_text, verdict
 from .writer import write
@@ -23,15 +23,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("logdir", metavar="LOGDIR", type=Path, help="the --logdir of the run")
     logdir = parser.parse_args(arguments).logdir
+    forgiving_output()
     try:
         run = collect(logdir)
         path = write(run)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a dash must not stop the report
     print(verdict(run))
     print(summary_text(run))
     for note in dict.fromkeys(run.notes):

@@ -40,6 +40,7 @@ HOW = (
     *("device", "date", "time_steps", "pr_k", "pr_images", "pr_data", "direct", "sampler_options"),
     *("fad_encoder", "fad_reference"),
 )
+MOST_SCORES = 200  # lines that are shown: a table of more is not read
 #: Of these, the ones that may differ between two lines where the newer replaces the older.
 INCIDENTAL = ("notes", "device", "date", "time_steps")
 NO_OPTIONS = {"sampler_options": {}}  # what lines have in effect that were written before there were any
@@ -214,7 +215,9 @@ def loss_curve(entries: list[dict]) -> list[tuple[int, float]]:
 def newest_scores(lines: list[dict], notes: list[str]) -> list[Score]:
     """The scores, of lines with the same settings the last; in the order of the file."""
     newest: dict[str, Score] = {}
-    for line in lines:
+    if len(lines) > MOST_SCORES:
+        notes.append(f"{RESULTS}: the newest {MOST_SCORES} of {len(lines):,} lines are shown")
+    for line in lines[-MOST_SCORES:]:
         try:
             score = Score(parse_mode(line), scores_in(line), whole(line.get("count")), line)
             how = NO_OPTIONS | line

@@ -15,11 +15,16 @@ ENERGIES = (
     ("fp32", "total_pj", "fp32 + memory"),
     ("int8", "compute_pj", "int8"),
     ("int8", "total_pj", "int8 + memory"),
+    ("int8_state16", "total_pj", "16-bit state"),
+    ("int8", "total_by_event_pj", "weights by event"),
 )
 COUNTS = ("spikes", "firing_rate", "ac", "mac", "additions", "updates")
 LAYER_COUNTS = ("spikes", "updates", "ac", "mac", "additions", "dense", "parameters")
 HEADINGS = {"ac": "AC", "mac": "MAC", "firing_rate": "rate"}
-WAYS = {"fp32": "fp32 ANN", "quantized": "{bits}-bit ANN", "quantized_skipping_zeros": "{bits}-bit ANN, zeros skipped"}
+WAYS = {
+    **{"fp32": "fp32 ANN", "quantized": "{bits}-bit ANN", "quantized_skipping_zeros": "{bits}-bit ANN, zeros skipped"},
+    "quantized_differences": "{bits}-bit ANN, differences of calls",
+}
 
 Energies = dict[tuple[str, str], float]
 
@@ -85,13 +90,17 @@ def parse_costs(raw: object, name: str, notes: list[str]) -> CostFile | None:
 def parse_account(raw: dict) -> CostAccount:
     """What `CostReport.to_dict` gave. Raises one of MALFORMED."""
     label, bits = clean(raw["label"], 60), whole(raw.get("bits"))
-    totals = {clean(key, 40): number(value) for key, value in raw["totals"].items()}
+    totals, differences = (
+        {clean(key, 40): number(value) for key, value in found.items()}
+        for found in (raw["totals"], raw.get("differences") or {})
+    )
     steps = whole(raw.get("latency_steps")), whole(raw.get("latency_steps_delayed"))
     spiking = raw.get("spiking") is not None or "counted" in raw["energy"]
     direct = parse_direct(raw["spiking"], raw["spiking"]["arch"]) if "arch" in (raw.get("spiking") or {}) else None
     rows = []
     for way, by_prices in raw["energy"].items():
-        counts = {name: totals.get(name, math.nan) for name in COUNTS}
+        counted = differences if way == "quantized_differences" else totals
+        counts = {name: counted.get(name, math.nan) for name in COUNTS}
         if way == "all_mac":
             counts |= {"ac": 0.0, "mac": counts["ac"] + counts["mac"]}
         if way in ("fp32", "quantized"):

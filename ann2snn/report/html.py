@@ -42,13 +42,15 @@ SCORES_INTRO = (
     "reference. Lower distances and a higher IS are better. Of scores with the same settings the newest is shown."
 )
 COST_INTRO = (
-    "Operations in which neither the input nor the weight is zero, counted on a run. <b>AC</b>: accumulates, where a "
-    "layer's inputs are spikes. <b>MAC</b>: multiply-accumulates, where they are real values, norms included. "
-    "<b>Additions</b>: of real values, outside synapses. <b>Updates</b>: of membranes; in an ANN, activations "
-    "computed. <b>Steps</b>: latency of a network call in time steps, and where it differs, on hardware that delays "
-    "every layer by a step. Energies are a model of 45 nm arithmetic at two widths, without and with memory accesses: "
-    "compare rows within a column. <b>All MAC</b>: the same run with every synaptic operation a multiplication. The "
-    "definitions are in <code>docs/cost.md</code>."
+    "Operations in which neither the input nor the weight is zero, counted on a run. <b>AC</b>: accumulates, one for "
+    "each spike and synapse. <b>MAC</b>: multiply-accumulates, where real values are read, norms included. "
+    "<b>Additions</b>: of real values, outside synapses. <b>Updates</b>: looks of neurons at their input, which a norm "
+    "makes all neurons behind it take, and functions of real values. <b>Steps</b>: latency of a network call in time "
+    "steps, and where it differs, on hardware that delays every layer by a step. Energies are a model of 45 nm "
+    "arithmetic at two widths, without and with memory accesses: compare rows within a column. <b>16-bit state</b>: "
+    "int8 with memory, where accumulators and levels are half as wide. <b>Weights by event</b>: int8 with "
+    "memory, where every event fetches its weights. <b>All MAC</b>: the same run with every synaptic operation a "
+    "multiplication. The definitions are in <code>docs/cost.md</code>."
 )
 DIRECT_NOTE = (
     "<p class=note>Trained as a spiking network: there is no ANN to compare it with. <b>Threshold</b>: of all neurons, "
@@ -369,4 +371,4 @@ def _settings(run: Run) -> str:
         f"<details><summary>{escape(name)}</summary><pre>{escape(text[:LONGEST_FLAGFILE])}</pre></details>"
         for name, text in run.flagfiles.items()
     ]
-    return section("Settings", "<p>The flags of each stage as it ran.</p>", *parts)
+    return section("Settings", "<p>The settings each stage ran with; below them the flags that were given.</p>", *parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ from ..files import read_text
 from .modes import Mode
 
 LONGEST = 300  # characters of a string shown
+LARGEST = 1e100  # of a figure: spans of those beyond overflow
+MOST_GAPS, MOST_GAP_BLOCKS = 100, 500  # reports of a file and blocks of a report that are shown
 MOST_JSON, MOST_LINES = 1 << 25, 1 << 28  # bytes of a JSON file; of a log, in which 800,000 steps take some 100 MB
 #: What parsing foreign JSON can raise; UserError is a ValueError.
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
@@ -27,11 +30,11 @@ def clean(value: object, longest: int = LONGEST) -> str:
 
 
 def number(value: object) -> float:
-    """A JSON number as float; nan for anything else, infinities included."""
+    """A JSON number as float; nan for anything else, infinities and what no axis can be drawn for included."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return math.nan
     try:
-        return float(value) if math.isfinite(value) else math.nan
+        return float(value) if abs(value) <= LARGEST else math.nan
     except OverflowError:
         return math.nan
 
@@ -148,23 +151,29 @@ def parse_gaps(raw: object, name: str, notes: list[str]) -> GapFile | None:
     listed = listed_reports(raw, name, notes)
     if listed is None:
         return None
-    reports = {}
-    for entry in listed:
+    if len(listed) > MOST_GAPS:
+        notes.append(f"{name}: {len(listed) - MOST_GAPS:,} of {len(listed):,} reports are left out")
+    reports, cut = {}, False
+    for entry in listed[:MOST_GAPS]:
         try:
             network = "finetuned" if str(entry["label"]).startswith("fine-tuned") else "converted"
             report = parse_report(entry)
+            cut = cut or len(entry["blocks"]) > MOST_GAP_BLOCKS + 1
         except MALFORMED:
             notes.append(f"{name}: a malformed report is left out")
         else:
             reports[Mode(network, report.spiking)] = report
+    if cut:
+        notes.append(f"{name}: of each report the first {MOST_GAP_BLOCKS} blocks are shown")
     return GapFile(whole(raw.get("images")), whole(raw.get("times")), whole(raw.get("depth")), reports)
 
 
 def parse_report(raw: dict) -> GapReport:
     """The report behind `GapReport.to_dict`. Raises one of MALFORMED."""
+    inner = itertools.islice((b for b in raw["blocks"] if b["block"] != PREDICTION), MOST_GAP_BLOCKS)
     rows = [
         BlockGap(clean(b["block"], 40), *(number(b.get(k)) for k in ("error", "firing_rate", "negative_share")))
-        for b in raw["blocks"]
+        for b in (*inner, *(b for b in raw["blocks"] if b["block"] == PREDICTION))
     ]
     blocks = unique(row for row in rows if row.block != PREDICTION)
     [prediction] = [row for row in rows if row.block == PREDICTION]

@@ -47,14 +47,14 @@ def columns(frames: int, most: int = COLUMNS) -> list[int]:
     return [(i * (frames - 1) + (most - 1) // 2) // (most - 1) for i in range(most)]
 
 
-def write_trajectory(frames: Tensor, folder: Path, kind: str = "webp") -> tuple[Path, Path]:
-    """Frames uint8 [F, N, C, H, W] → `trajectory.png`, a row for each image and time to the right, and an animation.
+def write_trajectory(frames: Tensor, path: Path, kind: str = "webp") -> tuple[Path, Path]:
+    """Frames uint8 [F, N, C, H, W] → `{path}.png`, a row for each image and time to the right, and an animation.
 
-    Returns both paths; the animation is `trajectory.webp` (lossless) or `.gif` (256 colours). Raises UserError for
+    Returns both paths; the animation is `{path}.webp` (lossless) or `.gif` (256 colours). Raises UserError for
     another kind, or if the folder cannot be written.
     """
     require(kind in FORMATS, f"--trajectory_format={kind}: use one of {', '.join(FORMATS)}")
-    picture, animation = folder / "trajectory.png", folder / f"trajectory.{kind}"
+    picture, animation = (path.with_name(f"{path.name}.{ending}") for ending in ("png", kind))
     chosen = frames[columns(len(frames))]
     save_grid(chosen.transpose(0, 1).flatten(0, 1), picture, nrow=len(chosen))
     first, *others = [_sheet(states) for states in frames]

@@ -68,7 +68,7 @@ def _measure(net, dataset: ImageDataset, times: list[int], count: int, seed: int
     like = next(net.parameters())
 
     def batches():
-        for start in tqdm(range(0, count, BATCH), desc="noise statistics", unit="batch", leave=False):
+        for start in tqdm(range(0, count, BATCH), desc="noise statistics", unit="batch", leave=False, disable=None):
             images = torch.stack([dataset[i] for i in range(start, min(start + BATCH, count))])
             yield to_model_range(images).to(like)
 

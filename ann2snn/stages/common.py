@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from ..data import ImageDataset
 from ..io import checkpoint
-from ..io.atomic import sweep
+from ..io.atomic import cause, sweep
+from ..io.lines import append_line
 from ..io.lock import run_lock
+from ..io.warning import warn
 from ..metrics.frechet import FeatureStatistics
 from ..metrics.stats_file import write_stats
+from ..report.log import RunLog
 from ..world import World
 
 
@@ -45,6 +49,22 @@ def keep_stats(path: Path, gathered: FeatureStatistics, dataset: ImageDataset, c
 def due(step: int, every: int) -> bool:
     """Whether something done every `every` steps (0: never) is done after `step` steps."""
     return every > 0 and step % every == 0
+
+
+def changes_text(changes: Mapping[str, tuple[object, object]]) -> str:
+    """` with lr=0.1 (was 0.2)`; nothing where nothing was changed."""
+    told = ", ".join(f"{name}={now} (was {before})" for name, (before, now) in changes.items())
+    return f" with {told}" if told else ""
+
+
+def record_changes(log: RunLog, step: int, changes: Mapping[str, tuple[object, object]]) -> None:
+    """Keep in `log.jsonl` that a run goes on from `step` with other settings: {flag: [before, now]}."""
+    if changes:
+        line = {"stage": log.stage, "step": step, "resumed_with": {name: list(pair) for name, pair in changes.items()}}
+        try:
+            append_line(log.path, json.dumps(line))
+        except OSError as error:
+            warn(f"{log.path} is not continued ({cause(error)})")
 
 
 class SilentLog:

@@ -147,10 +147,10 @@ def print_gap(reports: list[GapReport], images: int) -> None:
 
 
 def grid_name(net: nn.Module) -> str:
-    """`images/SDDPM_T{T}.png` for a spiking network (FSDDIM_T for one of that kind), `images/ANN.png` for an ANN."""
+    """`images/SNN_T{T}.png` for a converted network, SDDPM_T or FSDDIM_T for those, `images/ANN.png` for an ANN."""
     if isinstance(net, DirectDenoiser):
         return f"images/{net.config.arch.upper()}_T{net.spike_steps}.png"
-    return f"images/SDDPM_T{net.clock.spike_steps}.png" if isinstance(net, SpikingNetwork) else "images/ANN.png"
+    return f"images/SNN_T{net.clock.spike_steps}.png" if isinstance(net, SpikingNetwork) else "images/ANN.png"
 
 
 def write_grids(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..config import SpikingConfig
 from ..convert import SpikingNetwork
-from ..cost import FP32, INT8, CostReport, count_operations
+from ..cost import FP32, INT8, INT8_STATE16, CostReport, count_operations
 from ..io.atomic import write_text
 from ..nets import UNet
 from ..nets.direct import DirectDenoiser
@@ -67,7 +67,7 @@ def _write_and_print(path: Path, reports: list[CostReport], whose: str, images: 
         "dtype": "float64",
         "inputs": f"states of the {whose}'s DDIM path",
         "calls_per_image": calls_per_image,
-        "prices": [dataclasses.asdict(prices) for prices in (FP32, INT8)],
+        "prices": [dataclasses.asdict(prices) for prices in (FP32, INT8, INT8_STATE16)],
         "reports": [entry(report, calls_per_image) for report in reports],
     }
     write_text(path, json.dumps(content, indent=1) + "\n")

@@ -14,17 +14,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..config import DiffusionConfig, SampleConfig, SpikingConfig, require
+from ..config import DiffusionConfig, SampleConfig, require
 from ..convert import SpikingNetwork
 from ..data import ImageDataset, to_uint8
-from ..data.decode import list_images
 from ..diffusion import VP
 from ..diffusion.process import image_channels, make_process, options_that_count, uses_eta
-from ..errors import UserError
-from ..files import read_text
 from ..io import checkpoint
-from ..io.atomic import sweep, write_text
-from ..io.images import existing_indices, read_images, save_grid, save_images, save_npz
+from ..io.atomic import sweep
+from ..io.images import existing_indices, image_path, read_images, save_grid, save_images, save_npz
 from ..metrics.features import FeatureExtractor
 from ..metrics.score import make_stats as gather_stats
 from ..metrics.score import score_numbered, usual_splits
@@ -34,15 +31,13 @@ from ..report.log import RESULTS, append_result
 from ..report.tables import show
 from ..report.trajectory import Trajectory, write_trajectory
 from ..runtime import place, prepare_folder
-from ..sampling import generate, generate_batches
+from ..sampling import generate, generate_batches, image_groups
 from ..world import ALONE, World
+from .claims import claim_folder
 from .common import keep_stats, owning
-from .convert import grid_name
 from .coverage import RealImages, score_with_coverage
 from .fad import Fad
 
-SETTINGS = "settings.json"
-SETTINGS_BYTES = 2**20  # at most
 SCORE_BATCH = 64
 
 
@@ -50,7 +45,8 @@ SCORE_BATCH = 64
 class EvalConfig:
     """images_dir None: a folder inside the logdir named after the settings.
 
-    grid: also write a picture of the first `grid_images`, `grid_row` to a line, to `grid_path` inside the logdir.
+    grid: also write a picture of the first `grid_images`, `grid_row` to a line, to `grid_path` inside the logdir
+    (default: `images/`, named after the folder of the images).
     trajectory: images whose paths from noise are drawn and animated (`trajectory_format`), 0 for none.
     """
 
@@ -68,6 +64,11 @@ class EvalConfig:
         require(self.num_images >= 1, f"--num_images={self.num_images}: use at least 1")
         require(self.batch_size >= 1, f"--batch_size={self.batch_size}: use at least 1")
         require(0 <= self.trajectory <= 64, f"--trajectory_images={self.trajectory}: use 1 to 64")
+
+
+def require_spread(images: int) -> None:
+    """Raise UserError for fewer images than a covariance can be computed from."""
+    require(images >= 2, f"--num_images={images}: a score needs at least 2; --sample_only generates without one")
 
 
 def settings(source: checkpoint.Loaded, sample: SampleConfig) -> dict:
@@ -129,6 +130,8 @@ def run(
     """
     if fad is not None:
         fad.extractor.require_channels(image_channels(source.net))
+    if extractor is not None or fad is not None:
+        require_spread(config.num_images)
     made_with = settings(source, sample)
     folder = prepare_folder(config.images_dir or logdir / "generated" / folder_name(made_with))
     with owning(folder, "generate", world):
@@ -138,9 +141,9 @@ def run(
         accepted()
         generate_missing(folder, source, sample, config, world, statistics)
         if world.main:
-            present(logdir, folder, source, config)
+            present(logdir, folder, config)
             if config.trajectory:
-                follow(logdir, source, sample, config, world, statistics)
+                follow(logdir / "images" / f"trajectory_{folder.name}", source, sample, config, world, statistics)
         world.wait()
         if extractor is None and fad is None:
             return 0
@@ -153,48 +156,47 @@ def run(
     return 0
 
 
-def present(logdir: Path, folder: Path, source: checkpoint.Loaded, config: EvalConfig) -> None:
-    """The images of `folder` in one npz beside it, and as a grid if asked for."""
+def present(logdir: Path, folder: Path, config: EvalConfig) -> None:
+    """The images of `folder` in one npz beside it, and as a grid if asked for, named after the folder.
+
+    The npz is written anew each time: an older one may hold images that the folder no longer has.
+    """
     npz = folder.with_name(f"{folder.name}_{config.num_images}.npz")
-    if not npz.exists():
-        save_npz(torch.cat([batch for _, batch in image_batches(folder, config.num_images)]), npz)
-    if config.grid:
+    save_npz(torch.cat([batch for _, batch in image_batches(folder, config.num_images)]), npz)
+    if config.grid and config.grid_images:
         count = min(config.grid_images, config.num_images)
-        path = logdir / (config.grid_path or grid_name(source.net))
+        path = logdir / (config.grid_path or f"images/{folder.name}.png")
         write_grid(path, folder, count, config.grid_row or max(1, math.isqrt(count)))
         print(f"{path}: the first {count}")
     print(f"{folder}: {config.num_images} images")
 
 
 def follow(
-    logdir: Path,
+    path: Path,
     source: checkpoint.Loaded,
     sample: SampleConfig,
     config: EvalConfig,
     world: World,
     statistics: Tensor | None = None,
 ) -> None:
-    """The first images once more, with the sampler's states on the way: `images/trajectory.png` and an animation.
+    """The first images once more, with the sampler's states on the way: a picture `{path}.png` and an animation.
 
     Called by the main process alone. States are shown as images: of CLD the positions, of blur diffusion the pixels.
     """
-    net, path = place(source.net, world.device).eval(), Trajectory()
+    net, paths, images = place(source.net, world.device).eval(), [], []
     process = make_process(net.diffusion, net.image_size)
     count = min(config.trajectory, config.num_images)
 
     def keep(time: float, state: Tensor) -> None:
-        path.add(to_uint8(state if isinstance(process, VP) else process.data(state)))
+        paths[-1].add(to_uint8(state if isinstance(process, VP) else process.data(state)))
 
     with ALONE.progress(count * sample.calls(net.diffusion), "trajectory", "call") as bar:
-        images = generate(
-            net,
-            sample,
-            range(count),
-            on_call=lambda x, t: bar.update(len(x)),
-            on_step=keep,
-            statistics=statistics,
-        )
-    for written in write_trajectory(path.frames(images), logdir / "images", config.trajectory_format):
+        hooks = {"on_call": lambda x, t: bar.update(len(x)), "on_step": keep}
+        for part in image_groups(net, range(count)):
+            paths.append(Trajectory())
+            images.append(generate(net, sample, part, statistics=statistics, **hooks))
+    frames = torch.cat([kept.frames(end) for kept, end in zip(paths, images, strict=True)], dim=1)
+    for written in write_trajectory(frames, path, config.trajectory_format):
         print(f"{written}: the way of the first {count} images")
 
 
@@ -256,6 +258,7 @@ def score_data(
     if fad is not None:
         fad.extractor.require_channels(dataset.channels)
     count = min(count, len(dataset))
+    require_spread(count)
     made_with = {"network": f"real images ({dataset.name}, {dataset.split})", "spiking": None}
     made_with |= {"image_size": dataset.img_size, "reference": stats_name}
     batches = dataset_batches(dataset, count, world)
@@ -295,30 +298,6 @@ def folder_name(made_with: dict) -> str:
     return f"{mode}{weights}_{sampler}_seed{made_with['seed']}_{made_with['checkpoint'][:8]}"
 
 
-def claim_folder(folder: Path, made_with: dict) -> None:
-    """Remember in the folder how its images are made. Raises UserError if it holds images made otherwise."""
-    path = folder / SETTINGS
-    if not path.exists():
-        if existing_indices(folder):
-            raise UserError(f"{folder} holds numbered images of unknown origin: choose another --images_dir")
-        write_text(path, json.dumps(made_with, indent=1) + "\n")
-        return
-    try:
-        stored = json.loads(read_text(path, SETTINGS_BYTES))
-    except (OSError, ValueError, RecursionError):
-        raise UserError(f"{path} is unreadable: choose another --images_dir") from None
-    stored = stored if isinstance(stored, dict) else {}
-    # Files written before these were settings lack them.
-    stored = {"arch": "unet", "process": "vp", "sampler_options": {}} | stored
-    stored = stored | {"spiking": SpikingConfig.completed(stored.get("spiking"))}
-    for name, value in made_with.items():
-        if stored.get(name) != value:
-            was = stored.get(name)
-            raise UserError(
-                f"{folder} holds images made with {name}={was}, now {name}={value}: choose another --images_dir"
-            )
-
-
 def generate_missing(
     folder: Path,
     source: checkpoint.Loaded,
@@ -343,10 +322,12 @@ def generate_missing(
 
 
 def image_batches(folder: Path, count: int, world: World = ALONE) -> Iterator[tuple[range, Tensor]]:
-    """This process's share of images 0..count−1 of `folder`, uint8 [B, C, H, W], each batch with its indices."""
-    paths = list_images(folder)
+    """This process's share of images 0..count−1 of `folder`, uint8 [B, C, H, W], each batch with its indices.
+
+    They are found by their names. Raises UserError if one is missing.
+    """
     for indices in shared_batches(count, world):
-        yield indices, read_images([paths[i] for i in indices], like=paths[0])
+        yield indices, read_images([image_path(folder, i) for i in indices], like=image_path(folder, 0))
 
 
 def write_grid(path: Path, folder: Path, count: int, nrow: int) -> None:
@@ -363,8 +344,10 @@ def make_stats(
 ) -> int:
     """Write the statistics of the first `num_images` images of a data set to `path`."""
     count = min(num_images, len(dataset))
+    require_spread(count)
     batches = (images for _, images in dataset_batches(dataset, count, world))
-    bar = tqdm(batches, total=len(shared_batches(count, world)), desc="statistics", leave=False, disable=not world.main)
+    hidden = None if world.main else True  # None: where there is no terminal
+    bar = tqdm(batches, total=len(shared_batches(count, world)), desc="statistics", leave=False, disable=hidden)
     gathered = gather_stats(bar, extractor, progress=False, world=world)
     if world.main:
         keep_stats(path, gathered, dataset, count, extractor.name)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..config import require
 from ..data import ImageDataset
 from ..metrics.fad import FadExtractor, fad, gather
 from ..metrics.stats_file import ReferenceStatistics
@@ -52,8 +53,9 @@ def make_stats(path: Path, dataset: ImageDataset, extractor: FadExtractor, num_i
     The main process does it, as in `Fad.score`.
     """
     extractor.require_channels(dataset.channels)
+    count = min(num_images, len(dataset))
+    require(count >= 2, f"--num_images={num_images}: statistics need at least 2 images")
     if world.main:
-        count = min(num_images, len(dataset))
         keep_stats(path, gather(in_order(dataset, count), extractor), dataset, count, extractor.name)
     world.wait()
     return 0

@@ -23,10 +23,11 @@ from ..config import require
 from ..data import ImageDataset, load_dataset
 from ..data.datasets import DATASET_TYPES
 from ..data.loader import batches, to_model_range
-from ..errors import UserError, one_line
+from ..errors import UserError, forgiving_output, one_line
 from ..io.atomic import sweep
 from ..metrics.fad import MODES, FadExtractor
 from ..metrics.fad_encoder import WIDTHS, AutoEncoder, load_autoencoder, save_autoencoder
+from ..output import unbreakable_output
 from ..runtime import choose_device, seed_from
 from ..world import ALONE
 from .fad import make_stats
@@ -81,7 +82,7 @@ def train(
     net = net.to(device).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr)
     source, value = batches(dataset, batch_size, seed=seed), math.nan
-    with tqdm(range(steps), "training", leave=False) as bar:
+    with tqdm(range(steps), "training", leave=False, disable=None) as bar:
         for step in bar:
             x = to_model_range(next(source)).to(device)
             loss = F.mse_loss(net(x), x)
@@ -140,9 +141,11 @@ def _prepare(folder: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 2 for bad input, with one line on the standard error stream."""
-    try:
-        run(parser().parse_args(sys.argv[1:] if arguments is None else arguments))
-    except UserError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 2
+    forgiving_output()
+    with unbreakable_output():
+        try:
+            run(parser().parse_args(sys.argv[1:] if arguments is None else arguments))
+        except UserError as error:
+            print(f"error: {one_line(str(error))}", file=sys.stderr)
+            return 2
     return 0

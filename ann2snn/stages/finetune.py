@@ -18,13 +18,14 @@ from ..io import checkpoint
 from ..io.images import save_grid
 from ..nets import UNet
 from ..report.log import RunLog
-from ..runtime import Interruption, place, prepare_folder
+from ..runtime import place, prepare_folder
 from ..sampling import generate_all
+from ..signals import Interruption
 from ..world import World
-from .common import SilentLog, due, owning
+from .common import SilentLog, due, owning, record_changes
 from .convert import GAP_FILE, converted, gaps_under, print_gap, write_gap
 from .cost import COST_FILE, COST_IMAGES, measure_and_write
-from .finetune_run import BEST, FineTuneConfig, Run
+from .finetune_run import BEST, FineTuneConfig, Run, made_of
 
 
 def run(
@@ -51,10 +52,13 @@ def run(
     ann: UNet = place(source.net, world.device)
     folder = prepare_folder(logdir / config.folder_name(ann.config.bits))
     with owning(folder, "finetune", world):
-        run = Run(folder, ann, spiking, config, source.hash, world)
+        inputs = made_of(dataset, sample, ann.diffusion, config.inputs)
+        run = Run(folder, ann, spiking, config, source.hash, world, inputs)
         run.restore()
         accepted()
         log = RunLog(run.folder, "finetune", run.log_step) if world.main else SilentLog()
+        if world.main:
+            record_changes(log, run.log_step, run.changes)
         try:
             code = _tune_all(run, dataset, sample, log)
         finally:
@@ -96,8 +100,8 @@ def _tune_all(run: Run, dataset: ImageDataset, sample: SampleConfig, log: RunLog
     held_back = [(x, t) if few else (run.world.share(x), run.world.share(t))]
     if not run.gaps:
         run.gaps.append(prediction_gap(run.ann, run.snn, held_back, run.world))
-        run.keep_if_best()
-    bar = tqdm(total=run.steps_planned, desc="fine-tune", unit="step", disable=not run.world.main)
+    run.keep_if_best()  # also of a resumed run: a rescued state comes without it
+    bar = tqdm(total=run.steps_planned, desc="fine-tune", unit="step", disable=None if run.world.main else True)
     stop = 0
     with Interruption() as interruption, bar:
         bar.update(run.steps_done)
@@ -119,9 +123,10 @@ def _tune_all(run: Run, dataset: ImageDataset, sample: SampleConfig, log: RunLog
                     f"prediction {run.gaps[-1]:.4f}"
                 )
             log.scalars(run.log_step - 1, block_gap=report.gap_after, prediction_gap=run.gaps[-1])
-            _snapshot(run, name, report, sample)
-            run.keep_if_best()
-            run.save()
+            with run.rescuing():
+                _snapshot(run, name, report, sample)
+                run.keep_if_best()
+                run.save()
     if stop:
         print(f"stopped after {len(run.reports)} of {len(run.subjects)} blocks; run the same command to continue")
         return 128 + stop

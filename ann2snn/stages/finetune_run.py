@@ -2,28 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import FT_INPUTS, FT_METHODS, SpikingConfig, check_accumulate, check_ft_name, require
+from ..config import (
+    FT_INPUTS,
+    FT_METHODS,
+    RESUME_WITH,
+    DiffusionConfig,
+    SampleConfig,
+    SpikingConfig,
+    check_accumulate,
+    check_ft_name,
+    check_resume_with,
+    require,
+)
 from ..convert import SpikingNetwork
+from ..data import ImageDataset
 from ..errors import UserError
 from ..finetune import LEARNABLE, NETWORK, BlockReport, BlockTuning, expand_neurons, tied_proxy, tunable_blocks
 from ..finetune.inputs import HELD_BACK
 from ..io import checkpoint
-from ..io.atomic import write_text
+from ..io.atomic import cause, write_text
 from ..io.training_state import parse_progress
 from ..nets import UNet
 from ..report.tables import text_table
 from ..world import World
-from .common import newest
+from .common import changes_text, newest
 from .convert import converted
 
 BEST = "model_best.pt"
 STATE = "ft_state.pt"
 SUMMARY = "finetune.json"
+#: Names in a run's identity that are not those of their flags → the flag.
+FLAG_OF = {"decay": "lr_decay", "inputs": "ft_inputs"}
+#: Flag → field of `SampleConfig`, for inputs that a sampler makes.
+SAMPLER_FIELDS = {
+    **{name: name for name in ("sampler", "eta", "denoise", "corrector", "grid_power")},
+    **{"sampler_steps": "steps", "clip_x0": "clip", "skip_type": "skip", "sampler_order": "order"},
+}
+
+
+def made_of(dataset: ImageDataset, sample: SampleConfig, diffusion: DiffusionConfig, inputs: str) -> dict:
+    """By flag, what decides the inputs of a fine-tuning: a resumed run must share it. Data by their fingerprint."""
+    found = {"dataset_type": dataset.name, "data_dir": dataset.fingerprint(), "amp": sample.amp}
+    if inputs == "sampler":
+        found |= {flag: getattr(sample, field) for flag, field in SAMPLER_FIELDS.items()}
+        found["var_type"] = diffusion.var_type
+    return found
 
 
 @dataclass(frozen=True)
@@ -32,7 +62,8 @@ class FineTuneConfig:
 
     method, learn, neuron_lr, decay, calibrate, cache: see `BlockTuning`. network_steps: of a last pass over all blocks
     at once; 0 for none. granularity: one threshold and charge per "layer" or per "channel". inputs: "data" or
-    "sampler". name: goes to the end of the folder's name.
+    "sampler". name: goes to the end of the folder's name. resume_with: flags whose value may differ from that of the
+    run that is resumed.
     """
 
     steps: int
@@ -54,8 +85,10 @@ class FineTuneConfig:
     name: str = ""
     accumulate: int = 1
     spike_chunk: int = 0
+    resume_with: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "resume_with", check_resume_with(self.resume_with))
         if self.learn is None:
             object.__setattr__(self, "learn", ("weights",) if self.method == "proxy" else LEARNABLE)
         require(self.method in FT_METHODS, f"--ft_method={self.method}: use one of {', '.join(FT_METHODS)}")
@@ -122,8 +155,18 @@ class Run:
     """One fine-tuning run of the network converted from `ann`."""
 
     def __init__(
-        self, folder: Path, ann: UNet, spiking: SpikingConfig, config: FineTuneConfig, source: str, world: World
+        self,
+        folder: Path,
+        ann: UNet,
+        spiking: SpikingConfig,
+        config: FineTuneConfig,
+        source: str,
+        world: World,
+        inputs: dict | None = None,
     ) -> None:
+        """inputs: see `made_of`."""
+        self.inputs = inputs or {}
+        self.changes: dict[str, tuple[object, object]] = {}  # settings that differ since `restore`, by flag
         self.folder, self.ann, self.config, self.source, self.world = folder, ann, config, source, world
         self.snn: SpikingNetwork = converted(ann, spiking, config.spike_chunk)
         expand_neurons(self.snn, config.learn, config.granularity)
@@ -150,7 +193,8 @@ class Run:
         return sum(max(1, self.config.tuning(name).steps) for name in self.subjects[: len(self.reports)])
 
     def identity(self) -> dict:
-        return {**self.config.fixed(), "source": self.source, "spiking": self.snn.spiking.to_dict()}
+        fixed = self.config.fixed() | self.inputs
+        return {**fixed, "source": self.source, "spiking": self.snn.spiking.to_dict()}
 
     def payload(self) -> dict:
         return checkpoint.snn_payload(self.snn, stage="finetuned", source=self.source, step=self.steps_done)
@@ -167,22 +211,48 @@ class Run:
         stored = raw.get("identity", {})
         stored = stored if isinstance(stored, dict) else {}
         stored = stored | {"spiking": SpikingConfig.completed(stored.get("spiking"))}
-        for name, value in self.identity().items():
-            if stored.get(name) != value:
-                raise UserError(
-                    f"cannot resume {path}: it was made with {name}={stored.get(name)}, now {name}={value}; "
-                    "correct the flag, choose another --ft_name, or remove the folder"
-                )
+        self.changes = self._changes(stored, path)
         checkpoint.load_state(self.snn.net, raw["ema_model"], path)  # copies in place: the proxy stays tied
         self.reports, self.gaps = parse_progress(raw, self.subjects, path)
-        print(f"resuming {self.folder}: {len(self.reports)} blocks are done")
+        print(f"resuming {self.folder}: {len(self.reports)} blocks are done{changes_text(self.changes)}")
+
+    def _changes(self, stored: dict, path: Path) -> dict[str, tuple[object, object]]:
+        """{flag: (before, now)}. Raises UserError for a change that was not asked for."""
+        free, changes = set(self.config.resume_with), {}
+        if "dataset_type" in free:
+            free.add("data_dir")
+        for name, value in self.identity().items():
+            untold = name in self.inputs and name not in stored  # by a file of before, or of inputs of another kind
+            if untold or stored.get(name) == value:
+                continue
+            flag = FLAG_OF.get(name, name)
+            if flag not in free:
+                cure = f", or allow it with --resume_with={flag}" if flag in RESUME_WITH else ""
+                raise UserError(
+                    f"cannot resume {path}: it was made with {name}={stored.get(name)}, now {name}={value}; "
+                    f"correct the flag, choose another --ft_name, or remove the folder{cure}"
+                )
+            changes[flag] = (stored.get(name), value)
+        return changes
+
+    def state(self) -> dict:
+        """What `restore` takes up."""
+        reports = [dataclasses.asdict(report) for report in self.reports]
+        return self.payload() | {"identity": self.identity(), "reports": reports, "gaps": self.gaps}
 
     def save(self) -> None:
-        if not self.world.main:
-            return
-        reports = [dataclasses.asdict(report) for report in self.reports]
-        extra = {"identity": self.identity(), "reports": reports, "gaps": self.gaps}
-        checkpoint.save(self.folder / STATE, self.payload() | extra, keep_previous=True)
+        if self.world.main:
+            checkpoint.save(self.folder / STATE, self.state(), keep_previous=True)
+
+    @contextlib.contextmanager
+    def rescuing(self) -> Iterator[None]:
+        """Where a file of a finished block cannot be written, keep all finished blocks elsewhere. Raises UserError."""
+        try:
+            yield
+        except (UserError, OSError) as error:
+            if isinstance(error, OSError):
+                error = UserError(f"cannot write {error.filename}: {cause(error)}")
+            raise checkpoint.rescued(self.folder / STATE, self.state(), error) if self.world.main else error from None
 
     def keep_if_best(self) -> None:
         """`model_best.pt` is the network with the smallest prediction gap so far, the untouched one included."""

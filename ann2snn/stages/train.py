@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,16 +17,18 @@ from tqdm import tqdm
 from ..config import DiffusionConfig, SampleConfig, TrainConfig
 from ..data import ImageDataset, batches
 from ..diffusion import ImageNoise
-from ..errors import UserError
+from ..errors import MemoryUserError, UserError, is_out_of_memory
 from ..io import checkpoint
 from ..io.images import save_grid
+from ..io.warning import warn
 from ..nets.architecture import NetworkConfig
 from ..report.log import RESULTS, RunLog, append_result
-from ..runtime import Interruption, prepare_folder
+from ..runtime import prepare_folder
 from ..sampling import generate_all
+from ..signals import Interruption
 from ..world import World
 from .best import AVERAGED, BestKeeper
-from .common import SilentLog, due, newest, owning
+from .common import SilentLog, changes_text, due, newest, owning, record_changes
 from .evaluate import sampling_settings
 from .trainer import Trainer
 
@@ -76,7 +80,7 @@ def run(
     initial: weights that a new run starts from; fresh ones otherwise.
     accepted: called when settings and checkpoint have passed all checks, before anything but the lock is written.
     """
-    trainer = Trainer(network, diffusion, train, world, amp, recompute)
+    trainer = Trainer(network, diffusion, train, world, amp, recompute, dataset)
     prepare_folder(logdir)
     with owning(logdir, "train", world):
         if network.ch == getattr(network, "norm_groups", None):
@@ -92,6 +96,7 @@ def run(
         stream = Batches(dataset, trainer, schedule.num_workers, home_of(dataset, schedule.resident, world.device))
         log = _run_log(logdir, trainer, schedule.wandb) if world.main else SilentLog()
         if world.main:
+            record_changes(log, trainer.step, trainer.changes)
             save_grid_of_real_images(logdir, dataset, log, schedule.sample_size)
         try:
             return _loop(trainer, stream, log, logdir, sample, schedule)
@@ -110,7 +115,7 @@ def start(
         )
     if found := newest(path, world):
         trainer.restore(found)
-        print(f"resuming {found} at step {trainer.step}")
+        print(f"resuming {found} at step {trainer.step}{changes_text(trainer.changes)}")
     elif initial is not None:
         trainer.begin_with(initial)
     else:
@@ -130,8 +135,8 @@ def _loop(
     keeper = Keeper(trainer, logdir / CHECKPOINT, _grid_noise(trainer, sample, schedule.sample_size))
     how = schedule.how | sampling_settings(sample, trainer.diffusion) if schedule.score else None
     best = BestKeeper(trainer, logdir / BEST, keeper.x_T, how)
-    bar = tqdm(total=total, initial=trainer.step, desc="train", unit="step", disable=not world.main)
-    with Interruption() as interruption, bar:
+    bar = tqdm(total=total, initial=trainer.step, desc="train", unit="step", disable=None if world.main else True)
+    with Interruption() as interruption, bar, kept_on_failure(keeper):
         stop = 0
         while trainer.step < total and not stop:
             rate = trainer.scheduler.get_last_lr()[0]
@@ -151,8 +156,8 @@ def _loop(
             if due(step, schedule.eval_step) and schedule.score is not None:
                 best.consider(score_both(trainer, schedule.score, logdir, log))
             stop = world.largest(interruption.requested)  # all stop at the same step
-    keeper.save()
-    world.wait()  # what comes next reads the file
+        keeper.save()
+        world.wait()  # what comes next reads the file
     if stop:
         print(f"stopped at step {trainer.step}; run the same command to continue")
         return 128 + stop
@@ -164,7 +169,7 @@ class Keeper:
 
     def __init__(self, trainer: Trainer, path: Path, x_T: Tensor) -> None:
         self.trainer, self.path, self.x_T = trainer, path, x_T
-        self.saved = -1
+        self.saved = trainer.step  # what it begins with is nothing to lose
 
     def save(self) -> None:
         """Write the present state, once. Raises UserError, which names the rescue file if one could be written."""
@@ -172,16 +177,46 @@ class Keeper:
         if self.saved == trainer.step:
             return
         trainer.check_finite(self.path.parent)
+        if trainer.world.main:
+            payload = trainer.payload(self.x_T)
+            try:
+                checkpoint.save(self.path, payload, keep_previous=True)
+            except UserError as error:
+                self.saved = trainer.step
+                raise checkpoint.rescued(self.path, payload, error) from None
         self.saved = trainer.step
-        if not trainer.world.main:
-            return
-        payload = trainer.payload(self.x_T)
+
+    def save_after(self, error: Exception) -> str:
+        """Write what `error` has left whole in memory, if that is new; says where, or nothing. Raises nothing."""
+        trainer = self.trainer
+        traceback.clear_frames(error.__traceback__)  # a step's activations live as long as they
         try:
-            checkpoint.save(self.path, payload, keep_previous=True)
-        except UserError as error:
-            rescued = checkpoint.rescue(payload, self.path.parent.name)
-            kept = f"; step {trainer.step} is kept in {rescued}: copy it to {self.path} to continue" if rescued else ""
-            raise UserError(f"{error}{kept}") from None
+            if self.saved == trainer.step or not trainer.whole or not trainer.world.main or int(trainer.first_bad):
+                return ""
+            trainer.optimizer.zero_grad(set_to_none=True)
+            self.save()
+        except Exception as second:
+            warn(f"step {trainer.step} could not be kept: {second}")
+            return ""
+        return f"; step {trainer.step} is kept in {self.path}"
+
+
+@contextlib.contextmanager
+def kept_on_failure(keeper: Keeper) -> Iterator[None]:
+    """Save before an error leaves: an unreadable image, memory that ran out, a lost process harm no step before.
+
+    Raises what it was, or UserError, which says so too, where users can help it.
+    """
+    try:
+        yield
+    except Exception as error:
+        kept = keeper.save_after(error)
+        if isinstance(error, UserError) or is_out_of_memory(error):
+            told = MemoryUserError(error) if is_out_of_memory(error) else error
+            raise UserError(f"{told}{kept}") from None
+        if kept:
+            warn(kept.removeprefix("; "))
+        raise
 
 
 class Batches:
@@ -268,6 +303,8 @@ def write_sample_grid(
     trainer: Trainer, sample: SampleConfig, count: int, logdir: Path, log: RunLog | SilentLog
 ) -> None:
     """`sample/{step}.png`: images of the averaged network, always from the same noise."""
+    if count == 0:
+        return
     images = generate_all(trainer.ema, sample, count, count, trainer.world)
     if not trainer.world.main:
         return
@@ -277,6 +314,8 @@ def write_sample_grid(
 
 def save_grid_of_real_images(logdir: Path, dataset: ImageDataset, log: RunLog, count: int) -> None:
     """`real.png`: what the samples should look like."""
+    if count == 0:
+        return
     images = torch.stack([dataset[i] for i in range(min(count, len(dataset)))])
     save_grid(images, logdir / "real.png", nrow=max(1, math.isqrt(len(images))))
     log.image(0, "real_sample", grid_for_board(images))

@@ -18,7 +18,7 @@ from quant.calibrate import calibrate_activations
 
 from ..compiled import compiled
 from ..config import FULL_PRECISION, DiffusionConfig, TrainConfig, require
-from ..data import to_model_range
+from ..data import ImageDataset, to_model_range
 from ..diffusion.ema import ema_decay_at
 from ..diffusion.process import denoising_loss, draw_times, make_process, network_pair
 from ..diffusion.synaptic import SynapticLoss
@@ -49,7 +49,15 @@ FIXED_ON_RESUME = (
     "reconstruction_loss_weight",
     "dropout",
     "seed",
+    "act_init",
+    "flip",
+    "amp",
+    "data_dir",
 )
+#: Of these, what earlier checkpoints do not tell.
+UNTOLD = ("amp", "data_dir")
+#: Fine-tuning's name of a flag → training's, which SDM is trained with.
+SAME = {"ft_steps": "total_steps", "ft_batch_size": "batch_size"}
 
 
 class Trainer:
@@ -66,7 +74,13 @@ class Trainer:
         world: World,
         amp: bool = False,
         recompute: bool = False,
+        dataset: ImageDataset | None = None,
     ) -> None:
+        """dataset: what is trained on, which a resumed run must share; not asked about where None."""
+        self.dataset = dataset
+        # What a run is made of besides its configurations. The data by their fingerprint: a path is no content.
+        self.told = {"amp": amp} | ({} if dataset is None else {"data_dir": dataset.fingerprint()})
+        self.changes: dict[str, tuple[object, object]] = {}  # settings that differ since `restore`, by flag
         self.train_config, self.diffusion, self.world = train, diffusion, world
         self.rows = world.rows(train.batch_size, "--batch_size")
         self.share = self.rows.stop - self.rows.start
@@ -93,6 +107,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(learned, lr=train.lr, fused=True)
         self.scheduler = LambdaLR(self.optimizer, lambda step: lr_factor(step, train))
         self.step = 0
+        self.whole = True  # not in the middle of a change of weights
         self.first_bad = torch.zeros((), dtype=torch.int64, device=self.device)
         self.ema = copy.deepcopy(self.net).requires_grad_(False).eval()
         # Averages gradients over processes while they are computed.
@@ -130,8 +145,30 @@ class Trainer:
     def train_step(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """One optimizer step on this process's share of a batch, uint8 [n, C, H, W].
 
-        Returns the share's mean loss and the whole batch's gradient norm before clipping, both 0-dim.
+        Returns the share's mean loss and the whole batch's gradient norm before clipping, both 0-dim. If it raises, the
+        state is that before the step, as long as `whole` is True.
         """
+        running = _counted(self.net)
+        kept = [statistic.clone() for statistic in running]
+        try:
+            losses, norm = self.gradients(images)
+        except Exception:
+            for statistic, before in zip(running, kept, strict=True):
+                statistic.copy_(before)
+            raise
+        self.whole = False
+        self.optimizer.step()
+        self.scheduler.step()
+        self.update_ema()
+        self.step += 1
+        self.whole = True
+        # The norm is the same on all processes, so that all agree; kept on the device, so that nothing waits for it.
+        bad = ~torch.isfinite(norm) & (self.first_bad == 0)
+        self.first_bad = torch.where(bad, self.step, self.first_bad)
+        return losses.mean(), norm
+
+    def gradients(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute and clip the gradients of `train_step`. Returns the losses of all parts, and the norm."""
         x_0 = to_model_range(images.to(self.device, non_blocking=True)).to(memory_format=layout_for(self.device))
         t, noise = self.draw(x_0)
         self.optimizer.zero_grad(set_to_none=True)
@@ -141,14 +178,7 @@ class Trainer:
             for first in range(0, self.share, size)
         ]
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.train_config.grad_clip)
-        self.optimizer.step()
-        self.scheduler.step()
-        self.update_ema()
-        self.step += 1
-        # The norm is the same on all processes, so that all agree; kept on the device, so that nothing waits for it.
-        bad = ~torch.isfinite(norm) & (self.first_bad == 0)
-        self.first_bad = torch.where(bad, self.step, self.first_bad)
-        return torch.stack(losses).mean(), norm
+        return torch.stack(losses), norm
 
     def draw(self, x_0: Tensor) -> tuple[Tensor, Tensor]:
         """Diffusion times [n] and noise like x_0 of this process's rows, cut out of the whole batch's."""
@@ -181,7 +211,8 @@ class Trainer:
             raise UserError(
                 f"the loss is not finite at step {step} (the batch of --seed={self.train_config.seed} at step "
                 f"{step - 1}, noise seed {seed_from(self.train_config.seed, step, 0)}): lower --lr or --grad_clip and "
-                f"run again; the last checkpoint in {logdir} is from before and continues"
+                f"run again with --resume_with=lr,grad_clip; the last checkpoint in {logdir} is from before and "
+                "continues"
             )
 
     @torch.no_grad()
@@ -211,27 +242,52 @@ class Trainer:
             "arch": self.net.config.arch,
             "unet": self.net.config.to_dict(),
             "diffusion": self.diffusion.to_dict(),
-            "train": self.train_config.to_dict(),
+            "train": self.train_config.to_dict() | self.told,
         }
 
     def restore(self, path: Path) -> None:
-        """Continue from a checkpoint. Raises UserError if it is another network's or another run's."""
+        """Continue from a checkpoint; `changes` tells what is not as it was. Raises UserError for another run's."""
         loaded = checkpoint.load(path, weights="net")
         raw = loaded.raw
         for name in ("arch", *self.net.config.to_dict()):
+            if name == "dropout":  # which is a setting of the training, too
+                continue
             _require_same(path, name, getattr(loaded.net.config, name), getattr(self.net.config, name))
         for name in set(DiffusionConfig.__dataclass_fields__) - {"var_type"}:  # a choice of the sampler
             _require_same(path, name, getattr(loaded.net.diffusion, name), getattr(self.diffusion, name))
-        stored = raw.get("config", {}).get("train", {})
-        fixed = (*FIXED_ON_RESUME, "total_steps") if self.train_config.lr_decay != "none" else FIXED_ON_RESUME
-        for name in fixed:
-            default = TrainConfig.__dataclass_fields__[name].default  # of a setting that the file does not know yet
-            _require_same(path, name, stored.get(name, default), getattr(self.train_config, name))
+        self.changes = self._changes(raw.get("config", {}).get("train", {}), path)
         self.net.load_state_dict(loaded.net.state_dict())
         self.ema.load_state_dict(checkpoint.load(path, payload=raw, weights="ema").net.state_dict())
         load_optimizer(self.optimizer, raw.get("optim"), path)
         load_schedule(self.scheduler, raw.get("sched"), loaded.step, path)
         self.step = loaded.step
+
+    def _changes(self, stored: dict, path: Path) -> dict[str, tuple[object, object]]:
+        """{flag: (before, now)}. Raises UserError for a change that was not asked for."""
+        asked = self.train_config.to_dict() | self.told
+        free = {SAME.get(name, name) for name in self.train_config.resume_with}
+        if "dataset_type" in free:
+            free.add("data_dir")
+        fixed = (*FIXED_ON_RESUME, "total_steps") if self.train_config.lr_decay != "none" else FIXED_ON_RESUME
+        changes = {}
+        for name in fixed:
+            if name in UNTOLD and not (name in stored and name in asked):
+                continue
+            default = None if name in UNTOLD else TrainConfig.__dataclass_fields__[name].default
+            before, now = stored.get(name, default), asked[name]  # the default of what the file does not know yet
+            if self._meaning(name, before) != self._meaning(name, now):
+                changes[name] = (before, now)
+                if name not in free:
+                    _require_same(path, name, before, now, f", or allow it with --resume_with={name}")
+        return changes
+
+    def _meaning(self, name: str, value: object) -> object:
+        """What a setting comes to, so that two ways to write the same are equal."""
+        if name == "flip" and value is None and self.dataset is not None:
+            return self.dataset.flip
+        if name == "act_init" and value != "calibrate":
+            return float(value)
+        return value
 
 
 def synaptic_loss_of(train: TrainConfig, network: NetworkConfig) -> SynapticLoss | None:
@@ -252,6 +308,12 @@ def _running(net: nn.Module) -> list[Tensor]:
     return [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
 
 
+def _counted(net: nn.Module) -> list[Tensor]:
+    """All that a forward pass changes: batch norm's running statistics and its count of batches."""
+    norms = [module for module in net.modules() if isinstance(module, StepBatchNorm)]
+    return [*_running(net), *(norm.num_batches_tracked for norm in norms)]
+
+
 def averaging(net: nn.Module) -> DistributedDataParallel:
     """`net` with gradients that are the mean over all processes; buffers are constants and need no exchange."""
     known = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -269,9 +331,9 @@ def lr_factor(step: int, config: TrainConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
-def _require_same(path: Path, name: str, stored: object, asked: object) -> None:
+def _require_same(path: Path, name: str, stored: object, asked: object, cure: str = "") -> None:
     if stored != asked:
         raise UserError(
             f"cannot resume {path}: it was trained with {name}={stored}, now {name}={asked}; "
-            "correct the flag or choose another --logdir"
+            f"correct the flag or choose another --logdir{cure}"
         )

@@ -22,9 +22,10 @@ from tqdm import tqdm
 from ..config import PROCESSES, SDE_SAMPLERS, require
 from ..diffusion.gddim_coefficients import CORRECTORS
 from ..diffusion.samplers import IMAGE_SAMPLERS
-from ..errors import UserError, one_line
+from ..errors import UserError, forgiving_output, one_line
 from ..files import read_text
 from ..io.atomic import replacing, sweep, write_text
+from ..output import unbreakable_output
 from ..runtime import prepare_folder
 from .draw import picture
 from .learn import load, save, train
@@ -114,7 +115,7 @@ def run(settings: ToySettings, out: Path, network: Path | None = None) -> list[R
         raise UserError(str(error).replace("--logdir", "--out")) from None
     start = time.perf_counter()
     if network is None:
-        with tqdm(total=settings.train_steps, desc="training", leave=False) as bar:
+        with tqdm(total=settings.train_steps, desc="training", leave=False, disable=None) as bar:
             net, loss = train(settings, lambda step, loss: bar.update())
         save(out / NETWORK, net, settings, loss)
     else:
@@ -153,14 +154,16 @@ def _shown(value: float | None) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 2 for bad input, with one line on the standard error stream."""
-    try:
-        settings, given = settings_from(sys.argv[1:] if arguments is None else arguments)
-        if given.num_threads:
-            torch.set_num_threads(given.num_threads)
-        run(settings, given.out, given.network)
-    except UserError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 2
+    forgiving_output()
+    with unbreakable_output():
+        try:
+            settings, given = settings_from(sys.argv[1:] if arguments is None else arguments)
+            if given.num_threads:
+                torch.set_num_threads(given.num_threads)
+            run(settings, given.out, given.network)
+        except UserError as error:
+            print(f"error: {one_line(str(error))}", file=sys.stderr)
+            return 2
     return 0
 
 

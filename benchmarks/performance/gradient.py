@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from unittest import mock
 
 import torch
 
-from ann2snn.kernels import IFRule, IFState, if_scan, surrogate, torch_ref
+from ann2snn.kernels import Levels, Neurons, Pace, follow
 
 from .forward import STREAM
 from .networks import SEED, inputs, make_snn, window
 from .results import Bench, Section
 
 AUTOGRAD, BY_HAND = "autograd", "by hand"
+MODULE = importlib.import_module("ann2snn.kernels.follow")  # the package calls the function so
 Pass = Callable[[], None]
 
 
@@ -29,17 +31,18 @@ def bptt(bench: Bench) -> Section:
 
 
 def _scan(bench: Bench, bits: int) -> tuple[str, Pass]:
-    """Signed bounded neurons whose thresholds learn."""
+    """Neurons whose thresholds learn."""
     ch, size = bench.plan.wide[0], bench.plan.unet.get("image_size", 32)
     generator = torch.Generator().manual_seed(SEED)
     shape = (window(bits), bench.plan.scan_batch, ch, size, size)
-    current = torch.rand(shape, generator=generator).to(bench.device).requires_grad_()
-    theta = torch.ones((), device=bench.device, requires_grad=True)
+    means = torch.rand(shape, generator=generator).to(bench.device).requires_grad_()
+    step = torch.tensor(1 / window(bits), device=bench.device, requires_grad=True)
+    neurons = Neurons(Levels(step, 0, window(bits)))
+    paces = [Pace(step / window(bits), 1) for step in range(1, window(bits) + 1)]
     upstream = torch.rand(shape, generator=generator).to(bench.device)
 
     def run() -> None:
-        events = if_scan(current, IFState.rest(current[0], theta), theta, IFRule(), window(bits))
-        torch.autograd.grad(events, (current, theta), upstream)
+        torch.autograd.grad(follow(means, None, neurons, paces)[0], (means, step), upstream)
 
     return f"scan, T = {window(bits)}, {list(shape[1:])} neurons", run
 
@@ -59,7 +62,15 @@ def _network(bench: Bench, bits: int) -> tuple[str, Pass]:
 
 def _by_autograd(run: Pass) -> Pass:
     def job() -> None:
-        with mock.patch.object(torch_ref, "bounded_scan_with_gradient", surrogate.if_scan_with_gradient):
+        with mock.patch.object(MODULE, "_Follow", _Autograd):
             run()
 
     return job
+
+
+class _Autograd:
+    """In the place of the function with the hand-written reverse: what specifies it."""
+
+    @staticmethod
+    def apply(x, level, step, charge, offset, neurons, paces, report):
+        return MODULE.soft_follow(x, level, neurons, paces, report, smooth=False)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 
 import torch
-from ann2snn.convert.parts import SpikingConv2d
 from torch import Tensor, nn
 
 from ann2snn.convert import SpikingNetwork
@@ -63,12 +62,10 @@ class MaskedDenoiser(nn.Module):
     def __init__(self, snn: SpikingNetwork, whole_window: bool = True) -> None:
         super().__init__()
         config = snn.spiking
-        if (config.schedule, config.stream_norm, config.if_neuron) != ("stream", "per_step", "reference"):
+        if not (snn.clock.on_currents and config.if_neuron == "reference"):
             raise UserError("the published way is schedule=stream, stream_norm=per_step, if_neuron=reference")
         snn = copy.deepcopy(snn)
-        self.unet, self.clock, self.whole_window = snn.net, snn.clock, whole_window
-        for edge in (self.unet.head, self.unet.tail[-1]):
-            edge.__class__ = SpikingConv2d  # the published loop convolves the image, and the last spikes, at every step
+        self.unet, self.spike_steps, self.whole_window = snn.net, snn.clock.spike_steps, whole_window
         self.neurons: list[MaskedNeuron] = []
         for name, neuron in list(snn.neurons()):
             self.neurons.append(self._replace(name, neuron, config.signed))
@@ -80,9 +77,8 @@ class MaskedDenoiser(nn.Module):
         return masked
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        steps = self.clock.spike_steps
+        steps = self.spike_steps
         chunk = steps if self.whole_window else 1
-        self.clock.chunk_steps, self.clock.input_on = chunk, True
         for neuron in self.neurons:
             neuron.chunk_steps, neuron.membrane, neuron.count = chunk, None, None
         total = torch.zeros_like(x)

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from ann2snn.config import FULL_PRECISION, SpikingConfig
-from ann2snn.convert import SpikingNetwork
+from ann2snn.convert.to_snn import attach
 from ann2snn.nets import UNet
 from ann2snn.runtime import place
 
@@ -119,9 +119,8 @@ def prepare(bench: Bench, job: Job) -> Callable[[], object]:
         trainer = make_trainer(bench, job.bits, images)
         return lambda: trainer.train_step(images)
     ch, batch = bench.plan.wide
-    config = config_of(bench, ch, job.bits)
-    net = UNet(config) if job.kind == ANN else SpikingNetwork(config, SPIKING[job.kind])
-    net = place(net.eval(), bench.device)
+    net = UNet(config_of(bench, ch, job.bits)).eval()
+    net = place(net if job.kind == ANN else attach(net, SPIKING[job.kind]), bench.device)
     run = MaskedDenoiser(net) if job.kind == "masks" else net
     return call(run, *inputs(bench, net, batch))
 

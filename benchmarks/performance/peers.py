@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ann2snn.kernels import IFRule, IFState, if_scan
+from ann2snn.kernels import IFState, Levels, Neurons, Pace, follow, if_scan
 
 from .forward import call
 from .networks import inputs, make_ann, window
@@ -16,7 +16,7 @@ from .results import Bench, Section
 
 MISSING = "not installed"
 SCAN_BITS = 3
-PEER_RULE = IFRule("reference", signed=False)  # fires at θ, subtracts θ, no bounds: what the peers compute
+OURS, LEVELS = "ours, published and unsigned", "ours, a level that follows its target"
 
 
 def installed(name: str) -> bool:
@@ -24,19 +24,23 @@ def installed(name: str) -> bool:
 
 
 def scan(bench: Bench) -> Section:
-    """IF neurons over [T, N, C, H, W], from a membrane of 0, without gradients; spikes are compared with ours."""
+    """IF neurons over [T, N, C, H, W], from a membrane of 0, without gradients.
+
+    The published neuron does what the peers do, fire at θ and subtract θ, and spikes are compared with its own. The
+    neuron of converted networks reads means and answers with means instead.
+    """
     steps, ch = window(SCAN_BITS), bench.plan.wide[0]
     size = bench.plan.unet.get("image_size", 32)
     generator = torch.Generator().manual_seed(0)
     current = torch.rand(steps, bench.plan.scan_batch, ch, size, size, generator=generator).to(bench.device)
-    scans = {"ours, unsigned": _ours(PEER_RULE), "ours, signed and bounded": _ours(IFRule())}
+    scans = {OURS: _published, LEVELS: _levels}
     makers = {"spikingjelly": _spikingjelly, "snntorch": _snntorch}
     scans |= {name: make(bench) for name, make in makers.items() if installed(name)}
     jobs = {name: _inferred(run, current) for name, run in scans.items()}
-    expected = jobs["ours, unsigned"]()
-    differ = {name: float((job() != expected).float().mean()) for name, job in jobs.items()}
+    expected = jobs[OURS]()
+    differ = {name: float((job() != expected).float().mean()) for name, job in jobs.items() if name != LEVELS}
     times = bench.time(jobs)
-    rows = [[name, *times.row(name, "ours, unsigned"), differ[name]] for name in jobs]
+    rows = [[name, *times.row(name, OURS), differ.get(name)] for name in jobs]
     rows += [[name, MISSING, None, None] for name in makers if name not in jobs]
     title = f"Neuron scan, T = {steps}, {list(current.shape[1:])} neurons"
     return Section(title, ["neuron", "ms (quartiles)", "over ours", "share of spikes that differ"], rows)
@@ -50,12 +54,16 @@ def _inferred(run: Callable[[Tensor], Tensor], current: Tensor) -> Callable[[], 
     return job
 
 
-def _ours(rule: IFRule) -> Callable[[Tensor], Tensor]:
-    def run(current: Tensor) -> Tensor:
-        theta = torch.ones((), device=current.device)
-        return if_scan(current, IFState.rest(current[0], theta, 0.0), theta, rule, len(current))
+def _published(current: Tensor) -> Tensor:
+    theta = torch.ones((), device=current.device)
+    return if_scan(current, IFState.rest(current[0], theta, 0.0), theta, signed=False)
 
-    return run
+
+def _levels(means: Tensor) -> Tensor:
+    """As many steps of the neuron that converted networks have."""
+    steps = len(means)
+    levels = Levels(torch.tensor(1 / steps, device=means.device), 0, steps)
+    return follow(means, None, Neurons(levels), [Pace(step / steps, 1) for step in range(1, steps + 1)])[0]
 
 
 def _spikingjelly(bench: Bench) -> Callable[[Tensor], Tensor]:

@@ -45,3 +45,11 @@ def test_every_array_was_read_by_a_test(request):
         if module.startswith("conformance/"):  # the others load their own files, and check their completeness
             for name in files_of(pattern):
                 assert not golden(name).unread, f"{name}: {sorted(golden(name).unread)[:5]}"
+
+
+def test_make_test_runs_this_folder_in_one_process():
+    """Among several, each sees only what its own tests read, and the check above has nothing to say."""
+    recipe = (HERE.parents[1] / "Makefile").read_text(encoding="utf-8").split("\ntest:")[1].split("\n\n")[0]
+    shared, alone = [line for line in recipe.splitlines() if "-m pytest" in line]
+    assert "-n " in shared and "--ignore tests/conformance" in shared
+    assert "-n " not in alone and "tests/conformance" in alone

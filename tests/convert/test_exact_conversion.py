@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from ann2snn.config import SpikingConfig
 from ann2snn.convert import convert, relative_error
-from ann2snn.neurons import IFNeuron
 from tests.helpers import ann_counts, assert_close, assert_equal, random_ann, random_batch, spike_trains
 
 EXACT = 1e-12
@@ -73,20 +72,6 @@ def test_stream_equals_the_quantized_network_once_settled(options, bits, n):
     assert steps == {2**bits - 1 + snn.last_settle_steps + 1}  # the last one is silent
 
 
-@on_random_networks(bits=(2, 3, 4, 5), examples=12)
-def test_materialised_trains_add_up_to_the_counts(options, bits, n):
-    ann, x, t = network(options, bits, n)
-    snn = convert(ann)
-    counted, counts = spike_trains(snn, x, t)
-    with snn.running_as(materialise=True):
-        out, trains = spike_trains(snn, x, t)
-    assert_close(out, counted, EXACT)
-    for name, train in trains.items():
-        assert len(train) == 2**bits - 1
-        assert ((train == 0) | (train == 1)).all()
-        assert_equal(train.sum(0), counts[name][0])
-
-
 @on_random_networks(bits=(2, 3), examples=10)
 def test_settling_longer_than_needed_changes_nothing(options, bits, n):
     ann, x, t = network(options, bits, n)
@@ -102,24 +87,16 @@ def test_settling_longer_than_needed_changes_nothing(options, bits, n):
 
 
 @on_random_networks(bits=(2, 3), examples=10)
-def test_after_settling_nothing_fires_and_every_membrane_rests(options, bits, n):
+def test_after_settling_every_level_is_the_quantizers_and_stays(options, bits, n):
     ann, x, t = network(options, bits, n)
+    _, levels = ann_counts(ann, x, t)
     snn = convert(ann, SETTLED)
-    # Apart from the norms, the neurons keep their membranes, see test_joined_layers.
-    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(IFNeuron, "after_norm", lambda *_: None)
-        snn.reset()
-        snn._chunk(x, t, snn.clock.spike_steps, input_on=True)
-        snn._settle(x, t)
-        for _, neuron in snn.neurons():
-            membrane, count, theta = neuron.state.membrane, neuron.state.count, neuron.theta
-            assert ((membrane < theta) | (count == snn.clock.spike_steps)).all()
-            assert ((membrane >= 0) | (count == 0)).all()
-            assert ((count >= 0) & (count <= snn.clock.spike_steps)).all()
-        still = {name: neuron.state.count.clone() for name, neuron in snn.neurons()}
-        snn._chunk(x, t, 5, input_on=False)
-        for name, neuron in snn.neurons():
-            assert_equal(neuron.state.count, still[name])
+    with torch.no_grad(), snn.carrying():
+        snn(x, t)
+        for _ in range(2):
+            for name, neuron in snn.neurons():
+                assert_equal(neuron.states[0], levels[name])
+            snn._chunk((x, t), {}, 5)
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -129,16 +106,20 @@ def test_time_outside_or_inside_the_layers_is_the_same(signed, norm, neuron, opt
     ann, x, t = network(options, bits, n)
     snn = convert(ann, schedule="stream", signed=signed, stream_norm=norm, if_neuron=neuron)
     steps = snn.clock.spike_steps
+
+    def run(*chunks: int) -> torch.Tensor:
+        snn.reset()
+        answer = None
+        for size in chunks:
+            answer = snn._chunk((x, t), {}, size, answer)
+        return answer
+
     with torch.no_grad():
+        whole = run(steps)
+        assert_close(run(*[1] * steps), whole, EXACT)
+        assert_close(run(1, steps - 1), whole, EXACT)
         snn.reset()
-        whole = snn._chunk(x, t, steps, input_on=True)
-        snn.reset()
-        by_step = sum(snn._chunk(x, t, 1, input_on=True) for _ in range(steps))
-        snn.reset()
-        uneven = snn._chunk(x, t, 1, input_on=True) + snn._chunk(x, t, steps - 1, input_on=True)
-        assert_close(by_step, whole, EXACT)
-        assert_close(uneven, whole, EXACT)
-        assert_close(snn(x, t) * steps, whole, EXACT)
+        assert_close(snn(x, t), whole, EXACT)
 
 
 @pytest.mark.parametrize(("weight_bits", "weight_quant"), [(4, "apot"), (4, "uniform"), (2, "apot")])

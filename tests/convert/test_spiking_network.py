@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ann2snn.config import SpikingConfig, UNetConfig
+from ann2snn.config import SpikingConfig
 from ann2snn.convert import SpikingNetwork, convert
 from ann2snn.errors import UserError
 from ann2snn.nets import UNet
@@ -25,7 +25,7 @@ def call(snn: SpikingNetwork, batch: tuple) -> torch.Tensor:
 
 
 def has_state(snn: SpikingNetwork) -> bool:
-    return any(getattr(module, "state", None) is not None for module in snn.net.modules())
+    return any(state is not None for _, neuron in snn.neurons() for state in neuron.states)
 
 
 def test_nothing_is_shared_with_the_ann():
@@ -52,7 +52,7 @@ def test_weights_names_precision_and_mode_are_the_anns():
     for name, value in snn.net.state_dict().items():
         assert_equal(value, ann.state_dict()[name])
     assert (snn.in_channels, snn.image_size, snn.config, snn.diffusion) == (3, 4, ann.config, ann.diffusion)
-    assert convert(random_ann().float()).unet.head.weight.dtype == torch.float32
+    assert convert(random_ann().float()).net.head.weight.dtype == torch.float32
 
 
 @configs
@@ -99,44 +99,23 @@ def test_another_batch_in_the_middle_of_a_window_raises():
     (x, t), (y, s) = random_batch(snn, 2), random_batch(snn, 3)
     with torch.no_grad():
         snn.reset()
-        snn._chunk(x, t, 1, input_on=True)
+        snn._chunk((x, t), {}, 1)
         with pytest.raises(ValueError, match="reset the network"):
-            snn._chunk(y, s, 1, input_on=True)
+            snn._chunk((y, s), {}, 1)
 
 
 def test_running_as_and_monitored_are_undone_on_exit_and_on_error():
     snn = convert(random_ann())
     stream = SpikingConfig("stream")
-    with pytest.raises(KeyError), snn.monitored(Trains(snn)), snn.running_as(stream, materialise=True):
-        assert snn.spiking == stream and snn.clock.materialise and snn.clock.monitor is not None
+    with pytest.raises(KeyError), snn.monitored(Trains(snn)), snn.running_as(stream):
+        assert snn.spiking == stream and snn.clock.monitor is not None
         raise KeyError
-    assert snn.spiking == SpikingConfig() and not snn.clock.materialise and snn.clock.monitor is None
-
-
-def test_materialising_is_allowed_under_stream_where_trains_are_all_there_is():
-    snn = convert(random_ann(), schedule="stream")
-    batch = random_batch(snn)
-    expected = call(snn, batch)
-    with snn.running_as(materialise=True):
-        assert_equal(call(snn, batch), expected)
-
-
-def test_biases_are_absent_while_settling():
-    snn = convert(random_ann(), schedule="stream")
-    x, t = random_batch(snn)
-    with torch.no_grad():
-        snn.reset()
-        snn._chunk(x, t, 3, input_on=True)
-        snn.clock.chunk_steps, snn.clock.input_on = 1, False
-        assert_equal(snn.net.head(torch.zeros_like(x)), torch.zeros(2, 8, 4, 4, dtype=torch.float64))
-        assert_equal(snn.net.time_embedding.timembedding[0](t), torch.zeros(2, 8, dtype=torch.float64))
+    assert snn.spiking == SpikingConfig() and snn.clock.monitor is None
 
 
 def test_full_precision_is_refused():
     with pytest.raises(UserError, match="--bit=2 to 8"):
         convert(random_ann(bits=32))
-    with pytest.raises(UserError, match="--bit=2 to 8"):
-        SpikingNetwork(UNetConfig(bits=32), SpikingConfig())
 
 
 def test_power_of_two_activations_are_refused_by_name():
@@ -149,7 +128,7 @@ def test_power_of_two_activations_are_refused_by_name():
 def test_other_modules_are_refused():
     with pytest.raises(UserError, match="Linear"):
         convert(torch.nn.Linear(2, 2))
-    with pytest.raises(UserError, match="SpikingNetwork"):
+    with pytest.raises(UserError, match="converted already"):
         convert(convert(random_ann()))
 
 

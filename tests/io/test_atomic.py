@@ -14,7 +14,7 @@ from ann2snn.errors import UserError
 from ann2snn.io import atomic
 from ann2snn.io.atomic import HOST, replacing, sweep, write_text
 from ann2snn.io.images import save_grid
-from tests.disks import fill, read_only, small_disk
+from tests.disks import NEW_PROCESSES, fill, may_unshare, read_only, small_disk, unshare
 from tests.processes import child_inside, ended, fork, kill
 
 BIG = "x" * 400_000
@@ -226,3 +226,57 @@ def test_a_number_given_to_a_second_process_does_not_protect_what_the_first_left
     with begun(tmp_path / "ckpt.pt")():
         assert sweep(tmp_path) == [left]
     assert (tmp_path / "ckpt.pt").read_text() == "half" and not atomic._mine
+
+
+def sweep_as_elsewhere(folder: Path) -> bool:
+    """Sweep in a process that sees no other one, as in a container; whether anything was removed."""
+
+    def elsewhere() -> None:
+        unshare(NEW_PROCESSES)
+        os._exit(ended(fork(lambda: os._exit(3 if sweep(folder) else 0))))
+
+    return ended(fork(elsewhere)) == 3
+
+
+@pytest.mark.skipif(not may_unshare(), reason="no name spaces here")
+def test_a_container_with_this_hosts_name_leaves_what_is_being_written_here(tmp_path):
+    with child_inside(begun(tmp_path / "a.pt")) as child:
+        assert not sweep_as_elsewhere(tmp_path)
+        kill(child)
+        assert sweep_as_elsewhere(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+@pytest.mark.skipif(not may_unshare(), reason="no name spaces here")
+def test_nor_does_it_take_the_previous_file_on_its_way_to_its_name(tmp_path, links, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    write(tmp_path / "file", "1")
+    original = os.replace
+
+    def replace(*args):
+        assert not sweep_as_elsewhere(tmp_path)
+        original(*args)
+
+    monkeypatch.setattr(os, "replace", replace)
+    write(tmp_path / "file", "2")
+    assert state(tmp_path) == {"file": "2", "previous": "1"}
+
+
+def test_where_locks_are_refused_only_old_files_are_swept(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    dead = fork(lambda: None)
+    ended(dead)
+    left = tmp_path / f".ckpt.pt.{HOST}.{dead}.0123abcd.tmp"
+    left.write_text("")
+    monkeypatch.setattr(atomic.fcntl, "flock", refuse)
+    write_text(tmp_path / "file", "written all the same")
+    assert sweep(tmp_path) == []
+    os.utime(left, (1e9, 1e9))
+    assert sweep(tmp_path) == [left] and os.listdir(tmp_path) == ["file"]

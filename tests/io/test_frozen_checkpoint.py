@@ -1,79 +1,45 @@
-"""Frozen norm statistics travel in a spiking network's file, and are checked like its weights."""
+"""Norms with fixed statistics, which earlier versions had, are refused with what to use instead."""
 
 import pytest
 import torch
 
+from ann2snn import UserError
 from ann2snn.config import SpikingConfig
-from ann2snn.convert import SpikingNetwork, convert, freeze_norms
-from ann2snn.errors import UserError
+from ann2snn.convert import convert
 from ann2snn.io import checkpoint
-from tests.helpers import assert_equal, random_ann, random_batch
+from tests.helpers import random_ann
+from tests.scripts import SAMPLING, script
 
-FROZEN = SpikingConfig("stream", stream_norm="frozen", settle_steps=1)
-NORM = "middleblocks.1.block1.0"
-
-
-@pytest.fixture
-def frozen() -> SpikingNetwork:
-    ann = random_ann().float()
-    snn = convert(ann, FROZEN)
-    x, t = random_batch(ann, 6)
-    freeze_norms(ann, snn, x.float(), t, bins=3)
-    return snn
+INSTEAD = "--stream_norm=frozen: .* are gone; use cumulative, .*--settle_steps=auto"
 
 
-def saved(snn: SpikingNetwork, path, **changes: torch.Tensor | None) -> None:
-    """Write `snn`, with entries of one norm changed, or left out where None."""
-    payload = checkpoint.snn_payload(snn)
-    state = dict(payload["ema_model"]) | {f"{NORM}.{name}": value for name, value in changes.items()}
-    payload["ema_model"] = {name: value for name, value in state.items() if value is not None}
-    checkpoint.save(path, payload)
+@pytest.mark.parametrize("schedule", ["stream", "layer_sync"])
+def test_asking_for_them(schedule):
+    with pytest.raises(UserError, match=INSTEAD):
+        SpikingConfig(schedule, stream_norm="frozen")
+    with pytest.raises(UserError, match=INSTEAD):
+        convert(random_ann(), schedule=schedule, stream_norm="frozen")
 
 
-def test_a_network_with_frozen_norms_comes_back_and_answers_the_same(frozen, tmp_path):
-    saved(frozen, tmp_path / "snn.pt")
-    loaded = checkpoint.load(tmp_path / "snn.pt").net
-    assert loaded.spiking == FROZEN
-    for name, value in frozen.unet.state_dict().items():
-        assert_equal(loaded.unet.state_dict()[name], value)
-    x, t = random_batch(frozen, 3, seed=1)
-    with torch.no_grad():
-        assert_equal(loaded(x.float(), t), frozen(x.float(), t))
+def test_a_file_that_asks_for_them(tmp_path):
+    payload = checkpoint.snn_payload(convert(random_ann().float()))
+    payload["config"]["spiking"]["stream_norm"] = "frozen"
+    checkpoint.save(tmp_path / "snn.pt", payload)
+    with pytest.raises(UserError, match=INSTEAD) as refusal:
+        checkpoint.load(tmp_path / "snn.pt")
+    assert str(refusal.value).startswith(f"refusing {tmp_path}/snn.pt: ") and "\n" not in str(refusal.value)
 
 
-def test_a_file_without_statistics_loads_as_before_and_cannot_run_frozen(tmp_path):
-    snn = convert(random_ann().float())
-    saved(snn, tmp_path / "snn.pt")
-    loaded = checkpoint.load(tmp_path / "snn.pt", spiking=FROZEN).net
-    assert loaded.unet.state_dict().keys() == snn.net.state_dict().keys()
-    with pytest.raises(UserError, match="statistics that this network does not carry"):
-        loaded.check_ready()
+def test_a_file_with_their_statistics(tmp_path):
+    payload = checkpoint.snn_payload(convert(random_ann().float()))
+    payload["ema_model"] = dict(payload["ema_model"]) | {"tail.0.frozen_mean": torch.zeros(3, 2)}
+    checkpoint.save(tmp_path / "snn.pt", payload)
+    with pytest.raises(UserError, match=r"unknown entry tail\.0\.frozen_mean"):
+        checkpoint.load(tmp_path / "snn.pt")
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"frozen_mean": None}, f"{NORM}: frozen_var stands alone"),
-        ({"frozen_var": torch.ones(3, 4)}, f"{NORM}: frozen_var is [3, 4], expected [bins, 2]"),
-        ({"frozen_var": torch.ones(2, 2)}, f"{NORM}: frozen_mean has 3 bins and frozen_var 2"),
-        ({"frozen_var": torch.full((3, 2), -1e-9)}, f"{NORM}: frozen_var holds negative variances"),
-        ({"frozen_mean": torch.full((3, 2), torch.nan)}, f"{NORM}: frozen_mean holds values that are not finite"),
-        ({"frozen_mean": torch.zeros(0, 2), "frozen_var": torch.zeros(0, 2)}, f"{NORM}: frozen_mean is [0, 2]"),
-        ({"frozen_mode": torch.ones(3, 2)}, f"has the unknown entry {NORM}.frozen_mode"),
-    ],
-    ids=["alone", "groups", "bins", "negative", "nan", "no bins", "unknown"],
-)
-def test_impossible_statistics_are_refused_by_name(frozen, tmp_path, changes, message):
-    path = tmp_path / "snn.pt"
-    saved(frozen, path, **changes)
-    with pytest.raises(UserError) as refusal:
-        checkpoint.load(path)
-    assert str(refusal.value).startswith(f"refusing {path}: ") and message in str(refusal.value)
-    assert "\n" not in str(refusal.value)
-
-
-def test_an_ann_takes_no_statistics(frozen, tmp_path):
-    payload = checkpoint.snn_payload(frozen) | {"kind": "ann"}
-    checkpoint.save(tmp_path / "ckpt.pt", payload)
-    with pytest.raises(UserError, match=r"unknown entry \S+frozen_mean"):
-        checkpoint.load(tmp_path / "ckpt.pt")
+def test_a_flag_that_asks_for_them(tmp_path):
+    flags = ["--eval", f"--logdir={tmp_path}", "--schedule=stream", "--stream_norm=frozen", *SAMPLING]
+    done = script("SNN_conversion.py", *flags)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "are gone; use cumulative" in done.stderr and not list(tmp_path.iterdir())

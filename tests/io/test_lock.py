@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -12,7 +13,7 @@ import pytest
 
 from ann2snn.errors import UserError
 from ann2snn.io import lock
-from ann2snn.io.atomic import HOST, replacing
+from ann2snn.io.atomic import HOST, replacing, write_text
 from ann2snn.io.lock import run_lock
 from tests.disks import fill, read_only, small_disk
 from tests.processes import child_inside, ended, fork, kill
@@ -121,6 +122,44 @@ def test_a_folder_made_again_while_waiting_is_locked_as_it_is_now(tmp_path):
         (tmp_path / ".train.lock").unlink()
         with run_lock(tmp_path, "train", 0):
             assert not is_free(tmp_path)
+
+
+def remove_lock(folder) -> None:
+    (folder / ".train.lock").unlink()
+
+
+def make_again(folder) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / ".train.lock").write_text("of another run")
+
+
+def replace_lock(folder) -> None:
+    (folder / "copy").write_text((folder / ".train.lock").read_text())
+    os.replace(folder / "copy", folder / ".train.lock")
+
+
+def move_away(folder) -> None:
+    os.rename(folder, folder.with_name("moved"))
+    folder.mkdir()
+
+
+@pytest.mark.parametrize("take", [remove_lock, make_again, replace_lock, move_away])
+def test_who_has_lost_the_folder_writes_nothing_there_any_more(tmp_path, take):
+    folder, other = tmp_path / "run", tmp_path / "other"
+    for path in (folder / "inner", other):
+        path.mkdir(parents=True)
+    with run_lock(folder, "train"):
+        write_text(folder / "file", "mine")
+        take(folder)
+        (folder / "inner").mkdir(exist_ok=True)
+        for path in (folder / "file", folder / "inner" / "file"):
+            kept = path.read_text() if path.exists() else None
+            with pytest.raises(UserError, match="another run may own it"):
+                write_text(path, "again")
+            assert (path.read_text() if path.exists() else None) == kept
+        write_text(other / "file", "elsewhere it may")
+    write_text(folder / "file", "without a lock, too")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "7", '{"pid": "\\u001b[31m"}', "\xff" * 9000, "[" * 4000])

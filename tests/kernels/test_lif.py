@@ -189,3 +189,14 @@ def test_bfloat16_currents_are_integrated_in_float32():
     wide = current.detach().float().requires_grad_()
     lif_scan(wide, SDDPM).sum().backward()
     assert_equal(current.grad, wide.grad.bfloat16())
+
+
+@pytest.mark.parametrize("rule", [SDDPM, FSDDIM, LIFRule(soft_reset=True)], ids=["SDDPM", "FSDDIM", "soft reset"])
+@pytest.mark.parametrize("learns", [False, True])
+def test_what_is_not_a_number_is_answered_so_from_there_on_and_nowhere_else(rule, learns):
+    current = torch.linspace(-1, 2, 60).view(5, 12)
+    broken = current.clone()
+    broken[2, 3] = math.nan
+    spikes, wanted = lif_scan(broken.requires_grad_(learns), rule), lif_scan(current, rule)
+    assert spikes[2:, 3].isnan().all() and spikes.isnan().sum() == 3
+    assert_equal(torch.where(spikes.isnan(), wanted, spikes).detach(), wanted)

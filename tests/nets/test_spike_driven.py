@@ -13,8 +13,8 @@ from ann2snn.convert import SpikingNetwork, convert
 from ann2snn.diffusion import VP
 from ann2snn.errors import UserError
 from ann2snn.io import checkpoint
-from ann2snn.nets import UNet
-from ann2snn.nets.parts import AnnParts
+from ann2snn.nets import UNet, unet
+from ann2snn.nets.parts import Parts
 from quant import QuantReLU, calibrate_activations
 from tests.helpers import ann_counts, assert_close, assert_equal, random_ann, random_batch, spike_trains
 from tests.scripts import NETWORK, SAMPLING, check, script, train_flags
@@ -30,22 +30,28 @@ def spike_driven(seed: int = 0, **options: object) -> UNet:
 
 
 def inputs_without_spikes(snn: SpikingNetwork, config: SpikingConfig) -> set[str]:
-    """Names of the convolutions that received anything but {−1, 0, 1} times the threshold of one neuron layer."""
-    thresholds = {neuron.theta.item() for _, neuron in snn.neurons()}
+    """Convolutions that are given anything but whole levels of one layer, in any step."""
     found, seen = set(), set()
+    senders = {s.name: next(iter(s.reads[0])) for s in snn.describe().synapses}
+    neurons = dict(snn.neurons())
 
     def watch(name: str):
         def hook(conv: nn.Conv2d, args: tuple) -> None:
             seen.add(name)
-            sizes = set(args[0].abs().unique().tolist()) - {0.0}
-            if len(sizes) > 1 or not sizes <= thresholds:
+            if senders[name] not in neurons:
                 found.add(name)
+                return
+            clock, step = snn.clock, neurons[senders[name]].levels.step
+            for index, row in enumerate(clock.unfold(args[0])):
+                levels = row / step * clock.paces()[index].share
+                if (levels - levels.round()).abs().max() > 1e-9 or levels.round().max() > clock.spike_steps:
+                    found.add(name)
 
         return hook
 
     convs = [(name, module) for name, module in snn.net.named_modules() if isinstance(module, nn.Conv2d)]
     handles = [conv.register_forward_pre_hook(watch(name)) for name, conv in convs]
-    with torch.no_grad(), snn.running_as(config, materialise=True):
+    with torch.no_grad(), snn.running_as(config):
         snn(*random_batch(snn))
     for handle in handles:
         handle.remove()
@@ -54,7 +60,7 @@ def inputs_without_spikes(snn: SpikingNetwork, config: SpikingConfig) -> set[str
 
 
 @pytest.mark.parametrize("config", [SpikingConfig(), STREAM, SETTLED], ids=["layer_sync", "stream", "settled"])
-def test_every_convolution_but_the_head_receives_unit_spikes_times_one_threshold(config):
+def test_every_convolution_but_the_head_receives_whole_levels_of_one_layer(config):
     assert inputs_without_spikes(convert(spike_driven(bits=3)), config) == {"head"}
 
 
@@ -179,7 +185,7 @@ class Ones(nn.Module):
         return torch.ones(len(t), self.dim, dtype=torch.float64)
 
 
-class CountingParts(AnnParts):
+class CountingParts(Parts):
     def activation(self, *args: object) -> nn.Module:
         return Count()
 
@@ -201,10 +207,12 @@ class CountingParts(AnnParts):
 def test_depth_is_the_longest_path_in_neuron_layers(mult, blocks, driven):
     settings = {"ch": 4, "norm_groups": 2, "image_size": 4, "bits": 2, "ch_mult": mult, "num_res_blocks": blocks}
     config = UNetConfig(**settings, dropout=0.0, spike_driven=driven)
-    counting = UNet(config, CountingParts(config)).double().eval()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unet, "Parts", CountingParts)
+        counting = UNet(config).double().eval()
     with torch.no_grad():
         out = counting(torch.ones(1, 3, 4, 4, dtype=torch.float64), torch.zeros(1))
-    assert SpikingNetwork(config, SpikingConfig()).depth == exponent(out)
+    assert convert(UNet(config)).depth == exponent(out)
 
 
 # ---- files and flags ------------------------------------------------------------------------------------------------

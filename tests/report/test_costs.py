@@ -5,13 +5,15 @@ from dataclasses import replace
 
 import pytest
 
+import ann2snn
 from ann2snn.config import SpikingConfig
 from ann2snn.convert import convert
+from ann2snn.cost import INT8
 from ann2snn.report.collect import collect
 from ann2snn.report.costs import cost_table, joules, layer_table, parse_costs, scaled, steps_text
 from ann2snn.report.html import page
-from ann2snn.stages.cost import measure_and_write
-from tests.helpers import random_ann
+from ann2snn.stages.cost import entry, measure_and_write
+from tests.helpers import random_ann, random_batch
 from tests.report.test_page import HOSTILE, Page
 
 STREAM = SpikingConfig("stream")
@@ -57,6 +59,23 @@ def test_table_has_the_baselines_and_every_mode_counted_both_ways(measured):
     assert rows["converted layer_sync"].steps == (18 * 3, 18 * 3) and rows["converted stream"].steps == (3, 21)
     header, cells, _ = cost_table(costs)
     assert all(len(row) == len(header) for row in cells)
+
+
+def test_table_has_the_ann_that_computes_differences_and_the_network_that_carries_its_levels():
+    ann = random_ann()
+    (x, t), (other, _) = random_batch(ann), random_batch(ann, seed=1)
+    calls = [(x, t), (x + 0.05 * other, t)]
+    reports = ann2snn.cost(ann, trajectory=calls), ann2snn.cost(convert(ann), trajectory=calls, carry=True)
+    content = json.loads(json.dumps({"reports": [entry(report, 50) for report in reports]}, allow_nan=False))
+    costs = parse_costs(content, "cost.json", notes := [])
+    labels = [*LABELS[:3], "2-bit ANN, differences of calls", "layer_sync carried", "layer_sync carried, all MAC"]
+    assert not notes and [row.label for row in costs.rows()] == labels
+    rows = {row.label: row for row in costs.rows()}
+    differences = sum(layer.mac for layer in reports[0].difference_layers)
+    assert rows["2-bit ANN, differences of calls"].counts["mac"] == differences < reports[0].total("mac")
+    carried = rows["layer_sync carried"].energies
+    assert carried["int8_state16", "total_pj"] < carried["int8", "total_pj"]
+    assert carried["int8", "total_by_event_pj"] == reports[1].energy(INT8).total_by_event
 
 
 def test_page_shows_totals_and_layers(measured, logdir):

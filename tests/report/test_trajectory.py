@@ -31,7 +31,7 @@ def followed(folder, kind: str, steps: int = 6, count: int = 3, **settings):
     source = Loaded(net, folder / "none.pt")
     config = evaluate.EvalConfig(count, 2, trajectory=8, trajectory_format=kind)
     evaluate.generate_missing(folder / "made", source, sample, config, ALONE)
-    evaluate.follow(folder, source, sample, config, ALONE)
+    evaluate.follow(folder / "images" / "trajectory", source, sample, config, ALONE)
     return net, sample
 
 
@@ -52,7 +52,7 @@ def test_the_path_runs_from_the_noise_to_the_generated_file(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["webp", "gif"])
 def test_frames_of_the_animation_are_the_states_enlarged(tmp_path, kind):
     frames = torch.randint(256, (5, 2, 1, 4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    _, path = write_trajectory(frames, tmp_path / "images", kind)
+    _, path = write_trajectory(frames, tmp_path / "images" / "way", kind)
     animation = Image.open(path)
     assert animation.n_frames == 5
     for number, states in enumerate(frames):
@@ -68,7 +68,7 @@ def test_positions_of_a_cld_path_are_shown(tmp_path):
     net.diffusion = DiffusionConfig(diffusion_steps=20, process="cld")
     sample = SampleConfig("gddim", steps=5, seed=1)
     config = evaluate.EvalConfig(2, 2, trajectory=2)
-    evaluate.follow(tmp_path, Loaded(net, tmp_path / "none.pt"), sample, config, ALONE)
+    evaluate.follow(tmp_path / "images" / "trajectory", Loaded(net, tmp_path / "none.pt"), sample, config, ALONE)
     noise = to_uint8(ImageNoise(1, range(2), (2, 4, 4), "cpu")())
     row = cells(tmp_path / "images" / "trajectory.png", 1, 4)
     assert_equal(row[0], noise[1, :1])

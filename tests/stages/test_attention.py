@@ -1,4 +1,4 @@
-"""The network with attention goes through training, sampling and evaluation, and stops before conversion."""
+"""The network with attention goes through training, sampling and evaluation; with --bit it converts as well."""
 
 import json
 import os
@@ -172,14 +172,14 @@ def test_precision_of_too_few_images_is_refused_before_sampling(run, tmp_path, e
 @pytest.mark.parametrize("stage", [["SNN_conversion.py", "--eval"], ["SNN_ft.py", "--fine_tune"]], ids=lambda s: s[0])
 def test_spiking_stages_refuse_before_they_write(run, stage):
     before = sorted(run.rglob("*"))
-    refused(script(*stage, f"--logdir={run}"), "--arch=attention", "no spiking counterpart")
+    refused(script(*stage, f"--logdir={run}"), "--bit=32", "full-precision")
     assert sorted(run.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--arch=attention", "--bit=2"], "--bit=2"),
+        (["--arch=attention", "--bit=9"], "--bit=9"),
         (["--arch=attention", "--weight_bit=4"], "--weight_bit=4"),
         (["--arch=attention", "--spike_driven"], "--spike_driven"),
         (["--arch=attention", "--attn=7"], "--attn=7"),
@@ -248,15 +248,71 @@ def test_an_architecture_that_is_not_that_of_the_weights_is_refused(tmp_path, ar
         ann2snn.load(tmp_path / "a.pt")
 
 
-def test_its_operations_are_not_counted():
+def test_its_operations_are_counted_those_of_attention_as_well():
+    """At level 1, 4 × 4 pixels are 16 queries and 16 keys of 16 channels, in each of four blocks."""
     net = AttentionUNet(AttentionUNetConfig(**CONFIG, attn=(1,)))
-    with pytest.raises(UserError, match="cannot count"):
-        ann2snn.cost(net, torch.randn(1, 1, 8, 8), torch.tensor([3]))
+    account = ann2snn.cost(net, torch.randn(1, 1, 8, 8), torch.tensor([3]))
+    products = {layer.name: layer.synapses for layer in account.layers if layer.kind == "product"}
+    assert len(products) == 2 * 4 and set(products.values()) == {16 * 16 * 16}
+    assert sum(name.endswith(":query·key") for name in products) == 4
+    assert account.bits == 32 and set(account.energies()) == {"fp32"}
+    assert account.total("parameters") == sum(p.numel() for p in net.parameters())
 
 
-def test_no_spiking_network_has_attention(tmp_path):
+def test_full_precision_is_no_spiking_network(tmp_path):
     checkpoint.save(tmp_path / "a.pt", _payload() | {"kind": "snn"})
     with pytest.raises(UserError, match="no network of kind .snn."):
         ann2snn.load(tmp_path / "a.pt")
-    with pytest.raises(UserError, match="cannot convert"):
+    with pytest.raises(UserError, match="full-precision"):
         ann2snn.convert(AttentionUNet(AttentionUNetConfig(**CONFIG, attn=(1,))))
+
+
+# ---- quantized -------------------------------------------------------------------------------------------------------
+
+
+def test_quantizers_stand_where_quantize_puts_them():
+    batch = torch.randn(2, 1, 8, 8), torch.tensor([3, 40])
+    plain = AttentionUNet(AttentionUNetConfig(**CONFIG, attn=(1,))).eval()
+    placed = ann2snn.quantize(plain, 3, calibrate=[batch], signed=True)
+    built = AttentionUNet(AttentionUNetConfig(**CONFIG, attn=(1,), bits=3)).eval()
+    assert built.state_dict().keys() == placed.state_dict().keys()
+    built.load_state_dict(placed.state_dict())
+    with torch.no_grad():
+        assert torch.equal(built(*batch), placed(*batch))
+
+
+def test_the_four_stages_of_a_quantized_network(tmp_path):
+    """--bit given by hand quantizes it; trained, converted, tuned and sampled, its spiking network is exact."""
+    logdir = tmp_path / "run"
+    flags = ["--train", f"--logdir={logdir}", *NETWORK, "--bit=3", "--total_steps=3", "--warmup=1", "--batch_size=8"]
+    check(script("ANN_train.py", *flags, "--sample_step=0"))
+    ann = ann2snn.load(logdir / "ckpt.pt").double()
+    assert ann.config.bits == 3
+    steps = {
+        name: float(m.scale.detach()) for name, m in ann.named_modules() if hasattr(m, "levels") and hasattr(m, "scale")
+    }
+    assert len(steps) > 20 and all(step != 1 for step in steps.values())  # all were calibrated, q, k and v among them
+    few = ["--gen_images=2", "--gap_images=2", *SAMPLING, "--num_threads=1", "--device=cpu"]
+    check(script("SNN_conversion.py", "--eval", f"--logdir={logdir}", "--schedule=stream", *few))
+    snn = ann2snn.load(logdir / "converted_snn.pt", settle_steps="auto").double()
+    batch = torch.randn(2, 1, 8, 8, dtype=torch.float64), torch.tensor([3, 40])
+    with torch.no_grad():
+        assert (snn(*batch) - ann(*batch)).abs().max() <= 1e-12
+    assert any(name.endswith("query·key") for name in snn.describe().reads_spikes)
+    reports = json.loads((logdir / "gap.json").read_text())["reports"]
+    assert reports[0]["blocks"] and all(row["error"] == 0 for row in reports[0]["blocks"])  # layer_sync
+    tune = ["--fine_tune", f"--logdir={logdir}", "--ft_steps=1", "--ft_batch_size=4", "--gap_images=2", *DATA[:1]]
+    check(script("SNN_ft.py", *tune, "--schedule=stream", "--gen_images=0", "--num_threads=1", "--device=cpu"))
+    best = logdir / "SNN_3bit_ft" / "model_best.pt"
+    check(
+        script(
+            "evaluate.py",
+            "--sample_only",
+            f"--logdir={logdir}",
+            f"--eval_model_path={best}",
+            "--num_images=2",
+            *SAMPLING,
+            "--num_threads=1",
+            "--device=cpu",
+        )
+    )

@@ -31,7 +31,7 @@ def test_all_options_together_end_in_a_network_that_resumes_exactly(tmp_path):
     assert summary["best_gap"] == min(summary["prediction_gap"])
     assert summary["identity"]["learn"] == ["weights", "thresholds", "charges"]
     net = ann2snn.load(folder / "model_best.pt")
-    assert not net.spiking.signed and net.unet.tail[1].charge.shape == ()
+    assert not net.spiking.signed and net.net.tail[1].charge.shape == ()
     whole = torch.load(folder / "ft_state.pt", weights_only=True)
     shutil.rmtree(folder)
 

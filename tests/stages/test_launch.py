@@ -185,7 +185,7 @@ def test_signals_end_the_other_stages_with_the_usual_code_and_lose_nothing(whole
     flags = [f"--logdir={tmp_path}", "--num_images=400", "--batch_size=4", "--gen_images=200", *SAMPLING]
     (tmp_path / "ckpt.pt").write_bytes((whole / "ckpt.pt").read_bytes())
     action = ["--eval"] if stage == "SNN_conversion.py" else ["--sample_only"]
-    done = script(stage, *flags, *action, before=signal_at_call(40, number))
+    done = script(stage, *flags, *action, before=signal_at_call(20, number))
     assert done.returncode == 128 + number, done.stderr
     assert "run the same command to continue" in done.stdout and "Traceback" not in done.stderr
     if stage == "evaluate.py":

@@ -108,7 +108,6 @@ def test_a_conversion_or_fine_tuning_that_is_refused(ann):
     (ann / "flagfile.convert.txt").write_text(FLAGS)
     before = content(ann)
     conversion, tuning = (["SNN_conversion.py", "--eval", *run], ["SNN_ft.py", "--fine_tune", *run])
-    refused(script(*conversion, "--schedule=stream", "--stream_norm=frozen", "--norm_bins=51"), "--norm_bins=51")
     for flag, word in (("--schedule=layer_sync", "fine-tune"), ("--lr=0.5", "lr=0.5"), ("--noresume", "exists")):
         refused(script(*tuning, flag), word)
     for folder, lock, command in ((ann, "convert", conversion), (ann / "SNN_2bit_ft", "finetune", tuning)):

@@ -15,9 +15,17 @@ StepHook = Callable[[float, Tensor], None]
 
 
 def estimate(
-    net: Denoiser, process: VP, x: Tensor, time: float, clip: bool, on_step: StepHook | None
+    net: Denoiser,
+    process: VP,
+    x: Tensor,
+    time: float,
+    clip: bool,
+    on_step: StepHook | None,
+    keep_eps: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """(x_0, ε) that the network predicts for x [N, C, H, W] at `time`; with `clip`, x_0 in [−1, 1] and ε to match.
+
+    keep_eps: ε stays what the network predicts, even where x_0 was clipped.
 
     `on_step(time, x)` sees what the network is about to see. The network gets t [N] in int64 for an integer `time`,
     else in floating point, float32 at least.
@@ -30,5 +38,6 @@ def estimate(
     x_0 = predicted_x0(process, output, x, t)
     if not clip:
         return x_0, predicted_eps(process, output, x, t)
-    x_0 = x_0.clamp(-1, 1)
-    return x_0, eps_from_x0(process, x_0, x, t)
+    clipped = x_0.clamp(-1, 1)
+    eps = predicted_eps(process, output, x, t) if keep_eps else eps_from_x0(process, clipped, x, t)
+    return clipped, eps

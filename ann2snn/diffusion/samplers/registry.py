@@ -62,7 +62,9 @@ WHOLE, REAL = tuple(WHOLE_TIMES), tuple(REAL_TIMES)
 SOLVER_OPTIONS = ("steps", "order", "skip")
 SAMPLERS: dict[str, Sampler] = {
     "ddpm": Sampler(sample_ddpm, _all_times, (), stochastic=True),
-    "ddim": Sampler(sample_ddim, ddim_times, ("steps", "eta", "skip", "denoise"), stochastic=None, skips=WHOLE),
+    "ddim": Sampler(
+        sample_ddim, ddim_times, ("steps", "eta", "skip", "denoise", "ddim_epsilon"), stochastic=None, skips=WHOLE
+    ),
     "ddpm_strided": Sampler(sample_ddpm_strided, _strided_times, ("steps", "skip"), stochastic=True, skips=WHOLE),
     "analytic_dpm": Sampler(
         sample_analytic_dpm,

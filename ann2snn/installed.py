@@ -1,0 +1,30 @@
+"""Whether the packages are there that everything needs; asked before the first of them is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+NEEDED = ("absl", "numpy", "scipy", "torch", "torchvision", "tqdm", "PIL")
+
+
+def require_installed() -> None:
+    """Raise ImportError, or end a script with one line and exit code 2, where a package is missing."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if not missing:
+        return
+    message = (
+        f"{sys.executable} has no {', '.join(missing)}: run `make install` once, then .venv/bin/python in place of "
+        "python, or activate .venv"
+    )
+    if _by_script():
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+    raise ImportError(message)
+
+
+def _by_script() -> bool:
+    """Whether one of the scripts beside the package, or `python -m ann2snn.…`, is what runs."""
+    started = Path(sys.argv[0] or ".") if sys.argv else Path(".")
+    return started.name == "-m" or started.resolve().parent == Path(__file__).resolve().parents[1]

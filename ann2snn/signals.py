@@ -1,0 +1,55 @@
+"""The signals that ask a program to end, and those of them that a run answers."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+_NAMES = (
+    "SIGINT",  # Ctrl-C
+    "SIGTERM",  # kill, and most schedulers when the time is up
+    "SIGHUP",  # a terminal or ssh session that closes
+    "SIGQUIT",  # Ctrl-\
+    "SIGUSR1",  # Slurm's and Grid Engine's warning, where one was asked for
+    "SIGUSR2",  # LSF's warning, and Grid Engine's
+    "SIGXCPU",  # the soft limit of processor time, every second until the hard one
+)
+STOPPING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+#: Those that somebody sends again when the first was too slow; the others repeat, or announce one of these.
+INSISTENT = frozenset(number for number in STOPPING if number.name in ("SIGINT", "SIGTERM", "SIGQUIT"))
+_ALWAYS = (signal.SIGINT, signal.SIGTERM)
+
+
+def answered() -> list[signal.Signals]:
+    """The stopping signals but those that whoever started the program had it ignore, as nohup does with SIGHUP."""
+    return [n for n in STOPPING if n in _ALWAYS or signal.getsignal(n) is not signal.SIG_IGN]
+
+
+def restore(handlers: dict[signal.Signals, object]) -> None:
+    """Set handlers that `signal.signal` has returned; None stands for one that was not Python's."""
+    for number, handler in handlers.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+class Interruption:
+    """Context in which the stopping signals ask for a clean stop instead of ending the program.
+
+    `requested` is 0 or the signal's number; exit with 128 + it, after saving. A signal that is `INSISTENT` acts at once
+    when it comes a second time, but not in a worker of PyTorch's launcher: a scheduler signals both, the launcher
+    passes it on, and it kills its workers itself if they take too long.
+    """
+
+    def __init__(self) -> None:
+        self.requested = 0
+
+    def __enter__(self) -> Interruption:
+        self.previous = {number: signal.signal(number, self._note) for number in answered()}
+        return self
+
+    def __exit__(self, *exc) -> None:
+        restore(self.previous)
+
+    def _note(self, number: int, frame) -> None:
+        self.requested = number
+        if number in INSISTENT and "TORCHELASTIC_RUN_ID" not in os.environ:
+            restore({number: self.previous[number]})

@@ -1,0 +1,91 @@
+"""What is scored is what was generated: images by their names, an npz that holds them, pictures that stay apart."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.scripts import SAMPLING, check, script, train_flags
+from tests.stages.test_bad_input import refused
+
+
+@pytest.fixture(scope="module")
+def logdir(tmp_path_factory):
+    logdir = tmp_path_factory.mktemp("run")
+    check(script("ANN_train.py", *train_flags(logdir, 2)))
+    convert = ["--eval", f"--logdir={logdir}", "--gen_images=4", "--gap_images=1", *SAMPLING]
+    check(script("SNN_conversion.py", *convert))
+    return logdir
+
+
+def evaluate(logdir, images, *flags):
+    common = [f"--logdir={logdir}", f"--images_dir={images}", "--device=cpu", "--num_threads=1", *SAMPLING]
+    return script("evaluate.py", "--sample_only", "--num_images=3", *common, *flags)
+
+
+def in_npz(images) -> np.ndarray:
+    with np.load(images.with_name(f"{images.name}_3.npz")) as file:
+        return file["arr_0"][..., 0]
+
+
+def in_folder(images) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(images / f"{i:06}.png")) for i in range(3)])
+
+
+def test_the_npz_holds_the_images_of_the_folder(logdir, tmp_path):
+    images = tmp_path / "images"
+    check(evaluate(logdir, images))
+    first = in_npz(images)
+    np.testing.assert_array_equal(first, in_folder(images))
+    shutil.rmtree(images)
+    check(evaluate(logdir, images, "--seed=7"))
+    np.testing.assert_array_equal(in_npz(images), in_folder(images))
+    assert (in_npz(images) != first).any()
+
+
+@pytest.mark.parametrize("name", ["0.png", "000001 (copy).png", "other/000000.png", "1000000.png", "000000.jpg"])
+def test_foreign_images_are_refused_before_sampling(logdir, tmp_path, name):
+    images = tmp_path / "images"
+    (images / name).parent.mkdir(parents=True)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(images / name)
+    refused(evaluate(logdir, images), name, "--images_dir")
+    left = [path.name for path in images.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    assert left == [name.rpartition("/")[2]]
+
+
+def test_images_are_read_by_their_names(logdir, tmp_path):
+    """A longer run's images, and names that sort elsewhere, change nothing."""
+    images = tmp_path / "images"
+    check(evaluate(logdir, images, "--num_images=5"))
+    (images / "notes.txt").write_text("not an image")
+    check(evaluate(logdir, images))
+    np.testing.assert_array_equal(in_npz(images), in_folder(images))
+
+
+def test_pictures_of_different_networks_stay_apart(logdir, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(logdir, run)
+    pictures = {path.name: path.read_bytes() for path in (run / "images").glob("*.png")}
+    assert set(pictures) == {"ANN.png", "SNN_T3.png"}, "no other system's names"
+    common = [f"--logdir={run}", "--sample_only", "--num_images=2", "--pic_or_not", *SAMPLING]
+    common += ["--trajectory", "--trajectory_images=1"]
+    for network in ("ckpt.pt", "converted_snn.pt"):
+        for sampler in ([], ["--sampler_steps=2"]):
+            check(script("evaluate.py", *common, f"--eval_model_path={run}/{network}", *sampler))
+    assert all((run / "images" / name).read_bytes() == content for name, content in pictures.items())
+    new = {path.name for path in (run / "images").glob("*.png")} - set(pictures)
+    folders = {path.name for path in (run / "generated").iterdir() if path.is_dir()}
+    assert len(folders) == 4
+    assert new == {f"{name}.png" for name in folders} | {f"trajectory_{name}.png" for name in folders}
+
+
+def test_what_an_interrupted_run_left_is_completed(logdir, tmp_path):
+    images = tmp_path / "images"
+    check(evaluate(logdir, images))
+    whole = in_folder(images)
+    (images / "000001.png").unlink()
+    check(evaluate(logdir, images))
+    np.testing.assert_array_equal(in_folder(images), whole)
+    assert json.loads((images / "settings.json").read_text())["seed"] == 0
