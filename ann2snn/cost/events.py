@@ -79,7 +79,7 @@ class EventFollower(Follower):
 
     def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}
-        if self.in_neuron:
+        if self.in_neuron or not self.inside:  # the average over time is no part of the network
             return func(*args, **kwargs)
         operands = [v for v in pytree.tree_leaves((args, kwargs)) if self.of(v) is not None and v.is_floating_point()]
         out = super().__torch_function__(func, types, args, kwargs)
