@@ -215,6 +215,8 @@ class Follower(TorchFunctionMode):
 
     def _enter(self, module: nn.Module, args: tuple) -> None:
         known = self.names.get(module)
+        if known is None and not self.inside:
+            return  # around the network
         name = self.inside[-1] if known is None and self.inside else known or ""
         self.inside.append(name)
         if isinstance(module, IFNeuron):
@@ -228,6 +230,8 @@ class Follower(TorchFunctionMode):
             self.functional.append(name if known is not None else f"{name} ({label})" if name else label)
 
     def _leave(self, module: nn.Module, args: tuple, output: object) -> None:
+        if not self.inside:
+            return
         name = self.inside.pop()
         if isinstance(module, IFNeuron):
             self.in_neuron -= 1

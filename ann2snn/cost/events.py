@@ -79,8 +79,8 @@ class EventFollower(Follower):
 
     def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}
-        if self.in_neuron or (self.clock.on_currents and len(self.inside) < 2):  # outside of the network itself
-            return func(*args, **kwargs)  # averaging currents over the window is nobody's but the simulation's
+        if self.in_neuron or not self.inside:  # the average over time is no part of the network
+            return func(*args, **kwargs)
         operands = [v for v in pytree.tree_leaves((args, kwargs)) if self.of(v) is not None and v.is_floating_point()]
         out = super().__torch_function__(func, types, args, kwargs)
         answers = [v for v in pytree.tree_leaves(out) if isinstance(v, Tensor) and v.is_floating_point()]
