@@ -9,7 +9,7 @@ from ann2snn.nets.fsddim import FSDDIMConfig
 from ann2snn.nets.sddpm import SDDPMConfig
 
 CONFIGS = [UNetConfig, AttentionUNetConfig, SDDPMConfig, FSDDIMConfig]
-APPENDS = "a flag repeated after a flagfile appends to the flagfile's values, so edit the flagfile instead"
+APPENDS = "repeating the flag appends a value, and the values of the command line replace those of a flagfile"
 
 
 @pytest.mark.parametrize(

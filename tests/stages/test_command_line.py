@@ -140,7 +140,7 @@ def test_output_that_cannot_show_a_sign_shows_another(encoding):
     done = subprocess.run(
         [sys.executable, "evaluate.py", "--help"], cwd=ROOT, capture_output=True, env=environment, check=True
     )
-    assert b"2^b ? 1" in done.stdout
+    assert b"2^b \\u2212 1" in done.stdout
     done = subprocess.run(
         [sys.executable, "evaluate.py", "--bit=→"], cwd=ROOT, capture_output=True, env=environment | {"PYTHONUTF8": "1"}
     )
