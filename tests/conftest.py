@@ -1,10 +1,17 @@
 """Set-up of the whole suite, and one tiny run through all stages for the tests that read its files."""
 
+import signal
+
 import pytest
 import torch
 import torch.utils.tensorboard  # slow to import: done once here, for all processes that tests fork
 
 from tests.scripts import SAMPLING, check, script, train_flags
+
+# In a shell's background these are ignored, and so by all that tests start; here they are what tests send.
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 torch.set_num_threads(1)  # the networks are tiny, and a sum's order must not depend on the machine's cores
 
