@@ -22,7 +22,7 @@ from .diffusion import BETA_SCHEDULES, MEAN_TYPES, PROCESSES, VAR_TYPES, Diffusi
 from .direct import CORRECTION_NAMES, SURROGATE_NAMES, DirectSpiking
 from .network import ARCHS, UNetConfig
 from .sampling import CORRECTORS, DDIM_EPSILONS, SAMPLER_NAMES, SDE_SAMPLERS, SKIPS, SampleConfig
-from .spiking import AUTO, FROZEN, IF_NEURONS, MAX_BURST, SCHEDULES, STREAM_NORMS, SpikingConfig
+from .spiking import AUTO, FROZEN, IF_NEURONS, MAX_BURST, SCHEDULES, STREAM_NORMS, SpikingConfig, check_carry_steps
 from .training import FT_INPUTS, FT_METHODS, LOSS_TYPES, RESIDENT, RESUME_WITH, TrainConfig, check_resume_with
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "UNetConfig",
     "check_accumulate",
     "check_bits",
+    "check_carry_steps",
     "check_ft_name",
     "check_int",
     "check_limits",

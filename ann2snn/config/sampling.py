@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .checks import check_bool, check_int, check_limits, check_number, check_seed, make_plain, require
 from .diffusion import DiffusionConfig
-from .spiking import AUTO
+from .spiking import AUTO, check_carry_steps
 
 SDE_SAMPLERS = ("gddim", "euler")  # of every process
 SAMPLER_NAMES = (
@@ -74,10 +74,8 @@ class SampleConfig:
         for name, flag in (("clip", "--clip_x0"), ("denoise", "--denoise"), ("amp", "--amp"), ("carry", "--carry")):
             check_bool(getattr(self, name), flag)
         check_number(self.eta, "--eta")
-        if self.carry_steps != AUTO:
-            object.__setattr__(self, "carry_steps", check_int(self.carry_steps, "--carry_steps"))
-            require(self.carry_steps >= 1, f"--carry_steps={self.carry_steps}: use 1 or more time steps, or auto")
-            require(self.carry, f"--carry_steps={self.carry_steps}: only with --carry")
+        object.__setattr__(self, "carry_steps", check_carry_steps(self.carry_steps))
+        require(self.carry or self.carry_steps == AUTO, f"--carry_steps={self.carry_steps}: only with --carry")
         require(
             self.ddim_epsilon in DDIM_EPSILONS, f"--ddim_epsilon={self.ddim_epsilon}: use {' or '.join(DDIM_EPSILONS)}"
         )

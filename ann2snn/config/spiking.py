@@ -15,6 +15,15 @@ AUTO = "auto"
 MAX_BURST = 127
 
 
+def check_carry_steps(steps: int | str) -> int | str:
+    """Return the time steps of a carried call, 1 or more, as an integer, or "auto". Raises UserError."""
+    if steps == AUTO:
+        return AUTO
+    steps = check_int(steps, "--carry_steps")
+    require(steps >= 1, f"--carry_steps={steps}: use 1 or more time steps, or auto")
+    return steps
+
+
 @dataclass(frozen=True)
 class SpikingConfig:
     """How a converted network runs; see docs/theory.md for what each choice costs.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from quant import quantized_once
 
-from ..config import AUTO, SpikingConfig, check_int, require
+from ..config import AUTO, SpikingConfig, check_carry_steps, check_int, require
 from ..errors import UserError
 from ..neurons import Clock, IFNeuron, Monitor
 from ..ptq.calls import fresh, leaves, map_tensors
@@ -30,6 +30,11 @@ def is_random(module: nn.Module) -> bool:
         return module.dropout > 0
     named = type(module).__name__ in ("StochasticDepth", "DropPath")  # torchvision's, timm's
     return named or isinstance(module, nn.modules.batchnorm._BatchNorm | nn.RReLU)
+
+
+def window(neurons: Iterable[IFNeuron]) -> int:
+    """T, the time steps in which every neuron can reach all of its levels."""
+    return max(levels.hi - levels.lo for levels in (neuron.levels for neuron in neurons))
 
 
 class SpikingNetwork(nn.Module):
@@ -167,10 +172,7 @@ class SpikingNetwork(nn.Module):
         require(config.signed, "carrying needs neurons that can take spikes back: use --signed (signed=True)")
         published = config.stream_norm != "cumulative" or config.if_neuron != "bounded"
         require(not published, "carrying needs stream_norm=cumulative and if_neuron=bounded: others do not forget")
-        if steps != AUTO:
-            steps = check_int(steps, "--carry_steps")
-            require(steps >= 1, f"--carry_steps={steps}: use 1 or more time steps, or auto")
-        return steps
+        return check_carry_steps(steps)
 
     @contextlib.contextmanager
     def carrying(self, steps: int | str = AUTO) -> Iterator[SpikingNetwork]:
@@ -311,10 +313,10 @@ class SpikingNetwork(nn.Module):
             self._carried, self.clock.keeps = carried, keeps
         tensors = [value for value in leaves((args, kwargs)) if isinstance(value, Tensor)]
         self._looks_first = any(value.numel() == 0 for value in tensors)  # nothing was computed
-        moving = [neuron.levels for _, neuron in self.neurons()]
+        moving = [neuron for _, neuron in self.neurons()]
         if not moving:
             raise UserError("no quantizer reads anything that depends on the call: there is nothing to send spikes for")
-        self.clock.spike_steps = max(level.hi - level.lo for level in moving)
+        self.clock.spike_steps = window(moving)
         self._check_signs([name for name, _ in self.neurons()])
 
     def example(self) -> tuple[tuple, dict]:

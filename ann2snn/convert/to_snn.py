@@ -8,7 +8,7 @@ from ..config import FULL_PRECISION, SpikingConfig, require
 from ..errors import UserError
 from ..neurons import Clock, IFNeuron
 from ..ptq.calls import copied
-from .network import SpikingNetwork
+from .network import SpikingNetwork, window
 from .quantizers import reader_of
 
 
@@ -35,8 +35,7 @@ def attach(net: nn.Module, spiking: SpikingConfig) -> SpikingNetwork:
     clock = Clock(spiking, spike_steps=1)
     net, neurons = _with_neurons(net, clock)
     require(bool(neurons), _without_levels(net))
-    levels = {name: neuron.levels for name, neuron in neurons.items()}
-    clock.spike_steps = max(level.hi - level.lo for level in levels.values())
+    clock.spike_steps = window(neurons.values())
     return SpikingNetwork(net, clock).eval()
 
 

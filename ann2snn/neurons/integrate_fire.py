@@ -165,7 +165,7 @@ class IFNeuron(nn.Module):
     def _integrate(self, x: Tensor, neurons: Neurons) -> Tensor:
         """A neuron that integrates: x [L, N, *S] → the currents that it sends [L, N, *S], or their running means."""
         clock, theta, size = self.clock, self.theta, self.event_size
-        state = self._state(lambda: _Integrated.rest(x[0], neurons, theta))
+        state = self._state(lambda: _Integrated(x[0], neurons, theta))
         if state.level.shape != x.shape[1:]:
             shapes = f"{tuple(state.level.shape)} but the input has {tuple(x.shape[1:])}"
             raise ValueError(f"neuron state has shape {shapes}; reset the network")
@@ -249,8 +249,6 @@ class _Integrated:
         self.total = torch.zeros_like(self.level)  # of the input, in currents
         self.count = torch.zeros_like(self.level)
         self.published = IFState.rest(self.level, theta, 0.5 if neurons.charge is None else neurons.charge)
-
-    rest = classmethod(lambda cls, x, neurons, theta: cls(x, neurons, theta))
 
     def currents(self, means: Tensor, elapsed: int) -> Tensor:
         """Running means [L, N, *S] of steps elapsed + 1 … → the currents whose means they are."""
