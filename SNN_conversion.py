@@ -27,7 +27,7 @@ def main() -> int:
 
     world, sample, spiking = build.world(), build.sample_config(), build.spiking_config()
     source = build.load_convertible()
-    check_generation(source.net, sample)
+    check_generation(source.net, sample.from_rest())
     return convert.run(
         Path(FLAGS.logdir),
         source,

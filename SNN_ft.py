@@ -57,7 +57,7 @@ def tune_blocks(world, sample) -> int:
 
     spiking = build.spiking_config(schedule="stream")
     source = build.load_convertible()
-    sampling.check_generation(source.net, sample)
+    sampling.check_generation(source.net, sample.from_rest())
     dataset = build.dataset_for(source)
     return finetune.run(
         *(Path(FLAGS.logdir), source, dataset, spiking, build.finetune_config(), sample, world),

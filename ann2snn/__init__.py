@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         register_attention,
         register_quantizer,
         sample,
+        trajectory,
     )
     from .config import DiffusionConfig, SampleConfig, SpikingConfig, UNetConfig
     from .convert import Levels, SpikingNetwork
@@ -46,7 +47,7 @@ __version__ = "0.1.0"
 #: Name → module. Imported when first used: importing torch and torchvision takes seconds, which --help can do without.
 _PLACES = {
     **dict.fromkeys(("build_unet", "convert", "cost", "fold_thresholds", "gap", "load", "quantize"), "ann2snn.api"),
-    **dict.fromkeys(("register_attention", "register_quantizer", "sample"), "ann2snn.api"),
+    **dict.fromkeys(("register_attention", "register_quantizer", "sample", "trajectory"), "ann2snn.api"),
     **dict.fromkeys(("DiffusionConfig", "SampleConfig", "SpikingConfig", "UNetConfig"), "ann2snn.config"),
     **dict.fromkeys(("Levels", "SpikingNetwork"), "ann2snn.convert"),
     "UserError": "ann2snn.errors",
@@ -69,6 +70,7 @@ __all__ = [
     "register_attention",
     "register_quantizer",
     "sample",
+    "trajectory",
 ]
 
 

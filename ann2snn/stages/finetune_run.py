@@ -48,11 +48,13 @@ SAMPLER_FIELDS = {
 
 
 def made_of(dataset: ImageDataset, sample: SampleConfig, diffusion: DiffusionConfig, inputs: str) -> dict:
-    """By flag, what decides the inputs of a fine-tuning: a resumed run must share it. Data by their fingerprint."""
+    """By flag, what decides inputs and judgement of a fine-tuning: a resumed run must share it. Data by fingerprint."""
     found = {"dataset_type": dataset.name, "data_dir": dataset.fingerprint(), "amp": sample.amp}
-    if inputs == "sampler":
+    if inputs == "sampler" or sample.carry:
         found |= {flag: getattr(sample, field) for flag, field in SAMPLER_FIELDS.items()}
         found["var_type"] = diffusion.var_type
+    if sample.carry:
+        found |= {"carry": True, "carry_steps": sample.carry_steps}
     return found
 
 
@@ -276,7 +278,8 @@ class Run:
         ]
         print(text_table(header, rows))
         best = min(self.gaps)
-        print(f"prediction gap on {HELD_BACK} held-back images: {self.gaps[0]:.4f} converted, {best:.4f} best")
+        judged = "of carried calls" if self.inputs.get("carry") else f"on {HELD_BACK} held-back images"
+        print(f"prediction gap {judged}: {self.gaps[0]:.4f} converted, {best:.4f} best")
         print(f"{self.folder / BEST}: the network with the smallest prediction gap")
         summary = {"identity": self.identity(), "prediction_gap": self.gaps, "best_gap": best}
         summary["blocks"] = [dataclasses.asdict(report) for report in self.reports]
