@@ -27,7 +27,8 @@ from .metrics.stats_file import ReferenceStatistics, read_stats
 from .nets.architecture import NetworkConfig
 from .nets.direct import DirectDenoiser
 from .nets.sddpm import SDDPM
-from .runtime import computes_bfloat16, keep_freed_memory, prepare_folder
+from .precision import set_tf32
+from .runtime import computes_bfloat16, computes_tf32, keep_freed_memory, prepare_folder
 from .sampling import generate_batches
 from .settings import diffusion_config, effective_flags, expected_fields, network_config, written_flagfile
 from .stages.convert import CONVERTED
@@ -51,6 +52,11 @@ def world() -> World:
         FLAGS.amp = False
         if joined.main:
             print("note: --amp: no bfloat16 arithmetic on this device; computing in float32")
+    if FLAGS.tf32 and not computes_tf32(joined.device):
+        FLAGS.tf32 = False
+        if joined.main:
+            print("note: --tf32: this device has no TF32; computing in float32")
+    set_tf32(False)  # but where it is asked for, see there
     return joined
 
 
@@ -121,6 +127,7 @@ def sample_config() -> SampleConfig:
         corrector=FLAGS.corrector,
         grid_power=FLAGS.grid_power,
         amp=FLAGS.amp,
+        tf32=FLAGS.tf32,
         ddim_epsilon=FLAGS.ddim_epsilon,
         carry=FLAGS.carry,
         carry_steps=FLAGS.carry_steps,

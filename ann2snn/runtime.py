@@ -56,6 +56,11 @@ def computes_bfloat16(device: torch.device) -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
 
+def computes_tf32(device: torch.device) -> bool:
+    """Whether this device has TF32: GPUs from compute capability 8.0 on."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 @contextlib.contextmanager
 def evaluating(*nets: nn.Module) -> Iterator[None]:
     """Eval mode for the networks in here; each of their modules then returns to the mode it was in."""

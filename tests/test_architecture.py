@@ -26,7 +26,7 @@ FLOORS = [
     {"launch", "nets"},
     {"data", "neurons", "world"},
     {"config", "runtime"},
-    {"errors", "files", "installed", "kernels", "output", "quant", "signals"},
+    {"errors", "files", "installed", "kernels", "output", "precision", "quant", "signals"},
 ]
 FLOOR = {room: len(FLOORS) - i for i, floor in enumerate(FLOORS) for room in floor}
 # Circles inside a package that are still there. None may be added, and none may grow.
