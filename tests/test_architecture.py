@@ -25,7 +25,7 @@ FLOORS = [
     {"ptq"},
     {"launch", "nets"},
     {"data", "neurons", "world"},
-    {"config", "runtime"},
+    {"config", "gpus", "runtime"},
     {"errors", "files", "installed", "kernels", "output", "precision", "quant", "signals"},
 ]
 FLOOR = {room: len(FLOORS) - i for i, floor in enumerate(FLOORS) for room in floor}
