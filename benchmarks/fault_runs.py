@@ -101,7 +101,7 @@ _shipped = functools.lru_cache(datasets._LOADERS[DATA])
 
 def preload() -> None:
     """Do once what every forked process would do again: import torch and all stages, and read the images."""
-    for name in ("torch.utils.tensorboard", "ann2snn.build"):
+    for name in ("torch.utils.tensorboard", "ann2snn.cli.build"):
         importlib.import_module(name)
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-from ann2snn import build
+from ann2snn.cli import build
 from ann2snn.stages import train
 from tests.scripts import ROOT, check, script, train_flags
 
 COUNT_FAULTS = """
 import resource
 import torch
-from ann2snn.runtime import keep_freed_memory
+from ann2snn.distributed.runtime import keep_freed_memory
 
 def faults() -> int:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

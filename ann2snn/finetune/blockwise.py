@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from ..convert import SpikingNetwork
+from ..distributed.precision import in_tf32
+from ..distributed.world import ALONE, World
 from ..errors import UserError
-from ..precision import in_tf32
-from ..world import ALONE, World
 from .calibrate import calibrate
 from .subject import (
     Batch,

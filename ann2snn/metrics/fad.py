@@ -24,8 +24,8 @@ from tqdm import tqdm
 from ..config import require
 from ..data.decode import fit_square
 from ..data.loader import to_model_range
+from ..distributed.precision import in_tf32
 from ..errors import UserError
-from ..precision import in_tf32
 from .fad_encoder import AutoEncoder, digest
 from .features import Extracted
 from .frechet import FeatureStatistics, frechet_distance

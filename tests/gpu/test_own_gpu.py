@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ann2snn import world
+from ann2snn.distributed import world
 from ann2snn.errors import UserError
 
 PLACE = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}

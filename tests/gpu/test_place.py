@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from ann2snn import runtime
+from ann2snn.distributed import runtime
 from tests.gpu.networks import CONFIGS, small
 
 CPU = torch.device("cpu")

@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 
-from ann2snn import runtime
+from ann2snn.checkpoints import checkpoint
 from ann2snn.config import DiffusionConfig, TrainConfig
-from ann2snn.io import checkpoint
-from ann2snn.io.training_state import load_optimizer
-from ann2snn.stages import trainer as trainer_module
-from ann2snn.stages.trainer import Trainer
-from ann2snn.world import ALONE
+from ann2snn.distributed import runtime
+from ann2snn.distributed.world import ALONE
+from ann2snn.training import trainer as trainer_module
+from ann2snn.training.state import load_optimizer
+from ann2snn.training.trainer import Trainer
 from tests.gpu.networks import CONFIGS, STEPS
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}

@@ -9,12 +9,12 @@ from torch import nn
 
 import ann2snn
 from ann2snn.config import DiffusionConfig, SampleConfig, TrainConfig
+from ann2snn.distributed.precision import in_tf32, set_tf32
+from ann2snn.distributed.world import ALONE
 from ann2snn.metrics.fad import FadExtractor
 from ann2snn.metrics.fad_encoder import AutoEncoder
 from ann2snn.metrics.features import Lite0Extractor
-from ann2snn.precision import in_tf32, set_tf32
-from ann2snn.stages.trainer import Trainer
-from ann2snn.world import ALONE
+from ann2snn.training.trainer import Trainer
 from tests.gpu.networks import CONFIGS, STEPS, small
 from tests.scripts import SAMPLING, check, script, train_flags
 
@@ -111,7 +111,7 @@ def test_scripts_turn_it_off_and_on(before, tmp_path):
 
     def tell(*flags: str, has: bool) -> list:
         def spy() -> None:
-            from ann2snn import build
+            from ann2snn.cli import build
             from ann2snn.nets import UNet
 
             build.computes_tf32 = lambda device: has
