@@ -84,8 +84,8 @@ def sample(
     """Images 0..n−1 of seed `seed`, uint8 [n, C, H, W]; the same noise for every network and batch size.
 
     batch_size: on a GPU; on a CPU images are computed in groups of a fixed size, see `sampling`.
-    options: other fields of `SampleConfig` (skip, order, denoise, ddim_epsilon, corrector, grid_power, amp), with the
-    defaults of the scripts. Networks of the processes "cld" and "blur" take sampler="gddim" or "euler".
+    options: other fields of `SampleConfig` (skip, order, denoise, ddim_epsilon, corrector, grid_power, amp, tf32), with
+    the defaults of the scripts. Networks of the processes "cld" and "blur" take sampler="gddim" or "euler".
     progress: show a bar, where there is a terminal.
 
     The network runs in eval mode, and is left in the mode it was in. Raises UserError for arguments that nothing can be

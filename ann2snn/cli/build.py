@@ -15,7 +15,8 @@ from ..convert import SpikingNetwork
 from ..convert.to_snn import check_convertible
 from ..data import ImageDataset, load_dataset
 from ..diffusion.process import check_sampling, current_steps, image_channels, network_channels
-from ..distributed.runtime import computes_bfloat16, keep_freed_memory, prepare_folder
+from ..distributed.precision import set_tf32
+from ..distributed.runtime import computes_bfloat16, computes_tf32, keep_freed_memory, prepare_folder
 from ..distributed.world import World, current, join
 from ..errors import UserError
 from ..files.atomic import file_hash, sweep, write_text
@@ -53,6 +54,11 @@ def world() -> World:
         FLAGS.amp = False
         if joined.main:
             print("note: --amp: no bfloat16 arithmetic on this device; computing in float32")
+    if FLAGS.tf32 and not computes_tf32(joined.device):
+        FLAGS.tf32 = False
+        if joined.main:
+            print("note: --tf32: this device has no TF32; computing in float32")
+    set_tf32(False)  # but where it is asked for, see there
     return joined
 
 
@@ -123,6 +129,7 @@ def sample_config() -> SampleConfig:
         corrector=FLAGS.corrector,
         grid_power=FLAGS.grid_power,
         amp=FLAGS.amp,
+        tf32=FLAGS.tf32,
         ddim_epsilon=FLAGS.ddim_epsilon,
         carry=FLAGS.carry,
         carry_steps=FLAGS.carry_steps,

@@ -291,6 +291,7 @@ def _define_run() -> None:
     DEFINE_enum("device", "auto", ["auto", "cpu", "cuda"], "auto takes a GPU if there is one")
     DEFINE_string("wandb", None, "training: log to this project at Weights & Biases too, where it is installed")
     DEFINE_bool("amp", False, "train and sample in bfloat16 where the device computes in it")
+    DEFINE_bool("tf32", False, "train and sample with TF32 products of float32 where a GPU has them; scores never do")
     DEFINE_bool("compile", False, "torch.compile for sampling and training; the first calls then take minutes")
     DEFINE_integer(
         "spike_chunk", 0, "time steps of the SNN at once under stream; 0: all, on a CPU as many as its cache holds"

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from ..config import AUTO, FULL_PRECISION, SpikingConfig, require
 from ..convert import SpikingNetwork, convert
 from ..convert.quantizers import reader_of
+from ..distributed.precision import in_tf32
 from ..distributed.runtime import evaluating
 from ..nets.direct import DirectDenoiser
 from ..neurons import Clock
@@ -29,6 +30,7 @@ from .direct import DirectCounter
 from .layers import ADDITIVE, LEVELS, SPIKES, LayerCost
 
 
+@in_tf32(False)
 def count_operations(
     net: nn.Module, x: Tensor, t: Tensor, spiking: SpikingConfig | None = None, batch_size: int = 16
 ) -> CostReport:
@@ -46,6 +48,7 @@ def count_operations(
     return _count_direct(net, batches) if isinstance(net, DirectDenoiser) else _Run(net, spiking).report([batches])
 
 
+@in_tf32(False)
 def count_calls(
     net: nn.Module, trajectory: Sequence[object], carry: bool = False, carry_steps: int | str = AUTO
 ) -> CostReport:

@@ -21,6 +21,7 @@ from ..convert import SpikingNetwork
 from ..data import to_uint8
 from ..diffusion import ImageNoise
 from ..diffusion.process import check_sampling, current_steps, image_channels, run_sampler
+from ..distributed.precision import in_tf32
 from ..distributed.runtime import evaluating, layout_for, steady_convolutions
 from ..distributed.world import ALONE, World
 from .compiled import compiled
@@ -64,7 +65,7 @@ def generate(
     check_generation(net, config, statistics)
     made = [torch.empty(0, image_channels(net), net.image_size, net.image_size, dtype=torch.uint8)]
     groups = image_groups(net, indices)
-    with evaluating(net), steady_convolutions(net), quantized_once(net):
+    with in_tf32(config.tf32), evaluating(net), steady_convolutions(net), quantized_once(net):
         for part in groups:
             rows = computed_rows(net, part)
             wanted = [rows.index(index) for index in part]
