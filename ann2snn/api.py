@@ -7,16 +7,16 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from .checkpoints import checkpoint
 from .config import DiffusionConfig, SampleConfig, UNetConfig, check_limits, require
 from .convert import GapReport, SpikingNetwork, convert, fold_thresholds, measure_gap, register_quantizer
 from .convert.gap import GapMeter
 from .cost import CostReport, count_calls
 from .errors import UserError
-from .io import checkpoint
+from .generate.sampling import generate_all
 from .nets import UNet
 from .nets.architecture import Network
 from .ptq import quantize, register_attention
-from .sampling import generate_all
 
 __all__ = [
     "build_unet",

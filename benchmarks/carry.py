@@ -26,9 +26,9 @@ from ann2snn.config import SampleConfig, SpikingConfig, require
 from ann2snn.convert import SpikingNetwork, relative_error
 from ann2snn.cost import FP32, INT8, CostReport
 from ann2snn.errors import UserError, one_line
-from ann2snn.io.atomic import write_text
-from ann2snn.report.tables import text_table
-from ann2snn.sampling import generate
+from ann2snn.files.atomic import write_text
+from ann2snn.generate.sampling import generate
+from ann2snn.run.tables import text_table
 
 #: Ways of carrying: any number of units at once in data-flow order, or so many a time step until silence.
 WAYS = {

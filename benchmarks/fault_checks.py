@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ann2snn.io import checkpoint
-from ann2snn.io.seal import HASH, content_hash
-from ann2snn.report.log import LINES, RESULTS, read_log
+from ann2snn.checkpoints import checkpoint
+from ann2snn.checkpoints.seal import HASH, content_hash
+from ann2snn.run.log import LINES, RESULTS, read_log
 from ann2snn.stages.train import CHECKPOINT
 
 from .fault_runs import TUNED

@@ -101,7 +101,7 @@ def pipeline(logdir: Path, images: Path, size: Size) -> list[Stage]:
 
 def preload() -> None:
     """Do once what every forked process would do again: import torch and all stages."""
-    for name in ("torch.utils.tensorboard", "ann2snn.build"):
+    for name in ("torch.utils.tensorboard", "ann2snn.cli.build"):
         importlib.import_module(name)
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"

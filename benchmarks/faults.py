@@ -31,8 +31,8 @@ from pathlib import Path
 
 import torch
 
-from ann2snn.io.atomic import write_text
-from ann2snn.report.tables import text_table
+from ann2snn.files.atomic import write_text
+from ann2snn.run.tables import text_table
 
 from . import fault_checks as checks
 from . import fault_kinds as kinds

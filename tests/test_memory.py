@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ann2snn import build
+from ann2snn.cli import build
 from tests.scripts import check, script
 
 pytestmark = pytest.mark.skipif(

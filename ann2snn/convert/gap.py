@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config import SpikingConfig, require
+from ..distributed.runtime import evaluating
 from ..ptq.calls import leaves
-from ..runtime import evaluating
 from .network import SpikingNetwork
 
 PREDICTION = "prediction"  # the row of the network's output

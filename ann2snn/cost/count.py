@@ -19,10 +19,10 @@ from torch.utils import _pytree as pytree
 from ..config import FULL_PRECISION, SpikingConfig, require
 from ..convert import SpikingNetwork, convert
 from ..convert.quantizers import reader_of
+from ..distributed.runtime import evaluating
 from ..nets.direct import DirectDenoiser
 from ..neurons import Clock
 from ..ptq.calls import Call, read_calls
-from ..runtime import evaluating
 from .account import CostReport
 from .converted import DIFFERENCES, EventCounter
 from .direct import DirectCounter

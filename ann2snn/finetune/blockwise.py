@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..convert import SpikingNetwork
+from ..distributed.world import ALONE, World
 from ..errors import UserError
-from ..world import ALONE, World
 from .calibrate import calibrate
 from .subject import (
     Batch,

@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 
-from ann2snn.errors import UserError
-from ann2snn.metrics.inception_weights import ALTERNATIVE, URL, find_weights, load_weights
+from ..errors import UserError
+from .inception_weights import ALTERNATIVE, URL, find_weights, load_weights
 
 INCEPTION_NAME = "inception-v3-fid-2048 (pytorch-fid)"
 INCEPTION_DIM = 2048

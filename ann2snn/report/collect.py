@@ -11,14 +11,14 @@ from pathlib import Path
 from ..config import FULL_PRECISION, DirectSpiking
 from ..convert.raster import Raster
 from ..errors import UserError
-from ..files import read_text
-from ..io.flagfile import MOST_BYTES
-from ..io.images import existing_indices
-from ..io.rasters import load_rasters
+from ..files.flagfile import MOST_BYTES
+from ..files.plain import read_text
+from ..generate.images import existing_indices
+from ..run.log import RESULTS
+from ..run.rasters import load_rasters
 from .costs import CostFile, parse_costs
 from .direct import direct_of_flags, direct_of_name, tsm_folders
 from .finetuned import FineTuned, find_finetuned
-from .log import RESULTS
 from .modes import Mode
 from .parse import (
     MALFORMED,

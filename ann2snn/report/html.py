@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 from ..convert.raster import Raster
+from ..run.tables import show
 from .collect import Run, Score
 from .costs import cost_table, generation_table, layer_table
 from .direct import tuned_chart
@@ -27,7 +28,6 @@ from .summary import (
     summary_table,
     verdict,
 )
-from .tables import show
 
 LONGEST_FLAGFILE = 200_000  # characters
 GAP_CAPTION = (

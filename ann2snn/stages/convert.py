@@ -11,21 +11,21 @@ from pathlib import Path
 
 from torch import nn
 
+from ..checkpoints import checkpoint
 from ..config import AUTO, SampleConfig, SpikingConfig
 from ..convert import GapReport, SpikingNetwork, convert, measure_gap
 from ..convert.raster import record_raster
+from ..distributed.runtime import place, prepare_folder
+from ..distributed.world import World
 from ..errors import UserError
-from ..io import checkpoint
-from ..io.atomic import write_text
-from ..io.images import save_grid
-from ..io.rasters import save_rasters
+from ..files.atomic import write_text
+from ..generate.images import save_grid
+from ..generate.probe import halfway_state, sampler_states
+from ..generate.sampling import generate_all
 from ..nets import UNet
 from ..nets.direct import DirectDenoiser
-from ..probe import halfway_state, sampler_states
-from ..report.tables import gap_table
-from ..runtime import place, prepare_folder
-from ..sampling import generate_all
-from ..world import World
+from ..run.rasters import save_rasters
+from ..run.tables import gap_table
 from .common import owning
 from .cost import COST_FILE, COST_IMAGES, measure_and_write
 

@@ -14,25 +14,25 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..checkpoints import checkpoint
 from ..config import DiffusionConfig, SampleConfig, require
 from ..convert import SpikingNetwork
 from ..data import ImageDataset, to_uint8
 from ..diffusion import VP
 from ..diffusion.process import image_channels, make_process, options_that_count, uses_eta
-from ..io import checkpoint
-from ..io.atomic import sweep
-from ..io.images import existing_indices, image_path, read_images, save_grid, save_images, save_npz
+from ..distributed.runtime import place, prepare_folder
+from ..distributed.world import ALONE, World
+from ..files.atomic import sweep
+from ..generate.images import existing_indices, image_path, read_images, save_grid, save_images, save_npz
+from ..generate.sampling import generate, generate_batches, image_groups
 from ..metrics.features import FeatureExtractor
 from ..metrics.score import make_stats as gather_stats
 from ..metrics.score import score_numbered, usual_splits
 from ..metrics.stats_file import ReferenceStatistics
 from ..nets.direct import DirectDenoiser
-from ..report.log import RESULTS, append_result
-from ..report.tables import show
 from ..report.trajectory import Trajectory, write_trajectory
-from ..runtime import place, prepare_folder
-from ..sampling import generate, generate_batches, image_groups
-from ..world import ALONE, World
+from ..run.log import RESULTS, append_result
+from ..run.tables import show
 from .claims import claim_folder
 from .common import keep_stats, owning
 from .coverage import RealImages, score_with_coverage

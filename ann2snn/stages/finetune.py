@@ -9,19 +9,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..checkpoints import checkpoint
 from ..config import SampleConfig, SpikingConfig, require
 from ..data import ImageDataset
+from ..distributed.runtime import place, prepare_folder
+from ..distributed.world import World
 from ..finetune import BlockReport, prediction_gap, tune_block
 from ..finetune.inputs import HELD_BACK, hold_back, noised_batches, sampler_batches
 from ..finetune.subject import Batch
-from ..io import checkpoint
-from ..io.images import save_grid
+from ..generate.images import save_grid
+from ..generate.sampling import generate_all
 from ..nets import UNet
-from ..report.log import RunLog
-from ..runtime import place, prepare_folder
-from ..sampling import generate_all
+from ..run.log import RunLog
 from ..signals import Interruption
-from ..world import World
 from .common import SilentLog, due, owning, record_changes
 from .convert import GAP_FILE, converted, gaps_under, print_gap, write_gap
 from .cost import COST_FILE, COST_IMAGES, measure_and_write

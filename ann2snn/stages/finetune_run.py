@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..checkpoints import checkpoint
 from ..config import (
     FT_INPUTS,
     FT_METHODS,
@@ -23,15 +24,14 @@ from ..config import (
 )
 from ..convert import SpikingNetwork
 from ..data import ImageDataset
+from ..distributed.world import World
 from ..errors import UserError
+from ..files.atomic import cause, write_text
 from ..finetune import LEARNABLE, NETWORK, BlockReport, BlockTuning, expand_neurons, tied_proxy, tunable_blocks
 from ..finetune.inputs import HELD_BACK
-from ..io import checkpoint
-from ..io.atomic import cause, write_text
-from ..io.training_state import parse_progress
 from ..nets import UNet
-from ..report.tables import text_table
-from ..world import World
+from ..run.tables import text_table
+from ..training.state import parse_progress
 from .common import changes_text, newest
 from .convert import converted
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ann2snn.io import checkpoint
+from ann2snn.checkpoints import checkpoint
 from benchmarks import carry
 from tests.helpers import random_ann
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ann2snn.io import checkpoint
+from ann2snn.checkpoints import checkpoint
 from benchmarks import fault_checks as checks
 from benchmarks import fault_kinds as kinds
 from benchmarks import fault_runs as runs

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import ann2snn
+from ann2snn.checkpoints import checkpoint
 from ann2snn.errors import UserError
-from ann2snn.io import checkpoint
 from ann2snn.metrics.features import Lite0Extractor
 from ann2snn.metrics.precision_recall import precision_recall
 from ann2snn.nets.attention_unet import AttentionUNet, AttentionUNetConfig
@@ -150,7 +150,7 @@ def test_precision_and_recall_are_those_of_the_features(evaluated):
     """Features extracted here, of the files and of the data set's first training images: the recorded figures."""
     folder, found = evaluated
     from ann2snn.data import load_dataset
-    from ann2snn.io.images import read_images
+    from ann2snn.generate.images import read_images
 
     extract = Lite0Extractor(32)
     paths = sorted((folder / "1" / "images").glob("*.png"))

@@ -65,7 +65,7 @@ def test_a_second_run_on_the_same_logdir_is_refused_and_the_first_goes_on(finish
     }  # fmt: skip
     name, flags, owned = commands[stage]
     lock = {"evaluate": "generate"}.get(stage, stage)
-    from ann2snn.io.lock import run_lock
+    from ann2snn.files.lock import run_lock
 
     flags = [*flags, *([] if stage == "train" else [f"--logdir={logdir}"])]
     before = {path: path.stat().st_mtime_ns for path in owned.rglob("*.pt")}
@@ -76,7 +76,7 @@ def test_a_second_run_on_the_same_logdir_is_refused_and_the_first_goes_on(finish
 
 def impatient() -> None:
     """Do not wait for the other run."""
-    from ann2snn.io import lock
+    from ann2snn.files import lock
     from ann2snn.stages import common
 
     common.run_lock = lambda folder, name: lock.run_lock(folder, name, patience=0.1)

@@ -10,8 +10,8 @@ import time
 import pytest
 import torch
 
-from ann2snn import launch, world
-from ann2snn.launch import _exit_code
+from ann2snn.distributed import launch, world
+from ann2snn.distributed.launch import _exit_code
 from ann2snn.nets.unet import UNet
 from tests.processes import ended, fork, kill
 from tests.scripts import ROOT, SAMPLING, _free_port, check, script, train_flags

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ann2snn.launch import _exit_code
+from ann2snn.distributed.launch import _exit_code
 from tests.scripts import SAMPLING, check, script, train_flags
 from tests.stages.test_faults import at_step, folder_of_images, lazily  # noqa: F401 - a fixture
 from tests.stages.test_launch import is_alive, signal_at_call, start, wait_for, workers
