@@ -14,6 +14,7 @@ from ..files.lines import append_line
 from ..files.plain import read_text
 
 SPIKES_FILE = "spikes.jsonl"
+EXACT_IN_SINGLE = 2**24
 MOST_BYTES = 2**30  # of such a file: ten million lines
 
 
@@ -46,8 +47,10 @@ class SpikeTally:
         self._first = self._first or neuron
         if neuron is self._first:
             self.time_steps += len(events)
-        # Whole numbers, whose sum is exact in any order, so that no batch and no machine changes it.
-        found = events.abs().flatten(2).sum(2, dtype=torch.float64).sum(0)
+        # Whole numbers, whose sum is exact in any order as long as the type has digits for it: the same on any machine.
+        most = events[0, 0].numel() * (neuron.levels.hi - neuron.levels.lo)
+        total = torch.float64 if most >= EXACT_IN_SINGLE else events.dtype
+        found = events.abs().flatten(2).sum(2, dtype=total).sum(0, dtype=torch.float64)
         self.spikes = found if self.spikes is None else self.spikes + found
 
     def of(self, images: Sequence[int], rows: Sequence[int], restarts: int) -> list[ImageSpikes]:
