@@ -340,6 +340,7 @@ def scorer(sample: SampleConfig, world: World) -> tuple[Callable[[torch.nn.Modul
 
 
 def finetune_config() -> FineTuneConfig:
+    require(FLAGS.lr_decay != "cooldown", "--lr_decay=cooldown: of ANN_train.py; fine-tuning knows none and cosine")
     return FineTuneConfig(
         steps=FLAGS.ft_steps,
         lr=FLAGS.lr,

@@ -163,7 +163,8 @@ def _define_data() -> None:
 
 def _define_training() -> None:
     DEFINE_float("lr", 2e-4, "learning rate")
-    DEFINE_enum("lr_decay", "none", ["none", "cosine"], "after the warm-up: constant, or cosine to 0 at --total_steps")
+    decay = "after the warm-up: constant; cosine to 0 at --total_steps; or constant, then linear to 0 in the last tenth"
+    DEFINE_enum("lr_decay", "none", ["none", "cosine", "cooldown"], decay)
     DEFINE_enum(
         "loss_type",
         "mse",

@@ -326,11 +326,15 @@ def averaging(net: nn.Module) -> DistributedDataParallel:
 
 
 def lr_factor(step: int, config: TrainConfig) -> float:
-    """Linear warm-up (the first step already moves), then constant or half a cosine down to 0."""
+    """Linear warm-up (the first step already moves); then constant, half a cosine down to 0, or constant and at last
+    linearly to 0 over the last tenth of all steps, so that a run which was planned open-ended can be brought to an end.
+    """
     if step < config.warmup:
         return (step + 1) / config.warmup
     if config.lr_decay == "none":
         return 1.0
+    if config.lr_decay == "cooldown":
+        return min(1.0, max(0.0, 10 * (1 - step / config.total_steps)))
     share = (step - config.warmup) / max(1, config.total_steps - config.warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
