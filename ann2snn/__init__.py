@@ -27,6 +27,7 @@ require_installed()  # before anything that needs torch
 
 if TYPE_CHECKING:
     from .api import (
+        as_device,
         build_unet,
         convert,
         cost,
@@ -46,7 +47,7 @@ __version__ = "0.1.0"
 #: Name → module. Imported when first used: importing torch and torchvision takes seconds, which --help can do without.
 _PLACES = {
     **dict.fromkeys(("build_unet", "convert", "cost", "fold_thresholds", "gap", "load", "quantize"), "ann2snn.api"),
-    **dict.fromkeys(("register_attention", "register_quantizer", "sample"), "ann2snn.api"),
+    **dict.fromkeys(("as_device", "register_attention", "register_quantizer", "sample"), "ann2snn.api"),
     **dict.fromkeys(("DiffusionConfig", "SampleConfig", "SpikingConfig", "UNetConfig"), "ann2snn.config"),
     **dict.fromkeys(("Levels", "SpikingNetwork"), "ann2snn.convert"),
     "UserError": "ann2snn.errors",
@@ -59,6 +60,7 @@ __all__ = [
     "SpikingNetwork",
     "UNetConfig",
     "UserError",
+    "as_device",
     "build_unet",
     "convert",
     "cost",

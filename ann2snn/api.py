@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from .config import DiffusionConfig, SampleConfig, UNetConfig, check_limits, require
-from .convert import GapReport, SpikingNetwork, convert, fold_thresholds, measure_gap, register_quantizer
+from .convert import (
+    GapReport,
+    SpikingNetwork,
+    as_device,
+    convert,
+    fold_thresholds,
+    measure_gap,
+    register_quantizer,
+)
 from .convert.gap import GapMeter
 from .cost import CostReport, count_calls
 from .errors import UserError
@@ -19,6 +27,7 @@ from .ptq import quantize, register_attention
 from .sampling import generate_all
 
 __all__ = [
+    "as_device",
     "build_unet",
     "convert",
     "cost",
