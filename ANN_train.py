@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ann2snn import flags
+from ann2snn.cli import flags
+from ann2snn.cli.flags import FLAGS
 from ann2snn.config import require
-from ann2snn.flags import FLAGS
 
 # What takes seconds to import is imported where it is used: --help and typos are answered without it.
 flags.define()
@@ -21,7 +21,7 @@ flags.define()
 
 def main() -> int:
     flags.require_action(FLAGS.train or FLAGS.eval, "train or --eval")
-    from ann2snn import build
+    from ann2snn.cli import build
 
     world = build.world()
     code = run_training(world) if FLAGS.train else 0
@@ -36,7 +36,7 @@ def suits(network, diffusion) -> None:
 
 
 def run_training(world) -> int:
-    from ann2snn import build
+    from ann2snn.cli import build
     from ann2snn.stages import train
 
     return train.run(
@@ -49,8 +49,8 @@ def run_training(world) -> int:
 
 def run_evaluation(world) -> int:
     """samples.png and samples_ema.png, and the scores of both sets of weights."""
-    from ann2snn import build
-    from ann2snn.sampling import check_generation
+    from ann2snn.cli import build
+    from ann2snn.generate.sampling import check_generation
     from ann2snn.stages import evaluate, train
 
     sample = build.sample_config()

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ann2snn import flags
-from ann2snn.flags import FLAGS
+from ann2snn.cli import flags
+from ann2snn.cli.flags import FLAGS
 
 # What takes seconds to import is imported where it is used: --help and typos are answered without it.
 flags.define()
@@ -21,13 +21,13 @@ flags.define()
 
 def main() -> int:
     flags.require_action(FLAGS.eval, "eval")
-    from ann2snn import build
-    from ann2snn.sampling import check_generation
+    from ann2snn.cli import build
+    from ann2snn.generate.sampling import check_generation
     from ann2snn.stages import convert
 
     world, sample, spiking = build.world(), build.sample_config(), build.spiking_config()
     source = build.load_convertible()
-    check_generation(source.net, sample)
+    check_generation(source.net, sample.from_rest())
     return convert.run(
         Path(FLAGS.logdir),
         source,

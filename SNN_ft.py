@@ -16,22 +16,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ann2snn import flags
-from ann2snn.flags import FLAGS
+from ann2snn.cli import flags
+from ann2snn.cli.flags import FLAGS
 
 flags.define()
 
 
 def main() -> int:
     flags.require_action(FLAGS.fine_tune, "fine_tune")
-    from ann2snn import build
+    from ann2snn.cli import build
 
     world, sample = build.world(), build.sample_config()
     return tune_tsm(world, sample) if FLAGS.ft_method == "tsm" else tune_blocks(world, sample)
 
 
 def tune_tsm(world, sample) -> int:
-    from ann2snn import build, sampling
+    from ann2snn.cli import build
+    from ann2snn.generate import sampling
     from ann2snn.stages import direct
 
     source = build.load_pretrained()
@@ -50,37 +51,16 @@ def tune_tsm(world, sample) -> int:
 
 
 def tune_blocks(world, sample) -> int:
-    from ann2snn import build, sampling
+    from ann2snn.cli import build
+    from ann2snn.generate import sampling
     from ann2snn.stages import finetune
 
     spiking = build.spiking_config(schedule="stream")
-    config = finetune.FineTuneConfig(
-        steps=FLAGS.ft_steps,
-        lr=FLAGS.lr,
-        batch_size=FLAGS.ft_batch_size,
-        save_step=2000 if FLAGS.save_step is None else FLAGS.save_step,
-        sample_size=FLAGS.sample_size if FLAGS.sample_step else 0,
-        resume=FLAGS.resume,
-        seed=FLAGS.seed,
-        method=FLAGS.ft_method,
-        learn=tuple(FLAGS.ft_learn) if FLAGS.ft_learn else None,
-        granularity=FLAGS.ft_granularity,
-        neuron_lr=FLAGS.ft_neuron_lr,
-        decay=FLAGS.lr_decay == "cosine",
-        calibrate=FLAGS.ft_calibrate,
-        cache=FLAGS.ft_cache,
-        network_steps=FLAGS.ft_network_steps,
-        inputs=FLAGS.ft_inputs,
-        name=FLAGS.ft_name,
-        spike_chunk=FLAGS.spike_chunk,
-        accumulate=FLAGS.accumulate,
-        resume_with=tuple(FLAGS.resume_with),
-    )
     source = build.load_convertible()
-    sampling.check_generation(source.net, sample)
+    sampling.check_generation(source.net, sample.from_rest())
     dataset = build.dataset_for(source)
     return finetune.run(
-        *(Path(FLAGS.logdir), source, dataset, spiking, config, sample, world),
+        *(Path(FLAGS.logdir), source, dataset, spiking, build.finetune_config(), sample, world),
         gap_images=FLAGS.gap_images,
         accepted=lambda: build.logdir("finetune", world, source),
     )

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ann2snn import flags
+from ann2snn.cli import flags
+from ann2snn.cli.flags import FLAGS
 from ann2snn.config import require
-from ann2snn.flags import FLAGS
 
 # What takes seconds to import is imported where it is used: --help and typos are answered without it.
 flags.define()
@@ -22,7 +22,7 @@ flags.define()
 
 def main() -> int:
     flags.require_action(FLAGS.train or FLAGS.eval, "train or --eval")
-    from ann2snn import build
+    from ann2snn.cli import build
 
     world = build.world()
     code = run_training(world) if FLAGS.train else 0
@@ -41,7 +41,7 @@ def suits(network, diffusion) -> None:
 
 
 def run_training(world) -> int:
-    from ann2snn import build
+    from ann2snn.cli import build
     from ann2snn.stages import direct, train
 
     asked = build.training(world, suits)
@@ -59,8 +59,8 @@ def run_training(world) -> int:
 
 def run_evaluation(world) -> int:
     """The score of trained_snn.pt, and its first images as a grid."""
-    from ann2snn import build
-    from ann2snn.sampling import check_generation
+    from ann2snn.cli import build
+    from ann2snn.generate.sampling import check_generation
     from ann2snn.stages import direct, evaluate
 
     sample = build.sample_config()

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ann2snn import flags
+from ann2snn.cli import flags
+from ann2snn.cli.flags import FLAGS
 from ann2snn.config import require
-from ann2snn.flags import FLAGS
 
 # What takes seconds to import is imported where it is used: --help and typos are answered without it.
 flags.define()
@@ -24,10 +24,10 @@ flags.define()
 def main() -> int:
     actions = FLAGS.eval or FLAGS.sample_only or FLAGS.make_stats or FLAGS.score_data
     flags.require_action(actions, "eval, --sample_only, --make_stats or --score_data")
-    from ann2snn import build
-    from ann2snn.sampling import check_generation
+    from ann2snn.cli import build
+    from ann2snn.generate.analytic import noise_statistics
+    from ann2snn.generate.sampling import check_generation
     from ann2snn.stages import evaluate, fad
-    from ann2snn.stages.analytic import noise_statistics
 
     world = build.world()
     if FLAGS.make_stats:

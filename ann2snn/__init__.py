@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         register_attention,
         register_quantizer,
         sample,
+        trajectory,
     )
     from .config import DiffusionConfig, SampleConfig, SpikingConfig, UNetConfig
     from .convert import Levels, SpikingNetwork
@@ -47,7 +48,7 @@ __version__ = "0.1.0"
 #: Name → module. Imported when first used: importing torch and torchvision takes seconds, which --help can do without.
 _PLACES = {
     **dict.fromkeys(("build_unet", "convert", "cost", "fold_thresholds", "gap", "load", "quantize"), "ann2snn.api"),
-    **dict.fromkeys(("as_device", "register_attention", "register_quantizer", "sample"), "ann2snn.api"),
+    **dict.fromkeys(("as_device", "register_attention", "register_quantizer", "sample", "trajectory"), "ann2snn.api"),
     **dict.fromkeys(("DiffusionConfig", "SampleConfig", "SpikingConfig", "UNetConfig"), "ann2snn.config"),
     **dict.fromkeys(("Levels", "SpikingNetwork"), "ann2snn.convert"),
     "UserError": "ann2snn.errors",
@@ -71,6 +72,7 @@ __all__ = [
     "register_attention",
     "register_quantizer",
     "sample",
+    "trajectory",
 ]
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from ann2snn.stages.fad_train import main
+from .stages.fad_train import main
 
 if __name__ == "__main__":
     sys.exit(main())

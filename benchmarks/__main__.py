@@ -18,11 +18,11 @@ from typing import NoReturn
 
 import torch
 
-from ann2snn import launch
 from ann2snn.config import require
+from ann2snn.distributed import launch
+from ann2snn.distributed.runtime import choose_device, keep_freed_memory
 from ann2snn.errors import UserError
-from ann2snn.io.atomic import write_text
-from ann2snn.runtime import choose_device, keep_freed_memory
+from ann2snn.files.atomic import write_text
 from benchmarks.performance import plan
 from benchmarks.performance.document import filled
 from benchmarks.performance.machine import machine

@@ -11,6 +11,7 @@ the same states. The exact network of whole sums has their whole weights.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -21,15 +22,15 @@ import torch
 from torch import Tensor
 
 import ann2snn
+from ann2snn.checkpoints import checkpoint
 from ann2snn.config import SampleConfig, require
 from ann2snn.convert import DeviceNetwork, SpikingNetwork, as_device, relative_error
 from ann2snn.convert.accumulators import KINDS
 from ann2snn.diffusion import ImageNoise
 from ann2snn.diffusion.process import run_sampler
 from ann2snn.errors import UserError, one_line
-from ann2snn.io import checkpoint
-from ann2snn.io.atomic import write_text
-from ann2snn.report.tables import text_table
+from ann2snn.files.atomic import write_text
+from ann2snn.run.tables import text_table
 from benchmarks.settling import environment
 
 #: Type of the sums, and after a slash, every how many calls they are filled anew.
@@ -38,18 +39,25 @@ Trajectory = list[tuple[Tensor, Tensor]]
 HEADER = ["sums", "refresh", "calls", "error of sums", "worst layer", "levels that differ", "error of answer"]
 
 
+class _EnoughError(Exception):
+    """No more calls are wanted."""
+
+
 @torch.no_grad()
-def trajectory_of(ann: torch.nn.Module, config: SampleConfig, images: int) -> Trajectory:
-    """What the network is called with, x [images, C, H, W] and t [images], on its own way from noise to images."""
+def trajectory_of(ann: torch.nn.Module, config: SampleConfig, images: int, first: int) -> Trajectory:
+    """The `first` calls on the network's own way from noise to images, x [images, C, H, W] and t [images]."""
     calls: Trajectory = []
 
     def called(x: Tensor, t: Tensor) -> Tensor:
         calls.append((x.clone(), t.clone()))
+        if len(calls) == first:
+            raise _EnoughError
         return ann(x, t)
 
     shape = (ann.in_channels, ann.image_size, ann.image_size)
     noise = ImageNoise(config.seed, list(range(images)), shape, torch.device("cpu"), next(ann.parameters()).dtype)
-    run_sampler(called, ann.diffusion, ann.image_size, config, noise)
+    with contextlib.suppress(_EnoughError):
+        run_sampler(called, ann.diffusion, ann.image_size, config, noise)
     return calls
 
 
@@ -122,6 +130,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--net", type=Path, required=True, help="a quantized network: ckpt.pt")
     found.add_argument("--out", type=Path, help="write the rows as JSON")
     found.add_argument("--calls", type=int, default=1000, help="steps of the sampler")
+    found.add_argument("--first", type=int, help="follow only the first so many of them")
     found.add_argument("--sums", nargs="+", default=WAYS, help="types, and after a slash every how many calls anew")
     found.add_argument("--images", type=int, default=1)
     found.add_argument("--weight_bits", type=int, default=8, help="of whole weights, sign included")
@@ -133,12 +142,13 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     rows: list[dict] = []
     try:
-        require(given.calls > 0 and given.images > 0, "--calls and --images: use 1 or more")
+        first = given.calls if given.first is None else given.first
+        require(min(given.calls, given.images, first) > 0, "--calls, --first and --images: use 1 or more")
         ways = [parsed(way) for way in given.sums]
         loaded = checkpoint.load(given.net)
         ann = loaded.net.double()
         require(not isinstance(ann, SpikingNetwork), f"{given.net} is a spiking network: give its ANN's ckpt.pt")
-        trajectory = trajectory_of(ann, SampleConfig("ddim", given.calls, 0.0, seed=given.seed), given.images)
+        trajectory = trajectory_of(ann, SampleConfig("ddim", given.calls, 0.0, seed=given.seed), given.images, first)
         snn = ann2snn.convert(ann)
         how = {
             "command": "python -m benchmarks.drift " + " ".join(arguments if arguments is not None else sys.argv[1:]),

@@ -25,14 +25,14 @@ from pathlib import Path
 import torch
 
 from ann2snn.config import UNetConfig, require
+from ann2snn.distributed.runtime import prepare_folder
 from ann2snn.errors import UserError
-from ann2snn.io.atomic import write_text
+from ann2snn.files.atomic import write_text
 from ann2snn.nets.architecture import NetworkConfig, build_network
 from ann2snn.nets.fsddim import FSDDIMConfig
 from ann2snn.nets.sddpm import SDDPMConfig
-from ann2snn.report.log import RESULTS, read_log
-from ann2snn.report.tables import text_table
-from ann2snn.runtime import prepare_folder
+from ann2snn.run.log import RESULTS, read_log
+from ann2snn.run.tables import text_table
 from benchmarks.settling import environment
 
 ROOT = Path(__file__).parents[1]

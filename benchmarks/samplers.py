@@ -25,23 +25,23 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from ann2snn import launch
+from ann2snn.checkpoints import checkpoint
 from ann2snn.config import SampleConfig, SpikingConfig, require
 from ann2snn.convert import SpikingNetwork, convert
 from ann2snn.data import ImageDataset, load_dataset, to_model_range
 from ann2snn.diffusion import analytic_statistics
 from ann2snn.diffusion.process import check_sampling, make_process, require_vp
 from ann2snn.diffusion.samplers.grids import REAL_TIMES, whole_times
+from ann2snn.distributed import launch
+from ann2snn.distributed.runtime import prepare_folder, seed_from
 from ann2snn.errors import UserError
-from ann2snn.files import read_text
-from ann2snn.io import checkpoint
-from ann2snn.io.atomic import file_hash, write_text
+from ann2snn.files.atomic import file_hash, write_text
+from ann2snn.files.plain import read_text
+from ann2snn.generate.sampling import generate
 from ann2snn.metrics.features import FeatureExtractor, make_extractor
 from ann2snn.metrics.score import score_numbered
 from ann2snn.metrics.stats_file import ReferenceStatistics, read_stats
-from ann2snn.report.tables import text_table
-from ann2snn.runtime import prepare_folder, seed_from
-from ann2snn.sampling import generate
+from ann2snn.run.tables import text_table
 from ann2snn.stages.evaluate import settings
 from benchmarks.sampler_figure import draw
 from benchmarks.settling import environment

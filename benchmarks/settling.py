@@ -23,17 +23,17 @@ import torch
 from torch import Tensor, nn
 
 import ann2snn
+from ann2snn.checkpoints import checkpoint
 from ann2snn.config import DiffusionConfig, SampleConfig, SpikingConfig, TrainConfig, UNetConfig
 from ann2snn.convert import measure_gap, relative_error
 from ann2snn.data import load_dataset, to_model_range
 from ann2snn.diffusion import VP
-from ann2snn.io import checkpoint
-from ann2snn.io.atomic import write_text
+from ann2snn.distributed.runtime import prepare_folder
+from ann2snn.distributed.world import ALONE
+from ann2snn.files.atomic import write_text
 from ann2snn.nets import UNet
-from ann2snn.report.tables import text_table
-from ann2snn.runtime import prepare_folder
+from ann2snn.run.tables import text_table
 from ann2snn.stages import train
-from ann2snn.world import ALONE
 from quant import QuantReLU
 
 BITS = (2, 3, 4)

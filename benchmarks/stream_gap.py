@@ -22,17 +22,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ann2snn.checkpoints import checkpoint
 from ann2snn.config import AUTO, SpikingConfig
 from ann2snn.convert import SpikingNetwork, convert, relative_error
 from ann2snn.cost import FP32, INT8, count_operations
 from ann2snn.data import load_dataset, to_model_range
 from ann2snn.diffusion import VP
-from ann2snn.io import checkpoint
-from ann2snn.io.atomic import write_text
+from ann2snn.files.atomic import write_text
 from ann2snn.nets import UNet
-from ann2snn.report.log import RESULTS, read_log
 from ann2snn.report.summary import COMPARABLE
-from ann2snn.report.tables import text_table
+from ann2snn.run.log import RESULTS, read_log
+from ann2snn.run.tables import text_table
 
 COST_IMAGES = 4
 PERTURBATIONS = (1e-5, 1e-4, 1e-3, 1e-2)

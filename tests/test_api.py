@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import ann2snn
-from ann2snn.io import checkpoint
+from ann2snn.checkpoints import checkpoint
 from tests.scripts import SAMPLING, check, script
 
 
@@ -64,7 +64,7 @@ def test_sample_gives_8_bit_images_that_do_not_depend_on_the_batch():
 
 
 def test_sampling_from_python_and_by_script_gives_the_same_images(finished_run, tmp_path):
-    from ann2snn.io.images import iter_folder
+    from ann2snn.generate.images import iter_folder
 
     logdir, _ = finished_run
     flags = ["--sample_only", "--num_images=4", f"--images_dir={tmp_path}/images", f"--logdir={tmp_path}", *SAMPLING]

@@ -6,8 +6,8 @@ import torch
 
 import ann2snn
 from ann2snn import DiffusionConfig, SampleConfig, SpikingConfig, UserError
+from ann2snn.checkpoints import checkpoint
 from ann2snn.config import LIMITS, TrainConfig
-from ann2snn.io import checkpoint
 from tests.helpers import assert_equal, random_ann
 
 SHAPE = {"ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "norm_groups": 2, "image_size": 4}
@@ -93,6 +93,6 @@ def test_python_and_scripts_space_times_alike(sampler):
 
 
 def test_flags_and_arguments_share_one_table_of_limits():
-    from ann2snn import flags
+    from ann2snn.cli import flags
 
     assert flags.LIMITS is LIMITS

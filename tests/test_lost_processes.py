@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from torch import distributed as dist
 
-from ann2snn import launch, sampling, world
+from ann2snn.distributed import launch, world
+from ann2snn.generate import sampling
 from tests.processes import child_inside, ended, fork, kill
 from tests.scripts import SAMPLING, _free_port, processes, train_flags
 

@@ -10,10 +10,10 @@ import torch
 
 from ann2snn.config import DiffusionConfig, SampleConfig
 from ann2snn.convert import convert
+from ann2snn.distributed.runtime import evaluating, steady_convolutions
+from ann2snn.generate.sampling import generate, generate_all, generate_batches, group_size, image_groups
 from ann2snn.nets.attention_unet import AttentionUNet, AttentionUNetConfig
 from ann2snn.nets.sddpm import SDDPM, SDDPMConfig
-from ann2snn.runtime import evaluating, steady_convolutions
-from ann2snn.sampling import generate, generate_all, generate_batches, group_size, image_groups
 from tests.helpers import assert_equal, random_ann
 from tests.scripts import ROOT
 

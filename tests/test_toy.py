@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ann2snn.checkpoints import checkpoint
 from ann2snn.config import UNetConfig
 from ann2snn.data.toy import toy_points
 from ann2snn.diffusion.blur import BDM, BDMConfig
@@ -15,7 +16,6 @@ from ann2snn.diffusion.cld import CLD
 from ann2snn.diffusion.precondition import LinearFirst, noise_weights
 from ann2snn.diffusion.samplers import IMAGE_SAMPLERS
 from ann2snn.errors import UserError
-from ann2snn.io import checkpoint
 from ann2snn.nets import UNet
 from ann2snn.nets.mlp import MLP
 from ann2snn.toy import learn, sets

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torchvision import datasets as tv
 
-from ann2snn.data.decode import check_image, decode_image, fit_square, left_out, list_images
-from ann2snn.data.idx import read_idx
-from ann2snn.errors import UserError, is_out_of_memory
+from .decode import check_image, decode_image, fit_square, left_out, list_images
+from .idx import read_idx
+from ..errors import UserError, is_out_of_memory
 
 MAX_SIZE = 4096
 MEMORY_BUDGET = 2**30  # bytes of finished images to keep; larger sets are read image by image

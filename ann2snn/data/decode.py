@@ -10,8 +10,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.functional import center_crop, pil_to_tensor
 
-from ann2snn.errors import UserError
-from ann2snn.files import open_plain
+from ..errors import UserError
+from ..files.plain import open_plain
 
 #: Endings of other pictures, which are left out, and said to be.
 OTHER_ENDINGS = (".gif", ".jfif", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".svg", ".jpe", ".apng", ".tga", ".raw")

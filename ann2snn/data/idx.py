@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 import torch
 
-from ann2snn.errors import UserError
-from ann2snn.files import open_plain
+from ..errors import UserError
+from ..files.plain import open_plain
 
 UNSIGNED_BYTE = 0x08
 MAX_DIMS = 4

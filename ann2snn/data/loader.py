@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from ann2snn.data.datasets import ImageDataset
-from ann2snn.errors import UserError
-from ann2snn.signals import STOPPING
+from .datasets import ImageDataset
+from ..errors import UserError
+from ..signals import STOPPING
 
 
 def batches(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ann2snn.config import check_int, check_seed, require
+from ..config import check_int, check_seed, require
 
 RING_NOISE = 0.01 * math.sqrt(0.2)
 

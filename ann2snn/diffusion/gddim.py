@@ -15,14 +15,7 @@ from torch import Tensor
 
 from ..config import require
 from .cld import CLD
-from .gddim_coefficients import (
-    Coefficients,
-    check_grid,
-    check_options,
-    gddim_coefficients,
-    intervals_for,
-    time_grid,
-)
+from .gddim_coefficients import Coefficients, check_grid, check_options, gddim_coefficients, intervals_for, time_grid
 from .linear_process import LinearProcess
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..distributed.world import ALONE, World
 from ..nets.parts import DownSample, ResBlock, UpSample
 from ..neurons import IFNeuron
-from ..world import ALONE, World
 from .subject import Example, Subject, subject_gap
 
 #: Tried for every neuron layer: factors of its threshold, and shifts of its initial charge in units of θ.

@@ -10,10 +10,10 @@ import torch
 from ..config import SampleConfig, require
 from ..data import ImageDataset, batches, to_model_range
 from ..diffusion.process import draw_times, make_process, network_pair
+from ..distributed.runtime import seed_from
+from ..distributed.world import ALONE, World
+from ..generate.sampling import generate, image_groups
 from ..nets import UNet
-from ..runtime import seed_from
-from ..sampling import generate, image_groups
-from ..world import ALONE, World
 from .subject import Batch
 
 HELD_BACK = 32  # images of the validation batch, never tuned on

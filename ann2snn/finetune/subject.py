@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from ..convert import SpikingNetwork
 from ..convert.gap import blocks_of
+from ..distributed.world import ALONE, World
 from ..neurons import IFNeuron
-from ..world import ALONE, World
 from .capture import BlockInput, BlockIO, capture_block, capture_inputs, run_block
 
 #: Blocks fed by constant currents alone: their spikes are exact, so there is nothing to tune but rounding noise.

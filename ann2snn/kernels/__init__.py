@@ -4,8 +4,10 @@ from .choice import BACKENDS, kernels_by
 from .fake_quant import fake_quant
 from .follow import Levels, Neurons, Pace, Report, along, follow, working
 from .integrate_fire import IFState, if_scan, spread_counts
-from .lif import SURROGATES, LIFRule, lif_scan
-from .norm import NormRule, norm_follow
+from .lif import lif_scan
+from .lif_rule import SURROGATES, LIFRule
+from .norm import norm_follow
+from .norm_rule import NormRule
 from .spike_conv import SpikeConv, Spikes, convolves_spikes, fits_spike_conv
 from .upsample import upsample_nearest
 

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from .choice import device_of
 from .layout import laid_out_as, steps_outermost
-from .lif import LIFRule, lif_scan_reference
+from .lif_rule import LIFRule, lif_scan_reference
 
 BLOCK = 512
 

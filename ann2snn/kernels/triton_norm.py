@@ -18,7 +18,7 @@ from torch import Tensor
 from .choice import device_of
 from .follow import Levels, Neurons, Pace
 from .layout import laid_out_as, steps_outermost
-from .norm import NormRule, norm_follow_reference
+from .norm_rule import NormRule, norm_follow_reference
 
 #: Values of a group that a program holds at a time: more would not fit into its registers.
 TILE = 2048

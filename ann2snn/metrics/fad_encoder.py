@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checkpoints import seal
+from ..checkpoints.bounds import check_archive, plain, repeats_itself
 from ..config import require
 from ..errors import UserError, is_out_of_memory
-from ..files import open_plain
-from ..io import seal
-from ..io.atomic import replacing
-from ..io.bounds import check_archive, plain, repeats_itself
+from ..files.atomic import replacing
+from ..files.plain import open_plain
 
 WIDTHS = {32: (32, 64, 128, 256), 64: (32, 64, 128, 256, 512)}  # channels of the stages, by image side
 MOST_LATENT = 1024

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ann2snn.errors import UserError
+from ..errors import UserError
 
 
 class FeatureStatistics:

@@ -2,7 +2,7 @@
 
 import torch
 
-from ann2snn.errors import UserError
+from ..errors import UserError
 
 
 class InceptionScore:

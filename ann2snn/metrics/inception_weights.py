@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from ann2snn.errors import UserError, is_out_of_memory
-from ann2snn.files import open_plain
-from ann2snn.io.bounds import check_archive, plain
+from ..checkpoints.bounds import check_archive, plain
+from ..errors import UserError, is_out_of_memory
+from ..files.plain import open_plain
 
 FILE_NAME = "pt_inception-2015-12-05-6726825d.pth"
 URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/" + FILE_NAME

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ann2snn.config import check_int
-from ann2snn.errors import UserError
+from ..config import check_int
+from ..errors import UserError
 
 ROW_BLOCK, COLUMN_BLOCK = 2048, 4096
 PAIR_VALUES = 2**22  # values held at once where single pairs are measured

@@ -4,10 +4,10 @@ import json
 
 from tqdm import tqdm
 
-from ann2snn.errors import UserError
-from ann2snn.metrics.frechet import FeatureStatistics, frechet_distance
-from ann2snn.metrics.inception_score import InceptionScore
-from ann2snn.world import ALONE
+from ..distributed.world import ALONE
+from ..errors import UserError
+from .frechet import FeatureStatistics, frechet_distance
+from .inception_score import InceptionScore
 
 
 def score_images(batches, extractor, stats, splits=10, total=None, progress=True):

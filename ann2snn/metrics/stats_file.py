@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ann2snn.errors import UserError
-from ann2snn.io.atomic import replacing
-from ann2snn.io.npz import read_npz
-from ann2snn.metrics.features import INCEPTION_DIM, INCEPTION_NAME
+from ..errors import UserError
+from ..files.atomic import replacing
+from ..files.npz import read_npz
+from .features import INCEPTION_DIM, INCEPTION_NAME
 
 MOST_BYTES = 1 << 28  # unpacked; 2048 features take 34 MB
 

@@ -33,7 +33,7 @@ class DirectConfig:
     """Shape of a directly trained spiking U-Net, and its neurons.
 
     spike_steps: time steps of a network call. threshold: that all neurons are trained with, in units of the current.
-    surrogate: derivative of the spike, see `kernels.lif`.
+    surrogate: derivative of the spike, see `kernels.lif_rule`.
 
     Raises UserError for values that make no network.
     """

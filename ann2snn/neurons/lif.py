@@ -9,7 +9,7 @@ from .clock import Monitor, unfold_time
 
 
 class LIFNeuron(nn.Module):
-    """Integrate-and-fire neurons, leaky or not, that start every call at rest; see `kernels.lif`.
+    """Integrate-and-fire neurons, leaky or not, that start every call at rest; see `kernels.lif_rule`.
 
     rule: the dynamics; its threshold may be changed at any time (threshold guidance) and is in no state dict.
     """

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
+from ..run.tables import show
 from .parse import MALFORMED, clean, number, read_json, whole
-from .tables import show
 
 MOST_RUNS, MOST_BLOCKS = 12, 200
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..data.decode import decode_image
 from ..errors import UserError
-from ..io.images import INDEX_DIGITS
+from ..generate.images import INDEX_DIGITS
 from .collect import ImageSet, Run
 from .modes import Mode
 from .parse import clean, options_text, sampling_text

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..config import DirectSpiking, SpikingConfig
 from ..convert import BlockGap, GapReport
 from ..convert.gap import PREDICTION
-from ..files import read_text
+from ..files.plain import read_text
 from .modes import Mode
 
 LONGEST = 300  # characters of a string shown

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from ..config import FULL_PRECISION
 from ..convert import GapReport
+from ..run.tables import show, text_table
 from .collect import Run, Score
 from .modes import NETWORK_LABELS, USUAL_MODES, Mode
-from .tables import show, text_table
 
 ROUNDING = 1e-9  # relative errors below are float64's rounding, not the network's
 #: Settings two scores must share to be compared, as the reader knows them.

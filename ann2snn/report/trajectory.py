@@ -10,8 +10,8 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from ..config import require
-from ..io.atomic import replacing
-from ..io.images import save_grid
+from ..files.atomic import replacing
+from ..generate.images import save_grid
 
 COLUMNS = 10
 MOST_FRAMES = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UserError
-from ..io.atomic import replacing, write_text
+from ..files.atomic import replacing, write_text
 from .collect import Run
 from .figures import charts
 from .html import page

@@ -8,9 +8,9 @@ from pathlib import Path
 from ..config import SpikingConfig
 from ..data.decode import images_below
 from ..errors import UserError
-from ..files import read_text
-from ..io.atomic import write_text
-from ..io.images import existing_indices, index_of
+from ..files.atomic import write_text
+from ..files.plain import read_text
+from ..generate.images import existing_indices, index_of
 
 SETTINGS = "settings.json"
 SETTINGS_BYTES = 2**20  # at most

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..checkpoints import checkpoint
 from ..data import ImageDataset
-from ..io import checkpoint
-from ..io.atomic import cause, sweep
-from ..io.lines import append_line
-from ..io.lock import run_lock
-from ..io.warning import warn
+from ..distributed.world import World
+from ..files.atomic import cause, sweep
+from ..files.lines import append_line
+from ..files.lock import run_lock
+from ..files.warning import warn
 from ..metrics.frechet import FeatureStatistics
 from ..metrics.stats_file import write_stats
-from ..report.log import RunLog
-from ..world import World
+from ..run.log import RunLog
 
 
 @contextlib.contextmanager

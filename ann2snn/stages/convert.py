@@ -11,21 +11,22 @@ from pathlib import Path
 
 from torch import nn
 
+from ..checkpoints import checkpoint
 from ..config import AUTO, SampleConfig, SpikingConfig
 from ..convert import GapReport, SpikingNetwork, convert, measure_gap
 from ..convert.raster import record_raster
+from ..distributed.runtime import place, prepare_folder
+from ..distributed.world import World
 from ..errors import UserError
-from ..io import checkpoint
-from ..io.atomic import write_text
-from ..io.images import save_grid
-from ..io.rasters import save_rasters
+from ..files.atomic import write_text
+from ..generate.images import save_grid
+from ..generate.probe import halfway_state, sampler_states
+from ..generate.sampling import generate_all
 from ..nets import UNet
 from ..nets.direct import DirectDenoiser
-from ..probe import halfway_state, sampler_states
-from ..report.tables import gap_table
-from ..runtime import place, prepare_folder
-from ..sampling import generate_all
-from ..world import World
+from ..run.rasters import save_rasters
+from ..run.tables import gap_table
+from .carrying import CARRY_FILE, measure_carrying
 from .common import owning
 from .cost import COST_FILE, COST_IMAGES, measure_and_write
 
@@ -54,6 +55,8 @@ def run(
     """
     ann: UNet = place(source.net, world.device)
     snn = converted(ann, spiking, spike_chunk)
+    if sample.carry:
+        snn.check_carrying(sample.carry_steps)
     prepare_folder(logdir)
     with owning(logdir, "convert", world):
         accepted()
@@ -73,12 +76,14 @@ def run(
 def measure(
     logdir: Path, ann: UNet, snn: SpikingNetwork, spiking: SpikingConfig, sample: SampleConfig, images: int
 ) -> None:
-    """Write `gap.json`, `cost.json` and `raster.npz`; print the tables."""
+    """Write `gap.json`, `cost.json`, `raster.npz`, and where levels are carried `carry.json`; print the tables."""
     reports = gap_reports(ann, snn, spiking, images, sample.seed)
     write_gap(logdir / GAP_FILE, reports, images, depth=snn.depth)
     print_gap(reports, images)
     modes, calls = [report.spiking for report in reports], sample.calls(ann.diffusion)
     measure_and_write(logdir / COST_FILE, ann, {"converted": snn}, modes, min(images, COST_IMAGES), sample.seed, calls)
+    if sample.carry:
+        measure_carrying(logdir / CARRY_FILE, ann, snn, sample, min(images, COST_IMAGES))
     write_raster(logdir / RASTER_FILE, ann, snn, sample.seed)
 
 
@@ -146,22 +151,31 @@ def print_gap(reports: list[GapReport], images: int) -> None:
     )
 
 
-def grid_name(net: nn.Module) -> str:
-    """`images/SNN_T{T}.png` for a converted network, SDDPM_T or FSDDIM_T for those, `images/ANN.png` for an ANN."""
+def grid_name(net: nn.Module, carried: bool = False) -> str:
+    """`images/SNN_T{T}.png` for a converted network, SDDPM_T or FSDDIM_T for those, `images/ANN.png` for an ANN.
+
+    carried: `images/SNN_T{T}_carried.png`.
+    """
     if isinstance(net, DirectDenoiser):
         return f"images/{net.config.arch.upper()}_T{net.spike_steps}.png"
-    return f"images/SNN_T{net.clock.spike_steps}.png" if isinstance(net, SpikingNetwork) else "images/ANN.png"
+    if not isinstance(net, SpikingNetwork):
+        return "images/ANN.png"
+    return f"images/SNN_T{net.clock.spike_steps}{'_carried' if carried else ''}.png"
 
 
 def write_grids(
     logdir: Path, nets: Iterable[nn.Module], sample: SampleConfig, count: int, batch_size: int, world: World
 ) -> None:
-    """A picture of each network's images, all from the same noise, named by `grid_name`."""
+    """A picture of each network's images, all from the same noise, named by `grid_name`.
+
+    Where levels are carried, a spiking network's are drawn without that as well.
+    """
     nrow = max(1, math.isqrt(count))
-    for net in nets:
-        path = logdir / grid_name(net)
-        carry = sample.carry and isinstance(net, SpikingNetwork)
-        how = sample if carry else replace(sample, carry=False, carry_steps=AUTO)
+    ways = [(net, sample.from_rest()) for net in nets]
+    if sample.carry:
+        ways += [(net, sample) for net, _ in ways if isinstance(net, SpikingNetwork)]
+    for net, how in ways:
+        path = logdir / grid_name(net, how.carry)
         images = generate_all(net, how, count, batch_size, world)
         if world.main:
             save_grid(images, path, nrow)

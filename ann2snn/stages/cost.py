@@ -11,12 +11,12 @@ from pathlib import Path
 from ..config import SpikingConfig
 from ..convert import SpikingNetwork
 from ..cost import FP32, INT8, INT8_STATE16, CostReport, count_operations
-from ..io.atomic import write_text
+from ..files.atomic import write_text
+from ..generate.probe import sampler_states
 from ..nets import UNet
 from ..nets.direct import DirectDenoiser
-from ..probe import sampler_states
 from ..report.costs import cost_table, generation_table, parse_costs
-from ..report.tables import text_table
+from ..run.tables import text_table
 
 COST_FILE = "cost.json"
 COST_IMAGES = 2  # suffice: counts vary little between images

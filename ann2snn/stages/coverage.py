@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ..config import require
 from ..data import ImageDataset
+from ..distributed.world import World
 from ..metrics.features import Extracted, FeatureExtractor
 from ..metrics.precision_recall import precision_recall
 from ..metrics.score import score_numbered
 from ..metrics.stats_file import ReferenceStatistics
-from ..world import World
 
 Batches = Iterable[tuple[Sequence[int], Tensor]]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from ..checkpoints import checkpoint
 from ..config import SampleConfig, TrainConfig, check_ft_name
 from ..data import ImageDataset
-from ..io import checkpoint
+from ..distributed.runtime import place
+from ..distributed.world import World
 from ..nets.direct import DirectConfig, DirectDenoiser
 from ..nets.sddpm import with_tsm
-from ..runtime import place
-from ..world import World
 from . import train
 from .common import owning
 from .convert import RASTER_FILE, write_grids

@@ -6,9 +6,9 @@ import copy
 from pathlib import Path
 
 from ..convert.raster import record_direct_raster
-from ..io.rasters import save_rasters
+from ..generate.probe import halfway_state
 from ..nets.direct import DirectDenoiser
-from ..probe import halfway_state
+from ..run.rasters import save_rasters
 
 
 def write_direct_raster(path: Path, net: DirectDenoiser, seed: int) -> None:

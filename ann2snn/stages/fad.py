@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..config import require
 from ..data import ImageDataset
+from ..distributed.world import World
 from ..metrics.fad import FadExtractor, fad, gather
 from ..metrics.stats_file import ReferenceStatistics
-from ..world import World
 from .common import keep_stats
 
 

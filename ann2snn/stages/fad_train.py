@@ -23,13 +23,13 @@ from ..config import require
 from ..data import ImageDataset, load_dataset
 from ..data.datasets import DATASET_TYPES
 from ..data.loader import batches, to_model_range
+from ..distributed.runtime import choose_device, seed_from
+from ..distributed.world import ALONE
 from ..errors import UserError, one_line
-from ..io.atomic import sweep
+from ..files.atomic import sweep
 from ..metrics.fad import MODES, FadExtractor
 from ..metrics.fad_encoder import WIDTHS, AutoEncoder, load_autoencoder, save_autoencoder
 from ..output import unbreakable_output
-from ..runtime import choose_device, seed_from
-from ..world import ALONE
 from .fad import make_stats
 
 PUBLISHED_BATCH, PUBLISHED_LR, PUBLISHED_EPOCHS = 250, 1e-3, 150

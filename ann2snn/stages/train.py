@@ -14,23 +14,23 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..checkpoints import checkpoint
 from ..config import DiffusionConfig, SampleConfig, TrainConfig
 from ..data import ImageDataset, batches
 from ..diffusion import ImageNoise
+from ..distributed.runtime import prepare_folder
+from ..distributed.world import World
 from ..errors import MemoryUserError, UserError, is_out_of_memory
-from ..io import checkpoint
-from ..io.images import save_grid
-from ..io.warning import warn
+from ..files.warning import warn
+from ..generate.images import save_grid
+from ..generate.sampling import generate_all
 from ..nets.architecture import NetworkConfig
-from ..report.log import RESULTS, RunLog, append_result
-from ..runtime import prepare_folder
-from ..sampling import generate_all
+from ..run.log import RESULTS, RunLog, append_result
 from ..signals import Interruption
-from ..world import World
-from .best import AVERAGED, BestKeeper
+from ..training.best import AVERAGED, BestKeeper
+from ..training.trainer import Trainer
 from .common import SilentLog, changes_text, due, newest, owning, record_changes
 from .evaluate import sampling_settings
-from .trainer import Trainer
 
 CHECKPOINT = "ckpt.pt"
 BEST = "best.pt"
@@ -80,7 +80,7 @@ def run(
     initial: weights that a new run starts from; fresh ones otherwise.
     accepted: called when settings and checkpoint have passed all checks, before anything but the lock is written.
     """
-    trainer = Trainer(network, diffusion, train, world, amp, recompute, dataset)
+    trainer = Trainer(network, diffusion, train, world, amp, recompute, dataset, sample.tf32)
     prepare_folder(logdir)
     with owning(logdir, "train", world):
         if network.ch == getattr(network, "norm_groups", None):

@@ -22,11 +22,11 @@ from tqdm import tqdm
 from ..config import PROCESSES, SDE_SAMPLERS, require
 from ..diffusion.gddim_coefficients import CORRECTORS
 from ..diffusion.samplers import IMAGE_SAMPLERS
+from ..distributed.runtime import prepare_folder
 from ..errors import UserError, one_line
-from ..files import read_text
-from ..io.atomic import replacing, sweep, write_text
+from ..files.atomic import replacing, sweep, write_text
+from ..files.plain import read_text
 from ..output import unbreakable_output
-from ..runtime import prepare_folder
 from .draw import picture
 from .learn import load, save, train
 from .sample import Result, fresh, sample

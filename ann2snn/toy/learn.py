@@ -9,13 +9,13 @@ import os
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints import checkpoint
 from ..config import require
 from ..diffusion.ema import ema_decay_at
 from ..diffusion.process import denoising_loss, make_process
 from ..diffusion.vp import VP
-from ..io import checkpoint
+from ..distributed.runtime import seed_from
 from ..nets.mlp import MLP
-from ..runtime import seed_from
 from .sets import SIZE, draw
 from .settings import ToySettings
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..config import SampleConfig
 from ..diffusion import VP, ImageNoise, analytic_statistics, check
 from ..diffusion.process import make_process, run_sampler
-from ..runtime import seed_from
+from ..distributed.runtime import seed_from
 from .sets import SIZE, distance, draw, sliced_wasserstein
 from .settings import ToySettings
 

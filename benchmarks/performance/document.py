@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ann2snn.config import require
-from ann2snn.report.tables import show
+from ann2snn.run.tables import show
 
 from .output import about_line, target_row
 from .results import Section

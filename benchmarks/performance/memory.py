@@ -22,8 +22,8 @@ import torch
 
 from ann2snn.config import FULL_PRECISION, SpikingConfig
 from ann2snn.convert.to_snn import attach
+from ann2snn.distributed.runtime import place
 from ann2snn.nets import UNet
-from ann2snn.runtime import place
 
 from .forward import call
 from .masked import MaskedDenoiser

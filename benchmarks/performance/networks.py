@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from ann2snn.config import FULL_PRECISION, SpikingConfig, UNetConfig
 from ann2snn.convert import SpikingNetwork, convert
+from ann2snn.distributed.runtime import place
 from ann2snn.nets import UNet
 from ann2snn.nets.parts import ResBlock
-from ann2snn.runtime import place
 from quant.calibrate import calibrate_activations
 
 from .results import Bench

@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from ann2snn.io.atomic import write_text
-from ann2snn.report.tables import show, text_table
+from ann2snn.files.atomic import write_text
+from ann2snn.run.tables import show, text_table
 
 from .results import Section
 from .targets import DEVICE_NAMES

@@ -1,7 +1,7 @@
 """The training loop one would write without thinking of speed: fp32, channels first, one small operation a tensor.
 
 Adam without fusing, clipping tensor by tensor, and averaged weights updated in a Python loop over the state dict. It
-does what a step of `ann2snn.stages.trainer.Trainer` does, from the same draws.
+does what a step of `ann2snn.training.trainer.Trainer` does, from the same draws.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ann2snn.config import SampleConfig
-from ann2snn.sampling import generate
+from ann2snn.generate.sampling import generate
 
 from .forward import SYNC, call
 from .networks import inputs, make_snn

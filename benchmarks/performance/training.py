@@ -7,10 +7,10 @@ from functools import partial
 import torch
 
 from ann2snn.config import FULL_PRECISION, DiffusionConfig, TrainConfig
+from ann2snn.distributed.runtime import computes_bfloat16
+from ann2snn.distributed.world import World
 from ann2snn.nets import UNet
-from ann2snn.runtime import computes_bfloat16
-from ann2snn.stages.trainer import Trainer
-from ann2snn.world import World
+from ann2snn.training.trainer import Trainer
 
 from .networks import SEED, config_of
 from .plain import PlainLoop

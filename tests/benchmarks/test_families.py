@@ -125,7 +125,7 @@ def test_all_families_are_trained_with_the_same_budget(tmp_path, commands, found
 def test_every_command_line_is_one_that_the_scripts_accept(tmp_path, commands, found):
     from absl import flags as absl_flags
 
-    from ann2snn import flags
+    from ann2snn.cli import flags
 
     stages = families.Stages(arguments(tmp_path, "--fad_encoder", "a.pth", "--fad_stats", "b.npz"))
     families.train_all(stages, found)

@@ -9,11 +9,11 @@ import torch
 
 from ann2snn.config import DiffusionConfig, SpikingConfig, TrainConfig, UNetConfig
 from ann2snn.convert import convert
+from ann2snn.distributed.runtime import seed_step
+from ann2snn.distributed.world import ALONE
 from ann2snn.errors import UserError
 from ann2snn.nets import UNet
-from ann2snn.runtime import seed_step
-from ann2snn.stages.trainer import Trainer
-from ann2snn.world import ALONE
+from ann2snn.training.trainer import Trainer
 from benchmarks import __main__ as command
 from benchmarks.performance import document, memory, plan, stream, targets, timing
 from benchmarks.performance.masked import MaskedDenoiser

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
+from ann2snn.checkpoints import checkpoint
 from ann2snn.config import SampleConfig
 from ann2snn.diffusion.samplers import SAMPLERS as REGISTRY
-from ann2snn.io import checkpoint
 from ann2snn.metrics.features import Extracted
 from ann2snn.metrics.frechet import FeatureStatistics, frechet_distance
 from ann2snn.metrics.stats_file import write_stats

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
+from ann2snn.checkpoints import checkpoint
 from ann2snn.config import SpikingConfig
 from ann2snn.convert import convert, measure_gap
 from ann2snn.data.datasets import ImageDataset
-from ann2snn.io import checkpoint
 from benchmarks import neuron_figure, settling
 from quant.functional import uniform_levels
 from tests.helpers import random_ann, random_batch

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from ann2snn.checkpoints import checkpoint
 from ann2snn.config import SpikingConfig
 from ann2snn.convert import SpikingNetwork
 from ann2snn.errors import UserError
-from ann2snn.io import checkpoint
 from ann2snn.nets import UNet
 from tests.helpers import SHAPES, assert_close, golden, golden_ann, golden_state
 

@@ -8,7 +8,7 @@ from ann2snn.config import SampleConfig
 from ann2snn.convert import convert
 from ann2snn.convert.gap import SpikeTotals
 from ann2snn.errors import UserError
-from ann2snn.sampling import generate
+from ann2snn.generate.sampling import generate
 from tests.helpers import random_ann
 
 SAMPLERS = {

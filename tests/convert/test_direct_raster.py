@@ -10,10 +10,10 @@ import torch
 from ann2snn.config import DirectSpiking
 from ann2snn.convert.raster import record_direct_raster
 from ann2snn.errors import UserError
-from ann2snn.io.rasters import load_rasters, save_rasters
 from ann2snn.nets.direct import DirectDenoiser
 from ann2snn.nets.fsddim import FSDDIM, FSDDIMConfig
 from ann2snn.nets.sddpm import SDDPM, SDDPMConfig
+from ann2snn.run.rasters import load_rasters, save_rasters
 from ann2snn.stages.direct_raster import write_direct_raster
 from tests.fill import deterministic_fill
 from tests.helpers import random_batch, spike_trains

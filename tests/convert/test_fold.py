@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 import ann2snn
+from ann2snn.checkpoints import checkpoint
 from ann2snn.config import SpikingConfig
 from ann2snn.convert import SpikingNetwork, convert, measure_gap
 from ann2snn.convert.fold import fold_thresholds, senders
 from ann2snn.errors import UserError
-from ann2snn.io import checkpoint
 from tests.helpers import assert_close, assert_equal, random_ann, random_batch, spike_trains
 
 EXACT = 1e-12

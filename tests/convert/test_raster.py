@@ -7,8 +7,8 @@ from ann2snn.config import SpikingConfig
 from ann2snn.convert import convert
 from ann2snn.convert.raster import record_raster
 from ann2snn.errors import UserError
-from ann2snn.io.rasters import load_rasters, save_rasters
 from ann2snn.kernels import spread_counts
+from ann2snn.run.rasters import load_rasters, save_rasters
 from tests.helpers import ann_counts, random_ann, random_batch, spike_trains
 
 LAYER_SYNC = SpikingConfig()

@@ -9,10 +9,10 @@ from ann2snn.config import DiffusionConfig, SampleConfig
 from ann2snn.diffusion import VP, check
 from ann2snn.diffusion.process import check_sampling, current_steps
 from ann2snn.diffusion.samplers import sample_currents, sample_ddim
+from ann2snn.distributed.world import ALONE
 from ann2snn.errors import UserError
+from ann2snn.generate.sampling import generate, generate_all, generate_batches
 from ann2snn.nets.fsddim import FSDDIM, FSDDIMConfig
-from ann2snn.sampling import generate, generate_all, generate_batches
-from ann2snn.world import ALONE
 from tests.diffusion.vp_exact import no_noise, normal, oracle
 from tests.fill import deterministic_fill
 from tests.helpers import assert_equal, random_ann

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ann2snn import sampling
 from ann2snn.config import DiffusionConfig, SampleConfig
 from ann2snn.convert import convert
 from ann2snn.diffusion import ImageNoise, sample_ddim, sample_ddpm
 from ann2snn.diffusion.samplers import uniform_times
 from ann2snn.errors import UserError
-from ann2snn.sampling import generate, generate_all
+from ann2snn.generate import sampling
+from ann2snn.generate.sampling import generate, generate_all
 from quant import QuantConv2d
 from tests.diffusion.vp_exact import Draws, gaussian_denoiser, no_noise, normal, oracle, process
 from tests.helpers import assert_equal, random_ann, random_batch

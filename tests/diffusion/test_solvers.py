@@ -6,12 +6,7 @@ import pytest
 import torch
 
 from ann2snn.diffusion import sample_ddim
-from ann2snn.diffusion.samplers import (
-    sample_ddpm_strided,
-    sample_dpm_solver,
-    sample_dpmpp,
-    sample_dpmpp_sde,
-)
+from ann2snn.diffusion.samplers import sample_ddpm_strided, sample_dpm_solver, sample_dpmpp, sample_dpmpp_sde
 from tests.diffusion.vp_exact import (
     SCALE,
     Draws,

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ann2snn import UserError
+from ann2snn.checkpoints import checkpoint
 from ann2snn.config import SampleConfig, SpikingConfig
 from ann2snn.convert import convert
 from ann2snn.convert.gap import record_outputs
@@ -25,8 +26,7 @@ from ann2snn.finetune import (
 )
 from ann2snn.finetune.inputs import sampler_batches
 from ann2snn.finetune.subject import LEARNABLE
-from ann2snn.io import checkpoint
-from ann2snn.sampling import generate
+from ann2snn.generate.sampling import generate
 from tests.helpers import assert_close, assert_equal, random_ann, random_batch
 
 STREAM = SpikingConfig("stream")

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 
-from ann2snn.io import checkpoint
-from ann2snn.io.reference import TABLE
+from ann2snn.checkpoints import checkpoint
+from ann2snn.checkpoints.reference import TABLE
 from tests.helpers import random_ann
 
 ESCAPE = "\x1b[2J\nfake: all is well"

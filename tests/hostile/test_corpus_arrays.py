@@ -8,10 +8,10 @@ import pytest
 
 from ann2snn.data.idx import read_idx
 from ann2snn.errors import UserError
-from ann2snn.io.images import load_npz
-from ann2snn.io.npz import read_npz
-from ann2snn.io.rasters import load_rasters
+from ann2snn.files.npz import read_npz
+from ann2snn.generate.images import load_npz
 from ann2snn.metrics.stats_file import read_stats
+from ann2snn.run.rasters import load_rasters
 from tests.hostile.contained import contained, refusal, sixteenths, tree
 from tests.hostile.corpus import ARRAYS, lying_npz, npz_of, special_files, stats_arrays
 from tests.report.run_folder import write_rasters

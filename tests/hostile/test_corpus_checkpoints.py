@@ -7,9 +7,9 @@ import time
 import pytest
 import torch
 
+from ann2snn.checkpoints import bounds, checkpoint, opcodes
 from ann2snn.errors import UserError
-from ann2snn.io import bounds, checkpoint, opcodes
-from ann2snn.io.zipped import members
+from ann2snn.files.zipped import members
 from tests.hostile.contained import contained, refusal, sixteenths, tree
 from tests.hostile.corpus import CHECKPOINTS, ESCAPE, payload, repacked, save_valid, special_files
 from tests.scripts import SAMPLING, script

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from ann2snn.errors import UserError
-from ann2snn.io.flagfile import check_arguments
+from ann2snn.files.flagfile import check_arguments
 from ann2snn.report.collect import collect
 from tests.hostile.contained import contained, refusal, sixteenths, tree
 from tests.hostile.corpus import ESCAPE, special_files

@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
+from ann2snn.checkpoints import checkpoint
 from ann2snn.config import MAX_IMAGE_SIZE
-from ann2snn.io import checkpoint
 from ann2snn.nets.architecture import build_network
 from ann2snn.nets.fsddim import FSDDIMConfig
 from ann2snn.nets.sddpm import SDDPMConfig

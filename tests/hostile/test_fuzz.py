@@ -23,14 +23,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ann2snn import flags
-from ann2snn import settings as from_flags
+from ann2snn.checkpoints import checkpoint
+from ann2snn.cli import flags
+from ann2snn.cli import settings as from_flags
 from ann2snn.data.decode import check_image, decode_image
-from ann2snn.io import checkpoint
-from ann2snn.io.images import load_npz
-from ann2snn.io.rasters import load_rasters
+from ann2snn.generate.images import load_npz
 from ann2snn.metrics.stats_file import read_stats
 from ann2snn.report.collect import collect
+from ann2snn.run.rasters import load_rasters
 from tests.hostile.contained import limit, refusal, tree
 from tests.hostile.corpus import CHECKPOINTS, encoded, npz_of, payload, repacked, save_valid, stats_arrays
 from tests.report.run_folder import write_rasters, write_run

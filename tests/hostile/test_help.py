@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ann2snn import flags
+from ann2snn.cli import flags
 from tests.scripts import script
 from tests.test_architecture import SCRIPTS
 

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 import ann2snn
+from ann2snn.checkpoints import checkpoint
 from ann2snn.config import SpikingConfig, UNetConfig
 from ann2snn.convert import SpikingNetwork, convert
 from ann2snn.diffusion import VP
 from ann2snn.errors import UserError
-from ann2snn.io import checkpoint
 from ann2snn.nets import UNet, unet
 from ann2snn.nets.parts import Parts
 from quant import QuantReLU, calibrate_activations

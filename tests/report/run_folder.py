@@ -9,7 +9,7 @@ from PIL import Image
 
 from ann2snn.config import SpikingConfig
 from ann2snn.convert.raster import Raster
-from ann2snn.io.rasters import save_rasters
+from ann2snn.run.rasters import save_rasters
 
 LAYER_SYNC = {
     "schedule": "layer_sync",

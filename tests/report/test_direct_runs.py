@@ -10,7 +10,6 @@ import torch
 
 from ann2snn.config import DirectSpiking
 from ann2snn.convert.raster import Raster
-from ann2snn.io.rasters import save_rasters
 from ann2snn.report import write_report
 from ann2snn.report.collect import collect
 from ann2snn.report.direct import MOST_RUNS, direct_of_flags
@@ -18,6 +17,7 @@ from ann2snn.report.html import page
 from ann2snn.report.raster import raster_chart
 from ann2snn.report.style import CSS
 from ann2snn.report.summary import summary_notes, summary_table, summary_text, verdict
+from ann2snn.run.rasters import save_rasters
 from tests.report.run_folder import score_line, write_json, write_lines, write_picture
 from tests.report.test_page import HOSTILE, WRONG, Page
 

@@ -5,14 +5,14 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
+from ann2snn.checkpoints.checkpoint import Loaded
 from ann2snn.config import DiffusionConfig, SampleConfig
 from ann2snn.data import to_uint8
 from ann2snn.diffusion import ImageNoise
+from ann2snn.distributed.world import ALONE
 from ann2snn.errors import UserError
-from ann2snn.io.checkpoint import Loaded
 from ann2snn.report.trajectory import COLUMNS, MOST_FRAMES, Trajectory, columns, write_trajectory
 from ann2snn.stages import evaluate
-from ann2snn.world import ALONE
 from tests.helpers import assert_equal, random_ann
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import ann2snn
+from ann2snn.checkpoints import checkpoint
 from ann2snn.errors import UserError
-from ann2snn.io import checkpoint
 from ann2snn.metrics.features import Lite0Extractor
 from ann2snn.metrics.precision_recall import precision_recall
 from ann2snn.nets.attention_unet import AttentionUNet, AttentionUNetConfig
@@ -150,7 +150,7 @@ def test_precision_and_recall_are_those_of_the_features(evaluated):
     """Features extracted here, of the files and of the data set's first training images: the recorded figures."""
     folder, found = evaluated
     from ann2snn.data import load_dataset
-    from ann2snn.io.images import read_images
+    from ann2snn.generate.images import read_images
 
     extract = Lite0Extractor(32)
     paths = sorted((folder / "1" / "images").glob("*.png"))
@@ -301,8 +301,8 @@ def test_the_four_stages_of_a_quantized_network(tmp_path):
     assert any(name.endswith("query·key") for name in snn.describe().reads_spikes)
     reports = json.loads((logdir / "gap.json").read_text())["reports"]
     assert reports[0]["blocks"] and all(row["error"] == 0 for row in reports[0]["blocks"])  # layer_sync
-    tune = ["--fine_tune", f"--logdir={logdir}", "--ft_steps=1", "--ft_batch_size=4", "--gap_images=2", *DATA[:1]]
-    check(script("SNN_ft.py", *tune, "--schedule=stream", "--gen_images=0", "--num_threads=1", "--device=cpu"))
+    tune = ["--fine_tune", f"--logdir={logdir}", "--ft_steps=1", "--ft_batch_size=4", "--sample_step=0", *few[1:]]
+    check(script("SNN_ft.py", *tune, "--schedule=stream", *DATA[:1]))
     best = logdir / "SNN_3bit_ft" / "model_best.pt"
     check(
         script(

@@ -7,14 +7,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from ann2snn.checkpoints import checkpoint
 from ann2snn.config import DiffusionConfig, SampleConfig, TrainConfig, UNetConfig
 from ann2snn.data.datasets import ImageDataset
+from ann2snn.distributed.world import ALONE
 from ann2snn.errors import UserError
-from ann2snn.io import checkpoint
-from ann2snn.io.atomic import file_hash
+from ann2snn.files.atomic import file_hash
 from ann2snn.nets.sddpm import SDDPMConfig
-from ann2snn.stages import best, train
-from ann2snn.world import ALONE
+from ann2snn.stages import train
+from ann2snn.training import best
 from tests.scripts import SAMPLING, check, processes, script, train_flags
 
 SHAPE = {"in_channels": 1, "image_size": 4, "ch": 8, "ch_mult": (1,), "num_res_blocks": 1, "dropout": 0.0}
@@ -203,7 +204,7 @@ def test_a_training_stores_how_it_scored_whatever_the_path_of_the_statistics(tmp
     lite = ["--extractor=lite0", "--lite0_size=32", "--eval_step=2", *SAMPLING]
 
     def equal_scores() -> None:
-        from ann2snn import build
+        from ann2snn.cli import build
 
         build.score_numbered = lambda images, *_, **__: {"FD": float(bool(list(images)))}
 
@@ -224,7 +225,7 @@ def test_a_training_stores_how_it_scored_whatever_the_path_of_the_statistics(tmp
 def test_two_processes_keep_and_resume_one_file(tmp_path):
     def train_to(steps: int, *distances: float) -> None:
         def before() -> None:
-            from ann2snn import build
+            from ann2snn.cli import build
 
             build.scorer = lambda sample, world: (Scores(*distances), HOW)
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ann2snn import flags
+from ann2snn.cli import flags
 from ann2snn.config import ARCHS, CORRECTION_NAMES, SURROGATE_NAMES
 from ann2snn.errors import UserError
 from ann2snn.kernels import SURROGATES

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ann2snn.cost import count_operations
-from ann2snn.probe import sampler_states
+from ann2snn.generate.probe import sampler_states
 from ann2snn.report.costs import cost_table, layer_table, parse_costs
 from ann2snn.stages.cost import COST_TIMES, measure_direct
 from tests.cost.test_direct import fsddim, sddpm

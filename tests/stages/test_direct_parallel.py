@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from ann2snn.io import checkpoint
+from ann2snn.checkpoints import checkpoint
 from tests.scripts import SAMPLING, check, processes, script
 from tests.stages.direct_runs import pictures, same, training, tuning, weights
 from tests.stages.test_parallel import CLOSE, check_all, distance

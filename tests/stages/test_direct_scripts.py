@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from ann2snn.io import checkpoint
-from ann2snn.io.rasters import load_rasters
+from ann2snn.checkpoints import checkpoint
+from ann2snn.run.rasters import load_rasters
 from tests.scripts import SAMPLING, check, script
 from tests.stages.direct_runs import pictures, same, training, weights
 from tests.stages.test_bad_input import refused, snapshot

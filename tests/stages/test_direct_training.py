@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from ann2snn import world
+from ann2snn.checkpoints import checkpoint
 from ann2snn.config import DiffusionConfig, SampleConfig, TrainConfig
 from ann2snn.data import load_dataset
-from ann2snn.io import checkpoint
+from ann2snn.distributed import world
 from ann2snn.nets.fsddim import FSDDIMConfig
 from ann2snn.nets.sddpm import SDDPMConfig
 from ann2snn.stages import train
-from ann2snn.stages.trainer import Trainer
+from ann2snn.training.trainer import Trainer
 from tests.processes import ended, fork
 
 SHAPE = {"in_channels": 1, "image_size": 28, "ch": 4, "ch_mult": (1, 2), "num_res_blocks": 1, "diffusion_steps": 50}

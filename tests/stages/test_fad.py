@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from ann2snn.data import load_dataset
+from ann2snn.distributed.world import World
 from ann2snn.errors import UserError
 from ann2snn.metrics.fad import FadExtractor, fad, read_fad_stats
 from ann2snn.metrics.fad_encoder import AutoEncoder, digest, load_autoencoder, save_autoencoder
@@ -18,7 +19,6 @@ from ann2snn.metrics.stats_file import ReferenceStatistics
 from ann2snn.stages import evaluate
 from ann2snn.stages.fad import Fad
 from ann2snn.stages.fad_train import main, train
-from ann2snn.world import World
 from tests.scripts import check, processes, script, train_flags
 from tests.stages.test_bad_input import refused
 

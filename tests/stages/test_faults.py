@@ -65,7 +65,7 @@ def test_a_second_run_on_the_same_logdir_is_refused_and_the_first_goes_on(finish
     }  # fmt: skip
     name, flags, owned = commands[stage]
     lock = {"evaluate": "generate"}.get(stage, stage)
-    from ann2snn.io.lock import run_lock
+    from ann2snn.files.lock import run_lock
 
     flags = [*flags, *([] if stage == "train" else [f"--logdir={logdir}"])]
     before = {path: path.stat().st_mtime_ns for path in owned.rglob("*.pt")}
@@ -76,7 +76,7 @@ def test_a_second_run_on_the_same_logdir_is_refused_and_the_first_goes_on(finish
 
 def impatient() -> None:
     """Do not wait for the other run."""
-    from ann2snn.io import lock
+    from ann2snn.files import lock
     from ann2snn.stages import common
 
     common.run_lock = lambda folder, name: lock.run_lock(folder, name, patience=0.1)
@@ -182,10 +182,11 @@ def kill_loaders(trainer) -> None:
 
 
 def test_loading_processes_that_die_are_replaced_and_change_nothing(tmp_path, folder_of_images):
+    """Two processes are at most four batches ahead: killed in the fourth of 12 steps, they owe at least four."""
     flags = ["--dataset_type=folder", f"--data_dir={folder_of_images}", "--channels=1", "--num_workers=2"]
     whole, hurt = tmp_path / "whole", tmp_path / "hurt"
-    check(script("ANN_train.py", *train_flags(whole, 8), *flags, before=lazily()))
-    done = script("ANN_train.py", *train_flags(hurt, 8), *flags, before=lazily(kill_loaders, 3))
+    check(script("ANN_train.py", *train_flags(whole, 12), *flags, before=lazily()))
+    done = script("ANN_train.py", *train_flags(hurt, 12), *flags, before=lazily(kill_loaders, 3))
     check(done)
     assert "WARNING" in done.stderr and "died" in done.stderr
     assert_same_run(whole, hurt)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from ann2snn import build, flags, settings
+from ann2snn.cli import build, flags, settings
 from tests.scripts import ROOT, check, script
 
 PUBLISHED = {

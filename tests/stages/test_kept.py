@@ -12,7 +12,8 @@ import torch
 
 from ann2snn.errors import MemoryUserError, UserError, is_out_of_memory
 from ann2snn.nets import UNet
-from ann2snn.stages import finetune, train, trainer
+from ann2snn.stages import finetune, train
+from ann2snn.training import trainer
 from tests.disks import may_unshare, small_shared_memory
 from tests.scripts import SAMPLING, check, processes, script, train_flags
 from tests.stages.direct_runs import training

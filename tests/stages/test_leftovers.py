@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from ann2snn.io.atomic import HOST
+from ann2snn.files.atomic import HOST
 from tests.processes import ended, fork
 from tests.scripts import SAMPLING, check, script, train_flags
 

@@ -3,9 +3,9 @@
 import json
 import sys
 
-from ann2snn.io import checkpoint
-from ann2snn.report.log import read_log
-from tests.report.test_wandb import Fake
+from ann2snn.checkpoints import checkpoint
+from ann2snn.run.log import read_log
+from tests.run.test_wandb import Fake
 from tests.scripts import SAMPLING, check, script, train_flags
 
 

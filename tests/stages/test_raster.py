@@ -5,7 +5,7 @@ import torch
 
 from ann2snn.config import SpikingConfig
 from ann2snn.convert import convert
-from ann2snn.io.rasters import load_rasters
+from ann2snn.run.rasters import load_rasters
 from ann2snn.stages.convert import gap_reports, write_raster
 from tests.helpers import random_ann
 

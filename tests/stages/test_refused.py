@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from ann2snn.io.lock import run_lock
+from ann2snn.files.lock import run_lock
 from tests.processes import child_inside
 from tests.scripts import SAMPLING, check, script, train_flags
 from tests.stages.direct_runs import training, tuning

@@ -5,11 +5,11 @@ from unittest import mock
 import pytest
 import torch
 
+from ann2snn.checkpoints import checkpoint, seal
 from ann2snn.config import DiffusionConfig, TrainConfig, UNetConfig
+from ann2snn.distributed.world import ALONE
 from ann2snn.errors import UserError
-from ann2snn.io import checkpoint, seal
-from ann2snn.stages.trainer import Trainer
-from ann2snn.world import ALONE
+from ann2snn.training.trainer import Trainer
 from tests.helpers import assert_equal
 
 NETWORK = UNetConfig(1, 8, ch=8, ch_mult=(1,), num_res_blocks=1, bits=2, norm_groups=4, diffusion_steps=50)

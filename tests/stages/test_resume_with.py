@@ -7,8 +7,8 @@ import shutil
 import pytest
 import torch
 
-from ann2snn.report.log import read_log
-from ann2snn.runtime import computes_bfloat16
+from ann2snn.distributed.runtime import computes_bfloat16
+from ann2snn.run.log import read_log
 from tests.scripts import SAMPLING, check, script, train_flags
 from tests.stages.direct_runs import tuning
 from tests.stages.test_bad_input import refused, snapshot
@@ -103,7 +103,7 @@ def test_a_run_that_diverged_goes_on_with_other_settings_which_are_written_down(
 
 def test_a_checkpoint_that_does_not_tell_is_continued(trained, tmp_path):
     """Those of before knew neither the data nor --amp."""
-    from ann2snn.io import checkpoint
+    from ann2snn.checkpoints import checkpoint
 
     stored = checkpoint.read(trained / "ckpt.pt")
     for name in ("amp", "data_dir"):

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from ann2snn import build, compiled
-from ann2snn.runtime import computes_bfloat16
+from ann2snn.cli import build
+from ann2snn.distributed.runtime import computes_bfloat16
+from ann2snn.generate import compiled
 from tests.scripts import SAMPLING, check, script, train_flags
 from tests.stages.test_bad_input import refused
 from tests.stages.test_parallel import distance, images, state

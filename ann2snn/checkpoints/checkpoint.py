@@ -1,0 +1,395 @@
+"""Checkpoints: written atomically, read without executing anything, and carrying the configuration they belong to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config import FULL_PRECISION, MAX_IMAGE_SIZE, DiffusionConfig, SpikingConfig, UNetConfig, require
+from ..convert import SpikingNetwork, attach, prepare_for
+from ..diffusion.process import network_channels
+from ..errors import UserError, is_out_of_memory
+from ..files.atomic import file_hash, replacing
+from ..files.plain import open_plain
+from ..files.warning import warn
+from ..nets.architecture import Network, NetworkConfig, build_network, stored_config
+from ..nets.direct import DirectConfig
+from . import bounds, published, reference, seal
+
+FORMAT = 1  # of our own files; the reference's carry none
+
+
+@dataclass
+class Loaded:
+    """A network read from a file, with everything the file says about it."""
+
+    net: Network | SpikingNetwork
+    path: Path
+    step: int = 0
+    weights: str = "ema"
+    raw: dict = field(default_factory=dict, repr=False)
+
+    @property
+    def hash(self) -> str:
+        return file_hash(self.path)
+
+
+def save(path: str | os.PathLike, payload: dict, keep_previous: bool = False) -> None:
+    """Write a checkpoint (tensors and plain values) atomically, with the hash of its content.
+
+    keep_previous: the file that had the name stays, as `previous_of(path)`.
+
+    Raises UserError if the disk refuses, TypeError if the payload holds what `read` would not take.
+    """
+    sealed = payload | {seal.HASH: seal.content_hash(payload)}
+    with replacing(path, previous_of(path) if keep_previous else None) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(sealed, file)
+        except RuntimeError as error:  # torch's writer stumbles over a failed write and hides it
+            if is_out_of_memory(error):
+                raise
+            raise _disk_error(error) from None
+
+
+def _disk_error(error: BaseException) -> OSError:
+    """The OSError that led to `error`."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, OSError):
+        inner = inner.__context__
+    return inner or OSError(str(error))
+
+
+def rescue(payload: dict, name: str) -> Path | None:
+    """Write a checkpoint that its folder refused to the system's temporary folder, under a name not yet taken.
+
+    Returns its path, `ann2snn-rescue-{name}-{step}.pt`, or None if that fails as well.
+    """
+    stem = f"ann2snn-rescue-{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:80]}-{payload.get('step', 0)}"
+    with contextlib.suppress(UserError, OSError):
+        path = _free_name(Path(tempfile.gettempdir(), f"{stem}.pt"))
+        save(path, payload)
+        return path
+    return None
+
+
+def rescued(path: Path, payload: dict, error: UserError) -> UserError:
+    """The error to raise where `path` could not be written: it names the file that `rescue` wrote, if it could."""
+    kept = rescue(payload, path.parent.name)
+    step = payload.get("step", 0)
+    return UserError(f"{error}; step {step} is kept in {kept}: copy it to {path} to continue") if kept else error
+
+
+def previous_of(path: str | os.PathLike) -> Path:
+    """`ckpt.prev.pt` beside `ckpt.pt`."""
+    return _beside(Path(path), "prev")
+
+
+def _beside(path: Path, word: str) -> Path:
+    return path.with_name(f"{path.stem}.{word}{path.suffix}")
+
+
+def _free_name(path: Path) -> Path:
+    """`path`, or if that is taken the first of `path` with .2, .3, … that is not."""
+    free, number = path, 1
+    while os.path.lexists(free):
+        number += 1
+        free = _beside(path, str(number))
+    return free
+
+
+def read_newest(path: str | os.PathLike) -> tuple[Path, dict]:
+    """`read(path)`; if that file is damaged, or missing while a previous one exists, the previous one, with a warning.
+
+    Returns the path read and its content. A damaged file is kept as `ckpt.damaged.pt`, numbered if need be.
+    Foreign files and those of other versions are refused as `read` does. Raises UserError, naming both files if both
+    are of no use.
+    """
+    path, previous = Path(path), previous_of(path)
+    refusal = ""
+    if path.exists() or not previous.exists():
+        try:
+            return path, read(path)
+        except UserError as error:
+            if not previous.exists() or not (isinstance(error, seal.DamageError) or seal.is_damaged(path)):
+                raise
+            refusal = str(error)
+    try:
+        payload = read(previous)
+    except UserError as error:
+        raise UserError(f"{refusal or f'{path} is missing'}; the previous checkpoint is no help: {error}") from None
+    found = f"using the previous checkpoint {previous}, of step {payload.get('step', 0)}"
+    if refusal:
+        aside = _free_name(_beside(path, "damaged"))
+        try:
+            os.rename(path, aside)
+        except OSError as error:
+            raise UserError(f"{refusal}, and it cannot be moved aside ({error.strerror})") from None
+        warn(f"{refusal}; {found}; the damaged file is kept as {aside}")
+    else:
+        warn(f"{path} is missing; {found}")
+    return previous, payload
+
+
+def read(path: str | os.PathLike) -> dict:
+    """Read a checkpoint with `weights_only=True` onto the CPU.
+
+    What comes back is of plain types and dense tensors alone (`bounds.plain`), its settings of their known form.
+
+    Raises UserError for a missing, truncated or foreign file, for a pickle that asks for code to be run, for one that
+    would take more memory than the file has bytes, and `seal.DamageError` where the content does not match its hash.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}: run the earlier stage with the same --logdir, or correct the path")
+    try:
+        payload = _unpacked(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except UserError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        # The unpickler's own messages span pages and advise to switch the protection off.
+        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
+            reason = "it holds objects other than tensors and plain values, which could execute code"
+        else:
+            reason = "it is truncated or not a torch checkpoint"
+        raise UserError(f"refusing {path}: {reason}") from None
+    if isinstance(payload, dict):
+        payload = published.with_weights_by_our_name(payload)
+    if not isinstance(payload, dict) or not any(key in payload for key in ("ema_model", "net_model")):
+        raise UserError(f"refusing {path}: no 'ema_model' in it, so it is not a checkpoint of this program")
+    seal.verify(payload, path)
+    _check_settings(payload, path)
+    return payload
+
+
+def _unpacked(path: Path) -> object:
+    """The content of a file, checked before and after torch reads it. Raises UserError, or what torch raises."""
+    with open_plain(path) as file:
+        try:
+            bounds.check_archive(file)
+        except ValueError as error:
+            raise UserError(f"refusing {path}: {error}") from None
+        payload = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        return bounds.plain(payload)
+    except ValueError as error:
+        raise UserError(f"refusing {path}: {error}") from None
+
+
+def _check_settings(payload: dict, path: Path) -> None:
+    """Raise UserError unless what a file says about itself is of the form that the stages rely on."""
+    config = payload.get("config", {})
+    named = {name: value for name, value in config.items() if name != "arch"} if isinstance(config, dict) else config
+    groups = named.values() if isinstance(named, dict) else [named]
+    for group in groups:
+        values = group.values() if isinstance(group, dict) else [torch.Tensor]
+        flat = (entry for value in values for entry in (value if isinstance(value, (list, tuple)) else [value]))
+        if not all(entry is None or isinstance(entry, (bool, int, float, str)) for entry in flat):
+            raise UserError(f"refusing {path}: its configuration is unreadable (it is no table of plain values)")
+    for name in ("stage", "source", "kind"):  # they become parts of file names and lines of result files
+        value = payload.get(name, "")
+        if not isinstance(value, str) or not re.fullmatch(r"[a-z0-9_-]{0,64}", value):
+            raise UserError(f"refusing {path}: its {name} is no plain word")
+    if not isinstance(payload.get("identity", {}), dict):
+        raise UserError(f"refusing {path}: its 'identity' is no table")
+
+
+def snn_payload(snn: SpikingNetwork, **extra: object) -> dict:
+    """What a spiking network's file holds."""
+    config = {"unet": snn.config.to_dict(), "diffusion": snn.diffusion.to_dict(), "spiking": snn.spiking.to_dict()}
+    config["arch"] = snn.config.arch
+    return {"kind": "snn", "format": FORMAT, "ema_model": snn.net.state_dict(), "config": config, **extra}
+
+
+def load(
+    path: str | os.PathLike,
+    *,
+    payload: dict | None = None,
+    weights: str = "ema",
+    bit: int | None = None,
+    image_size: int | None = None,
+    spike_steps: int | None = None,
+    spiking: SpikingConfig | None = None,
+    expected: dict[str, tuple[str, object]] | None = None,
+) -> Loaded:
+    """Load a network, ours, the reference's or a published spiking one, in eval mode on the CPU.
+
+    payload: what `read(path)` gave, where the file has been read already.
+    weights: "ema" or "net" (the raw weights of a training checkpoint, and all that a published spiking one has).
+    bit: needed for the reference's files, which do not store it; must agree with a file that does.
+    spike_steps: of a directly trained spiking network, where the file does not store it; must agree with one that does.
+    spiking: how a spiking network runs; default: as stored, else `SpikingConfig()`.
+    expected: {config field: (flag, value)} that must agree with the file.
+
+    Raises UserError; the message names both values where a flag contradicts the file.
+    """
+    payload = read(path) if payload is None else payload
+    weights = published.weights_in(payload, weights)
+    state = _state(payload, f"{weights}_model", path)
+    kind, step = _kind_and_step(payload, state, path)
+    state = reference.rename_snn_keys(state, path)
+    told = _Told(bit, image_size, spike_steps, expected or {})
+    config, diffusion, stored_spiking = _configs(payload, state, path, told)
+
+    if (kind == "direct") != isinstance(config, DirectConfig) or (kind == "snn" and config.bits == FULL_PRECISION):
+        raise UserError(f"refusing {path}: no network of kind {kind!r} has the architecture {config.arch!r}")
+
+    def build() -> Network | SpikingNetwork:
+        if kind == "snn":
+            return attach(build_network(config, diffusion), spiking or stored_spiking)
+        return build_network(config, diffusion)
+
+    try:
+        with torch.device("meta"):  # shapes without memory: a small file may describe a network of any size
+            _check_fit(_unet(build()), state, path)
+    except (RuntimeError, OverflowError):
+        raise UserError(f"refusing {path}: its configuration describes a network that cannot be built") from None
+    net = build()
+    load_state(_unet(net), state, path)
+    return Loaded(net.eval(), Path(path), step, weights, payload)
+
+
+def _unet(net: Network | SpikingNetwork) -> Network:
+    return net.net if isinstance(net, SpikingNetwork) else net
+
+
+def check_agreement(config: object, expected: dict[str, tuple[str, object]], where: str | os.PathLike) -> None:
+    """Raise UserError, naming both values, where a flag given by hand contradicts what a file says."""
+    for name, (flag, value) in expected.items():
+        if not hasattr(config, name):
+            continue
+        stored = getattr(config, name)
+        given = tuple(value) if isinstance(value, (list, tuple)) else value
+        if given != stored:
+            raise UserError(
+                f"--{flag}={_text(given)} contradicts {where}, which was made with {_text(stored)}: "
+                "drop or correct the flag"
+            )
+
+
+def _text(value: object) -> str:
+    return (",".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
+
+
+def _state(payload: dict, key: str, path: str | os.PathLike) -> dict[str, Tensor]:
+    state = payload.get(key)
+    if not isinstance(state, dict) or not state:
+        raise UserError(f"refusing {path}: no weights under {key!r}")
+    for name, value in state.items():
+        plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+        whole = plain and isinstance(name, str) and _is_whole(name, value)
+        if not isinstance(name, str) or not plain or not (value.is_floating_point() or whole):
+            raise UserError(
+                f"refusing {path}: entry {str(name)[:80]!r} of {key!r} is not a named floating-point tensor"
+            )
+    if bounds.repeats_itself(list(state.values())):
+        raise UserError(f"refusing {path}: the tensors of {key!r} share their data: they outgrow the file")
+    return state
+
+
+def _is_whole(name: str, value: Tensor) -> bool:
+    """The integers of a state dict: the batches that a batch norm has seen, the range of a quantizer."""
+    shapes = {"num_batches_tracked": (), "_extra_state": (2,)}
+    return value.dtype == torch.int64 and shapes.get(name.rpartition(".")[2]) == tuple(value.shape)
+
+
+def _kind_and_step(payload: dict, state: dict, path: str | os.PathLike) -> tuple[str, int]:
+    by_names = "direct" if published.arch_of(state) else reference.kind_of(state)
+    kind, step = payload.get("kind", by_names), payload.get("step", 0)
+    if kind not in ("ann", "snn", "direct") or payload.get("format", FORMAT) != FORMAT:
+        raise UserError(f"refusing {path}: it was written by a version of this program that is not this one")
+    if type(step) is not int or step < 0:
+        raise UserError(f"refusing {path}: its step is {str(step)[:40]!r}")
+    return kind, step
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the caller of `load` knows about the file."""
+
+    bit: int | None
+    image_size: int | None
+    spike_steps: int | None
+    expected: dict[str, tuple[str, object]]
+
+    @property
+    def all_expected(self) -> dict[str, tuple[str, object]]:
+        numbers = {"bits": ("bit", self.bit), "spike_steps": ("timestep", self.spike_steps)}
+        return self.expected | {field: given for field, given in numbers.items() if given[1] is not None}
+
+
+def _configs(
+    payload: dict, state: dict, path: str | os.PathLike, told: _Told
+) -> tuple[NetworkConfig, DiffusionConfig, SpikingConfig]:
+    stored = payload.get("config")
+    size = told.image_size or reference.image_size_of(payload)
+    if isinstance(stored, dict):
+        try:
+            config = stored_config(stored.get("arch", UNetConfig.arch), stored["unet"])
+            diffusion = DiffusionConfig(**stored["diffusion"])
+            spiking = SpikingConfig(**stored.get("spiking", {}))
+            _check_pair(config, diffusion)
+        except UserError as error:  # before ValueError, which it is one of
+            raise UserError(f"refusing {path}: its configuration is invalid: {error}") from None
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"refusing {path}: its configuration is unreadable ({error})") from None
+        expected = told.all_expected
+    elif published.arch_of(state):
+        config = published.infer_direct_config(state, path, told.spike_steps, size)
+        config, expected = published.completed(config, told.all_expected, path)
+        diffusion, spiking = published.diffusion_of(config), SpikingConfig()
+    else:
+        expected, groups = dict(told.expected), told.expected.get("norm_groups")
+        config = reference.infer_config(state, path, told.bit, size, groups and groups[1])
+        diffusion, spiking = DiffusionConfig(diffusion_steps=config.diffusion_steps), SpikingConfig()
+    check_agreement(config, expected, path)
+    check_agreement(diffusion, expected, path)
+    return config, diffusion, spiking
+
+
+def _check_pair(config: NetworkConfig, diffusion: DiffusionConfig) -> None:
+    """Raise UserError unless the network is one for the process, and makes images of 1 or 3 channels."""
+    steps, channels = diffusion.diffusion_steps, config.in_channels / network_channels(diffusion, 1)
+    own = getattr(config, "diffusion_steps", steps)  # a network without a table of times takes any
+    require(own == steps, f"{own} diffusion steps in the network, {steps} in the process")
+    require(channels in (1, 3), f"{channels:g} image channels: images have 1 (grey) or 3 (colour)")
+    require(config.image_size <= MAX_IMAGE_SIZE, f"images of {config.image_size} pixels: at most {MAX_IMAGE_SIZE}")
+
+
+def load_state(net: Network, state: dict[str, Tensor], path: str | os.PathLike) -> None:
+    """Copy `state` into `net`, in place but for optional entries. Raises UserError, naming what does not fit."""
+    wanted = _check_fit(net, state, path)
+    for name, value in state.items():
+        if not bool(torch.isfinite(value.to(wanted[name].dtype)).all()):
+            raise UserError(f"refusing {path}: {name} holds values that are not finite")
+    try:
+        net.load_state_dict(state, strict=True)
+    except ValueError as error:
+        raise UserError(f"refusing {path}: {error}") from None
+
+
+def _check_fit(net: Network, state: dict[str, Tensor], path: str | os.PathLike) -> dict[str, Tensor]:
+    """Make room for optional entries, compare names and shapes; the network's own state. Raises UserError."""
+    try:
+        prepare_for(net, state)
+    except UserError as error:
+        raise UserError(f"refusing {path}: {error}") from None
+    wanted = net.state_dict()
+    missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    if missing or unknown:
+        what = f"lacks {missing[0]}" if missing else f"has the unknown entry {unknown[0]}"
+        raise UserError(f"refusing {path}: it {what} ({len(missing)} missing, {len(unknown)} unknown entries)")
+    for name, value in state.items():
+        if value.shape != wanted[name].shape:
+            raise UserError(f"refusing {path}: {name} is {list(value.shape)}, expected {list(wanted[name].shape)}")
+    return wanted

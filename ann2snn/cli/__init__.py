@@ -1,0 +1,1 @@
+"""The command line: flags, and what is built of them."""

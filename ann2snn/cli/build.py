@@ -1,0 +1,365 @@
+"""Composition root: from flags to the objects the stages work on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from ..checkpoints import checkpoint
+from ..config import DiffusionConfig, SampleConfig, SpikingConfig, TrainConfig, require
+from ..convert import SpikingNetwork
+from ..convert.to_snn import check_convertible
+from ..data import ImageDataset, load_dataset
+from ..diffusion.process import check_sampling, current_steps, image_channels, network_channels
+from ..distributed.precision import set_tf32
+from ..distributed.runtime import computes_bfloat16, computes_tf32, keep_freed_memory, prepare_folder
+from ..distributed.world import World, current, join
+from ..errors import UserError
+from ..files.atomic import file_hash, sweep, write_text
+from ..generate import compiled
+from ..generate.sampling import generate_batches
+from ..metrics.fad import FadExtractor, read_fad_stats
+from ..metrics.fad_encoder import load_autoencoder
+from ..metrics.features import FeatureExtractor, make_extractor
+from ..metrics.score import score_numbered, usual_splits
+from ..metrics.stats_file import ReferenceStatistics, read_stats
+from ..nets.architecture import NetworkConfig
+from ..nets.direct import DirectDenoiser
+from ..nets.sddpm import SDDPM
+from ..stages.convert import CONVERTED
+from ..stages.coverage import RealImages
+from ..stages.direct import TRAINED
+from ..stages.evaluate import require_spread
+from ..stages.fad import Fad
+from ..stages.finetune_run import FineTuneConfig
+from ..stages.train import BEST, CHECKPOINT, Schedule, best_or_last
+from ..training.trainer import synaptic_loss_of
+from . import flags
+from .flags import FLAGS
+from .settings import diffusion_config, effective_flags, expected_fields, network_config, written_flagfile
+
+
+def world() -> World:
+    """The processes that run this command, each on its device. Raises UserError."""
+    keep_freed_memory()
+    if FLAGS.num_threads:
+        torch.set_num_threads(FLAGS.num_threads)
+    compiled.enable(FLAGS.compile)
+    joined = join(FLAGS.device)
+    if FLAGS.amp and not computes_bfloat16(joined.device):
+        FLAGS.amp = False
+        if joined.main:
+            print("note: --amp: no bfloat16 arithmetic on this device; computing in float32")
+    if FLAGS.tf32 and not computes_tf32(joined.device):
+        FLAGS.tf32 = False
+        if joined.main:
+            print("note: --tf32: this device has no TF32; computing in float32")
+    set_tf32(False)  # but where it is asked for, see there
+    return joined
+
+
+def logdir(stage: str, world: World, source: checkpoint.Loaded | None = None) -> Path:
+    """The run's folder, created and writable, without what killed stages left half-written. Raises UserError.
+
+    A stage's settings are kept beside its results: the flags, their defaults overruled by what `source`, the network in
+    use, was made with. Training writes `flagfile.txt`, the others `flagfile.{stage}.txt`.
+    A command that is refused must not replace those of the run that is there: call it after every check.
+    """
+    folder = prepare_folder(FLAGS.logdir)
+    name = "flagfile.txt" if stage == "train" else f"flagfile.{stage}.txt"
+    if world.main:
+        sweep(folder)
+        write_text(folder / name, written_flagfile(_decided_by(source) if source else {}))
+    return folder
+
+
+def _decided_by(source: checkpoint.Loaded) -> dict[str, object]:
+    net = source.net
+    spiking = net.spiking.to_dict() if isinstance(net, SpikingNetwork) else {}
+    return effective_flags(net.config, net.diffusion, source.raw) | spiking
+
+
+def dataset(train: bool = True) -> ImageDataset:
+    """The data set the flags name. Raises UserError."""
+    kept = {"train": train, "channels": FLAGS.channels}
+    return _announced(load_dataset(FLAGS.dataset_type, FLAGS.data_dir, FLAGS.img_size, **kept))
+
+
+def dataset_for(source: checkpoint.Loaded) -> ImageDataset:
+    """The images a checkpoint was trained on: its own data set unless `--dataset_type` says otherwise."""
+    trained_on = source.raw.get("config", {}).get("train", {}).get("dataset_type")
+    name = FLAGS.dataset_type if flags.given("dataset_type") or not trained_on else trained_on
+    net = source.net
+    wanted = image_channels(net)
+    channels = wanted if name == "folder" else None
+    images = load_dataset(name, FLAGS.data_dir, net.image_size, channels=channels)
+    if images.channels != wanted:
+        raise UserError(
+            f"{name} has {images.channels} image channels, the network of {source.path} {wanted}: "
+            "give the --dataset_type it was trained on"
+        )
+    return _announced(images)
+
+
+def _announced(images: ImageDataset) -> ImageDataset:
+    """The images, after the main process has said which and how many they are."""
+    if current().main:
+        shape = f"{images.img_size}x{images.img_size}, {'grey' if images.channels == 1 else 'colour'}"
+        print(
+            f"data: {len(images):,} images of {images.name} ({images.split}), {shape}"
+            + f"; {images.note}" * bool(images.note)
+        )
+    return images
+
+
+def sample_config() -> SampleConfig:
+    return SampleConfig(
+        sampler=FLAGS.sampler,
+        steps=FLAGS.sampler_steps,
+        eta=FLAGS.eta,
+        clip=FLAGS.clip_x0,
+        seed=FLAGS.seed,
+        skip=FLAGS.skip_type,
+        order=FLAGS.sampler_order,
+        denoise=FLAGS.denoise,
+        corrector=FLAGS.corrector,
+        grid_power=FLAGS.grid_power,
+        amp=FLAGS.amp,
+        tf32=FLAGS.tf32,
+        ddim_epsilon=FLAGS.ddim_epsilon,
+        carry=FLAGS.carry,
+        carry_steps=FLAGS.carry_steps,
+    )
+
+
+def train_config() -> TrainConfig:
+    return TrainConfig(**{name: FLAGS[name].value for name in TrainConfig.__dataclass_fields__})
+
+
+def spiking_config(stored: SpikingConfig | None = None, **defaults: object) -> SpikingConfig:
+    """How the SNN runs: flags given by hand, over a checkpoint's own settings, over the stage's defaults."""
+    base = stored or SpikingConfig(**defaults)
+    asked = {name: FLAGS[name].value for name in base.to_dict() if FLAGS[name].value is not None}
+    return base.changed(**asked)
+
+
+def load_checkpoint(path: Path, weights: str = "ema", free: tuple[str, ...] = ()) -> checkpoint.Loaded:
+    """Read a network; any flag given by hand, but those `free` to differ, must agree with it. Raises UserError."""
+    expected = {field: given for field, given in expected_fields().items() if given[0] not in free}
+    loaded = checkpoint.load(
+        path,
+        weights=weights,
+        bit=int(FLAGS.bit) if flags.given("bit") else None,
+        image_size=FLAGS.img_size if flags.given("img_size") else None,
+        spike_steps=FLAGS.timestep if flags.given("timestep") and "timestep" not in free else None,
+        expected=expected,
+    )
+    if flags.given("var_type"):  # a choice of the sampler, not of the network
+        unet = loaded.net.net if isinstance(loaded.net, SpikingNetwork) else loaded.net
+        unet.diffusion = replace(unet.diffusion, var_type=FLAGS.var_type)
+    return loaded
+
+
+def load_convertible() -> checkpoint.Loaded:
+    """The quantized network that training left in --logdir. Raises UserError for one without a spiking counterpart."""
+    path = Path(FLAGS.logdir) / CHECKPOINT
+    loaded = load_checkpoint(path)
+    if isinstance(loaded.net, DirectDenoiser):
+        raise UserError(f"{path} is a network with --arch={loaded.net.config.arch}: it is spiking already")
+    check_convertible(loaded.net)
+    return loaded
+
+
+def load_network() -> checkpoint.Loaded:
+    """The network to evaluate, run as the flags say: --eval_model_path, else the one in --logdir.
+
+    In a folder without a converted network, that is the training's weights that scored best, or the newest.
+    """
+    folder = Path(FLAGS.logdir)
+    found = [folder / CONVERTED, folder / TRAINED, best_or_last(folder)]
+    candidates = [Path(FLAGS.eval_model_path)] if FLAGS.eval_model_path else found
+    path = next((p for p in candidates if p.exists()), candidates[0])
+    loaded = load_checkpoint(path)
+    if path.name == BEST and not FLAGS.eval_model_path:
+        print(f"{path}: the weights that scored best, of step {loaded.step}; --eval_model_path takes others")
+    if isinstance(loaded.net, SpikingNetwork):
+        loaded.net.spiking = spiking_config(loaded.net.spiking)
+        loaded.net.set_spike_chunk(FLAGS.spike_chunk)
+    elif FLAGS.schedule is not None:
+        raise UserError(f"--schedule={FLAGS.schedule}: {path} is not a converted network (SNN_conversion.py makes one)")
+    if FLAGS.threshold is not None:
+        require(
+            isinstance(loaded.net, DirectDenoiser),
+            f"--threshold={FLAGS.threshold}: {path} is no directly trained spiking network",
+        )
+        loaded.net.set_threshold(FLAGS.threshold)
+    return loaded
+
+
+def load_pretrained() -> checkpoint.Loaded:
+    """The SDDPM that SDM is made of: --eval_model_path, else the best or last of --logdir. Raises UserError."""
+    path = Path(FLAGS.eval_model_path) if FLAGS.eval_model_path else best_or_last(Path(FLAGS.logdir))
+    loaded = load_checkpoint(path, free=("timestep", "tsm"))
+    require(
+        isinstance(loaded.net, SDDPM),
+        f"--ft_method=tsm: needs a network with --arch=sddpm; {path} is one with --arch={loaded.net.config.arch}",
+    )
+    config = loaded.net.config
+    require(not config.tsm, f"--ft_method=tsm: {path} has a factor per time step already; give the SDDPM")
+    require(
+        FLAGS.threshold in (None, config.threshold),
+        f"--threshold={FLAGS.threshold}: {path} was trained with {config.threshold}, and is fine-tuned with it",
+    )
+    return loaded
+
+
+def tsm_config(source: checkpoint.Loaded) -> TrainConfig:
+    """How SDM is fine-tuned: the flags of fine-tuning where it has its own, those of training otherwise."""
+    require(FLAGS.ft_steps >= 1, f"--ft_steps={FLAGS.ft_steps}: use at least 1")
+    own = {"total_steps": FLAGS.ft_steps, "batch_size": FLAGS.ft_batch_size}
+    if not flags.given("warmup"):
+        own["warmup"] = 0
+    trained_on = source.raw.get("config", {}).get("train", {}).get("dataset_type")
+    if trained_on and not flags.given("dataset_type"):
+        own["dataset_type"] = trained_on
+    return replace(train_config(), **own)
+
+
+def extractor(device: torch.device) -> FeatureExtractor:
+    """The feature network the flags name. Raises UserError if its weights are not to be had."""
+    require(FLAGS.extractor != "none", "--extractor=none gives no features: use inception or lite0")
+    return make_extractor(FLAGS.extractor, FLAGS.inception_weights, FLAGS.lite0_size, device)
+
+
+def extractor_and_stats(device: torch.device) -> tuple[FeatureExtractor, ReferenceStatistics]:
+    """The feature network and the reference statistics made with it. Raises UserError."""
+    features = extractor(device)
+    return features, read_stats(FLAGS.fid_cache, features.name, features.dim)
+
+
+def scored_with(device: torch.device) -> tuple[FeatureExtractor | None, ReferenceStatistics | None, Fad | None]:
+    """What `extractor_and_stats` gives, None twice for --extractor=none, and what the FAD needs, if it is asked for.
+
+    Raises UserError.
+    """
+    require_spread(FLAGS.num_images)
+    beside = fad(device)
+    if FLAGS.extractor != "none":
+        return *extractor_and_stats(device), beside
+    require(beside is not None, "--extractor=none leaves no score: add --fad_encoder and --fad_stats")
+    require(not FLAGS.precision_recall, "--precision_recall needs features: drop --extractor=none")
+    return None, None, beside
+
+
+def fad_extractor(device: torch.device) -> FadExtractor:
+    """The autoencoder that --fad_encoder names, in --fad_mode. Raises UserError."""
+    require(FLAGS.fad_encoder is not None, "the FAD needs an autoencoder: add --fad_encoder")
+    require(FLAGS.fad_stats is not None, "the FAD needs statistics: add --fad_stats")
+    return FadExtractor(load_autoencoder(FLAGS.fad_encoder), FLAGS.fad_mode, device)
+
+
+def fad(device: torch.device) -> Fad | None:
+    """What the FAD is measured with; None if it is not asked for. Raises UserError."""
+    if FLAGS.fad_encoder is None and FLAGS.fad_stats is None:
+        return None
+    encoder = fad_extractor(device)
+    return Fad(encoder, read_fad_stats(FLAGS.fad_stats, encoder), FLAGS.fad_stats)
+
+
+def real_images(dataset: Callable[[], ImageDataset], scored: int) -> RealImages | None:
+    """What precision and recall of `scored` images are measured against; None if not asked for. Raises UserError."""
+    if not FLAGS.precision_recall:
+        return None
+    return RealImages(dataset(), FLAGS.pr_images or FLAGS.num_images, FLAGS.pr_k, scored)
+
+
+class Training(NamedTuple):
+    """What `stages.train.run` takes, in its order."""
+
+    logdir: Path
+    dataset: ImageDataset
+    network: NetworkConfig
+    diffusion: DiffusionConfig
+    train: TrainConfig
+    sample: SampleConfig
+    schedule: Schedule
+    world: World
+
+
+def training(world: World, suits: Callable[[NetworkConfig, DiffusionConfig], None]) -> Training:
+    """The training the flags ask for. `suits` raises UserError for what the script does not train, as this does."""
+    diffusion, sample, train = diffusion_config(), sample_config(), train_config()
+    network = network_config(in_channels=3)  # refuse bad flags before the data are read
+    suits(network, diffusion)
+    check_sampling(diffusion, FLAGS.img_size, sample, spike_steps=current_steps(network))
+    synaptic_loss_of(train, network)
+    schedule = train_schedule(sample, world)
+    images = dataset()
+    network = network_config(network_channels(diffusion, images.channels))
+    return Training(Path(FLAGS.logdir), images, network, diffusion, train, sample, schedule, world)
+
+
+def train_schedule(sample: SampleConfig, world: World) -> Schedule:
+    """When a training saves, logs, samples and scores. Raises UserError."""
+    score, how = scorer(sample, world) if FLAGS.eval_step else (None, {})
+    return Schedule(
+        sample_step=FLAGS.sample_step,
+        save_step=5000 if FLAGS.save_step is None else FLAGS.save_step,
+        log_step=FLAGS.log_step,
+        sample_size=FLAGS.sample_size,
+        num_workers=FLAGS.num_workers,
+        resident=FLAGS.resident,
+        eval_step=FLAGS.eval_step,
+        score=score,
+        how=how,
+        wandb=FLAGS.wandb,
+    )
+
+
+def scorer(sample: SampleConfig, world: World) -> tuple[Callable[[torch.nn.Module], dict[str, float]], dict]:
+    """Denoiser → named figures on --num_images fresh images, which are not kept; and `Schedule.how`. Raises UserError.
+
+    All processes of `world` must call it together; all get the figures.
+    """
+    require_spread(FLAGS.num_images)
+    features, stats = extractor_and_stats(world.device)
+    # The statistics by their content: a path may come to name other ones, and a file may move.
+    how = {"images": FLAGS.num_images, "extractor": features.name, "statistics": file_hash(FLAGS.fid_cache)}
+
+    def score(net: torch.nn.Module) -> dict[str, float]:
+        count = FLAGS.num_images
+        images = generate_batches(net, sample, range(count), FLAGS.batch_size, world=world)
+        scores = score_numbered(images, features, stats, splits=usual_splits(count), total=count, world=world)
+        return {name: value for name, value in scores.items() if isinstance(value, float)}
+
+    return score, how
+
+
+def finetune_config() -> FineTuneConfig:
+    require(FLAGS.lr_decay != "cooldown", "--lr_decay=cooldown: of ANN_train.py; fine-tuning knows none and cosine")
+    return FineTuneConfig(
+        steps=FLAGS.ft_steps,
+        lr=FLAGS.lr,
+        batch_size=FLAGS.ft_batch_size,
+        save_step=2000 if FLAGS.save_step is None else FLAGS.save_step,
+        sample_size=FLAGS.sample_size if FLAGS.sample_step else 0,
+        resume=FLAGS.resume,
+        seed=FLAGS.seed,
+        method=FLAGS.ft_method,
+        learn=tuple(FLAGS.ft_learn) if FLAGS.ft_learn else None,
+        granularity=FLAGS.ft_granularity,
+        neuron_lr=FLAGS.ft_neuron_lr,
+        decay=FLAGS.lr_decay == "cosine",
+        calibrate=FLAGS.ft_calibrate,
+        cache=FLAGS.ft_cache,
+        network_steps=FLAGS.ft_network_steps,
+        inputs=FLAGS.ft_inputs,
+        name=FLAGS.ft_name,
+        spike_chunk=FLAGS.spike_chunk,
+        accumulate=FLAGS.accumulate,
+        resume_with=tuple(FLAGS.resume_with),
+    )

@@ -1,0 +1,131 @@
+"""From flags to the settings of networks and processes, and back: what a checkpoint must agree with."""
+
+from __future__ import annotations
+
+from ..config import FULL_PRECISION, DiffusionConfig, UNetConfig, require
+from ..nets.architecture import NetworkConfig
+from ..nets.attention_unet import AttentionUNetConfig
+from ..nets.direct import DirectConfig
+from ..nets.fsddim import FSDDIMConfig
+from ..nets.sddpm import SDDPMConfig
+from .flags import FLAGS, given, written
+
+# What a checkpoint remembers, by flag: a later stage stops where a flag given by hand disagrees.
+OF_ALL = {"ch": "ch", "ch_mult": "ch_mult", "num_res_blocks": "num_res_blocks", "img_size": "image_size"}
+NETWORK_FLAGS = OF_ALL | {
+    "bit": "bits",
+    "weight_bit": "weight_bits",
+    "weight_quant": "weight_quant",
+    "norm_groups": "norm_groups",
+    "spike_driven": "spike_driven",
+    "T": "diffusion_steps",
+}
+ATTENTION_FLAGS = OF_ALL | {"norm_groups": "norm_groups", "attn": "attn", "block_size": "block_size"}
+DIRECT_FLAGS = OF_ALL | {"T": "diffusion_steps", "timestep": "spike_steps", "surrogate": "surrogate"}
+SDDPM_FLAGS = DIRECT_FLAGS | {"tsm": "tsm", "corrections": "corrections"}
+FSDDIM_FLAGS = DIRECT_FLAGS | {name: name for name in ("decay", "soft_reset", "detach_reset", "norm")}
+DIFFUSION_FLAGS = {
+    "T": "diffusion_steps",
+    "beta_1": "beta_1",
+    "beta_T": "beta_T",
+    "mean_type": "mean_type",
+    "beta_schedule": "schedule",
+    "process": "process",
+    "cld_factor": "factor",
+}
+#: Architecture → its flags and its settings.
+ARCHITECTURES: dict[str, tuple[dict[str, str], type[NetworkConfig]]] = {
+    UNetConfig.arch: (NETWORK_FLAGS, UNetConfig),
+    AttentionUNetConfig.arch: (ATTENTION_FLAGS, AttentionUNetConfig),
+    SDDPMConfig.arch: (SDDPM_FLAGS, SDDPMConfig),
+    FSDDIMConfig.arch: (FSDDIM_FLAGS, FSDDIMConfig),
+}
+#: Flag → the value that asks for nothing. Other values of flags that an architecture does not have are refused.
+NEUTRAL = {
+    **{"bit": FULL_PRECISION, "weight_bit": FULL_PRECISION, "spike_driven": False, "block_size": 1},
+    **{"tsm": False, "corrections": None, "decay": None, "norm": None, "threshold": None, "timestep": None},
+    **{"surrogate": None, "soft_reset": None, "detach_reset": None, "recompute": False},
+}
+
+
+def unet_config(in_channels: int) -> UNetConfig:
+    """The network the flags describe. Raises UserError."""
+    fields = {field: FLAGS[name].value for name, field in NETWORK_FLAGS.items()}
+    return UNetConfig(in_channels=in_channels, dropout=FLAGS.dropout, **fields)
+
+
+def network_config(in_channels: int) -> NetworkConfig:
+    """The network the flags describe, of the architecture they name. Raises UserError."""
+    table, kind = ARCHITECTURES[FLAGS.arch]
+    for name, plain in NEUTRAL.items():
+        value = FLAGS[name].value
+        has_it = name in table or (name == "bit" and kind is AttentionUNetConfig)
+        has_it |= name in ("threshold", "recompute") and issubclass(kind, DirectConfig)
+        require(
+            has_it or not given(name) or value == plain,
+            f"--{name}={written(value)}: --arch={FLAGS.arch} has no such setting; drop one of the two",
+        )
+    if kind is UNetConfig:
+        return unet_config(in_channels)
+    # A flag without a value leaves the choice to the architecture.
+    fields = {field: FLAGS[name].value for name, field in table.items() if FLAGS[name].value is not None}
+    if kind is AttentionUNetConfig and given("bit"):  # which quantizes it; the flag's default is another network's
+        fields["bits"] = FLAGS.bit
+    if issubclass(kind, DirectConfig) and FLAGS.threshold is not None:
+        fields["threshold"] = FLAGS.threshold
+    return kind(in_channels=in_channels, dropout=FLAGS.dropout, **fields)
+
+
+def diffusion_config() -> DiffusionConfig:
+    """The process the flags describe. Raises UserError."""
+    fields = {field: FLAGS[name].value for name, field in DIFFUSION_FLAGS.items()}
+    suits = FLAGS.process == "cld" and FLAGS.cld_factor == "R"
+    linear_first = suits if FLAGS.linear_first is None else FLAGS.linear_first
+    return DiffusionConfig(var_type=FLAGS.var_type, linear_first=linear_first, **fields)
+
+
+def effective_flags(config: NetworkConfig, diffusion: DiffusionConfig, raw: dict) -> dict[str, object]:
+    """Flag → value, of what a checkpoint decides, whatever the flags' defaults. raw: the file's content."""
+    table, _ = ARCHITECTURES[config.arch]
+    found = {"arch": config.arch} | {name: getattr(config, field) for name, field in table.items()}
+    found |= {name: getattr(diffusion, field) for name, field in DIFFUSION_FLAGS.items()}
+    found |= {"var_type": diffusion.var_type, "linear_first": diffusion.linear_first, "dropout": config.dropout}
+    trained_on = raw.get("config", {}).get("train", {}).get("dataset_type")
+    if trained_on and not given("dataset_type"):
+        found["dataset_type"] = trained_on
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+
+def written_flagfile(effective: dict[str, object]) -> str:
+    """A flagfile of this command: the settings it runs with, and as comments the flags that were given by hand.
+
+    effective: flag → value, of those that a checkpoint decides.
+    """
+    asked = [FLAGS[name].serialize() for name in sorted(FLAGS) if given(name)]
+    before = {name: FLAGS[name].value for name in effective}
+    try:
+        for name, value in effective.items():
+            FLAGS[name].value = value
+        settings = FLAGS.flags_into_string()
+    finally:
+        for name, value in before.items():
+            FLAGS[name].value = value
+    by_hand = [f"#   {line}" for flag in asked for line in flag.split("\n")]
+    return settings + "\n".join(["# Of these, given on the command line or in a flagfile:", *by_hand]) + "\n"
+
+
+def expected_fields() -> dict[str, tuple[str, object]]:
+    """{config field: (flag name, value)} of those flags set by hand that a checkpoint must agree with."""
+    # A network without attention has none of its fields: the published flagfiles' --attn contradicts nothing.
+    tables = {"arch": "arch"}
+    for table in (*(table for table, _ in ARCHITECTURES.values()), DIFFUSION_FLAGS):
+        tables |= table
+    expected = {field: (name, FLAGS[name].value) for name, field in tables.items() if given(name)}
+    if "corrections" in expected:  # kept in this order
+        expected["corrections"] = ("corrections", sorted(FLAGS.corrections or ()))
+    if "bits" in expected:
+        bit = FLAGS.bit
+        expected["bits"] = ("bit", int(bit) if bit == int(bit) else bit)
+    if "corrections" in expected:  # as a configuration has them
+        expected["corrections"] = ("corrections", sorted(FLAGS.corrections))
+    return expected

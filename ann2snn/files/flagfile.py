@@ -1,0 +1,100 @@
+"""Flagfiles from outside, looked at before absl reads them: it would wait at a pipe and follow endless includes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+from ..errors import UserError
+from .plain import read_text
+
+DIRECTIVES = ("--flagfile", "-flagfile")
+MOST_BYTES, MOST_LINE, MOST_FILES = 1 << 20, 10_000, 64
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Check a command line and the flagfiles it names, those named inside them too.
+
+    Raises UserError: control characters or bytes that are not UTF-8, a flagfile that is missing, no plain text file,
+    too large, includes itself, or includes more than MOST_FILES others.
+    """
+    for argument in arguments:
+        _check_text(argument, "the command line")
+    seen: list[str] = []
+    for name in _named(arguments):
+        _check_file(name, (), seen)
+
+
+def expanded(arguments: Sequence[str]) -> list[tuple[int, str]]:
+    """(source, argument) of a checked command line, with the lines of flagfiles in the place where they are named.
+
+    source: 0 for the command line, and a number for each flagfile. In these, lines that are empty or start with # or
+    // say nothing. After `--` nothing is a flag.
+    """
+    numbers = itertools.count(1)
+
+    def of(arguments: Sequence[str], source: int) -> Iterator[tuple[int, str]]:
+        rest = iter(arguments)
+        for argument in rest:
+            directive, equals, name = argument.partition("=")
+            if directive in DIRECTIVES:
+                name = name if equals else next(rest, "")
+                if not name.strip():
+                    raise UserError(f"{directive} names no file: give one")
+                yield from of(_lines(os.path.expanduser(name.strip())), next(numbers))
+            else:
+                yield source, argument
+                if argument == "--" and source == 0:
+                    yield from ((source, word) for word in rest)
+
+    return list(of(arguments, 0))
+
+
+def _lines(name: str) -> list[str]:
+    """What a flagfile says. Raises UserError."""
+    lines = (line.strip() for line in _text(name).split("\n"))
+    return [line for line in lines if line and not line.startswith(("#", "//"))]
+
+
+def _named(arguments: Sequence[str]) -> Iterator[str]:
+    """Names of flagfiles in arguments, or in the lines of a flagfile."""
+    for index, argument in enumerate(arguments):
+        directive, equals, name = argument.strip().partition("=")
+        if directive in DIRECTIVES:
+            name = name if equals else "".join(arguments[index + 1 : index + 2])
+            if name.strip():
+                yield os.path.expanduser(name.strip())
+
+
+def _check_file(name: str, including: tuple[str, ...], seen: list[str]) -> None:
+    real = os.path.realpath(name)
+    if real in including:
+        raise UserError(f"flagfile {name} includes itself: remove a --flagfile line from it")
+    seen.append(real)
+    if len(seen) > MOST_FILES:
+        raise UserError(f"flagfile {name} is the {len(seen)}th that is included: use at most {MOST_FILES}")
+    lines = _text(name).split("\n")
+    for number, line in enumerate(lines, 1):
+        _check_text(line, f"line {number} of flagfile {name}")
+    for inner in _named(lines):
+        _check_file(inner, (*including, real), seen)
+
+
+def _text(name: str) -> str:
+    try:
+        return read_text(name, MOST_BYTES)
+    except OSError as error:
+        raise UserError(f"cannot read flagfile {name}: {error.strerror or error}; correct the path") from None
+    except ValueError:
+        raise UserError(f"flagfile {name} is no text in UTF-8: give a file with one flag a line") from None
+
+
+def _check_text(text: str, where: str) -> None:
+    """Raise UserError for text that no flag is made of."""
+    if len(text) > MOST_LINE:
+        raise UserError(f"{where} has {len(text)} characters: use at most {MOST_LINE}")
+    bad = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\r"), None)
+    if bad is not None:
+        raise UserError(f"{where} holds a control character, or bytes that are not UTF-8: {text[:80]!r}")

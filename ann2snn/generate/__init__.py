@@ -1,0 +1,1 @@
+"""From a denoiser to images on disk."""

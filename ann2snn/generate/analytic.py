@@ -1,0 +1,84 @@
+"""Analytic-DPM's statistics of a network, gathered once and kept beside its checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from quant import quantized_once
+
+from ..checkpoints import checkpoint
+from ..config import SampleConfig, require
+from ..convert import SpikingNetwork
+from ..data import ImageDataset, to_model_range
+from ..diffusion import analytic_statistics
+from ..diffusion.process import make_process, require_vp
+from ..diffusion.samplers.grids import whole_times
+from ..distributed.runtime import place, seed_from
+from ..distributed.world import World
+from ..errors import UserError
+from ..files.atomic import replacing
+from ..files.npz import read_npz
+from ..nets.direct import DirectDenoiser
+
+BATCH = 32
+MOST_BYTES = 2**24
+
+
+def noise_statistics(
+    source: checkpoint.Loaded, sample: SampleConfig, images: Callable[[], ImageDataset], count: int, world: World
+) -> Tensor | None:
+    """Γ_t of the network of `source`, run as it is set to, float64 [diffusion_steps]; None where no sampler needs it.
+
+    Measured by the main process on the first `count` images at the times that `sample` visits, and written to
+    `{checkpoint}.analytic_….npz`. Raises UserError.
+    """
+    if sample.sampler != "analytic_dpm":
+        return None
+    net = source.net
+    require_vp(net.diffusion, "--sampler=analytic_dpm")
+    require(count >= 1, f"--analytic_images={count}: use at least 1")
+    times = whole_times(make_process(net.diffusion, net.image_size), sample.steps, sample.skip)
+    path = statistics_path(source, sample, count)
+    if world.main and not path.exists():
+        measured = _measure(net, images(), times, min(count, len(images())), sample.seed, world)
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, statistics=measured.numpy())
+        print(f"{path}: noise statistics at {len(times)} times, {count} images")
+    world.wait()
+    return _read(path)
+
+
+def statistics_path(source: checkpoint.Loaded, sample: SampleConfig, count: int) -> Path:
+    """Beside the checkpoint, named after everything that decides the figures."""
+    net = source.net
+    spiking = net.spiking.to_dict() if isinstance(net, (SpikingNetwork, DirectDenoiser)) else {}
+    mode = "-".join(str(value) for value in spiking.values()) or "ann"
+    name = f"{source.path.stem}.analytic_{source.hash[:8]}_{source.weights}_{mode}_{sample.steps}{sample.skip}"
+    return source.path.with_name(f"{name}_{count}_seed{sample.seed}.npz")
+
+
+def _measure(net, dataset: ImageDataset, times: list[int], count: int, seed: int, world: World) -> Tensor:
+    place(net, world.device).eval()
+    like = next(net.parameters())
+
+    def batches():
+        for start in tqdm(range(0, count, BATCH), desc="noise statistics", unit="batch", leave=False, disable=None):
+            images = torch.stack([dataset[i] for i in range(start, min(start + BATCH, count))])
+            yield to_model_range(images).to(like)
+
+    with torch.no_grad(), quantized_once(net):
+        generator = torch.Generator().manual_seed(seed_from(seed, 0))
+        return analytic_statistics(net, make_process(net.diffusion, net.image_size), batches(), times, generator)
+
+
+def _read(path: Path) -> Tensor:
+    try:
+        return torch.from_numpy(read_npz(path, {"statistics": "f"}, MOST_BYTES)["statistics"]).double()
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"refusing {path}: {error}; delete it to have it measured again") from None

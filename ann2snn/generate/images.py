@@ -1,0 +1,165 @@
+"""Generated images on disk: grids to look at, numbered files, and one array for FID tools."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
+from torchvision.utils import make_grid
+
+from ..data.decode import decode_image, list_images
+from ..errors import UserError
+from ..files.atomic import replacing
+from ..files.npz import read_npz
+
+NPZ_KEY = "arr_0"  # what guided-diffusion's evaluator reads
+INDEX_DIGITS = 6
+_NUMBERED = re.compile(rf"([0-9]{{{INDEX_DIGITS}}})\.png")
+_READ_AT_ONCE = 1024
+_NPZ_UNPACKED, _NPZ_RATIO = 1 << 28, 16  # images may unfold to that many bytes, and to that many times their file
+
+
+def save_grid(images: torch.Tensor, path: str | os.PathLike, nrow: int) -> None:
+    """Write uint8 images [N, C, H, W], C 1 or 3, as one PNG with `nrow` images to a line.
+
+    The file appears whole or not at all; missing folders are made.
+
+    Raises:
+        ValueError: not uint8 [N, C, H, W], or no image.
+        UserError: the file cannot be written.
+    """
+    _check(images)
+    grid = make_grid(images.cpu(), nrow=nrow)
+    _write(Path(path), lambda file: _to_pil(grid).save(file, format="PNG"))
+
+
+def save_images(images: torch.Tensor, folder: str | os.PathLike, first_index: int) -> None:
+    """Write uint8 images [N, C, H, W], C 1 or 3, as PNG files named by index: `000000.png`, counting from first_index.
+
+    Each file appears whole or not at all, so that a stopped run can tell by the names what is left to do.
+
+    Raises:
+        ValueError: not uint8 [N, C, H, W], no image, or an index outside 0 to 999,999 (six digits keep names in order).
+        UserError: a file cannot be written.
+    """
+    _check(images)
+    if first_index < 0 or first_index + len(images) > 10**INDEX_DIGITS:
+        raise ValueError(f"image indices {first_index} to {first_index + len(images) - 1} exceed {INDEX_DIGITS} digits")
+    for index, image in enumerate(images.cpu(), first_index):
+        picture = _to_pil(image)
+        _write(image_path(folder, index), lambda file, picture=picture: picture.save(file, format="PNG"))
+
+
+def image_path(folder: str | os.PathLike, index: int) -> Path:
+    """Where image `index` of a folder is."""
+    return Path(folder, f"{index:0{INDEX_DIGITS}}.png")
+
+
+def index_of(name: str) -> int | None:
+    """The index that a file's name says, as `image_path` writes it; None for another name."""
+    match = _NUMBERED.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def existing_indices(folder: str | os.PathLike) -> set[int]:
+    """Return the indices of the images that `save_images` has written to `folder`; none if it does not exist."""
+    if not Path(folder).is_dir():
+        return set()
+    return {index for name in os.listdir(folder) if (index := index_of(name)) is not None}
+
+
+def iter_folder(folder: str | os.PathLike, batch_size: int) -> Iterator[torch.Tensor]:
+    """Yield the images below `folder`, sorted by name, as uint8 [B, C, H, W]; the last batch may be smaller.
+
+    All must share the size and the kind (grey or colour) of the first.
+
+    Raises:
+        ValueError: `batch_size` below 1.
+        UserError: no image; a damaged or different one, which the message names.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} is below 1")
+    return _batches_of(list_images(folder), batch_size)
+
+
+def save_npz(source: str | os.PathLike | torch.Tensor, path: str | os.PathLike) -> None:
+    """Write images as one uncompressed npz: uint8 [N, H, W, C] under the key `arr_0`, as guided-diffusion's evaluator.
+
+    `source` is uint8 [N, C, H, W], or a folder as for `iter_folder`, whose images are then held in memory together.
+
+    Raises:
+        ValueError: not uint8 [N, C, H, W], or no image.
+        UserError: as `iter_folder`, or the file cannot be written.
+    """
+    images = source if isinstance(source, torch.Tensor) else torch.cat(list(iter_folder(source, _READ_AT_ONCE)))
+    _check(images)
+    array = images.cpu().permute(0, 2, 3, 1).contiguous().numpy()
+    _write(Path(path), lambda file: np.savez(file, **{NPZ_KEY: array}))
+
+
+def load_npz(path: str | os.PathLike) -> torch.Tensor:
+    """Return the images of an npz file that holds uint8 [N, H, W, C], C 1 or 3, under `arr_0`, as uint8 [N, C, H, W].
+
+    Raises:
+        UserError: the file is missing, damaged, or holds something else.
+    """
+    try:
+        arrays = read_npz(path, {NPZ_KEY: "?biufU"}, _NPZ_UNPACKED + _NPZ_RATIO * Path(path).stat().st_size)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {path} as npz: {reason}; write it again") from error
+    if NPZ_KEY not in arrays:
+        raise UserError(f"{path} has no array {NPZ_KEY}; store the images [N, H, W, C] under that key")
+    array = arrays[NPZ_KEY]
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3) or array.size == 0:
+        raise UserError(
+            f"{path} holds {array.dtype} {list(array.shape)}; images must be uint8 [N, H, W, C] with C 1 or 3"
+        )
+    return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
+
+
+def read_images(paths: Sequence[Path], like: Path) -> torch.Tensor:
+    """Return the images at `paths`, all of the size and kind of the one at `like`, as uint8 [B, C, H, W].
+
+    Raises:
+        UserError: a damaged or different one, which the message names.
+    """
+    shape, batch = pil_to_tensor(decode_image(like)).shape, []
+    for path in paths:
+        image = pil_to_tensor(decode_image(path))
+        if image.shape != shape:
+            raise UserError(
+                f"image {path} is {list(image.shape)} where {like.name} is {list(shape)} (channels, height, "
+                "width); keep images of one kind in a folder"
+            )
+        batch.append(image)
+    return torch.stack(batch)
+
+
+def _batches_of(paths: list[Path], batch_size: int) -> Iterator[torch.Tensor]:
+    for start in range(0, len(paths), batch_size):
+        yield read_images(paths[start : start + batch_size], like=paths[0])
+
+
+def _check(images: torch.Tensor) -> None:
+    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3) or images.numel() == 0:
+        raise ValueError(f"images are {images.dtype} {list(images.shape)}, not uint8 [N, C, H, W] with C 1 or 3")
+
+
+def _to_pil(image: torch.Tensor) -> Image.Image:
+    pixels = image.permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
+def _write(path: Path, write: Callable) -> None:
+    """Let `write` fill a binary file, which then appears as `path` in one step; missing folders are made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            write(file)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place") from error

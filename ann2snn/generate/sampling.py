@@ -1,0 +1,196 @@
+"""From a denoiser to 8-bit images.
+
+On a CPU, image i of seed s is the same bytes for every batch size, number of threads or processes, and resume point, by
+construction: the routines for convolutions and matrix products are chosen, and round, by the shape of a batch, so
+images are always computed in the same groups of consecutive indices, whole ones, whichever of them are asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from quant import quantized_once
+
+from ..config import SampleConfig, require
+from ..convert import SpikingNetwork
+from ..data import to_uint8
+from ..diffusion import ImageNoise
+from ..diffusion.process import check_sampling, current_steps, image_channels, run_sampler
+from ..distributed.precision import in_tf32
+from ..distributed.runtime import evaluating, layout_for, steady_convolutions
+from ..distributed.world import ALONE, World
+from .compiled import compiled
+from .spikes import ImageSpikes, SpikeTally
+
+#: A group has 512 / image_size images, rounded down to a power of two, and no more or fewer than this. Measured on the
+#: demo's network and larger ones: within 5 % of batches of 64. No single image: it takes other routines.
+FEWEST_ROWS, MOST_ROWS = 2, 32
+
+
+class Hooks(NamedTuple):
+    """See `generate`."""
+
+    on_call: Callable[[Tensor, Tensor], None] | None
+    on_step: Callable[[float, Tensor], None] | None
+    on_spikes: Callable[[list[ImageSpikes]], None] | None
+
+
+def generate(
+    net: nn.Module,
+    config: SampleConfig,
+    indices: Sequence[int],
+    *,
+    on_call: Callable[[Tensor, Tensor], None] | None = None,
+    on_step: Callable[[float, Tensor], None] | None = None,
+    on_spikes: Callable[[list[ImageSpikes]], None] | None = None,
+    statistics: Tensor | None = None,
+) -> Tensor:
+    """Images `indices` of seed `config.seed`, uint8 [len(indices), C, H, W]; which batch they are in does not matter.
+
+    net: any denoiser that knows its `in_channels`, `image_size` and `diffusion` (ANN or SNN); runs in eval mode, and is
+    left in its own.
+    on_call(x, t): what the network is called with, each time; of currents the first time step.
+    on_step(time, state): the sampler's own states.
+    on_spikes(list): of a converted network, what each image took; once for every group.
+    statistics: of Analytic-DPM, see `analytic_statistics`.
+    The hooks see the rows of `indices`, one of the `image_groups` after the other.
+
+    Raises UserError for a sampler that does not fit, before the first call.
+    """
+    check_generation(net, config, statistics)
+    made = [torch.empty(0, image_channels(net), net.image_size, net.image_size, dtype=torch.uint8)]
+    groups = image_groups(net, indices)
+    with in_tf32(config.tf32), evaluating(net), steady_convolutions(net), quantized_once(net):
+        for part in groups:
+            rows = computed_rows(net, part)
+            wanted = [rows.index(index) for index in part]
+            made.append(_sample(net, config, rows, wanted, Hooks(on_call, on_step, on_spikes), statistics))
+    place = {index: i for i, index in enumerate(index for part in groups for index in part)}
+    return torch.cat(made)[[place[index] for index in indices]]
+
+
+def image_groups(net: nn.Module, indices: Sequence[int]) -> list[list[int]]:
+    """`indices` in ascending order, those that are computed together in one list."""
+    if not _on_cpu(net):
+        return [sorted(set(indices))] if len(indices) else []
+    groups: dict[int, list[int]] = {}
+    for index in sorted(set(indices)):
+        groups.setdefault(index // group_size(net.image_size), []).append(index)
+    return list(groups.values())
+
+
+def group_size(image_size: int) -> int:
+    """Images of one group: so many that calls are worth their overhead, and few enough for cache and memory."""
+    fitting = 512 // image_size
+    return max(FEWEST_ROWS, min(MOST_ROWS, 1 << fitting.bit_length() >> 1))
+
+
+def computed_rows(net: nn.Module, part: list[int]) -> list[int]:
+    """The indices that are computed for one of the `image_groups`, at least two: a single image rounds differently."""
+    if not _on_cpu(net):
+        return part if len(part) > 1 else part * 2
+    size = group_size(net.image_size)
+    first = part[0] // size * size
+    return list(range(first, first + size))
+
+
+def _on_cpu(net: nn.Module) -> bool:
+    return next(net.parameters()).device.type == "cpu"
+
+
+def _sample(
+    net: nn.Module,
+    config: SampleConfig,
+    rows: list[int],
+    wanted: list[int],
+    hooks: Hooks,
+    statistics: Tensor | None,
+) -> Tensor:
+    """Of the images `rows`, sampled together, those at the places `wanted`; uint8 [len(wanted), C, H, W]."""
+    denoiser, like = compiled(net), next(net.parameters())
+    layout = layout_for(like.device)
+
+    def called(x: Tensor, t: Tensor) -> Tensor:
+        if hooks.on_call is not None:
+            hooks.on_call(x[wanted], t[wanted])
+        with torch.autocast(like.device.type, torch.bfloat16, enabled=config.amp):
+            return denoiser(x.to(memory_format=layout), t).to(like.dtype)
+
+    shape = (net.in_channels, net.image_size, net.image_size)
+    noise = ImageNoise(config.seed, rows, shape, like.device, like.dtype)
+    on_step, tally = hooks.on_step, SpikeTally()
+    step = None if on_step is None else lambda time, state: on_step(time, state[wanted])
+    with contextlib.ExitStack() as stack:
+        if config.carry:
+            stack.enter_context(net.carrying(config.carry_steps))
+        if hooks.on_spikes is not None:
+            stack.enter_context(net.monitored(tally))
+        x_0 = run_sampler(called, net.diffusion, net.image_size, config, noise, statistics, step, current_steps(net))
+    if hooks.on_spikes is not None:
+        hooks.on_spikes(tally.of([rows[row] for row in wanted], wanted, net.restarts))
+    return to_uint8(x_0[wanted]).cpu()
+
+
+def check_generation(net: nn.Module, config: SampleConfig, statistics: Tensor | None = None) -> None:
+    """Raise UserError, before anything is computed, where sampler and network do not fit together."""
+    check_sampling(net.diffusion, net.image_size, config, statistics, current_steps(net))
+    if config.carry:
+        require(
+            isinstance(net, SpikingNetwork), "--carry: only a converted network has levels to keep (ann2snn.convert)"
+        )
+        net.check_carrying(config.carry_steps)
+
+
+def generate_batches(
+    net: nn.Module,
+    config: SampleConfig,
+    indices: Sequence[int],
+    batch_size: int,
+    *,
+    label: str = "sampling",
+    progress: bool = True,
+    world: World = ALONE,
+    statistics: Tensor | None = None,
+    on_spikes: Callable[[list[ImageSpikes]], None] | None = None,
+) -> Iterator[tuple[Sequence[int], Tensor]]:
+    """Yield (indices of the batch, its images) until all `indices` are done, with one progress bar over calls.
+
+    The processes of `world` share the batches, so each yields its own; no image depends on how many they are. On a CPU
+    batches are the `image_groups`, whatever `batch_size`.
+    """
+    require(batch_size >= 1, f"batch_size={batch_size}: use at least 1")
+    calls = config.calls(net.diffusion)
+    if _on_cpu(net):
+        batches = image_groups(net, indices)
+    else:
+        size = min(batch_size, max(1, -(-len(indices) // world.size)))  # small jobs keep everybody busy, too
+        batches = [indices[start : start + size] for start in range(0, len(indices), size)]
+    with world.progress(len(indices) * calls, label, "call", progress) as bar:
+        for batch in world.share(batches):
+            yield (
+                batch,
+                generate(
+                    *(net, config, batch),
+                    on_call=lambda x, t: bar.update(len(x)),
+                    on_spikes=on_spikes,
+                    statistics=statistics,
+                ),
+            )
+
+
+def generate_all(
+    net: nn.Module, config: SampleConfig, n: int, batch_size: int, world: World = ALONE, progress: bool = True
+) -> Tensor:
+    """Images 0..n−1 in one tensor, uint8 [n, C, H, W], on every process."""
+    images = torch.empty(n, image_channels(net), net.image_size, net.image_size, dtype=torch.uint8)
+    found = list(generate_batches(net, config, range(n), batch_size, progress=progress, world=world))
+    indices = torch.tensor([i for batch, _ in found for i in batch], dtype=torch.int64)
+    mine = torch.cat([pictures for _, pictures in found]) if found else images[:0]
+    for where, pictures in zip(world.collect(indices), world.collect(mine), strict=True):
+        images[where] = pictures
+    return images

@@ -1,1 +1,0 @@
-"""Files: checkpoints, images, statistics."""

@@ -1,0 +1,1 @@
+"""A run folder: what is logged and written there."""

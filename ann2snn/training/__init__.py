@@ -1,0 +1,1 @@
+"""The training of a denoiser: its state, its steps, its best weights."""

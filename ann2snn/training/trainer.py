@@ -1,0 +1,347 @@
+"""One training run's state, and one step of it: DDPM loss, Adam, warm-up, gradient clipping, averaged weights."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
+
+from quant import UniformQuantizer
+from quant.calibrate import calibrate_activations
+
+from ..checkpoints import checkpoint
+from ..config import FULL_PRECISION, DiffusionConfig, TrainConfig, require
+from ..data import ImageDataset, to_model_range
+from ..diffusion.ema import ema_decay_at
+from ..diffusion.process import denoising_loss, draw_times, make_process, network_pair
+from ..diffusion.synaptic import SynapticLoss
+from ..distributed.precision import in_tf32
+from ..distributed.runtime import layout_for, place, seed_from, seed_step
+from ..distributed.world import World
+from ..errors import UserError
+from ..generate.compiled import compiled
+from ..nets.architecture import NetworkConfig, build_network
+from ..nets.direct import DirectDenoiser
+from ..nets.fsddim import FSDDIMConfig
+from ..nets.parts import BatchDropout
+from ..neurons import StepBatchNorm
+from .state import load_optimizer, load_schedule
+
+#: Settings that a resumed run must share with its beginning, or the result is that of neither.
+FIXED_ON_RESUME = (
+    "dataset_type",
+    "lr",
+    "lr_decay",
+    "grad_clip",
+    "warmup",
+    "batch_size",
+    "ema_decay",
+    "ema_warmup",
+    "loss_type",
+    "image_loss_weight",
+    "spike_loss_weight",
+    "reconstruction_loss_weight",
+    "dropout",
+    "seed",
+    "act_init",
+    "flip",
+    "amp",
+    "tf32",
+    "data_dir",
+)
+#: Of these, what earlier checkpoints do not tell.
+UNTOLD = ("amp", "tf32", "data_dir")
+#: Fine-tuning's name of a flag → training's, which SDM is trained with.
+SAME = {"ft_steps": "total_steps", "ft_batch_size": "batch_size"}
+
+
+class Trainer:
+    """The state of a training run: raw and averaged network, optimizer, learning-rate schedule, step.
+
+    The processes of `world` hold the same state; each computes its share of a batch.
+    """
+
+    def __init__(
+        self,
+        network: NetworkConfig,
+        diffusion: DiffusionConfig,
+        train: TrainConfig,
+        world: World,
+        amp: bool = False,
+        recompute: bool = False,
+        dataset: ImageDataset | None = None,
+        tf32: bool = False,
+    ) -> None:
+        """dataset: what is trained on, which a resumed run must share; not asked about where None."""
+        self.dataset = dataset
+        # What a run is made of besides its configurations. The data by their fingerprint: a path is no content.
+        self.told = {"amp": amp, "tf32": tf32} | ({} if dataset is None else {"data_dir": dataset.fingerprint()})
+        self.changes: dict[str, tuple[object, object]] = {}  # settings that differ since `restore`, by flag
+        self.train_config, self.diffusion, self.world = train, diffusion, world
+        self.rows = world.rows(train.batch_size, "--batch_size")
+        self.share = self.rows.stop - self.rows.start
+        if self.share % train.accumulate:
+            raise UserError(
+                f"--accumulate={train.accumulate}: must divide the {self.share} images of a process's share of a batch"
+            )
+        self.device = world.device
+        self.process = make_process(diffusion, network.image_size)
+        require(
+            train.loss_type == "mse" or diffusion.process == "vp",
+            f"--loss_type={train.loss_type}: only for --process=vp; use mse",
+        )
+        self.synaptic = synaptic_loss_of(train, network)
+        self.amp, self.tf32 = amp, tf32
+        seed_step(train.seed, 0)
+        self.net = place(build_network(network, diffusion), self.device)
+        if recompute:
+            require(isinstance(self.net, DirectDenoiser), f"--recompute: not for --arch={network.arch}")
+            self.net.recompute = True
+        self.dropouts = [module for module in self.net.modules() if isinstance(module, BatchDropout)]
+        learned = [p for p in self.net.parameters() if p.requires_grad]
+        # One kernel for all parameters, on a CPU as well (not tested on a GPU yet).
+        self.optimizer = torch.optim.Adam(learned, lr=train.lr, fused=True)
+        self.scheduler = LambdaLR(self.optimizer, lambda step: lr_factor(step, train))
+        self.step = 0
+        self.whole = True  # not in the middle of a change of weights
+        self.first_bad = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.ema = copy.deepcopy(self.net).requires_grad_(False).eval()
+        # Averages gradients over processes while they are computed.
+        called = compiled(self.net)
+        self.parallel = averaging(called) if world.size > 1 else called
+
+    def initialize_activations(self, images: Tensor) -> None:
+        """Set every activation's first clip value, from one batch uint8 [N, C, H, W] or to the number asked for."""
+        config = self.net.config
+        if config.bits == FULL_PRECISION:
+            return
+        if self.train_config.act_init == "calibrate":
+            seed_step(self.train_config.seed, 0)
+            x_0 = to_model_range(images).to(self.device)
+            t = draw_times(self.process, len(x_0), self.device)
+            noise = torch.randn(len(x_0), self.net.in_channels, *x_0.shape[2:], device=self.device)
+            pair = network_pair(self.process, self.diffusion, x_0, t, noise)
+            calibrate_activations(self.net, [pair])
+        else:
+            clip = float(self.train_config.act_init)
+            for name, parameter in self.net.named_parameters():
+                if name.endswith("act_alpha"):
+                    nn.init.constant_(parameter, clip)
+            for module in self.net.modules():
+                if isinstance(module, UniformQuantizer):
+                    nn.init.constant_(module.scale, clip / module.hi)
+        self.world.synchronise(self.net)
+        self.ema.load_state_dict(self.net.state_dict())
+
+    def begin_with(self, state: dict[str, Tensor]) -> None:
+        """Start from these weights, raw and averaged."""
+        for net in (self.net, self.ema):
+            net.load_state_dict(state)
+
+    def train_step(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """One optimizer step on this process's share of a batch, uint8 [n, C, H, W].
+
+        Returns the share's mean loss and the whole batch's gradient norm before clipping, both 0-dim. If it raises, the
+        state is that before the step, as long as `whole` is True.
+        """
+        running = _counted(self.net)
+        kept = [statistic.clone() for statistic in running]
+        try:
+            with in_tf32(self.tf32):
+                losses, norm = self.gradients(images)
+        except Exception:
+            for statistic, before in zip(running, kept, strict=True):
+                statistic.copy_(before)
+            raise
+        self.whole = False
+        self.optimizer.step()
+        self.scheduler.step()
+        self.update_ema()
+        self.step += 1
+        self.whole = True
+        # The norm is the same on all processes, so that all agree; kept on the device, so that nothing waits for it.
+        bad = ~torch.isfinite(norm) & (self.first_bad == 0)
+        self.first_bad = torch.where(bad, self.step, self.first_bad)
+        return losses.mean(), norm
+
+    def gradients(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute and clip the gradients of `train_step`. Returns the losses of all parts, and the norm."""
+        x_0 = to_model_range(images.to(self.device, non_blocking=True)).to(memory_format=layout_for(self.device))
+        t, noise = self.draw(x_0)
+        self.optimizer.zero_grad(set_to_none=True)
+        size = self.share // self.train_config.accumulate
+        losses = [
+            self.backward(x_0[first : first + size], t[first : first + size], noise[first : first + size], first)
+            for first in range(0, self.share, size)
+        ]
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.train_config.grad_clip)
+        return torch.stack(losses), norm
+
+    def draw(self, x_0: Tensor) -> tuple[Tensor, Tensor]:
+        """Diffusion times [n] and noise like x_0 of this process's rows, cut out of the whole batch's."""
+        seed_step(self.train_config.seed, self.step + 1)  # 0 was the initialization
+        total = self.train_config.batch_size
+        t = draw_times(self.process, total, self.device)
+        noise = torch.randn(total, self.net.in_channels, *x_0.shape[2:], device=self.device)
+        return t[self.rows], noise[self.rows].to(memory_format=layout_for(self.device))
+
+    def backward(self, x_0: Tensor, t: Tensor, noise: Tensor, first: int) -> Tensor:
+        """Add the gradient of a part of the share, which starts at its row `first`; returns the part's mean loss."""
+        parts = self.train_config.accumulate
+        for dropout in self.dropouts:
+            dropout.part = (self.rows.start + first, self.train_config.batch_size)
+        seed_step(self.train_config.seed, self.step + 1, 1)  # the same masks for every part
+        last = first + len(x_0) == self.share
+        alone = contextlib.nullcontext() if last or self.world.size == 1 else self.parallel.no_sync()
+        with alone:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
+                kind = self.train_config.loss_type
+                what = (self.process, self.diffusion, x_0, t, noise, kind, self.synaptic)
+                loss = denoising_loss(self.parallel, *what).mean()
+            (loss / parts).backward()
+        return loss.detach()
+
+    def check_finite(self, logdir: Path) -> None:
+        """Raise UserError, naming the first bad step and its batch, if the loss has left the finite numbers."""
+        step = int(self.first_bad)
+        if step:
+            raise UserError(
+                f"the loss is not finite at step {step} (the batch of --seed={self.train_config.seed} at step "
+                f"{step - 1}, noise seed {seed_from(self.train_config.seed, step, 0)}): lower --lr or --grad_clip and "
+                f"run again with --resume_with=lr,grad_clip; the last checkpoint in {logdir} is from before and "
+                "continues"
+            )
+
+    @torch.no_grad()
+    def update_ema(self) -> None:
+        """ema += (1 − decay)·(net − ema), on parameters and on batch norm's running statistics; constants stay."""
+        decay = ema_decay_at(self.step, self.train_config.ema_decay, self.train_config.ema_warmup)
+        averaged, current = ([*net.parameters(), *_running(net)] for net in (self.ema, self.net))
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+
+    def payload(self, x_T: Tensor) -> dict:
+        """The checkpoint: the reference's keys, and the configuration."""
+        return {
+            "kind": "direct" if isinstance(self.net, DirectDenoiser) else "ann",
+            "format": checkpoint.FORMAT,
+            "net_model": self.net.state_dict(),
+            "ema_model": self.ema.state_dict(),
+            "sched": self.scheduler.state_dict(),
+            "optim": self.optimizer.state_dict(),
+            "step": self.step,
+            "x_T": x_T,
+            "config": self.config(),
+        }
+
+    def config(self) -> dict:
+        """All settings that a checkpoint carries, as plain values."""
+        return {
+            "arch": self.net.config.arch,
+            "unet": self.net.config.to_dict(),
+            "diffusion": self.diffusion.to_dict(),
+            "train": self.train_config.to_dict() | self.told,
+        }
+
+    def restore(self, path: Path) -> None:
+        """Continue from a checkpoint; `changes` tells what is not as it was. Raises UserError for another run's."""
+        loaded = checkpoint.load(path, weights="net")
+        raw = loaded.raw
+        for name in ("arch", *self.net.config.to_dict()):
+            if name == "dropout":  # which is a setting of the training, too
+                continue
+            _require_same(path, name, getattr(loaded.net.config, name), getattr(self.net.config, name))
+        for name in set(DiffusionConfig.__dataclass_fields__) - {"var_type"}:  # a choice of the sampler
+            _require_same(path, name, getattr(loaded.net.diffusion, name), getattr(self.diffusion, name))
+        self.changes = self._changes(raw.get("config", {}).get("train", {}), path)
+        self.net.load_state_dict(loaded.net.state_dict())
+        self.ema.load_state_dict(checkpoint.load(path, payload=raw, weights="ema").net.state_dict())
+        load_optimizer(self.optimizer, raw.get("optim"), path)
+        load_schedule(self.scheduler, raw.get("sched"), loaded.step, path)
+        self.step = loaded.step
+
+    def _changes(self, stored: dict, path: Path) -> dict[str, tuple[object, object]]:
+        """{flag: (before, now)}. Raises UserError for a change that was not asked for."""
+        asked = self.train_config.to_dict() | self.told
+        free = {SAME.get(name, name) for name in self.train_config.resume_with}
+        if "dataset_type" in free:
+            free.add("data_dir")
+        fixed = (*FIXED_ON_RESUME, "total_steps") if self.train_config.lr_decay != "none" else FIXED_ON_RESUME
+        changes = {}
+        for name in fixed:
+            if name in UNTOLD and not (name in stored and name in asked):
+                continue
+            default = None if name in UNTOLD else TrainConfig.__dataclass_fields__[name].default
+            before, now = stored.get(name, default), asked[name]  # the default of what the file does not know yet
+            if self._meaning(name, before) != self._meaning(name, now):
+                changes[name] = (before, now)
+                if name not in free:
+                    _require_same(path, name, before, now, f", or allow it with --resume_with={name}")
+        return changes
+
+    def _meaning(self, name: str, value: object) -> object:
+        """What a setting comes to, so that two ways to write the same are equal."""
+        if name == "flip" and value is None and self.dataset is not None:
+            return self.dataset.flip
+        if name == "act_init" and value != "calibrate":
+            return float(value)
+        return value
+
+
+def synaptic_loss_of(train: TrainConfig, network: NetworkConfig) -> SynapticLoss | None:
+    """What --loss_type=scl is made of; None for the others. Raises UserError for a network without currents."""
+    if train.loss_type != "scl":
+        return None
+    require(
+        isinstance(network, FSDDIMConfig),
+        f"--loss_type=scl: needs synaptic currents, which --arch=fsddim has and --arch={network.arch} has not",
+    )
+    weights = (train.image_loss_weight, train.spike_loss_weight, train.reconstruction_loss_weight)
+    return SynapticLoss(network.spike_steps, *weights)
+
+
+def _running(net: nn.Module) -> list[Tensor]:
+    """Batch norm's running statistics."""
+    norms = [module for module in net.modules() if isinstance(module, StepBatchNorm)]
+    return [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
+
+
+def _counted(net: nn.Module) -> list[Tensor]:
+    """All that a forward pass changes: batch norm's running statistics and its count of batches."""
+    norms = [module for module in net.modules() if isinstance(module, StepBatchNorm)]
+    return [*_running(net), *(norm.num_batches_tracked for norm in norms)]
+
+
+def averaging(net: nn.Module) -> DistributedDataParallel:
+    """`net` with gradients that are the mean over all processes; buffers are constants and need no exchange."""
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    newer = "forward_sync_buffers"  # the name since torch 2.15
+    return DistributedDataParallel(net, **{newer if newer in known else "broadcast_buffers": False})
+
+
+def lr_factor(step: int, config: TrainConfig) -> float:
+    """Linear warm-up (the first step already moves); then constant, half a cosine down to 0, or constant and at last
+    linearly to 0 over the last tenth of all steps, so that a run which was planned open-ended can be brought to an end.
+    """
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    if config.lr_decay == "none":
+        return 1.0
+    if config.lr_decay == "cooldown":
+        return min(1.0, max(0.0, 10 * (1 - step / config.total_steps)))
+    share = (step - config.warmup) / max(1, config.total_steps - config.warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+def _require_same(path: Path, name: str, stored: object, asked: object, cure: str = "") -> None:
+    if stored != asked:
+        raise UserError(
+            f"cannot resume {path}: it was trained with {name}={stored}, now {name}={asked}; "
+            f"correct the flag or choose another --logdir{cure}"
+        )

@@ -1,0 +1,163 @@
+"""Images survive the way to disk and back; damaged files are named."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ann2snn.errors import UserError
+from ann2snn.generate.images import existing_indices, iter_folder, load_npz, save_grid, save_images, save_npz
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_png_round_trip_in_order(tmp_path, channels, batch_size):
+    images = noise(7, channels, 5, 6)
+    save_images(images[3:], tmp_path / "out", 3)
+    save_images(images[:3], tmp_path / "out", 0)
+    read = list(iter_folder(tmp_path / "out", batch_size))
+    assert all(len(batch) == batch_size for batch in read[:-1])
+    assert torch.equal(torch.cat(read), images)
+
+
+def test_files_are_named_by_index_and_nothing_else_remains(tmp_path):
+    save_images(noise(2, 3, 4, 4), tmp_path, 41)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000041.png", "000042.png"]
+    save_images(noise(1, 3, 4, 4), tmp_path, 999_999)
+    assert existing_indices(tmp_path) == {41, 42, 999_999}
+
+
+def test_existing_indices_knows_only_finished_files(tmp_path):
+    for name in ("000001.png", ".000002.png.77.tmp", "grid.png", "3.png", "000004.jpg", "0000005.png"):
+        (tmp_path / name).touch()
+    assert existing_indices(tmp_path) == {1}
+    assert existing_indices(tmp_path / "absent") == set()
+
+
+@pytest.mark.parametrize("first_index", [-1, 999_999])
+def test_indices_beyond_six_digits_are_refused(tmp_path, first_index):
+    with pytest.raises(ValueError, match="six digits|6 digits"):
+        save_images(noise(2, 1, 4, 4), tmp_path, first_index)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_scraps(tmp_path, monkeypatch):
+    old = noise(1, 1, 4, 4)
+    save_images(old, tmp_path, 0)
+
+    def full(self, file, **_kwargs):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(UserError, match="No space left"):
+        save_images(255 - old, tmp_path, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["000000.png"]
+    assert torch.equal(next(iter_folder(tmp_path, 1)), old)
+
+
+def test_an_unwritable_place_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file"):
+        save_grid(noise(1, 1, 4, 4), tmp_path / "file" / "grid.png", 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grid_holds_every_image_in_its_place(tmp_path, channels):
+    images = noise(5, channels, 4, 6)
+    save_grid(images, tmp_path / "new" / "grid.png", nrow=3)
+    grid = torch.from_numpy(np.array(Image.open(tmp_path / "new" / "grid.png").convert("RGB"))).permute(2, 0, 1)
+    assert grid.shape == (3, 2 * (4 + 2) + 2, 3 * (6 + 2) + 2)
+    for i, image in enumerate(images):
+        top, left = 2 + i // 3 * 6, 2 + i % 3 * 8
+        assert torch.equal(grid[:, top : top + 4, left : left + 6], image.expand(3, 4, 6))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_npz_round_trip_from_tensor_and_folder(tmp_path, channels):
+    images = noise(4, channels, 5, 6)
+    save_npz(images, tmp_path / "a.npz")
+    save_images(images, tmp_path / "out", 0)
+    save_npz(tmp_path / "out", tmp_path / "b.npz")
+    for name in ("a.npz", "b.npz"):
+        assert torch.equal(load_npz(tmp_path / name), images)
+        with np.load(tmp_path / name) as arrays:
+            assert arrays["arr_0"].shape == (4, 5, 6, channels)
+
+
+@pytest.mark.parametrize(
+    "images", [torch.zeros(1, 3, 4, 4), noise(3, 4, 4), noise(1, 2, 4, 4), noise(1, 3, 4, 4)[:0]], ids=str
+)
+def test_what_is_no_image_batch_is_refused(tmp_path, images):
+    for save in (
+        lambda: save_grid(images, tmp_path / "x.png", 1),
+        lambda: save_images(images, tmp_path, 0),
+        lambda: save_npz(images, tmp_path / "x.npz"),
+    ):
+        with pytest.raises(ValueError, match="not uint8"):
+            save()
+    assert not list(tmp_path.iterdir())
+
+
+def test_iter_folder_names_the_broken_and_the_odd_one(tmp_path):
+    save_images(noise(3, 3, 8, 8), tmp_path, 0)
+    content = (tmp_path / "000001.png").read_bytes()
+    (tmp_path / "000001.png").write_bytes(content[:-30])
+    with pytest.raises(UserError, match=r"000001\.png"):
+        list(iter_folder(tmp_path, 2))
+    for odd in (noise(1, 3, 8, 9), noise(1, 1, 8, 8)):
+        save_images(odd, tmp_path, 1)
+        with pytest.raises(UserError, match=r"000001\.png is .* where 000000\.png"):
+            list(iter_folder(tmp_path, 2))
+
+
+def test_iter_folder_checks_at_the_call(tmp_path):
+    with pytest.raises(UserError, match="no image"):
+        iter_folder(tmp_path, 2)
+    with pytest.raises(ValueError, match="batch_size"):
+        iter_folder(tmp_path, 0)
+
+
+class Trap:
+    """Notes that it was unpickled."""
+
+    sprung = False
+
+    def __setstate__(self, state):
+        Trap.sprung = True
+
+
+def test_load_npz_refuses_foreign_content(tmp_path):
+    image = np.zeros((2, 4, 4, 3), np.uint8)
+    wrong = {
+        "key": {"images": image},
+        "dtype": {"arr_0": image.astype(np.float32)},
+        "rank": {"arr_0": image[0]},
+        "order": {"arr_0": image.transpose(0, 3, 1, 2)},
+        "empty": {"arr_0": image[:0]},
+        "pickle": {"arr_0": np.array([Trap()], dtype=object)},
+    }
+    wrong["pickle"]["arr_0"][0].some = 1
+    for name, arrays in wrong.items():
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+        with pytest.raises(UserError, match=f"{name}.npz"):
+            load_npz(tmp_path / f"{name}.npz")
+    assert not Trap.sprung
+
+
+def test_load_npz_refuses_damaged_files(tmp_path):
+    save_npz(noise(2, 3, 4, 4), tmp_path / "good.npz")
+    good = (tmp_path / "good.npz").read_bytes()
+    flipped = bytearray(good)
+    flipped[len(good) // 2] ^= 255
+    for name, content in {"cut": good[:-50], "flipped": bytes(flipped), "empty": b"", "text": b"hello"}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name):
+            load_npz(tmp_path / name)
+    np.save(tmp_path / "lone.npy", np.zeros((1, 4, 4, 3), np.uint8))
+    for name in ("lone.npy", "absent.npz"):
+        with pytest.raises(UserError, match=name):
+            load_npz(tmp_path / name)
