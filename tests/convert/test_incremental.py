@@ -328,7 +328,6 @@ REFUSED = {
     "bits": (lambda: as_device(wide(), ROW, weight_bits=1), "weight_bits=1: use 2 to 16"),
     "refresh": (lambda: as_device(wide(), ROW, refresh=-1), "refresh=-1: use 1 or more calls, or 0 for never"),
     "half": (lambda: as_device(wide().half(), ROW.half()), "half precision, which does not tell levels apart"),
-    "range": (lambda: as_device(wide(), ROW, weight_bits=16)(ROW), "1: its sums may reach 1,"),
     "no example": (lambda: as_device(wide()), "give an example of a call"),
 }
 
