@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import Tensor, nn
 
-from .checkpoints import checkpoint
+from .checkpoints import checkpoint, folders, shipped
+from .checkpoints.payload import payload_of
 from .config import DiffusionConfig, SampleConfig, UNetConfig, check_limits, require
 from .convert import (
     GapReport,
@@ -35,10 +37,12 @@ __all__ = [
     "fold_thresholds",
     "gap",
     "load",
+    "pretrained",
     "quantize",
     "register_attention",
     "register_quantizer",
     "sample",
+    "save",
     "trajectory",
 ]
 
@@ -54,6 +58,7 @@ def load(
 ) -> Network | SpikingNetwork:
     """Read a network, ANN or SNN, of this program or of the published ones, in eval mode.
 
+    path: a checkpoint file, or a folder that `save` made.
     weights: "ema" (averaged) or "net" (raw; training checkpoints only).
     bit: activation bits, for files of the published conversion code, which do not store them.
     spike_steps: of files of the published SDDPM (default 4) and FSDDIM (default 8), which do not store them either.
@@ -69,6 +74,34 @@ def load(
             raise TypeError(f"{', '.join(spiking)} given, but {path} is no converted network: use ann2snn.convert")
         net.spiking = net.spiking.changed(**spiking)
     return net
+
+
+def save(net: nn.Module, path: str | os.PathLike, *, dtype: str = "float32", **about: object) -> None:
+    """Keep a network of this program with its settings, ANN or SNN, so that `load` gives it back.
+
+    path: a new file that ends in ".pt", for a checkpoint as the scripts write it; anything else is a new folder with
+    `model.safetensors` and `config.json`. dtype: of a folder's weights, "float32", "float64" or "float16" (half the
+    size; they are rounded, and read as float32). about: plain values to keep with it, such as step=20000.
+
+    Raises UserError (a ValueError): there is something at `path`, it cannot be written, or the network is foreign.
+    """
+    path, payload = Path(path), payload_of(net, **about)
+    if path.suffix != ".pt":
+        folders.write(path, payload, dtype)
+        return
+    require(dtype == "float32", f"dtype={dtype}: of folders; a .pt file keeps the weights as they are")
+    require(not os.path.lexists(path), f"{path} exists: nothing is overwritten; choose another name")
+    checkpoint.save(path, payload)
+
+
+def pretrained(name: str = "") -> Network:
+    """A trained, quantized network that ships with the package, in eval mode; see docs/pretrained.md.
+
+    Raises UserError, with the names there are, for another name.
+    """
+    names = shipped.names()
+    require(name in names, f"pretrained({name!r}): use one of {', '.join(names)}")
+    return checkpoint.load(shipped.FOLDER / name).net
 
 
 def build_unet(*, bit: int = 8, diffusion: DiffusionConfig | None = None, **config: object) -> UNet:

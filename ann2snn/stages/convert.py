@@ -61,7 +61,7 @@ def run(
     with owning(logdir, "convert", world):
         accepted()
         if world.main:
-            payload = checkpoint.snn_payload(snn, stage="converted", source=source.hash, step=source.step)
+            payload = checkpoint.payload_of(snn, stage="converted", source=source.hash, step=source.step)
             checkpoint.save(logdir / CONVERTED, payload)
             steps = f"T = {snn.clock.spike_steps} time steps"
             print(f"{logdir / CONVERTED}: {ann.config.bits} bits, {steps}, {spiking.schedule}")

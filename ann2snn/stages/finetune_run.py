@@ -199,7 +199,7 @@ class Run:
         return {**fixed, "source": self.source, "spiking": self.snn.spiking.to_dict()}
 
     def payload(self) -> dict:
-        return checkpoint.snn_payload(self.snn, stage="finetuned", source=self.source, step=self.steps_done)
+        return checkpoint.payload_of(self.snn, stage="finetuned", source=self.source, step=self.steps_done)
 
     def restore(self) -> None:
         """Take up a run that stopped between two blocks. Raises UserError if it is another run's."""
