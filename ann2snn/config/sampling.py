@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from .checks import check_bool, check_int, check_limits, check_number, check_seed, make_plain, require
@@ -33,7 +34,8 @@ class SampleConfig:
     dpmpp_sde samplers, and of gddim's extrapolation. denoise: end with a call that removes the last noise; ddim and the
     SDE samplers can do without, blur always does. eta: noise of ddim; λ of gddim and euler. corrector: of gddim.
     grid_power: the SDE samplers' times are evenly spaced in t^(1/grid_power). clip: fsddim has none and sets it False.
-    amp: call the network under bfloat16 autocast; the sampler's own arithmetic stays as it is. ddim_epsilon: see
+    amp: call the network under bfloat16 autocast; the sampler's own arithmetic stays as it is. tf32: on a GPU multiply
+    float32 in TF32, see `precision`. ddim_epsilon: see
     `DDIM_EPSILONS`; without clipping both are the same. carry: a converted network keeps its levels from call to call
     and sends spikes only for what changes, under `stream` in carry_steps time steps or until silence.
     `diffusion.process.check_sampling` compares all of it with the process.
@@ -53,6 +55,7 @@ class SampleConfig:
     ddim_epsilon: str = "recomputed"
     carry: bool = False
     carry_steps: int | str = AUTO
+    tf32: bool = False
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -71,8 +74,8 @@ class SampleConfig:
         )
         check_number(self.grid_power, "--grid_power")
         require(0 < self.grid_power <= 100, f"--grid_power={self.grid_power}: use a value above 0, at most 100")
-        for name, flag in (("clip", "--clip_x0"), ("denoise", "--denoise"), ("amp", "--amp"), ("carry", "--carry")):
-            check_bool(getattr(self, name), flag)
+        for name in ("clip", "denoise", "amp", "tf32", "carry"):
+            check_bool(getattr(self, name), "--clip_x0" if name == "clip" else f"--{name}")
         check_number(self.eta, "--eta")
         object.__setattr__(self, "carry_steps", check_carry_steps(self.carry_steps))
         require(self.carry or self.carry_steps == AUTO, f"--carry_steps={self.carry_steps}: only with --carry")
@@ -91,6 +94,10 @@ class SampleConfig:
         object.__setattr__(self, "seed", check_seed(self.seed))
         if self.sampler == "fsddim":
             object.__setattr__(self, "clip", False)
+
+    def from_rest(self) -> SampleConfig:
+        """The same, with a network that starts every call from rest: one that has no levels to keep."""
+        return dataclasses.replace(self, carry=False, carry_steps=AUTO)
 
     def check_fits(self, diffusion: DiffusionConfig) -> None:
         """Raise UserError if the process has fewer steps than asked for, or none that the sampler knows."""

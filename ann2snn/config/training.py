@@ -18,7 +18,7 @@ RESUME_WITH = (
     *("loss_type", "image_loss_weight", "spike_loss_weight", "reconstruction_loss_weight", "act_init", "flip", "amp"),
     *("seed", "dataset_type", "data_dir", "ft_steps", "ft_batch_size", "ft_neuron_lr", "ft_cache", "ft_inputs"),
     *("sampler", "sampler_steps", "eta", "clip_x0", "skip_type", "sampler_order", "denoise", "corrector"),
-    *("grid_power", "var_type"),
+    *("grid_power", "var_type", "tf32"),
 )
 
 

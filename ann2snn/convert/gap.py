@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import SpikingConfig, require
+from ..distributed.precision import in_tf32
 from ..distributed.runtime import evaluating
 from ..ptq.calls import leaves
 from .network import SpikingNetwork
@@ -111,7 +112,7 @@ class GapMeter:
     def update(self, *args: object, **kwargs: object) -> None:
         """One call of both networks, x [N, C, H, W], t [N] for a denoiser."""
         snn = self.snn
-        with evaluating(self.ann, snn):
+        with in_tf32(False), evaluating(self.ann, snn):
             with record_outputs(self.ann) as expected:
                 target = self.ann(*args, **kwargs)
             with snn.running_as(self.spiking), snn.monitored(self.totals), record_outputs(snn) as actual:

@@ -28,8 +28,13 @@ def choose_device(name: str) -> torch.device:
 
 
 def place(net: nn.Module, device: torch.device) -> nn.Module:
-    """Move a network to its device, in the layout that convolutions want there."""
-    return net.to(device=device, memory_format=layout_for(device))
+    """Move a network to its device, its images and 2-D kernels in the layout that convolutions want there."""
+    net.to(device)
+    layout = layout_for(device)
+    for tensor in (*net.parameters(), *net.buffers()):
+        if tensor.dim() == 4:  # no layout of images fits weights over time, which have five
+            tensor.data = tensor.data.to(memory_format=layout)
+    return net
 
 
 def layout_for(device: torch.device) -> torch.memory_format:
@@ -49,6 +54,11 @@ def computes_bfloat16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     # Private names, which a version of torch may lack: then the answer is no.
     return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+
+
+def computes_tf32(device: torch.device) -> bool:
+    """Whether this device has TF32: GPUs from compute capability 8.0 on."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 from tqdm import tqdm
 
 from ..errors import UserError
+from .gpus import MINUTES, TIMEOUT, check_alone_on, own_gpu, patience
 from .runtime import choose_device
 
 # Waiting for a slow peer is no error; one that has ended is noticed by its lifeline.
@@ -91,6 +92,7 @@ class World:
     def __init__(self, device: torch.device, rank: int = 0, size: int = 1, store: dist.Store | None = None) -> None:
         self.device, self.rank, self.size, self.store = device, rank, size, store
         self.lifelines = Lifelines({})
+        self.group: dist.ProcessGroup | None = None  # for what travels on the CPU; None: torch's default group
         self._names = itertools.count()
 
     @property
@@ -120,14 +122,14 @@ class World:
         if self.size == 1:
             return number
         value = torch.tensor(number, dtype=torch.int64)
-        dist.all_reduce(value, dist.ReduceOp.MAX)
+        dist.all_reduce(value, dist.ReduceOp.MAX, group=self.group)
         return int(value)
 
     def sum(self, values: Tensor) -> Tensor:
         """Elementwise sum over all processes, in float64 on the CPU; bit for bit the same on each."""
         total = values.detach().to("cpu", torch.float64, copy=True)
         if self.size > 1:
-            dist.all_reduce(total)
+            dist.all_reduce(total, group=self.group)
         return total
 
     def mean_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -164,11 +166,11 @@ class World:
             return [rows.cpu()]
         counts = torch.zeros(self.size, dtype=torch.int64)
         counts[self.rank] = len(rows)
-        dist.all_reduce(counts)
+        dist.all_reduce(counts, group=self.group)
         padded = rows.new_zeros(int(counts.max()), *rows.shape[1:], device="cpu")
         padded[: len(rows)] = rows
         found = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(found, padded)
+        dist.all_gather(found, padded, group=self.group)
         return [part[:count] for part, count in zip(found, counts.tolist(), strict=True)]
 
     @contextlib.contextmanager
@@ -286,6 +288,7 @@ def check_environment() -> None:
     _number("RANK", 0, size - 1)
     _number("LOCAL_RANK", 0, size - 1, os.environ["RANK"])
     _number("MASTER_PORT", 1, 65535)
+    _number(TIMEOUT, 1, PATIENCE // timedelta(minutes=1), str(MINUTES))
 
 
 def _number(name: str, least: int, most: int, default: str = "") -> int:
@@ -352,26 +355,30 @@ def join(device: str) -> World:
         return _joined
     chosen = choose_device(device)
     if chosen.type == "cuda":
-        local = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
-        if local >= torch.cuda.device_count():
-            raise UserError(
-                f"process {local} of this machine finds {torch.cuda.device_count()} visible GPUs: "
-                "start at most one process a GPU, or add --device=cpu"
-            )
-        chosen = torch.device("cuda", local)
+        chosen = own_gpu()
         torch.cuda.set_device(chosen)
     store, rank, size = _meet()
     store.set_timeout(PATIENCE)
     world = World(chosen, rank, size, dist.PrefixStore("world", store))
     if size > 1:
         world.tie()  # before the engine, which waits for the others where no signal gets in
-    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-    engine = dist.PrefixStore("engine", store)
-    dist.init_process_group(backend, store=engine, rank=rank, world_size=size, timeout=PATIENCE)
+    if chosen.type == "cuda":
+        check_alone_on(chosen, world.claim, rank)
+    _start_engine(world, dist.PrefixStore("engine", store))
     _joined = world
     if not _joined.main:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
     return _joined
+
+
+def _start_engine(world: World, store: dist.Store) -> None:
+    """PyTorch's collectives: gloo, which waits long, on the CPU, and NCCL, which does not, between GPUs."""
+    shared = {"store": store, "rank": world.rank, "world_size": world.size}
+    if world.device.type != "cuda":
+        dist.init_process_group("gloo", timeout=PATIENCE, **shared)
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl", timeout=patience(), **shared)
+    world.group = dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def leave() -> None:

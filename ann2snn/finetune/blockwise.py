@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..convert import SpikingNetwork
+from ..distributed.precision import in_tf32
 from ..distributed.world import ALONE, World
 from ..errors import UserError
 from .calibrate import calibrate
@@ -66,6 +67,7 @@ class BlockReport:
     seconds: float
 
 
+@in_tf32(False)
 def tune_block(
     name: str,
     teacher: nn.Module,
@@ -205,6 +207,7 @@ def _examples(subject: Subject, batches: Iterator[Batch], cache: int, parts: int
 
 
 @torch.no_grad()
+@in_tf32(False)
 def prediction_gap(teacher: nn.Module, student: SpikingNetwork, held_back: list[Batch], world: World = ALONE) -> float:
     """Relative L2 error of the whole network's output over all held-back inputs of all processes."""
     return shared_error(([student(x, t), teacher(x, t)] for x, t in held_back), world)

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from ..config import require
 from ..data.decode import fit_square
 from ..data.loader import to_model_range
+from ..distributed.precision import in_tf32
 from ..errors import UserError
 from .fad_encoder import AutoEncoder, digest
 from .features import Extracted
@@ -76,7 +77,7 @@ class FadExtractor:
         if len(images) == 0:
             return Extracted(torch.zeros(0, self.dim))
         x = to_model_range(_scaled(images.cpu(), self.side)).to(self._device)
-        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+        with torch.no_grad(), in_tf32(False), torch.autocast(self._device.type, enabled=False):
             return Extracted(self._net.encode(x, batch_statistics=self.mode == PUBLISHED).float().cpu())
 
 

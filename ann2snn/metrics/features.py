@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 
+from ..distributed.precision import in_tf32
 from ..errors import UserError
 from .inception_weights import ALTERNATIVE, URL, find_weights, load_weights
 
@@ -90,7 +91,7 @@ class InceptionExtractor:
     def __call__(self, images):
         """uint8 [N,C,H,W] -> Extracted([N,2048], [N,1008]). Raises UserError for other types or shapes."""
         features = _by_chunks(self._forward, _checked(images), self._device, self._chunk, self.dim)
-        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+        with torch.no_grad(), in_tf32(False), torch.autocast(self._device.type, enabled=False):
             return Extracted(features, F.linear(features, self._weight, self._bias))
 
     def _forward(self, images):
@@ -175,7 +176,7 @@ def _by_chunks(forward, images, device, chunk, dim):
     if len(images) == 0:
         return torch.zeros(0, dim, device=device)
     # A caller's autocast would change the features, and with them every score.
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+    with torch.no_grad(), in_tf32(False), torch.autocast(device.type, enabled=False):
         return torch.cat([forward(part.to(device).float()) for part in images.split(chunk or len(images))])
 
 

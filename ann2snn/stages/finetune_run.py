@@ -42,17 +42,19 @@ SUMMARY = "finetune.json"
 FLAG_OF = {"decay": "lr_decay", "inputs": "ft_inputs"}
 #: Flag → field of `SampleConfig`, for inputs that a sampler makes.
 SAMPLER_FIELDS = {
-    **{name: name for name in ("sampler", "eta", "denoise", "corrector", "grid_power")},
+    **{name: name for name in ("sampler", "eta", "denoise", "corrector", "grid_power", "tf32")},
     **{"sampler_steps": "steps", "clip_x0": "clip", "skip_type": "skip", "sampler_order": "order"},
 }
 
 
 def made_of(dataset: ImageDataset, sample: SampleConfig, diffusion: DiffusionConfig, inputs: str) -> dict:
-    """By flag, what decides the inputs of a fine-tuning: a resumed run must share it. Data by their fingerprint."""
+    """By flag, what decides inputs and judgement of a fine-tuning: a resumed run must share it. Data by fingerprint."""
     found = {"dataset_type": dataset.name, "data_dir": dataset.fingerprint(), "amp": sample.amp}
-    if inputs == "sampler":
+    if inputs == "sampler" or sample.carry:
         found |= {flag: getattr(sample, field) for flag, field in SAMPLER_FIELDS.items()}
         found["var_type"] = diffusion.var_type
+    if sample.carry:
+        found |= {"carry": True, "carry_steps": sample.carry_steps}
     return found
 
 
@@ -197,7 +199,7 @@ class Run:
         return {**fixed, "source": self.source, "spiking": self.snn.spiking.to_dict()}
 
     def payload(self) -> dict:
-        return checkpoint.snn_payload(self.snn, stage="finetuned", source=self.source, step=self.steps_done)
+        return checkpoint.payload_of(self.snn, stage="finetuned", source=self.source, step=self.steps_done)
 
     def restore(self) -> None:
         """Take up a run that stopped between two blocks. Raises UserError if it is another run's."""
@@ -276,7 +278,8 @@ class Run:
         ]
         print(text_table(header, rows))
         best = min(self.gaps)
-        print(f"prediction gap on {HELD_BACK} held-back images: {self.gaps[0]:.4f} converted, {best:.4f} best")
+        judged = "of carried calls" if self.inputs.get("carry") else f"on {HELD_BACK} held-back images"
+        print(f"prediction gap {judged}: {self.gaps[0]:.4f} converted, {best:.4f} best")
         print(f"{self.folder / BEST}: the network with the smallest prediction gap")
         summary = {"identity": self.identity(), "prediction_gap": self.gaps, "best_gap": best}
         summary["blocks"] = [dataclasses.asdict(report) for report in self.reports]

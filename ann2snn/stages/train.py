@@ -80,7 +80,7 @@ def run(
     initial: weights that a new run starts from; fresh ones otherwise.
     accepted: called when settings and checkpoint have passed all checks, before anything but the lock is written.
     """
-    trainer = Trainer(network, diffusion, train, world, amp, recompute, dataset)
+    trainer = Trainer(network, diffusion, train, world, amp, recompute, dataset, sample.tf32)
     prepare_folder(logdir)
     with owning(logdir, "train", world):
         if network.ch == getattr(network, "norm_groups", None):

@@ -37,7 +37,11 @@ def load_optimizer(optimizer: Adam, state: object, path: str | os.PathLike) -> N
 
 
 def _moments(optimizer: Adam, state: object) -> dict[int, dict[str, Tensor]]:
-    """Raises ValueError."""
+    """Of each parameter, its moments in its own memory layout. Raises ValueError.
+
+    Adam's fused kernel goes through the memory of both as it lies: a moment of a network that was channels-last on a
+    GPU would be another weight's on a CPU.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     entries = state.get("state") if isinstance(state, dict) else None
     if not isinstance(entries, dict):
@@ -54,7 +58,10 @@ def _moments(optimizer: Adam, state: object) -> dict[int, dict[str, Tensor]]:
                 raise ValueError(f"its optimizer's {name} of parameter {index} is no tensor {list(wanted)}")
             if not bool(torch.isfinite(value).all()) or name != "exp_avg" and bool((value < 0).any()):
                 raise ValueError(f"its optimizer's {name} of parameter {index} holds impossible values")
-    return entries
+    return {
+        index: entry | {name: torch.empty_like(parameters[index]).copy_(entry[name]) for name in MOMENTS}
+        for index, entry in entries.items()
+    }
 
 
 def load_schedule(scheduler: LambdaLR, state: object, step: int, path: str | os.PathLike) -> None:

@@ -22,6 +22,7 @@ from ..data import ImageDataset, to_model_range
 from ..diffusion.ema import ema_decay_at
 from ..diffusion.process import denoising_loss, draw_times, make_process, network_pair
 from ..diffusion.synaptic import SynapticLoss
+from ..distributed.precision import in_tf32
 from ..distributed.runtime import layout_for, place, seed_from, seed_step
 from ..distributed.world import World
 from ..errors import UserError
@@ -52,10 +53,11 @@ FIXED_ON_RESUME = (
     "act_init",
     "flip",
     "amp",
+    "tf32",
     "data_dir",
 )
 #: Of these, what earlier checkpoints do not tell.
-UNTOLD = ("amp", "data_dir")
+UNTOLD = ("amp", "tf32", "data_dir")
 #: Fine-tuning's name of a flag → training's, which SDM is trained with.
 SAME = {"ft_steps": "total_steps", "ft_batch_size": "batch_size"}
 
@@ -75,11 +77,12 @@ class Trainer:
         amp: bool = False,
         recompute: bool = False,
         dataset: ImageDataset | None = None,
+        tf32: bool = False,
     ) -> None:
         """dataset: what is trained on, which a resumed run must share; not asked about where None."""
         self.dataset = dataset
         # What a run is made of besides its configurations. The data by their fingerprint: a path is no content.
-        self.told = {"amp": amp} | ({} if dataset is None else {"data_dir": dataset.fingerprint()})
+        self.told = {"amp": amp, "tf32": tf32} | ({} if dataset is None else {"data_dir": dataset.fingerprint()})
         self.changes: dict[str, tuple[object, object]] = {}  # settings that differ since `restore`, by flag
         self.train_config, self.diffusion, self.world = train, diffusion, world
         self.rows = world.rows(train.batch_size, "--batch_size")
@@ -95,7 +98,7 @@ class Trainer:
             f"--loss_type={train.loss_type}: only for --process=vp; use mse",
         )
         self.synaptic = synaptic_loss_of(train, network)
-        self.amp = amp
+        self.amp, self.tf32 = amp, tf32
         seed_step(train.seed, 0)
         self.net = place(build_network(network, diffusion), self.device)
         if recompute:
@@ -151,7 +154,8 @@ class Trainer:
         running = _counted(self.net)
         kept = [statistic.clone() for statistic in running]
         try:
-            losses, norm = self.gradients(images)
+            with in_tf32(self.tf32):
+                losses, norm = self.gradients(images)
         except Exception:
             for statistic, before in zip(running, kept, strict=True):
                 statistic.copy_(before)
@@ -322,11 +326,15 @@ def averaging(net: nn.Module) -> DistributedDataParallel:
 
 
 def lr_factor(step: int, config: TrainConfig) -> float:
-    """Linear warm-up (the first step already moves), then constant or half a cosine down to 0."""
+    """Linear warm-up (the first step already moves); then constant, half a cosine down to 0, or constant and at last
+    linearly to 0 over the last tenth of all steps, so that a run which was planned open-ended can be brought to an end.
+    """
     if step < config.warmup:
         return (step + 1) / config.warmup
     if config.lr_decay == "none":
         return 1.0
+    if config.lr_decay == "cooldown":
+        return min(1.0, max(0.0, 10 * (1 - step / config.total_steps)))
     share = (step - config.warmup) / max(1, config.total_steps - config.warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
