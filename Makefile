@@ -9,7 +9,11 @@ DEMO   := logs/demo
 WORKERS ?= 2
 EVAL   := $(PY) evaluate.py --flagfile config/SNN_evaluate/demo.txt
 
-.PHONY: demo test test-long lint format install clean-demo
+# Left out of `make check`: tests that start scripts, fill memory, or read the reference's recorded arrays.
+CHECK_WITHOUT := tests/stages tests/benchmarks tests/hostile tests/conformance tests/docs/test_own_network.py \
+	tests/test_same_images.py tests/test_threads.py tests/test_lost_processes.py tests/test_toy.py
+
+.PHONY: demo check test test-long lint format install clean-demo
 
 install: $(STAMP)
 
@@ -37,6 +41,9 @@ demo: $(STAMP)
 clean-demo:
 	rm -rf $(DEMO)
 
+check: $(STAMP) lint
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu" $(CHECK_WITHOUT:%=--ignore %)
+
 test: $(STAMP) lint
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu" --ignore tests/conformance
 	$(PY) -m pytest -m "not slow and not gpu" tests/conformance  # in one process, which sees what all of them read
@@ -47,6 +54,7 @@ test-long: $(STAMP)
 lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m vulture
 
 format: $(STAMP)
 	$(PY) -m ruff check --fix .

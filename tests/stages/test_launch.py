@@ -65,7 +65,7 @@ def test_nproc_trains_like_one_process(whole, tmp_path):
 @pytest.mark.parametrize(
     "victim",
     [
-        "launcher by SIGTERM",
+        pytest.param("launcher by SIGTERM", marks=pytest.mark.slow),  # as SIGUSR1 in test_signals
         pytest.param("launcher by SIGINT", marks=pytest.mark.slow),
         "worker",
         "launcher by SIGKILL",
