@@ -164,6 +164,13 @@ def _define_training() -> None:
         config.LOSS_TYPES,
         "squared error; a bound in bits per dimension; scl: fsddim's",
     )
+    DEFINE_enum(
+        "loss_weight",
+        "none",
+        config.LOSS_WEIGHTS,
+        "how much each time counts in mse, by its signal-to-noise ratio: alike; min_snr; p2",
+    )
+    DEFINE_float("min_snr_gamma", 5.0, "ratio from which on --loss_weight=min_snr lets times count less")
     for term, default in (("image", 1.0), ("spike", 0.0), ("reconstruction", 1.0)):
         DEFINE_float(f"{term}_loss_weight", default, f"of the {term} term of --loss_type=scl")
     DEFINE_float("grad_clip", 1.0, "largest gradient norm")
