@@ -24,9 +24,9 @@ flags.define()
 
 def main() -> int:
     drawing = FLAGS.interpolate or FLAGS.start or FLAGS.inpaint or FLAGS.invert
-    actions = FLAGS.eval or FLAGS.sample_only or FLAGS.make_stats or FLAGS.score_data or drawing
-    flags.require_action(actions, "eval, --sample_only, --make_stats or --score_data")
-    from ann2snn.cli import build, drawings, networks
+    actions = FLAGS.eval or FLAGS.sample_only or FLAGS.make_stats or FLAGS.score_data or FLAGS.score or drawing
+    flags.require_action(actions, "eval, --sample_only, --make_stats, --score_data or --score")
+    from ann2snn.cli import build, comparison, drawings, networks
     from ann2snn.generate.analytic import noise_statistics
     from ann2snn.generate.sampling import check_generation
     from ann2snn.stages import evaluate, fad
@@ -34,6 +34,8 @@ def main() -> int:
     world = build.world()
     if drawing:
         return drawings.run(world)
+    if FLAGS.score:
+        return comparison.run(world)
     if FLAGS.make_stats:
         evaluate.require_spread(FLAGS.num_images)
     if FLAGS.make_stats and FLAGS.fad_encoder is not None:
