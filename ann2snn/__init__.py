@@ -27,6 +27,7 @@ require_installed()  # before anything that needs torch
 
 if TYPE_CHECKING:
     from .api import (
+        as_device,
         build_unet,
         convert,
         cost,
@@ -49,7 +50,8 @@ __version__ = "0.1.0"
 #: Name → module. Imported when first used: importing torch and torchvision takes seconds, which --help can do without.
 _PLACES = {
     **dict.fromkeys(
-        ("build_unet", "convert", "cost", "fold_thresholds", "gap", "load", "pretrained", "quantize"), "ann2snn.api"
+        ("as_device", "build_unet", "convert", "cost", "fold_thresholds", "gap", "load", "pretrained", "quantize"),
+        "ann2snn.api",
     ),
     **dict.fromkeys(("register_attention", "register_quantizer", "sample", "save", "trajectory"), "ann2snn.api"),
     **dict.fromkeys(("DiffusionConfig", "SampleConfig", "SpikingConfig", "UNetConfig"), "ann2snn.config"),
@@ -64,6 +66,7 @@ __all__ = [
     "SpikingNetwork",
     "UNetConfig",
     "UserError",
+    "as_device",
     "build_unet",
     "convert",
     "cost",

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from .checkpoints import checkpoint, folders, shipped
 from .checkpoints.payload import payload_of
 from .config import DiffusionConfig, SampleConfig, UNetConfig, check_limits, require
-from .convert import GapReport, SpikingNetwork, convert, fold_thresholds, measure_gap, register_quantizer
+from .convert import (
+    GapReport,
+    SpikingNetwork,
+    as_device,
+    convert,
+    fold_thresholds,
+    measure_gap,
+    register_quantizer,
+)
 from .convert.gap import GapMeter
 from .cost import CostReport, count_calls
 from .errors import UserError
@@ -22,6 +30,7 @@ from .nets.architecture import Network
 from .ptq import quantize, register_attention
 
 __all__ = [
+    "as_device",
     "build_unet",
     "convert",
     "cost",

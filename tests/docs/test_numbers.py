@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FIGURES = ROOT / "docs/figures"
 ROWS = {(row["eta"], row["way"]): row for row in json.loads((FIGURES / "carry.json").read_text())["rows"]}
+DRIFT = json.loads((FIGURES / "drift.json").read_text())
 
 
 def text(name: str) -> str:
@@ -38,6 +39,20 @@ def test_the_table_of_carrying():
                 f"{row[key]:.1%}" for key in ("share_of_rest", "carried_share_of_rest", "carried_ac_share")
             )
             assert f"{row['spikes']:,.0f} | {shares}" in results
+
+
+def test_the_table_of_drift():
+    results = text("docs/results.md").split("## A device that only adds ")[1].split(" ## ")[0]
+    for row in DRIFT["rows"]:
+        refresh = row["refresh"] or "never"
+        errors = [f"{row[key]:.1e}" for key in ("mean_error", "worst_error")]
+        shares = f"{row['levels_differing']:.2%} | {row['answer_error']:.1e} |"
+        assert f"| {row['sums']} | {refresh} | {row['calls']:,} | {' | '.join(errors)} | {shares}" in results
+    assert sum(results.count(f"| {kind} |") for kind in {row["sums"] for row in DRIFT["rows"]}) == len(DRIFT["rows"])
+    assert f"step {DRIFT['step']:,}" in results and DRIFT["date"] in results and DRIFT["processor"] in results
+    assert DRIFT["command"] in results
+    exact = [row for row in DRIFT["rows"] if row["sums"] == "int32"]
+    assert exact and not any(row[key] for row in exact for key in ("worst_error", "levels_differing", "answer_error"))
 
 
 def stream_gap(bits: int) -> dict[str, dict]:
