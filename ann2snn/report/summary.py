@@ -57,6 +57,8 @@ def summary_rows(run: Run) -> list[SummaryRow]:
     reports = all_reports(run)
     modes = {*reports, *(score.mode for score in run.scores)}
     usual_modes = direct_modes(run) if run.direct else USUAL_MODES
+    if not run.finetunings:
+        usual_modes = [mode for mode in usual_modes if mode.network != "finetuned"]
     modes |= {usual for usual in usual_modes if not any(usual.same_slot(mode) for mode in modes)}
     rows = []
     for mode in sorted(modes, key=lambda mode: mode.order):
