@@ -49,7 +49,7 @@ def run_training(world) -> int:
 
 def run_evaluation(world) -> int:
     """samples.png and samples_ema.png, and the scores of both sets of weights."""
-    from ann2snn.cli import build
+    from ann2snn.cli import build, networks
     from ann2snn.generate.sampling import check_generation
     from ann2snn.stages import evaluate, train
 
@@ -57,7 +57,7 @@ def run_evaluation(world) -> int:
     extractor, stats, fad = (None, None, None) if FLAGS.sample_only else build.scored_with(world.device)
     logdir = Path(FLAGS.logdir)
     for weights, grid in (("net", "samples.png"), ("ema", "samples_ema.png")):
-        source = build.load_checkpoint(logdir / train.CHECKPOINT, weights)
+        source = networks.load_checkpoint(logdir / train.CHECKPOINT, weights)
         check_generation(source.net, sample)
         config = evaluate.EvalConfig(FLAGS.num_images, FLAGS.batch_size, None, True, 256, 16, grid)
         evaluate.run(

@@ -31,11 +31,11 @@ def main() -> int:
 
 
 def tune_tsm(world, sample) -> int:
-    from ann2snn.cli import build
+    from ann2snn.cli import build, networks
     from ann2snn.generate import sampling
     from ann2snn.stages import direct
 
-    source = build.load_pretrained()
+    source = networks.load_pretrained()
     sampling.check_generation(source.net, sample)
     steps = source.net.spike_steps if FLAGS.timestep is None else FLAGS.timestep
     folder = direct.tsm_folder(Path(FLAGS.logdir), steps, FLAGS.ft_name)
@@ -51,13 +51,13 @@ def tune_tsm(world, sample) -> int:
 
 
 def tune_blocks(world, sample) -> int:
-    from ann2snn.cli import build
+    from ann2snn.cli import build, networks
     from ann2snn.generate import sampling
     from ann2snn.stages import finetune
 
     spiking = build.spiking_config(schedule="stream")
-    source = build.load_convertible()
-    sampling.check_generation(source.net, sample)
+    source = networks.load_convertible()
+    sampling.check_generation(source.net, sample.from_rest())
     dataset = build.dataset_for(source)
     return finetune.run(
         *(Path(FLAGS.logdir), source, dataset, spiking, build.finetune_config(), sample, world),

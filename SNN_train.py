@@ -59,12 +59,12 @@ def run_training(world) -> int:
 
 def run_evaluation(world) -> int:
     """The score of trained_snn.pt, and its first images as a grid."""
-    from ann2snn.cli import build
+    from ann2snn.cli import build, networks
     from ann2snn.generate.sampling import check_generation
     from ann2snn.stages import direct, evaluate
 
     sample = build.sample_config()
-    source = build.load_network()
+    source = networks.load_network()
     require(direct.is_direct(source.net.config), f"{source.path} is no network of SNN_train.py: use evaluate.py")
     check_generation(source.net, sample)
     scored = (None, None, None) if FLAGS.sample_only else build.scored_with(world.device)

@@ -24,7 +24,7 @@ flags.define()
 def main() -> int:
     actions = FLAGS.eval or FLAGS.sample_only or FLAGS.make_stats or FLAGS.score_data
     flags.require_action(actions, "eval, --sample_only, --make_stats or --score_data")
-    from ann2snn.cli import build
+    from ann2snn.cli import build, networks
     from ann2snn.generate.analytic import noise_statistics
     from ann2snn.generate.sampling import check_generation
     from ann2snn.stages import evaluate, fad
@@ -59,7 +59,7 @@ def main() -> int:
         trajectory=FLAGS.trajectory_images if FLAGS.trajectory else 0,
         trajectory_format=FLAGS.trajectory_format,
     )
-    source = build.load_network()
+    source = networks.load_network()
     statistics = noise_statistics(source, sample, lambda: build.dataset_for(source), FLAGS.analytic_images, world)
     check_generation(source.net, sample, statistics)
     extractor = stats = real = beside = None

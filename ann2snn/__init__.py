@@ -27,16 +27,20 @@ require_installed()  # before anything that needs torch
 
 if TYPE_CHECKING:
     from .api import (
+        as_device,
         build_unet,
         convert,
         cost,
         fold_thresholds,
         gap,
         load,
+        pretrained,
         quantize,
         register_attention,
         register_quantizer,
         sample,
+        save,
+        trajectory,
     )
     from .config import DiffusionConfig, SampleConfig, SpikingConfig, UNetConfig
     from .convert import Levels, SpikingNetwork
@@ -45,8 +49,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 #: Name → module. Imported when first used: importing torch and torchvision takes seconds, which --help can do without.
 _PLACES = {
-    **dict.fromkeys(("build_unet", "convert", "cost", "fold_thresholds", "gap", "load", "quantize"), "ann2snn.api"),
-    **dict.fromkeys(("register_attention", "register_quantizer", "sample"), "ann2snn.api"),
+    **dict.fromkeys(
+        ("as_device", "build_unet", "convert", "cost", "fold_thresholds", "gap", "load", "pretrained", "quantize"),
+        "ann2snn.api",
+    ),
+    **dict.fromkeys(("register_attention", "register_quantizer", "sample", "save", "trajectory"), "ann2snn.api"),
     **dict.fromkeys(("DiffusionConfig", "SampleConfig", "SpikingConfig", "UNetConfig"), "ann2snn.config"),
     **dict.fromkeys(("Levels", "SpikingNetwork"), "ann2snn.convert"),
     "UserError": "ann2snn.errors",
@@ -59,16 +66,20 @@ __all__ = [
     "SpikingNetwork",
     "UNetConfig",
     "UserError",
+    "as_device",
     "build_unet",
     "convert",
     "cost",
     "fold_thresholds",
     "gap",
     "load",
+    "pretrained",
     "quantize",
     "register_attention",
     "register_quantizer",
     "sample",
+    "save",
+    "trajectory",
 ]
 
 

@@ -4,31 +4,46 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import Tensor, nn
 
-from .checkpoints import checkpoint
+from .checkpoints import checkpoint, folders, shipped
+from .checkpoints.payload import payload_of
 from .config import DiffusionConfig, SampleConfig, UNetConfig, check_limits, require
-from .convert import GapReport, SpikingNetwork, convert, fold_thresholds, measure_gap, register_quantizer
+from .convert import (
+    GapReport,
+    SpikingNetwork,
+    as_device,
+    convert,
+    fold_thresholds,
+    measure_gap,
+    register_quantizer,
+)
 from .convert.gap import GapMeter
 from .cost import CostReport, count_calls
 from .errors import UserError
+from .generate.probe import sampler_calls
 from .generate.sampling import generate_all
 from .nets import UNet
 from .nets.architecture import Network
 from .ptq import quantize, register_attention
 
 __all__ = [
+    "as_device",
     "build_unet",
     "convert",
     "cost",
     "fold_thresholds",
     "gap",
     "load",
+    "pretrained",
     "quantize",
     "register_attention",
     "register_quantizer",
     "sample",
+    "save",
+    "trajectory",
 ]
 
 
@@ -43,6 +58,7 @@ def load(
 ) -> Network | SpikingNetwork:
     """Read a network, ANN or SNN, of this program or of the published ones, in eval mode.
 
+    path: a checkpoint file, or a folder that `save` made.
     weights: "ema" (averaged) or "net" (raw; training checkpoints only).
     bit: activation bits, for files of the published conversion code, which do not store them.
     spike_steps: of files of the published SDDPM (default 4) and FSDDIM (default 8), which do not store them either.
@@ -58,6 +74,34 @@ def load(
             raise TypeError(f"{', '.join(spiking)} given, but {path} is no converted network: use ann2snn.convert")
         net.spiking = net.spiking.changed(**spiking)
     return net
+
+
+def save(net: nn.Module, path: str | os.PathLike, *, dtype: str = "float32", **about: object) -> None:
+    """Keep a network of this program with its settings, ANN or SNN, so that `load` gives it back.
+
+    path: a new file that ends in ".pt", for a checkpoint as the scripts write it; anything else is a new folder with
+    `model.safetensors` and `config.json`. dtype: of a folder's weights, "float32", "float64" or "float16" (half the
+    size; they are rounded, and read as float32). about: plain values to keep with it, such as step=20000.
+
+    Raises UserError (a ValueError): there is something at `path`, it cannot be written, or the network is foreign.
+    """
+    path, payload = Path(path), payload_of(net, **about)
+    if path.suffix != ".pt":
+        folders.write(path, payload, dtype)
+        return
+    require(dtype == "float32", f"dtype={dtype}: of folders; a .pt file keeps the weights as they are")
+    require(not os.path.lexists(path), f"{path} exists: nothing is overwritten; choose another name")
+    checkpoint.save(path, payload)
+
+
+def pretrained(name: str = "") -> Network:
+    """A trained, quantized network that ships with the package, in eval mode; see docs/pretrained.md.
+
+    Raises UserError, with the names there are, for another name.
+    """
+    names = shipped.names()
+    require(name in names, f"pretrained({name!r}): use one of {', '.join(names)}")
+    return checkpoint.load(shipped.FOLDER / name).net
 
 
 def build_unet(*, bit: int = 8, diffusion: DiffusionConfig | None = None, **config: object) -> UNet:
@@ -89,14 +133,22 @@ def sample(
     The network runs in eval mode, and is left in the mode it was in. Raises UserError for arguments that nothing can be
     done with, and for what does not fit together.
     """
-    missing = [name for name in ("in_channels", "image_size", "diffusion") if not hasattr(net, name)]
-    require(
-        isinstance(net, nn.Module) and not missing,
-        f"net={type(net).__name__}: not a network that can be sampled; it lacks {', '.join(missing) or 'parameters'}",
-    )
+    _check_sampled(net)
     n, batch_size = check_limits("n", n, "n"), check_limits("batch_size", batch_size, "batch_size")
     config = SampleConfig(sampler, steps, eta, clip, seed, **options)
     return generate_all(net, config, n, batch_size, progress=progress)
+
+
+def trajectory(net: nn.Module, n: int = 1, **how: object) -> list[tuple[Tensor, Tensor]]:
+    """The calls of a sampler while it makes images 0..n−1: x [n, C, H, W] and t [n] of each, for `cost`.
+
+    how: sampler, steps, seed, eta, clip and options as in `sample`. Raises UserError as that does.
+    """
+    _check_sampled(net)
+    n = check_limits("n", n, "n")
+    require(n >= 1, f"n={n}: use at least 1")
+    given = {"sampler": "ddim", "steps": 50} | how
+    return sampler_calls(net, SampleConfig(**given), n)
 
 
 def gap(ann: nn.Module, snn: SpikingNetwork, *args: object, **kwargs: object) -> GapReport:
@@ -113,16 +165,31 @@ def gap(ann: nn.Module, snn: SpikingNetwork, *args: object, **kwargs: object) ->
 
 
 def cost(
-    net: nn.Module, *args: object, trajectory: Sequence[object] | None = None, carry: bool = False, **kwargs: object
+    net: nn.Module,
+    *args: object,
+    trajectory: Sequence[object] | None = None,
+    carry: bool = False,
+    carry_steps: int | str = "auto",
+    **kwargs: object,
 ) -> CostReport:
     """Operations per image and network call, layer by layer, counted on a run of `net`; and their energy.
 
     net: any quantized network, counted as the ANN it is, or a spiking one, as it is set to run. args, kwargs: a call.
-    trajectory: instead, the calls of a sampler, each a tuple, a dict, or a pair (tuple, dict). carry: keep a spiking
-    network's levels from call to call. See `CostReport` and docs/cost.md. Raises UserError for what cannot be counted.
+    trajectory: instead, the calls of a sampler (`ann2snn.trajectory`), each a tuple, a dict, or a pair (tuple, dict).
+    carry: keep a spiking network's levels from call to call, under `stream` in carry_steps time steps or until silence.
+    See `CostReport` and docs/cost.md. Raises UserError for what cannot be counted.
     """
     if trajectory is None:
         trajectory = [(args, kwargs)]
     elif args or kwargs:
         raise UserError("cost: give the arguments of one call, or a trajectory of calls, not both")
-    return count_calls(net, trajectory, carry)
+    return count_calls(net, trajectory, carry, carry_steps)
+
+
+def _check_sampled(net: object) -> None:
+    """Raise UserError for what no sampler can call."""
+    missing = [name for name in ("in_channels", "image_size", "diffusion") if not hasattr(net, name)]
+    require(
+        isinstance(net, nn.Module) and not missing,
+        f"net={type(net).__name__}: not a network that can be sampled; it lacks {', '.join(missing) or 'parameters'}",
+    )

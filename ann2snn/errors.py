@@ -1,6 +1,5 @@
 """The one error type that users are meant to see, and what they see it through."""
 
-import contextlib
 import os
 import sys
 
@@ -15,13 +14,6 @@ def one_line(text: str, longest: int = LONGEST) -> str:
     text = _shortened(text, 10 * longest)  # so that the work on it is bounded
     text = "".join(c if c.isprintable() or c.isspace() else c.encode("unicode_escape").decode() for c in text)
     return _shortened(" ".join(text.split()), longest)
-
-
-def forgiving_output() -> None:
-    """Let what a terminal or a file's encoding cannot say be shown as "?" instead of ending the program."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, ValueError, OSError):  # closed, or another object in its place
-            stream.reconfigure(errors="replace")
 
 
 def show(text: str) -> None:

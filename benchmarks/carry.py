@@ -1,11 +1,14 @@
-"""What a sampler costs whose network sends spikes only for what changes from call to call, in one table.
+"""What a sampler costs whose network sends spikes only for what changes from call to call, in one table and picture.
 
     python -m benchmarks.carry --checkpoint logs/demo/ckpt.pt --out logs/demo/carry.json
+    python -m benchmarks.carry --checkpoint logs/demo/ckpt.pt --sampler ddim dpmpp --steps 20 50 --eta 0 0.6 1 \\
+        --score 300 --stats logs/demo/stats.npz --out logs/demo/carry.json --plot logs/demo/carry.png
 
-One row for every η of DDIM and every way of carrying: all on the states that the quantized network itself visits, which
-are those of its spiking networks. Counted per image and call: spikes, the synapses' operations that events touch, and
-energies beside the baselines (docs/cost.md). Before anything is counted, the carried network's answers are compared
-with the quantized network's, in float64.
+One row for every checkpoint, sampler, number of steps, noise (η) and way of carrying: all on the states that the
+quantized network itself visits, which are those of its spiking networks. Counted per image and call: spikes, the
+synapses' operations that events touch, and energies beside the baselines (docs/cost.md). Before anything is counted,
+the carried network's answers are compared with the quantized network's, in float64. --score adds the Fréchet distance
+of so many images of the quantized network, which are the carried one's. What --out has already is not measured again.
 """
 
 from __future__ import annotations
@@ -13,58 +16,117 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import platform
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from torch import nn
 
 import ann2snn
-from ann2snn.config import SampleConfig, SpikingConfig, require
-from ann2snn.convert import SpikingNetwork, relative_error
-from ann2snn.cost import FP32, INT8, CostReport
+from ann2snn.checkpoints import checkpoint
+from ann2snn.config import AUTO, SampleConfig, SpikingConfig, require
+from ann2snn.convert import SpikingNetwork
+from ann2snn.cost import FP32, INT8, CostReport, count_calls
 from ann2snn.errors import UserError, one_line
 from ann2snn.files.atomic import write_text
-from ann2snn.generate.sampling import generate
+from ann2snn.files.plain import read_text
+from ann2snn.generate.probe import sampler_calls
+from ann2snn.generate.sampling import generate_batches
+from ann2snn.metrics.features import make_extractor
+from ann2snn.metrics.score import score_numbered
+from ann2snn.metrics.stats_file import read_stats
 from ann2snn.run.tables import text_table
+from ann2snn.stages.carrying import carried_errors
+from benchmarks.carry_figure import draw
+from benchmarks.settling import environment
 
 #: Ways of carrying: any number of units at once in data-flow order, or so many a time step until silence.
 WAYS = {
     "layer_sync": SpikingConfig(),
-    "stream, m = 3": SpikingConfig("stream", burst=3, settle_steps="auto"),
-    "stream, m = 1": SpikingConfig("stream", settle_steps="auto"),
+    "stream, m = 3": SpikingConfig("stream", burst=3, settle_steps=AUTO),
+    "stream, m = 1": SpikingConfig("stream", settle_steps=AUTO),
 }
-HEADER = ["eta", "way", "spikes", "of rest", "carried", "steps", "AC share", "fp32", "+mem", "int8", "+mem"]
+HEADER = [
+    *("bits", "sampler", "calls", "eta", "way", "spikes", "of rest", "carried", "steps", "AC share"),
+    *("fp32", "+mem", "int8", "+mem", "error", "score"),
+]
 BASELINES = {
     "b-bit ANN, dense": "quantized",
     "b-bit ANN, zeros skipped": "quantized_skipping_zeros",
     "b-bit ANN, differences": "quantized_differences",
+    "fp32 ANN": "fp32",
 }
-Trajectory = list[tuple[Tensor, Tensor]]
+MOST_BYTES = 2**24
 
 
-def trajectory_of(ann: torch.nn.Module, sample: SampleConfig, images: int) -> Trajectory:
-    """What the network is called with, x [images, C, H, W] and t [images], on its own way from noise to images."""
-    calls: Trajectory = []
-    generate(ann, sample, range(images), on_call=lambda x, t: calls.append((x.clone(), t.clone())))
-    return calls
+@dataclass(frozen=True)
+class Setting:
+    """One checkpoint under one sampler."""
+
+    source: checkpoint.Loaded
+    sample: SampleConfig
+
+    @property
+    def ann(self) -> nn.Module:
+        return self.source.net
+
+    def key(self) -> dict[str, object]:
+        """What tells its rows from others."""
+        sample = self.sample
+        return {
+            "checkpoint": self.source.hash,
+            "step": self.source.step,
+            "bits": self.ann.config.bits,
+            "predicts": self.ann.diffusion.mean_type,
+            "sampler": sample.sampler,
+            "steps": sample.calls(self.ann.diffusion),
+            "eta": sample.eta,
+            "seed": sample.seed,
+        }
 
 
-@torch.no_grad()
-def worst_error(ann: torch.nn.Module, snn: SpikingNetwork, calls: Trajectory) -> float:
-    """The largest relative error of a carried call against the quantized network."""
-    with snn.carrying():
-        return max(relative_error(snn(x, t), ann(x, t)) for x, t in calls)
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured of a setting. ways: names in WAYS. carry_steps: fixed numbers of steps a carried call, m = 1.
+
+    images: that are counted. score: of a network's images, None for no score.
+    """
+
+    images: int
+    ways: tuple[str, ...]
+    carry_steps: tuple[int, ...]
+    score: Callable[[nn.Module, SampleConfig], float] | None
+
+    def rows(self, setting: Setting) -> Iterator[dict[str, object]]:
+        """From rest, every way of carrying, and the baselines."""
+        ann, key = setting.ann.double(), setting.key()
+        calls = sampler_calls(ann, setting.sample, self.images)
+        score = self.score(ann, setting.sample) if self.score else None
+        plain, rest = count_calls(ann, calls), count_calls(ann2snn.convert(ann), calls)
+        spikes = rest.total("spikes")
+        yield key | row("layer_sync, from rest", rest, spikes, 0.0, score)
+        for name in self.ways:
+            snn = ann2snn.convert(ann, WAYS[name])
+            worst = max(carried_errors(ann, snn, calls))
+            yield key | row(f"{name}, carried", count_calls(snn, calls, True), spikes, worst, score)
+        for steps in self.carry_steps:
+            snn = ann2snn.convert(ann, WAYS["stream, m = 1"])
+            worst, counted = max(carried_errors(ann, snn, calls, steps)), count_calls(snn, calls, True, steps)
+            sample = dataclasses.replace(setting.sample, carry=True, carry_steps=steps)
+            of_its_own = self.score(snn, sample) if self.score else None
+            yield key | row(f"stream, {steps} steps a call", counted, spikes, worst, of_its_own)
+        for name, way in BASELINES.items():
+            if way in plain.energies():
+                energy = {prices: found.to_dict() for prices, found in plain.energies()[way].items()}
+                yield key | {"way": name, "energy": energy, "score": score if way != "fp32" else None}
 
 
-def row(eta: float, way: str, account: CostReport, rest: float, error: float) -> dict[str, object]:
-    """A line of the table. rest: spikes of a call from rest under layer_sync."""
+def row(way: str, account: CostReport, rest: float, error: float, score: float | None) -> dict[str, object]:
+    """A line of the table. rest: spikes of a call from rest under layer_sync. score: of images made in this way."""
     later = account.later or account
-    energy = {prices.name: account.energy(prices).to_dict() for prices in (FP32, INT8)}
     return {
-        "eta": eta,
         "way": way,
         "spikes": account.total("spikes"),
         "share_of_rest": account.total("spikes") / rest,
@@ -73,88 +135,123 @@ def row(eta: float, way: str, account: CostReport, rest: float, error: float) ->
         "carried_ac_share": later.total("ac") / account.total("synapses"),
         "touched_neurons": account.touched_neurons,
         "worst_error": error,
-        "energy": energy,
+        "energy": {prices.name: account.energy(prices).to_dict() for prices in (FP32, INT8)},
+        "score": score,
     }
 
 
-def baseline(eta: float, name: str, account: CostReport, way: str) -> dict[str, object]:
-    energy = {prices: found.to_dict() for prices, found in account.energies()[way].items()}
-    return {"eta": eta, "way": name, "energy": energy}
+def scorer(images: int, stats: Path, resolution: int) -> Callable[[nn.Module, SampleConfig], float]:
+    """(network, sampler) → Fréchet distance of its first `images` images, in single precision. Raises UserError."""
+    extractor, reference = make_extractor("lite0", resolution=resolution), read_stats(stats)
+
+    def score(net: nn.Module, sample: SampleConfig) -> float:
+        batches = generate_batches(net.float(), sample, range(images), 64)
+        found = score_numbered(batches, extractor, reference, total=images)
+        net.double()
+        return float(found[extractor.distance_key])
+
+    return score
 
 
-def measure(ann: torch.nn.Module, etas: list[float], steps: int, images: int, seed: int, quick: bool) -> list[dict]:
-    """Rows for every η: the ways of carrying, the network from rest, and the baselines."""
-    rows = []
-    for eta in etas:
-        sample = SampleConfig("ddim", steps, eta, seed=seed)
-        calls = trajectory_of(ann, sample, images)
-        from_rest = ann2snn.cost(ann2snn.convert(ann), trajectory=calls)
-        rest = from_rest.total("spikes")
-        rows.append(row(eta, "layer_sync, from rest", from_rest, rest, 0.0))
-        for way, config in list(WAYS.items())[: 1 if quick else None]:
-            snn = ann2snn.convert(ann, config)
-            error = worst_error(ann, snn, calls)
-            rows.append(row(eta, f"{way}, carried", ann2snn.cost(snn, trajectory=calls, carry=True), rest, error))
-            print(
-                f"eta {eta:g}, {way}: {rows[-1]['share_of_rest']:.1%} of the spikes, worst error {error:.1e}",
-                flush=True,
-            )
-        plain = ann2snn.cost(ann, trajectory=calls)
-        rows += [baseline(eta, name, plain, way) for name, way in BASELINES.items()]
-        rows.append(baseline(eta, "fp32 ANN", plain, "fp32"))
-    return rows
+def settings(given: argparse.Namespace) -> list[Setting]:
+    """Every combination, each once: η matters to ddim alone. Raises UserError."""
+    found = []
+    for path in given.checkpoint:
+        source = checkpoint.load(path)
+        spiking = isinstance(source.net, SpikingNetwork)
+        require(not spiking, f"{path} is a spiking network: give its ANN's ckpt.pt")
+        for sampler in given.sampler:
+            for steps in given.steps:
+                for eta in given.eta if sampler == "ddim" else given.eta[:1]:
+                    sample = SampleConfig(sampler, steps, eta if sampler == "ddim" else 0.0, seed=given.seed)
+                    sample.check_fits(source.net.diffusion)
+                    found.append(Setting(source, sample))
+    return found
 
 
 def cells(line: dict) -> list[str]:
     """A row as text; energies in microjoules per image and call, arithmetic alone and with memory."""
 
     def of(name: str, form: str) -> str:
-        return format(line[name], form) if name in line else "–"
+        return format(line[name], form) if line.get(name) is not None else "–"
 
     energies = []
     for prices in ("fp32", "int8"):
         found = line["energy"].get(prices)
         energies += ["–", "–"] if found is None else [f"{found[k] / 1e6:.1f}" for k in ("compute_pj", "total_pj")]
     counts = [of("spikes", ",.0f"), of("share_of_rest", ".1%"), of("carried_share_of_rest", ".1%")]
-    return [f"{line['eta']:g}", line["way"], *counts, of("steps_run", ".2f"), of("carried_ac_share", ".1%"), *energies]
+    setting = [str(line["bits"]), line["sampler"], str(line["steps"]), f"{line['eta']:g}", line["way"]]
+    shares = [of("steps_run", ".2f"), of("carried_ac_share", ".1%")]
+    return [*setting, *counts, *shares, *energies, of("worst_error", ".0e"), of("score", ".1f")]
+
+
+def known_rows(path: Path | None) -> list[dict]:
+    """Rows that an earlier run left. Raises UserError for a file of something else."""
+    if path is None or not path.exists():
+        return []
+    try:
+        return list(json.loads(read_text(path, MOST_BYTES))["rows"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is no file of this benchmark: choose another --out") from None
 
 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    found.add_argument("--checkpoint", type=Path, required=True, help="a quantized network: ckpt.pt")
+    found.add_argument("--checkpoint", type=Path, nargs="+", required=True, help="quantized networks: ckpt.pt")
     found.add_argument("--out", type=Path, help="write the rows as JSON")
-    found.add_argument("--eta", type=float, nargs="+", default=[0.0, 0.3, 0.6, 1.0], help="noise of DDIM")
-    found.add_argument("--steps", type=int, default=50, help="network calls an image")
-    found.add_argument("--images", type=int, default=2, help="averaged over")
+    found.add_argument("--plot", type=Path, help="draw score against energy and time steps: a PNG; needs --score")
+    found.add_argument("--sampler", nargs="+", default=["ddim"])
+    found.add_argument("--eta", type=float, nargs="+", default=[0.0, 0.3, 0.6, 1.0], help="noise of ddim")
+    found.add_argument("--steps", type=int, nargs="+", default=[50], help="steps of the sampler")
+    found.add_argument("--images", type=int, default=2, help="counted, and averaged over")
     found.add_argument("--seed", type=int, default=0)
     found.add_argument("--quick", action="store_true", help="layer_sync alone")
+    found.add_argument("--carry_steps", type=int, nargs="*", default=[], help="also stream in so many steps a call")
+    found.add_argument("--score", type=int, default=0, help="images to score; 0: no score")
+    found.add_argument("--stats", type=Path, help="reference statistics of --extractor lite0, for --score")
+    found.add_argument("--lite0_size", type=int, default=224)
     return found
+
+
+def run(given: argparse.Namespace, how: dict[str, object]) -> list[dict]:
+    """All rows, written to --out setting by setting. Raises UserError."""
+    require(not given.score or given.stats is not None, "--score needs --stats: see evaluate.py --make_stats")
+    require(given.plot is None or given.score, "--plot draws scores: give --score and --stats")
+    rows, wanted = known_rows(given.out), settings(given)
+    score = scorer(given.score, given.stats, given.lite0_size) if given.score else None
+    measurement = Measurement(given.images, tuple(WAYS)[: 1 if given.quick else None], tuple(given.carry_steps), score)
+    for setting in wanted:
+        key = setting.key()
+        if any(key.items() <= line.items() for line in rows):
+            continue
+        for line in measurement.rows(setting):
+            rows.append(line)
+            print("  ".join(cells(line)), flush=True)
+        if given.out is not None:
+            write_text(given.out, json.dumps(how | {"rows": rows}, indent=1) + "\n")
+    return rows
 
 
 def main(arguments: list[str] | None = None) -> int:
     given = parser().parse_args(arguments)
+    how = {
+        "command": "python -m benchmarks.carry " + " ".join(arguments if arguments is not None else sys.argv[1:]),
+        "images": given.images,
+        "scored": given.score,
+        "extractor": f"lite0 at {given.lite0_size} px" if given.score else None,
+        "date": date.today().isoformat(),
+        "machine": environment(),
+    }
     try:
-        ann = ann2snn.load(given.checkpoint).double()
-        require(not isinstance(ann, SpikingNetwork), f"{given.checkpoint} is a spiking network: give its ANN's ckpt.pt")
-        rows = measure(ann, given.eta, given.steps, given.images, given.seed, given.quick)
+        rows = run(given, how)
     except UserError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2
     print(text_table(HEADER, [cells(line) for line in rows]))
     print("energies in µJ per image and call, arithmetic, then with memory; weights read once a call")
-    how = {
-        "command": "python -m benchmarks.carry " + " ".join(arguments if arguments is not None else sys.argv[1:]),
-        "network": dataclasses.asdict(ann.config) | {"predicts": ann.diffusion.mean_type},
-        "sampler": f"ddim, {given.steps} calls",
-        "seed": given.seed,
-        "images": given.images,
-        "date": date.today().isoformat(),
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-    }
-    if given.out is not None:
-        write_text(given.out, json.dumps(how | {"rows": rows}, indent=1) + "\n")
-        print(given.out)
+    if given.plot is not None:
+        given.plot.write_bytes(draw(rows))
+        print(given.plot)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,15 @@ def files(logdir: Path) -> list[Path]:
     return sorted(kept)
 
 
-def unloadable(logdir: Path) -> list[str]:
-    """`file: reason` for every file that cannot be loaded, or whose content does not match its hash."""
+def unloadable(logdir: Path, cut_lines: bool = False) -> list[str]:
+    """`file: reason` for every file that cannot be loaded, or whose content does not match its hash.
+
+    cut_lines: logs may hold some, which readers skip, as they do once a disk was full.
+    """
     found = []
     for path in files(logdir):
+        if cut_lines and path.name in _LOGS:
+            continue
         try:
             _load(path)
         except Exception as error:  # whatever the reader raises is the finding
@@ -62,11 +68,11 @@ def _load(path: Path) -> object:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def fingerprints(logdir: Path) -> dict[str, str]:
+def fingerprints(logdir: Path, without: Collection[str] = ()) -> dict[str, str]:
     """{file: hash of its content}, without what differs between two equal runs. Previous checkpoints are left out:
     which steps they are of depends on where a run stopped."""
-    paths = [path for path in files(logdir) if not path.stem.endswith(".prev")]
-    return {str(path.relative_to(logdir)): _fingerprint(path) for path in paths}
+    paths = {str(path.relative_to(logdir)): path for path in files(logdir) if not path.stem.endswith(".prev")}
+    return {name: _fingerprint(path) for name, path in paths.items() if name not in without}
 
 
 def _fingerprint(path: Path) -> str:
@@ -89,6 +95,17 @@ def _stable(content: object) -> object:
     if isinstance(content, dict):
         return {key: _stable(value) for key, value in content.items() if key not in VOLATILE}
     return [_stable(item) for item in content] if isinstance(content, list) else content
+
+
+def is_log(name: str) -> bool:
+    """Whether a file, by its name in the run folder, gets lines added."""
+    return name.rpartition("/")[2] in _LOGS
+
+
+def differences_of_log(path: Path, reference: Path) -> bool:
+    """Whether a log says anything that the uninterrupted run's does not; on a full disk it may lack lines."""
+    found, whole = ([_stable(entry) for entry in read_log(file)] for file in (path, reference))
+    return any(entry not in whole for entry in found)
 
 
 def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:

@@ -1,20 +1,20 @@
 """A small run of all stages, and ways of starting and killing its processes, for `benchmarks.faults`.
 
 Single processes, and those of a world of two, are forked from this one, which saves importing torch anew for every
-start; `launched` ones are started as a user starts them, by `--nproc=2` in a new interpreter.
+start, and read their images one by one, as those of a large data set are; `launched` ones are started as a user
+starts them, by `--nproc=2` in a new interpreter.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
 import importlib
 import os
 import runpy
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -26,12 +26,14 @@ import torch
 from ann2snn.data import datasets
 
 ROOT = Path(__file__).parents[1]
-DATA, PIXELS = "fashion_mnist_10k", 8
+DATA, PIXELS, IMAGES = "fashion_mnist_10k", 8, 400  # source, side and number of the images that a run reads
 TUNED = "SNN_2bit_ft"  # folder of the fine-tuning inside the logdir
 ALARM = 300  # seconds after which a forked process ends by itself, should this one be gone
 PATIENCE = 15.0  # seconds that the survivors of a world have for ending, before they are killed as well
+LONGEST_END = 150.0  # that they have where a launcher sees to it, or the stage has to meet the fault first
 LAUNCHER_PATIENCE = 60.0  # that they may take at most where a launcher sees to it; it kills what hangs after 30 to 120
 
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 ONE, TWO, LAUNCHED = "one process", "two processes", "two processes, launcher"
 
 
@@ -63,11 +65,12 @@ class Stage:
     finished: str = ""
 
 
-def pipeline(logdir: Path, size: Size) -> list[Stage]:
-    """The five commands of a run, in order."""
+def pipeline(logdir: Path, images: Path, size: Size) -> list[Stage]:
+    """The five commands of a run, in order. images: folder of its data."""
     sampling, stats = ("--sampler=ddim", "--sampler_steps=3"), logdir / "stats.npz"
-    common = (f"--logdir={logdir}", "--num_threads=1", "--device=cpu", *sampling)
-    data = (f"--dataset_type={DATA}", f"--img_size={PIXELS}")
+    common = (f"--logdir={logdir}", f"--data_dir={images}", "--num_workers=0", "--num_threads=1", "--device=cpu")
+    common = (*common, *sampling)
+    data = ("--dataset_type=folder", "--channels=1", f"--img_size={PIXELS}")
     lite = ("--extractor=lite0", "--lite0_size=32", f"--fid_cache={stats}")
     widths = [f"--ch_mult={width}" for width in size.ch_mult]
     train = [
@@ -83,7 +86,8 @@ def pipeline(logdir: Path, size: Size) -> list[Stage]:
         *("--eval", *common, *lite, f"--eval_model_path={logdir}/{TUNED}/model_best.pt", "--batch_size=4"),
         *(f"--num_images={size.images}", f"--images_dir={logdir}/generated/images", "--pic_or_not", "--gen_images=4"),
     ]
-    make_stats = ["--make_stats", *data, f"--num_images={size.stats_images}", "--num_threads=1", *lite]
+    make_stats = ["--make_stats", *data, f"--data_dir={images}", f"--num_images={size.stats_images}", *lite]
+    make_stats += ["--num_threads=1"]
     convert = ["--eval", *common, "--gen_images=8", "--gap_images=2"]
     generating = logdir / "generated" / "images" / ".generate.lock"
     return [
@@ -95,27 +99,23 @@ def pipeline(logdir: Path, size: Size) -> list[Stage]:
     ]
 
 
-# Scaling the pictures takes longer than most of the work here: done once, for all processes that are forked.
-_shipped = functools.lru_cache(datasets._LOADERS[DATA])
-
-
 def preload() -> None:
-    """Do once what every forked process would do again: import torch and all stages, and read the images."""
+    """Do once what every forked process would do again: import torch and all stages."""
     for name in ("torch.utils.tensorboard", "ann2snn.cli.build"):
         importlib.import_module(name)
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
-    _shipped(datasets._Request(DATA, Path(), PIXELS, True, None))
 
 
 class Attempt:
     """The processes of one start of a stage, their output in `output`.
 
+    rescue: their folder for temporary files. deaf: standard error is closed.
     pids: one a process of the world, or the launcher's alone. codes: exit codes of those that have ended.
     """
 
-    def __init__(self, stage: Stage, way: str, output: Path) -> None:
-        self.stage, self.way, self.output = stage, way, output
+    def __init__(self, stage: Stage, way: str, output: Path, rescue: Path, deaf: bool = False) -> None:
+        self.stage, self.way, self.output, self.rescue, self.deaf = stage, way, output, rescue, deaf
         self.codes: dict[int, int] = {}
         self.before = _changed(stage.lock)
         self.started, self.started_ns = time.monotonic(), time.time_ns()
@@ -130,7 +130,8 @@ class Attempt:
             if count > 1:
                 os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
                 os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            _child(self.stage, self.way, output)
+            os.environ["TMPDIR"] = tempfile.tempdir = str(self.rescue)
+            _child(self.stage, self.way, output, self.deaf)
         return child
 
     def alive(self) -> list[int]:
@@ -170,14 +171,14 @@ class Attempt:
 
 
 def strike(attempt: Attempt, how: str, choose) -> tuple[list[int], float]:
-    """Send the signal, then wait for everybody's end, helping as a launcher would.
+    """Send the signal, if `how` names one, then wait for everybody's end, helping as a launcher would.
 
-    how: "SIGKILL", "SIGTERM", or, of several processes, "SIGKILL of all", "SIGKILL of one"; with a launcher "SIGKILL
-    of a worker", "SIGKILL", "SIGTERM" (the launcher gets those). choose: picks from a list.
+    how: a signal's name, or, of several processes, "SIGKILL of all", "SIGKILL of one"; with a launcher "SIGKILL of a
+    worker" or "SIGTERM of the launcher". choose: picks from a list.
 
     Returns the processes that had to be killed because they outlived PATIENCE, and the seconds that the end took.
     """
-    number = signal.SIGTERM if how.startswith("SIGTERM") else signal.SIGKILL
+    number = next((number for number in SIGNALS if number.name in how), None)
     others = workers(attempt.pids[0]) if attempt.way == LAUNCHED else []
     victims = attempt.alive()
     if how.endswith("of one"):
@@ -185,16 +186,17 @@ def strike(attempt: Attempt, how: str, choose) -> tuple[list[int], float]:
     elif how.endswith("of a worker"):
         victims = [choose(others)] if others else []
     start = time.monotonic()
-    _send(victims, number)
+    if number is not None:
+        _send(victims, number)
     if attempt.way == TWO and how.endswith("of one"):
         time.sleep(0.2)  # most survivors notice by themselves
         _send(attempt.alive(), signal.SIGTERM)
-    stubborn = _wait_for_end(attempt, others)
+    stubborn = _wait_for_end(attempt, others, LONGEST_END if attempt.way == LAUNCHED or number is None else PATIENCE)
     return stubborn, time.monotonic() - start
 
 
-def _wait_for_end(attempt: Attempt, others: list[int]) -> list[int]:
-    end = time.monotonic() + (150.0 if attempt.way == LAUNCHED else PATIENCE)
+def _wait_for_end(attempt: Attempt, others: list[int], patience: float) -> list[int]:
+    end = time.monotonic() + patience
     while (left := attempt.alive() + [pid for pid in others if is_running(pid)]) and time.monotonic() < end:
         time.sleep(0.002)
     _send(left, signal.SIGKILL)
@@ -258,20 +260,23 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _child(stage: Stage, way: str, output: int) -> None:
+def _child(stage: Stage, way: str, output: int, deaf: bool) -> None:
     """Become one process of an attempt; never returns."""
     code = 1
     try:
         os.dup2(output, 1)
         os.dup2(output, 2)
+        if deaf:
+            os.close(2)
         os.chdir(ROOT)
         if way == LAUNCHED:
             os.setsid()
             os.execv(sys.executable, [sys.executable, stage.script, *stage.flags, "--nproc=2"])
         signal.alarm(ALARM)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+        sys.stdout = os.fdopen(1, "w", buffering=1)
+        sys.stderr = None if deaf else os.fdopen(2, "w", buffering=1)
         sys.argv = [stage.script, *stage.flags]
-        datasets._LOADERS[DATA] = lambda request: _shipped(dataclasses.replace(request, data_dir=Path()))
+        datasets.MEMORY_BUDGET = 0
         runpy.run_path(stage.script, run_name="__main__")
         code = 0
     except SystemExit as stop:
@@ -279,7 +284,7 @@ def _child(stage: Stage, way: str, output: int) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)

@@ -1,12 +1,14 @@
-"""Kill a small run again and again, and verify that nothing is lost but the work since the last checkpoint.
+"""Do harm to a small run again and again, and verify that nothing is lost but the work since the last checkpoint.
 
     python -m benchmarks.faults --kills 120 --out logs/faults/kills.json
 
-Training, conversion, fine-tuning, statistics and evaluation of a tiny network on the shipped images run once without
-interruption, in one process and in two, and then as often as it takes with every stage killed at random moments and
-started again by the same command. After each kill every file of the run must load and match its hash, and at the end
-weights, optimizer, logs, images and scores must equal those of the uninterrupted run. Prints a table and writes every
-kill to --out; the exit code is 1 if anything failed. Needs Linux; takes about 4 s a kill.
+Training, conversion, fine-tuning, statistics and evaluation of a tiny network on small images run once without
+interruption, in one process and in two, and then as often as it takes with every stage hit at random moments and
+started again by the same command: it is killed, told to stop (SIGTERM, SIGHUP, also with standard error closed), its
+disk is filled (in every second run, where this may mount one), its lock removed, or its images are cut short. After
+each fault every file of the run must load and match its hash, and at the end weights, optimizer, logs, images and
+scores must equal those of the uninterrupted run. Prints a table and writes every fault to --out; the exit code is 1 if
+anything failed. Needs Linux; takes about 4 s a fault.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import json
 import os
 import platform
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,9 @@ from ann2snn.files.atomic import write_text
 from ann2snn.run.tables import text_table
 
 from . import fault_checks as checks
+from . import fault_kinds as kinds
 from . import fault_runs as runs
+from .fault_kinds import BROKEN, DEAF, FULL, UNLOCKED
 from .fault_runs import LAUNCHED, ONE, TINY, TWO, USUAL, Attempt, Size, Stage
 
 KILLS = {"train": 5, "convert": 3, "fine-tune": 4, "statistics": 2, "evaluate": 3}  # planned in one run
@@ -42,17 +45,25 @@ CLOSE = 1e-4  # relative distance of two processes' weights from one's: sums in 
 EARLY, AIMED = 0.1, 0.5  # shares of kills during start-up, and of those that wait until a file is being written
 AIM_SECONDS = 1.0
 HOW = {
-    ONE: [("SIGKILL", 3), ("SIGTERM", 1)],
-    TWO: [("SIGKILL of one", 2), ("SIGKILL of all", 2), ("SIGTERM of all", 1)],
-    LAUNCHED: [("SIGKILL of a worker", 1), ("SIGKILL of the launcher", 1), ("SIGTERM of the launcher", 1)],
+    ONE: [("SIGKILL", 3), ("SIGTERM", 1), ("SIGHUP", 1), (DEAF, 1), (FULL, 1), (UNLOCKED, 1), (BROKEN, 1)],
+    TWO: [
+        *(("SIGKILL of one", 2), ("SIGKILL of all", 2), ("SIGTERM of all", 1), ("SIGHUP of all", 1)),
+        *((FULL, 1), (UNLOCKED, 1), (BROKEN, 1)),
+    ],
+    LAUNCHED: [
+        *(("SIGKILL of a worker", 1), ("SIGKILL of the launcher", 1)),
+        *(("SIGTERM of the launcher", 1), ("SIGHUP of the launcher", 1)),
+    ],
 }
+READS_IMAGES = ("train", "fine-tune", "statistics")
 
 
 @dataclass
 class Kill:
-    """One kill. after: seconds since the work began (or the process, if `early`). writing: files half-written at that
-    moment. seconds: until all processes were gone. lost: steps since the last checkpoint. recovered: the stage came
-    to its end, by the same command. different: its files that differ from the uninterrupted run's."""
+    """One kill, or another fault. after: seconds since the work began (or the process, if `early`). writing: files
+    half-written at that moment. seconds: until all processes were gone. lost: steps since the last checkpoint.
+    rescued: the state that was written to the temporary folder. recovered: the stage came to its end, by the same
+    command. different: its files that differ from the uninterrupted run's."""
 
     run: int
     stage: str
@@ -66,6 +77,7 @@ class Kill:
     outlived: int = 0
     position: str = ""
     lost: float | None = None
+    rescued: str = ""
     unloadable: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     recovered: bool = False
@@ -90,11 +102,12 @@ class StageError(Exception):
     """A stage did not come to its end."""
 
 
-def make_reference(logdir: Path, way: str, size: Size) -> Reference:
-    """Run all stages without interruption. Raises StageError."""
-    startup, work = {}, {}
-    for stage in runs.pipeline(logdir, size):
-        attempt = Attempt(stage, way, logdir.with_suffix(".txt"))
+def make_reference(place: Path, way: str, images: Path, size: Size) -> Reference:
+    """Run all stages in a new folder without interruption. Raises StageError."""
+    place.mkdir()
+    startup, work, logdir = {}, {}, place / "logs"
+    for stage in runs.pipeline(logdir, images, size):
+        attempt = Attempt(stage, way, place / "output.txt", place)
         begun = attempt.wait(attempt.working, runs.ALARM)
         startup[stage.name] = time.monotonic() - attempt.started
         attempt.finish()
@@ -106,12 +119,24 @@ def make_reference(logdir: Path, way: str, size: Size) -> Reference:
     return Reference(logdir, checks.fingerprints(logdir), startup, work)
 
 
-class KilledRun:
-    """One run through all stages, each killed several times. `kills`: what was done to it, in order."""
+@dataclass(frozen=True)
+class Place:
+    """Where a run lives. folder: its log and its run folder; owns_disk: which may be filled. rescue: temporary files.
+    images: its data."""
 
-    def __init__(self, number: int, logdir: Path, size: Size, processes: int, reference: Reference, seed: int) -> None:
-        self.number, self.logdir, self.processes, self.reference = number, logdir, processes, reference
-        self.stages = runs.pipeline(logdir, size)
+    folder: Path
+    owns_disk: bool
+    rescue: Path
+    images: Path
+
+
+class KilledRun:
+    """One run through all stages, each hit several times. `kills`: what was done to it, in order."""
+
+    def __init__(self, number: int, place: Place, size: Size, processes: int, reference: Reference, seed: int) -> None:
+        self.number, self.place, self.processes, self.reference = number, place, processes, reference
+        self.logdir, self.was_full = place.folder / "logs", False
+        self.stages = runs.pipeline(self.logdir, place.images, size)
         self.random = random.Random(f"{seed}/{number}")
         self.kills: list[Kill] = []
         self.images: dict[Path, int] = {}
@@ -150,8 +175,8 @@ class KilledRun:
 
     def ends_before_kill(self, stage: Stage, after: float, early: bool) -> bool:
         """Start a stage and kill it; False if it was killed, True if it was done first."""
-        way, how = self.choose_way(early)
-        attempt = self.start(stage, way)
+        way, how = self.choose_way(stage, early)
+        attempt = self.start(stage, way, how == DEAF)
         if not early and not attempt.wait(attempt.working, runs.ALARM):
             return self.done(attempt)
         started = attempt.started if early else time.monotonic()
@@ -168,21 +193,25 @@ class KilledRun:
             return True
         return False
 
-    def choose_way(self, early: bool) -> tuple[str, str]:
+    def choose_way(self, stage: Stage, early: bool) -> tuple[str, str]:
         way = ONE if self.processes == 1 else LAUNCHED if not early and self.random.random() < 0.35 else TWO
-        hows, weights = zip(*HOW[way], strict=True)
+        possible = {FULL: self.place.owns_disk, UNLOCKED: stage.lock is not None, BROKEN: stage.name in READS_IMAGES}
+        hows, weights = zip(*(pair for pair in HOW[way] if possible.get(pair[0], True)), strict=True)
         how = self.random.choices(hows, weights)[0]
-        if early and "SIGTERM" in how:  # a script that has just started has no handler yet
+        if early and "SIGKILL" not in how:  # a script that has just started has no handler yet
             how = hows[0]
         return way, how
 
-    def start(self, stage: Stage, way: str) -> Attempt:
-        return Attempt(stage, way, self.logdir.with_suffix(".txt"))
+    def start(self, stage: Stage, way: str, deaf: bool = False) -> Attempt:
+        return Attempt(stage, way, self.place.folder / "output.txt", self.place.rescue, deaf)
 
     def kill(self, attempt: Attempt, kill: Kill) -> None:
-        """Kill, and look at what is left."""
+        """Do the harm, mend it, and look at what is left."""
         self.kills.append(kill)
-        stubborn, seconds = runs.strike(attempt, kill.how, self.random.choice)
+        self.was_full |= kill.how == FULL
+        with kinds.provoked(kill.how, attempt.stage, self.place.folder, self.place.images):
+            stubborn, seconds = runs.strike(attempt, kill.how, self.random.choice)
+        kill.rescued = kinds.bring_back(self.place.rescue, attempt.stage, self.logdir)
         kill.codes, kill.outlived, kill.seconds = list(attempt.codes.values()), len(stubborn), round(seconds, 3)
         kill.problems += wrong_codes(kill, attempt.errors())
         if kill.way == LAUNCHED and (stubborn or seconds > runs.LAUNCHER_PATIENCE):
@@ -190,8 +219,10 @@ class KilledRun:
         litter = runs.leftovers(self.logdir)
         kill.writing = len(litter - self.litter)
         kill.problems += self.look(attempt, litter)
-        kill.unloadable = checks.unloadable(self.logdir)
+        kill.unloadable = checks.unloadable(self.logdir, cut_lines=self.was_full)
         kill.position, kill.lost = checks.position(kill.stage, self.logdir, attempt.started_ns)
+        if kill.stage == "train" and kill.lost and "SIGKILL" not in kill.how:
+            kill.problems.append(f"{kill.lost} steps are lost that could have been saved")
 
     def look(self, attempt: Attempt, litter: set[Path]) -> list[str]:
         """What an attempt that began its work did wrong: litter of earlier ones left, images generated twice."""
@@ -223,7 +254,7 @@ class KilledRun:
 
     def compare(self) -> None:
         """Note, at each stage's kills, the files that differ from the uninterrupted run's."""
-        different = checks.differences(checks.fingerprints(self.logdir), self.reference.files)
+        different = checks.differences(self.fingerprints(), self.reference.files)
         litter = sorted(path.name for path in runs.leftovers(self.logdir))
         for kill in self.kills:
             kill.different = [name for name in different if checks.stage_of(name) == kill.stage]
@@ -231,6 +262,14 @@ class KilledRun:
             self.kills[-1].problems.append(f"differ without a kill of their stage: {sorted(rest)}")
         if self.kills and litter:
             self.kills[-1].problems.append(f"half-written files at the end: {litter}")
+
+    def fingerprints(self) -> dict[str, str]:
+        """Those of a log from which a full disk kept lines are the reference's, if nothing else is in it."""
+        if not self.was_full:
+            return checks.fingerprints(self.logdir)
+        short = [name for name in self.reference.files if checks.is_log(name)]
+        short = [n for n in short if not checks.differences_of_log(self.logdir / n, self.reference.logdir / n)]
+        return checks.fingerprints(self.logdir, without=short) | {name: self.reference.files[name] for name in short}
 
 
 #: Way of killing → (exit codes that may occur, the one that must).
@@ -243,6 +282,13 @@ CODES = {
     "SIGKILL of a worker": ({1}, 1),
     "SIGKILL of the launcher": ({-9}, -9),
     "SIGTERM of the launcher": ({143}, 143),
+    "SIGHUP": ({129}, 129),
+    "SIGHUP of all": ({129, 1}, 129),
+    "SIGHUP of the launcher": ({129}, 129),
+    DEAF: ({143}, 143),
+    FULL: ({2, 1}, 2),
+    UNLOCKED: ({2, 1}, 2),
+    BROKEN: ({2, 1}, 2),
 }
 
 
@@ -263,21 +309,26 @@ def campaign(kills: int, seed: int, share: float, size: Size, folder: Path) -> t
     runs.preload()
     counts = [1, 2] if share > 0 else [1]
     ways = {1: ONE, 2: TWO}
-    references = {n: make_reference(folder / f"whole{n}", ways[n], size) for n in counts}
+    images = folder / "images"
+    kinds.write_images(images)
+    references = {n: make_reference(folder / f"whole{n}", ways[n], images, size) for n in counts}
     facts: dict = {"seconds": {ways[n]: round(sum(r.work.values()), 2) for n, r in references.items()}}
     found: list[Kill] = []
     distances, number = [], 0
     while len(found) < kills:
         number += 1
         processes = 2 if int(number * share) > int((number - 1) * share) else 1
-        run = KilledRun(number, folder / f"run{number}", size, processes, references[processes], seed)
-        try:
-            run.go(kills - len(found))
-            if processes == 2:
-                distances.append(checks.weight_distance(run.logdir, references[1].logdir))
-            shutil.rmtree(run.logdir)
-        except StageError as error:
-            (run.kills[-1].problems if run.kills else facts.setdefault("failures", [])).append(str(error))
+        rescue = folder / f"temporary{number}"
+        rescue.mkdir()
+        with kinds.own_disk(folder / f"run{number}", wanted=number % 2 == 0) as owns_disk:
+            place = Place(folder / f"run{number}", owns_disk, rescue, images)
+            run = KilledRun(number, place, size, processes, references[processes], seed)
+            try:
+                run.go(kills - len(found))
+                if processes == 2:
+                    distances.append(checks.weight_distance(run.logdir, references[1].logdir))
+            except StageError as error:
+                (run.kills[-1].problems if run.kills else facts.setdefault("failures", [])).append(str(error))
         found += run.kills
         if "failures" in facts:  # it fails without being killed
             break

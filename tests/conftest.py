@@ -8,8 +8,9 @@ import torch.utils.tensorboard  # slow to import: done once here, for all proces
 
 from tests.scripts import SAMPLING, check, script, train_flags
 
-# In a shell's background these are ignored, and so by all that tests start; here they are what tests send.
-for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+# In a background or under nohup these are ignored, and so by all that tests start; here they are what tests send.
+_USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGQUIT: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+for _number, _usual in _USUAL.items():
     if signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, _usual)
 

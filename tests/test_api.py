@@ -37,7 +37,7 @@ def test_converted_file_comes_back_as_a_network_whose_schedule_can_be_overridden
 
 def test_settled_stream_file_can_be_run_layer_by_layer(tmp_path):
     snn = ann2snn.convert(small(), schedule="stream", settle_steps="auto")
-    checkpoint.save(tmp_path / "snn.pt", checkpoint.snn_payload(snn))
+    checkpoint.save(tmp_path / "snn.pt", checkpoint.payload_of(snn))
     assert ann2snn.load(tmp_path / "snn.pt").spiking.settle_steps == "auto"
     assert ann2snn.load(tmp_path / "snn.pt", schedule="layer_sync").spiking.settle_steps == 0
 

@@ -81,7 +81,7 @@ def test_a_network_built_with_numpys_numbers_is_saved_and_loaded(tmp_path):
     diffusion = DiffusionConfig(beta_1=np.float64(1e-4), beta_T=np.float64(0.02))
     built = ann2snn.build_unet(bit=np.int64(2), dropout=np.float64(0.1), diffusion=diffusion, **SHAPE)
     snn = ann2snn.convert(built, schedule="stream", settle_steps=np.int64(1))
-    checkpoint.save(tmp_path / "snn.pt", checkpoint.snn_payload(snn))
+    checkpoint.save(tmp_path / "snn.pt", checkpoint.payload_of(snn))
     assert ann2snn.load(tmp_path / "snn.pt").spiking.settle_steps == 1
 
 

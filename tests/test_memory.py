@@ -1,61 +1,40 @@
 """Memory that tensors free stays with the process."""
 
 import ctypes
-import resource
-import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from ann2snn.cli import build
-from ann2snn.stages import train
-from tests.scripts import ROOT, check, script, train_flags
+from tests.scripts import check, script
 
-COUNT_FAULTS = """
-import resource
-import torch
-from ann2snn.distributed.runtime import keep_freed_memory
-
-def faults() -> int:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        torch.ones(2**20)  # 4 MiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-torch.set_num_threads(1)
-without = faults()
-done = keep_freed_memory()
-torch.ones(2**20)
-print(int(done), without, faults())
-"""
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's allocator"
+)
+STARTS = {
+    "ANN_train.py": "--train",
+    "SNN_train.py": "--train",
+    "SNN_conversion.py": "--eval",
+    "SNN_ft.py": "--fine_tune",
+    "evaluate.py": "--sample_only",
+}
+LARGE = 2**26  # bytes: twice the largest block that glibc, left alone, ever comes to keep
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
-def test_large_tensors_take_their_memory_from_those_before_them():
-    ran = subprocess.run([sys.executable, "-c", COUNT_FAULTS], cwd=ROOT, capture_output=True, text=True, check=True)
-    done, without, kept = map(int, ran.stdout.split())
-    if not done:
-        pytest.skip("no glibc")
-    assert kept * 10 < without
+def is_mapped(address: int) -> bool:
+    """Whether this process has memory there, of whatever kind and page size."""
+    ranges = (line.split(maxsplit=1)[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines())
+    return any(int(first, 16) <= address < int(end, 16) for first, end in ranges)
 
 
-def faults_of_training(logdir, keep) -> int:
-    """Page faults of six steps of ANN_train.py, after those in which it takes its memory. keep: see `build.world`."""
-
-    def before():
-        build.keep_freed_memory = keep
-        original, seen = train.Trainer.train_step, []
-
-        def train_step(self, images):
-            seen.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-            if self.step == 9:
-                print(f"faults {seen[9] - seen[3]}")
-            return original(self, images)
-
-        train.Trainer.train_step = train_step
-
-    out = check(script("ANN_train.py", *train_flags(logdir, 10), "--batch_size=512", "--save_step=0", before=before))
-    return int(out.split("faults ")[1].split()[0])
+def keeps_what_tensors_free() -> bool:
+    tensor = torch.ones(LARGE, dtype=torch.uint8)
+    middle = tensor.data_ptr() + LARGE // 2
+    assert is_mapped(middle)
+    del tensor
+    return is_mapped(middle)
 
 
 def hand_freed_memory_back() -> bool:
@@ -64,9 +43,29 @@ def hand_freed_memory_back() -> bool:
     return all(mallopt(option, value) == 1 for option, value in ((-4, 65536), (-1, 2**17), (-2, 2**17), (-3, 2**17)))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
-def test_the_scripts_do_so(tmp_path):
+def after_start_up(name: str, keep) -> str:
+    """What becomes of freed memory once a script has joined its processes. keep: see `build.world`."""
+
+    def before() -> None:
+        hand_freed_memory_back()
+        build.keep_freed_memory = keep
+        original = build.world
+
+        def world():
+            original()
+            print("kept" if keeps_what_tensors_free() else "handed back")
+            sys.exit(0)
+
+        build.world = world
+
+    return check(script(name, STARTS[name], "--num_threads=1", "--device=cpu", before=before)).strip()
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_the_scripts_keep_it(name):
     """Whatever `import` a tidy mind removes."""
-    shipped = faults_of_training(tmp_path / "shipped", build.keep_freed_memory)
-    without = faults_of_training(tmp_path / "without", hand_freed_memory_back)
-    assert shipped * 2 < without  # both count what else a loaded machine does
+    assert after_start_up(name, build.keep_freed_memory) == "kept"
+
+
+def test_left_alone_the_allocator_does_not():
+    assert after_start_up("ANN_train.py", hand_freed_memory_back) == "handed back"

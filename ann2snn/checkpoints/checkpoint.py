@@ -21,9 +21,10 @@ from ..files.plain import open_plain
 from ..files.warning import warn
 from ..nets.architecture import Network, NetworkConfig, build_network, stored_config
 from ..nets.direct import DirectConfig
-from . import bounds, published, reference, seal
+from . import bounds, folders, published, reference, seal
+from .payload import FORMAT, payload_of
 
-FORMAT = 1  # of our own files; the reference's carry none
+__all__ = ["FORMAT", "Loaded", "check_agreement", "load", "load_state", "payload_of", "read", "read_newest", "save"]
 
 
 @dataclass
@@ -38,7 +39,8 @@ class Loaded:
 
     @property
     def hash(self) -> str:
-        return file_hash(self.path)
+        """Of the file, or of the weights in a folder."""
+        return file_hash(self.path / folders.WEIGHTS if self.path.is_dir() else self.path)
 
 
 def save(path: str | os.PathLike, payload: dict, keep_previous: bool = False) -> None:
@@ -138,7 +140,7 @@ def read_newest(path: str | os.PathLike) -> tuple[Path, dict]:
 
 
 def read(path: str | os.PathLike) -> dict:
-    """Read a checkpoint with `weights_only=True` onto the CPU.
+    """Read a checkpoint with `weights_only=True` onto the CPU; or a folder of safetensors that `folders.write` made.
 
     What comes back is of plain types and dense tensors alone (`bounds.plain`), its settings of their known form.
 
@@ -146,6 +148,14 @@ def read(path: str | os.PathLike) -> dict:
     would take more memory than the file has bytes, and `seal.DamageError` where the content does not match its hash.
     """
     path = Path(path)
+    if path.is_dir():
+        payload = folders.read(path)
+        try:
+            bounds.plain(payload)
+        except ValueError as error:
+            raise UserError(f"refusing {path}: {error}") from None
+        _check_settings(payload, path)
+        return payload
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}: run the earlier stage with the same --logdir, or correct the path")
     try:
@@ -202,13 +212,6 @@ def _check_settings(payload: dict, path: Path) -> None:
             raise UserError(f"refusing {path}: its {name} is no plain word")
     if not isinstance(payload.get("identity", {}), dict):
         raise UserError(f"refusing {path}: its 'identity' is no table")
-
-
-def snn_payload(snn: SpikingNetwork, **extra: object) -> dict:
-    """What a spiking network's file holds."""
-    config = {"unet": snn.config.to_dict(), "diffusion": snn.diffusion.to_dict(), "spiking": snn.spiking.to_dict()}
-    config["arch"] = snn.config.arch
-    return {"kind": "snn", "format": FORMAT, "ema_model": snn.net.state_dict(), "config": config, **extra}
 
 
 def load(

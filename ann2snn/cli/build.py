@@ -12,7 +12,6 @@ import torch
 from ..checkpoints import checkpoint
 from ..config import DiffusionConfig, SampleConfig, SpikingConfig, TrainConfig, require
 from ..convert import SpikingNetwork
-from ..convert.to_snn import check_convertible
 from ..data import ImageDataset, load_dataset
 from ..diffusion.process import check_sampling, current_steps, image_channels, network_channels
 from ..distributed.precision import set_tf32
@@ -28,19 +27,15 @@ from ..metrics.features import FeatureExtractor, make_extractor
 from ..metrics.score import score_numbered, usual_splits
 from ..metrics.stats_file import ReferenceStatistics, read_stats
 from ..nets.architecture import NetworkConfig
-from ..nets.direct import DirectDenoiser
-from ..nets.sddpm import SDDPM
-from ..stages.convert import CONVERTED
 from ..stages.coverage import RealImages
-from ..stages.direct import TRAINED
 from ..stages.evaluate import require_spread
 from ..stages.fad import Fad
 from ..stages.finetune_run import FineTuneConfig
-from ..stages.train import BEST, CHECKPOINT, Schedule, best_or_last
+from ..stages.train import Schedule
 from ..training.trainer import synaptic_loss_of
 from . import flags
 from .flags import FLAGS
-from .settings import diffusion_config, effective_flags, expected_fields, network_config, written_flagfile
+from .settings import diffusion_config, effective_flags, network_config, written_flagfile
 
 
 def world() -> World:
@@ -145,76 +140,6 @@ def spiking_config(stored: SpikingConfig | None = None, **defaults: object) -> S
     base = stored or SpikingConfig(**defaults)
     asked = {name: FLAGS[name].value for name in base.to_dict() if FLAGS[name].value is not None}
     return base.changed(**asked)
-
-
-def load_checkpoint(path: Path, weights: str = "ema", free: tuple[str, ...] = ()) -> checkpoint.Loaded:
-    """Read a network; any flag given by hand, but those `free` to differ, must agree with it. Raises UserError."""
-    expected = {field: given for field, given in expected_fields().items() if given[0] not in free}
-    loaded = checkpoint.load(
-        path,
-        weights=weights,
-        bit=int(FLAGS.bit) if flags.given("bit") else None,
-        image_size=FLAGS.img_size if flags.given("img_size") else None,
-        spike_steps=FLAGS.timestep if flags.given("timestep") and "timestep" not in free else None,
-        expected=expected,
-    )
-    if flags.given("var_type"):  # a choice of the sampler, not of the network
-        unet = loaded.net.net if isinstance(loaded.net, SpikingNetwork) else loaded.net
-        unet.diffusion = replace(unet.diffusion, var_type=FLAGS.var_type)
-    return loaded
-
-
-def load_convertible() -> checkpoint.Loaded:
-    """The quantized network that training left in --logdir. Raises UserError for one without a spiking counterpart."""
-    path = Path(FLAGS.logdir) / CHECKPOINT
-    loaded = load_checkpoint(path)
-    if isinstance(loaded.net, DirectDenoiser):
-        raise UserError(f"{path} is a network with --arch={loaded.net.config.arch}: it is spiking already")
-    check_convertible(loaded.net)
-    return loaded
-
-
-def load_network() -> checkpoint.Loaded:
-    """The network to evaluate, run as the flags say: --eval_model_path, else the one in --logdir.
-
-    In a folder without a converted network, that is the training's weights that scored best, or the newest.
-    """
-    folder = Path(FLAGS.logdir)
-    found = [folder / CONVERTED, folder / TRAINED, best_or_last(folder)]
-    candidates = [Path(FLAGS.eval_model_path)] if FLAGS.eval_model_path else found
-    path = next((p for p in candidates if p.exists()), candidates[0])
-    loaded = load_checkpoint(path)
-    if path.name == BEST and not FLAGS.eval_model_path:
-        print(f"{path}: the weights that scored best, of step {loaded.step}; --eval_model_path takes others")
-    if isinstance(loaded.net, SpikingNetwork):
-        loaded.net.spiking = spiking_config(loaded.net.spiking)
-        loaded.net.set_spike_chunk(FLAGS.spike_chunk)
-    elif FLAGS.schedule is not None:
-        raise UserError(f"--schedule={FLAGS.schedule}: {path} is not a converted network (SNN_conversion.py makes one)")
-    if FLAGS.threshold is not None:
-        require(
-            isinstance(loaded.net, DirectDenoiser),
-            f"--threshold={FLAGS.threshold}: {path} is no directly trained spiking network",
-        )
-        loaded.net.set_threshold(FLAGS.threshold)
-    return loaded
-
-
-def load_pretrained() -> checkpoint.Loaded:
-    """The SDDPM that SDM is made of: --eval_model_path, else the best or last of --logdir. Raises UserError."""
-    path = Path(FLAGS.eval_model_path) if FLAGS.eval_model_path else best_or_last(Path(FLAGS.logdir))
-    loaded = load_checkpoint(path, free=("timestep", "tsm"))
-    require(
-        isinstance(loaded.net, SDDPM),
-        f"--ft_method=tsm: needs a network with --arch=sddpm; {path} is one with --arch={loaded.net.config.arch}",
-    )
-    config = loaded.net.config
-    require(not config.tsm, f"--ft_method=tsm: {path} has a factor per time step already; give the SDDPM")
-    require(
-        FLAGS.threshold in (None, config.threshold),
-        f"--threshold={FLAGS.threshold}: {path} was trained with {config.threshold}, and is fine-tuned with it",
-    )
-    return loaded
 
 
 def tsm_config(source: checkpoint.Loaded) -> TrainConfig:
@@ -340,6 +265,7 @@ def scorer(sample: SampleConfig, world: World) -> tuple[Callable[[torch.nn.Modul
 
 
 def finetune_config() -> FineTuneConfig:
+    require(FLAGS.lr_decay != "cooldown", "--lr_decay=cooldown: of ANN_train.py; fine-tuning knows none and cosine")
     return FineTuneConfig(
         steps=FLAGS.ft_steps,
         lr=FLAGS.lr,

@@ -19,8 +19,10 @@ def check_carry_steps(steps: int | str) -> int | str:
     """Return the time steps of a carried call, 1 or more, as an integer, or "auto". Raises UserError."""
     if steps == AUTO:
         return AUTO
+    if isinstance(steps, str) and steps.isascii() and steps.isdecimal():  # as on a command line
+        steps = int(steps)
     steps = check_int(steps, "--carry_steps")
-    require(steps >= 1, f"--carry_steps={steps}: use 1 or more time steps, or auto")
+    require(1 <= steps <= 10_000, f"--carry_steps={steps}: use 1 to 10000 time steps, or auto")
     return steps
 
 

@@ -4,6 +4,7 @@ from ..kernels import Levels
 from .extras import prepare_for
 from .fold import fold_thresholds
 from .gap import BlockGap, GapReport, measure_gap, relative_error
+from .incremental import DeviceNetwork, as_device
 from .network import SpikingNetwork
 from .quantizers import register_quantizer
 from .to_snn import attach, convert
@@ -12,9 +13,11 @@ from .trace import Description
 __all__ = [
     "BlockGap",
     "Description",
+    "DeviceNetwork",
     "GapReport",
     "Levels",
     "SpikingNetwork",
+    "as_device",
     "attach",
     "convert",
     "fold_thresholds",

@@ -21,6 +21,7 @@ class CostReport:
     it is not 2^bits − 1. calls: averaged over. carried: whether levels were kept from one to the next.
     first_layers, later_layers: of carried calls, the first, which runs from rest, and the others. difference_layers:
     of the ANN that multiplies differences of its levels from call to call, the first call among them.
+    spikes_by_call: of an image, call by call.
     """
 
     spiking: SpikingConfig | DirectSpiking | None
@@ -37,6 +38,7 @@ class CostReport:
     first_layers: tuple[LayerCost, ...] | None = None
     later_layers: tuple[LayerCost, ...] | None = None
     difference_layers: tuple[LayerCost, ...] | None = None
+    spikes_by_call: tuple[float, ...] = ()
 
     @property
     def label(self) -> str:
@@ -183,6 +185,7 @@ class CostReport:
             "latency_steps_delayed": self.latency_steps_delayed,
             "calls": self.calls,
             "carried": self.carried,
+            "spikes_by_call": list(self.spikes_by_call),
             "totals": self._totals() | {"dense_mac": self.dense_mac, "firing_rate": rate if rate == rate else None},
             "differences": {field: sum(getattr(layer, field) for layer in differences) for field in ADDITIVE},
             "kinds": {field: self.by_kind(field) for field in ("ac", "mac", "additions", "updates", "states")},

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..config import FULL_PRECISION, SpikingConfig, require
+from ..config import AUTO, FULL_PRECISION, SpikingConfig, require
 from ..convert import SpikingNetwork, convert
 from ..convert.quantizers import reader_of
 from ..distributed.precision import in_tf32
@@ -49,11 +49,14 @@ def count_operations(
 
 
 @in_tf32(False)
-def count_calls(net: nn.Module, trajectory: Sequence[object], carry: bool = False) -> CostReport:
+def count_calls(
+    net: nn.Module, trajectory: Sequence[object], carry: bool = False, carry_steps: int | str = AUTO
+) -> CostReport:
     """Count the calls of a sampler for one batch of images: averages per image and call.
 
     trajectory: each call a tuple of positional arguments, a dict of keyword arguments, or a pair (tuple, dict). carry:
-    keep a converted network's levels from call to call; of a quantized one, differences are counted anyway.
+    keep a converted network's levels from call to call, see `SpikingNetwork.carrying`; of a quantized one, differences
+    are counted anyway.
 
     Raises UserError for other calls, an empty trajectory, or calls of different numbers of images.
     """
@@ -63,19 +66,21 @@ def count_calls(net: nn.Module, trajectory: Sequence[object], carry: bool = Fals
         return _count_direct(net, calls)
     sizes = sorted({_images(call) for call in calls})
     require(len(sizes) == 1, f"the calls of a trajectory have {', '.join(map(str, sizes))} images: give each the same")
-    return _Run(net, None, carry).report([[call] for call in calls])
+    return _Run(net, None, carry, carry_steps).report([[call] for call in calls])
 
 
 class _Run:
     """One network under one way of running it. A quantized one runs as its converted copy under layer_sync."""
 
-    def __init__(self, net: nn.Module, spiking: SpikingConfig | None, carry: bool = False) -> None:
+    def __init__(
+        self, net: nn.Module, spiking: SpikingConfig | None, carry: bool = False, carry_steps: int | str = AUTO
+    ) -> None:
         self.is_ann = not isinstance(net, SpikingNetwork)
         quantized = any(reader_of(module) is not None for module in net.modules())
         self.snn = convert(net) if self.is_ann and quantized else None if self.is_ann else net
         self.net = net if self.snn is None else self.snn
         self.spiking = spiking or (None if self.snn is None else self.snn.spiking)
-        self.carry = carry and not self.is_ann
+        self.carry, self.carry_steps = carry and not self.is_ann, carry_steps
         self.settle_steps, self.steps_run = 0, 0.0
 
     @torch.no_grad()
@@ -105,6 +110,7 @@ class _Run:
             first_layers=_mean(found[:1]) if self.carry else None,
             later_layers=_mean(found[1:]) if self.carry and len(found) > 1 else None,
             difference_layers=differences,
+            spikes_by_call=() if self.is_ann else tuple(sum(c.spikes for c in layers.values()) for layers in found),
         )
 
     def _count(self, calls: list[list[Call]], counts: str, carry: bool) -> list[dict[str, LayerCost]]:
@@ -117,7 +123,7 @@ class _Run:
             if snn is not None:
                 stack.enter_context(snn.monitored(counter))
             if carry:
-                stack.enter_context(snn.carrying())
+                stack.enter_context(snn.carrying(self.carry_steps))
             for index, batches in enumerate(calls):
                 for call in batches:
                     # What ever fires is told apart for the first call, from rest, and for those that carry on.

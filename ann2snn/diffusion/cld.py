@@ -157,13 +157,6 @@ class CLD(LinearProcess):
         mean = self.apply(self.transition(times, np.zeros_like(times)), at_rest)
         return mean + self.apply(self.factor(times, factor), noise)
 
-    def change_factor(self, eps: Tensor, t: Tensor, source: str, target: str) -> Tensor:
-        """A noise prediction [N, 2C, *S] in the factor `source` as one in the factor `target`; t [N]."""
-        if source == target:
-            return eps
-        turn = self.rotation(time_array(t))
-        return self.apply(turn if target == "L" else np.swapaxes(turn, -1, -2), eps)
-
     def prior(self, noise: Tensor) -> Tensor:
         """Standard normal [N, 2C, *S] → x ~ N(0, 1), v ~ N(0, M), the stationary law."""
         self.check_state(noise)

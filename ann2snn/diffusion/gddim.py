@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ..config import require
-from .cld import CLD
 from .gddim_coefficients import Coefficients, check_grid, check_options, gddim_coefficients, intervals_for, time_grid
 from .linear_process import LinearProcess
 
@@ -25,13 +24,6 @@ StepHook = Callable[[float, Tensor], None]
 def with_label_scale(net: Denoiser, scale: float = 999.0) -> Denoiser:
     """`net` called with scale·t: the published networks of CLD and blur diffusion read times in [0, 1] as 0 to 999."""
     return lambda x, t: net(x, scale * t)
-
-
-def with_factor(net: Denoiser, process: CLD, trained: str, wanted: str) -> Denoiser:
-    """A network that predicts noise in the factor `trained`, as one that predicts it in the factor `wanted`."""
-    for name in (trained, wanted):
-        require(name in process.factors, f"factor={name}: use {' or '.join(process.factors)}")
-    return lambda x, t: process.change_factor(net(x, t), t, trained, wanted)
 
 
 @torch.no_grad()

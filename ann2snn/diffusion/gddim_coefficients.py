@@ -160,14 +160,10 @@ def _stochastic_mean(process: LinearProcess, t: float, s: float, lam: float) -> 
     return process.factor(t) @ process.contraction(t, s, lam) - process.transition(t, s) @ process.factor(s)
 
 
-def noise_covariance(process: LinearProcess, t: float, s: float, lam: float) -> np.ndarray:
-    """P = Σ_t − Ψ̂·Σ_s·Ψ̂ᵀ of the stochastic step from s to t, [*sites, n, n]."""
-    root = noise_factor(process, t, s, lam)
-    return root @ np.swapaxes(root, -1, -2)
-
-
 def noise_factor(process: LinearProcess, t: float, s: float, lam: float) -> np.ndarray:
-    """A root of P: R_t·(1 − X·Xᵀ)^{1/2}, Ψ̂ = R_t·X·R_s⁻¹; the root is symmetric, rounding below 0 cut off."""
+    """A root of P = Σ_t − Ψ̂·Σ_s·Ψ̂ᵀ, the covariance of the stochastic step from s to t, [*sites, n, n].
+
+    R_t·(1 − X·Xᵀ)^{1/2}, Ψ̂ = R_t·X·R_s⁻¹; the root is symmetric, rounding below 0 cut off."""
     contraction = process.contraction(t, s, lam)
     values, vectors = np.linalg.eigh(np.eye(process.n) - contraction @ np.swapaxes(contraction, -1, -2))
     root = vectors * np.sqrt(np.maximum(values, 0))[..., None, :] @ np.swapaxes(vectors, -1, -2)

@@ -14,13 +14,11 @@ from torchvision.utils import make_grid
 from ..data.decode import decode_image, list_images
 from ..errors import UserError
 from ..files.atomic import replacing
-from ..files.npz import read_npz
 
 NPZ_KEY = "arr_0"  # what guided-diffusion's evaluator reads
 INDEX_DIGITS = 6
 _NUMBERED = re.compile(rf"([0-9]{{{INDEX_DIGITS}}})\.png")
 _READ_AT_ONCE = 1024
-_NPZ_UNPACKED, _NPZ_RATIO = 1 << 28, 16  # images may unfold to that many bytes, and to that many times their file
 
 
 def save_grid(images: torch.Tensor, path: str | os.PathLike, nrow: int) -> None:
@@ -99,27 +97,6 @@ def save_npz(source: str | os.PathLike | torch.Tensor, path: str | os.PathLike) 
     _check(images)
     array = images.cpu().permute(0, 2, 3, 1).contiguous().numpy()
     _write(Path(path), lambda file: np.savez(file, **{NPZ_KEY: array}))
-
-
-def load_npz(path: str | os.PathLike) -> torch.Tensor:
-    """Return the images of an npz file that holds uint8 [N, H, W, C], C 1 or 3, under `arr_0`, as uint8 [N, C, H, W].
-
-    Raises:
-        UserError: the file is missing, damaged, or holds something else.
-    """
-    try:
-        arrays = read_npz(path, {NPZ_KEY: "?biufU"}, _NPZ_UNPACKED + _NPZ_RATIO * Path(path).stat().st_size)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read {path} as npz: {reason}; write it again") from error
-    if NPZ_KEY not in arrays:
-        raise UserError(f"{path} has no array {NPZ_KEY}; store the images [N, H, W, C] under that key")
-    array = arrays[NPZ_KEY]
-    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3) or array.size == 0:
-        raise UserError(
-            f"{path} holds {array.dtype} {list(array.shape)}; images must be uint8 [N, H, W, C] with C 1 or 3"
-        )
-    return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
 
 
 def read_images(paths: Sequence[Path], like: Path) -> torch.Tensor:

@@ -1,10 +1,11 @@
-"""Inputs on which the gap is measured: states that the sampler really visits. No data set is needed."""
+"""Inputs on which gap and cost are measured: states that a sampler really visits. No data set is needed."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from ..config import SampleConfig
 from ..diffusion.process import states_config
 from .sampling import generate, image_groups
 
@@ -15,14 +16,21 @@ def sampler_states(net: nn.Module, images: int, times: int, seed: int = 0) -> tu
     net: as in `sampling.generate`.
     """
     steps = min(net.diffusion.diffusion_steps, 20)
-    config = states_config(net.diffusion, steps, seed)
+    visited = sampler_calls(net, states_config(net.diffusion, steps, seed), images)
+    picks = torch.linspace(0, len(visited) - 1, min(times, len(visited))).round().long().tolist()
+    return torch.cat([visited[i][0] for i in picks]), torch.cat([visited[i][1] for i in picks])
+
+
+def sampler_calls(net: nn.Module, sample: SampleConfig, images: int) -> list[tuple[Tensor, Tensor]]:
+    """What `net` is called with while it makes images 0..images−1: x [images, C, H, W] and t [images], call by call.
+
+    net: as in `sampling.generate`.
+    """
     groups: list[list[tuple[Tensor, Tensor]]] = []
     for part in image_groups(net, range(images)):
         groups.append([])
-        generate(net, config, part, on_call=lambda x, t: groups[-1].append((x.clone(), t)))
-    visited = [tuple(map(torch.cat, zip(*calls, strict=True))) for calls in zip(*groups, strict=True)]
-    picks = torch.linspace(0, len(visited) - 1, min(times, len(visited))).round().long().tolist()
-    return torch.cat([visited[i][0] for i in picks]), torch.cat([visited[i][1] for i in picks])
+        generate(net, sample, part, on_call=lambda x, t: groups[-1].append((x.clone(), t.clone())))
+    return [tuple(map(torch.cat, zip(*calls, strict=True))) for calls in zip(*groups, strict=True)]
 
 
 def halfway_state(net: nn.Module, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +25,19 @@ from ..distributed.precision import in_tf32
 from ..distributed.runtime import evaluating, layout_for, steady_convolutions
 from ..distributed.world import ALONE, World
 from .compiled import compiled
+from .spikes import ImageSpikes, SpikeTally
 
 #: A group has 512 / image_size images, rounded down to a power of two, and no more or fewer than this. Measured on the
 #: demo's network and larger ones: within 5 % of batches of 64. No single image: it takes other routines.
 FEWEST_ROWS, MOST_ROWS = 2, 32
+
+
+class Hooks(NamedTuple):
+    """See `generate`."""
+
+    on_call: Callable[[Tensor, Tensor], None] | None
+    on_step: Callable[[float, Tensor], None] | None
+    on_spikes: Callable[[list[ImageSpikes]], None] | None
 
 
 def generate(
@@ -37,6 +47,7 @@ def generate(
     *,
     on_call: Callable[[Tensor, Tensor], None] | None = None,
     on_step: Callable[[float, Tensor], None] | None = None,
+    on_spikes: Callable[[list[ImageSpikes]], None] | None = None,
     statistics: Tensor | None = None,
 ) -> Tensor:
     """Images `indices` of seed `config.seed`, uint8 [len(indices), C, H, W]; which batch they are in does not matter.
@@ -45,6 +56,7 @@ def generate(
     left in its own.
     on_call(x, t): what the network is called with, each time; of currents the first time step.
     on_step(time, state): the sampler's own states.
+    on_spikes(list): of a converted network, what each image took; once for every group.
     statistics: of Analytic-DPM, see `analytic_statistics`.
     The hooks see the rows of `indices`, one of the `image_groups` after the other.
 
@@ -57,7 +69,7 @@ def generate(
         for part in groups:
             rows = computed_rows(net, part)
             wanted = [rows.index(index) for index in part]
-            made.append(_sample(net, config, rows, wanted, on_call, on_step, statistics))
+            made.append(_sample(net, config, rows, wanted, Hooks(on_call, on_step, on_spikes), statistics))
     place = {index: i for i, index in enumerate(index for part in groups for index in part)}
     return torch.cat(made)[[place[index] for index in indices]]
 
@@ -96,8 +108,7 @@ def _sample(
     config: SampleConfig,
     rows: list[int],
     wanted: list[int],
-    on_call: Callable[[Tensor, Tensor], None] | None,
-    on_step: Callable[[float, Tensor], None] | None,
+    hooks: Hooks,
     statistics: Tensor | None,
 ) -> Tensor:
     """Of the images `rows`, sampled together, those at the places `wanted`; uint8 [len(wanted), C, H, W]."""
@@ -105,16 +116,23 @@ def _sample(
     layout = layout_for(like.device)
 
     def called(x: Tensor, t: Tensor) -> Tensor:
-        if on_call is not None:
-            on_call(x[wanted], t[wanted])
+        if hooks.on_call is not None:
+            hooks.on_call(x[wanted], t[wanted])
         with torch.autocast(like.device.type, torch.bfloat16, enabled=config.amp):
             return denoiser(x.to(memory_format=layout), t).to(like.dtype)
 
     shape = (net.in_channels, net.image_size, net.image_size)
     noise = ImageNoise(config.seed, rows, shape, like.device, like.dtype)
+    on_step, tally = hooks.on_step, SpikeTally()
     step = None if on_step is None else lambda time, state: on_step(time, state[wanted])
-    with net.carrying(config.carry_steps) if config.carry else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if config.carry:
+            stack.enter_context(net.carrying(config.carry_steps))
+        if hooks.on_spikes is not None:
+            stack.enter_context(net.monitored(tally))
         x_0 = run_sampler(called, net.diffusion, net.image_size, config, noise, statistics, step, current_steps(net))
+    if hooks.on_spikes is not None:
+        hooks.on_spikes(tally.of([rows[row] for row in wanted], wanted, net.restarts))
     return to_uint8(x_0[wanted]).cpu()
 
 
@@ -138,6 +156,7 @@ def generate_batches(
     progress: bool = True,
     world: World = ALONE,
     statistics: Tensor | None = None,
+    on_spikes: Callable[[list[ImageSpikes]], None] | None = None,
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
     """Yield (indices of the batch, its images) until all `indices` are done, with one progress bar over calls.
 
@@ -153,8 +172,15 @@ def generate_batches(
         batches = [indices[start : start + size] for start in range(0, len(indices), size)]
     with world.progress(len(indices) * calls, label, "call", progress) as bar:
         for batch in world.share(batches):
-            images = generate(net, config, batch, on_call=lambda x, t: bar.update(len(x)), statistics=statistics)
-            yield batch, images
+            yield (
+                batch,
+                generate(
+                    *(net, config, batch),
+                    on_call=lambda x, t: bar.update(len(x)),
+                    on_spikes=on_spikes,
+                    statistics=statistics,
+                ),
+            )
 
 
 def generate_all(

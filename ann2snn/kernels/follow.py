@@ -174,12 +174,19 @@ def advance(
         if report is not None:
             report(level - neurons.levels.start)
         return level, hole
-    event, limits = target.sub_(level), neurons.limits(pace)
+    limits = neurons.limits(pace)
+    if limits is None:  # free to go there: two passes less
+        hole = holes(target)
+        if hole is not None:
+            target = torch.where(hole, level, target)
+        if report is not None:
+            report(target - level)
+        return level.copy_(target), hole
+    event = target.sub_(level)
     hole = holes(event)
     if hole is not None:
         event = event.masked_fill_(hole, 0)
-    if limits is not None:
-        event = event.clamp_(*limits)
+    event = event.clamp_(*limits)
     if report is not None:
         report(event)
     level += event

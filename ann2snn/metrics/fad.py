@@ -31,7 +31,8 @@ from .features import Extracted
 from .frechet import FeatureStatistics, frechet_distance
 from .stats_file import ReferenceStatistics, read_stats
 
-PUBLISHED, EVAL = MODES = ("published", "eval")
+PUBLISHED = "published"
+MODES = (PUBLISHED, "eval")
 BATCH = 256  # of the published statistics; the last batch has what is left
 
 

@@ -40,17 +40,6 @@ class FeatureStatistics:
         centred = features - mean
         self._join(len(features), mean, centred.T @ centred)
 
-    def merge(self, other):
-        """Adds what `other` (a FeatureStatistics, of another rank say) has gathered; `other` stays as it is.
-
-        Raises:
-            UserError: the two differ in dimension.
-        """
-        if other.dim != self.dim:
-            raise UserError(f"cannot merge statistics of {other.dim} features into {self.dim}: use one extractor")
-        if other.count:
-            self._join(other.count, other.mean, other.scatter)
-
     def reduced_over(self, world):
         """The statistics of what all processes of `world` have gathered; a new object, the same on each."""
         if world.size == 1:

@@ -59,21 +59,6 @@ class InceptionScore:
         self.entropy.index_add_(0, split, torch.special.entr(p).sum(dim=1).cpu())
         self.probability.index_add_(0, split, p.cpu())
 
-    def merge(self, other):
-        """Adds what `other` (an InceptionScore, of another rank say) has gathered; `other` stays as it is.
-
-        Raises:
-            UserError: the two differ in splits or in total.
-        """
-        if (other.splits, other.total) != (self.splits, self.total):
-            raise UserError("cannot merge Inception Scores that differ in splits or total: give every rank the same")
-        self.count += other.count
-        self.entropy += other.entropy
-        if self.probability is None:
-            self.probability = None if other.probability is None else other.probability.clone()
-        elif other.probability is not None:
-            self.probability += other.probability
-
     def reduced_over(self, world):
         """The score of what all processes of `world` have gathered; a new object, the same on each."""
         if world.size == 1:

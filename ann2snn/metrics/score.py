@@ -10,11 +10,11 @@ from .frechet import FeatureStatistics, frechet_distance
 from .inception_score import InceptionScore
 
 
-def score_images(batches, extractor, stats, splits=10, total=None, progress=True):
-    """Scores images against reference statistics.
+def score_numbered(batches, extractor, stats, splits=10, total=None, progress=True, world=ALONE):
+    """Scores images, which the processes of `world` share, against reference statistics.
 
     Args:
-        batches: iterable of uint8 [B,C,H,W].
+        batches: iterable of (indices [B], uint8 [B,C,H,W]): this process's images and which of all they are.
         extractor: a features.FeatureExtractor.
         stats: stats_file.ReferenceStatistics made with the same extractor.
         splits: splits of the Inception Score.
@@ -22,25 +22,10 @@ def score_images(batches, extractor, stats, splits=10, total=None, progress=True
         progress: show a bar on a terminal.
 
     Returns:
-        The dict of `figures`.
-
-    Raises:
-        UserError: the statistics are another extractor's, or the images are too few or malformed.
-    """
-    return score_numbered(numbered(batches), extractor, stats, splits, total, progress)
-
-
-def score_numbered(batches, extractor, stats, splits=10, total=None, progress=True, world=ALONE):
-    """Like `score_images`, of images that the processes of `world` share.
-
-    Args:
-        batches: iterable of (indices [B], uint8 [B,C,H,W]): this process's images and which of all they are.
-
-    Returns:
         The dict of `figures`, the same on every process.
 
     Raises:
-        UserError: as `score_images`.
+        UserError: the statistics are another extractor's, or the images are too few or malformed.
     """
     _check_match(extractor, stats)  # before the long work
     gathered = accumulate(batches, extractor, splits, total, progress and world.main)

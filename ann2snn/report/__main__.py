@@ -9,10 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..errors import UserError, forgiving_output
-from .collect import collect
-from .summary import summary_text, verdict
-from .writer import write
+from ..errors import UserError
+from ..output import unbreakable_output
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +21,16 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("logdir", metavar="LOGDIR", type=Path, help="the --logdir of the run")
     logdir = parser.parse_args(arguments).logdir
-    forgiving_output()
+    with unbreakable_output():
+        return report(logdir)
+
+
+def report(logdir: Path) -> int:
+    """Write the report and print its summary; the exit code."""
+    from .collect import collect  # what takes seconds to import is imported where it is used: --help does without
+    from .summary import summary_text, verdict
+    from .writer import write
+
     try:
         run = collect(logdir)
         path = write(run)

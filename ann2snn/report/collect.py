@@ -16,6 +16,7 @@ from ..files.plain import read_text
 from ..generate.images import existing_indices
 from ..run.log import RESULTS
 from ..run.rasters import load_rasters
+from .carried import CarryFile, parse_carry
 from .costs import CostFile, parse_costs
 from .direct import direct_of_flags, direct_of_name, tsm_folders
 from .finetuned import FineTuned, find_finetuned
@@ -38,11 +39,11 @@ HOW = (
     *("count", "extractor", "notes", "checkpoint", "step", "network", "bits", "weights", "spiking", "sampler"),
     *("sampler_steps", "eta", "clip_x0", "var_type", "seed", "reference", "reference_count", "image_size"),
     *("device", "date", "time_steps", "pr_k", "pr_images", "pr_data", "direct", "sampler_options"),
-    *("fad_encoder", "fad_reference"),
+    *("fad_encoder", "fad_reference", "spikes_per_call", "time_steps_per_call", "restarts_per_image"),
 )
 MOST_SCORES = 200  # lines that are shown: a table of more is not read
 #: Of these, the ones that may differ between two lines where the newer replaces the older.
-INCIDENTAL = ("notes", "device", "date", "time_steps")
+INCIDENTAL = ("notes", "device", "date", "time_steps", "spikes_per_call", "time_steps_per_call", "restarts_per_image")
 NO_OPTIONS = {"sampler_options": {}}  # what lines have in effect that were written before there were any
 
 
@@ -93,6 +94,7 @@ class Run:
     finetunings: list[FineTuned] = field(default_factory=list)  # newest first
     rasters: list[Raster] = field(default_factory=list)
     costs: CostFile | None = None
+    carried: CarryFile | None = None
     scores: list[Score] = field(default_factory=list)
     training_scores: dict[int, dict[str, float]] = field(default_factory=dict)
     image_sets: list[ImageSet] = field(default_factory=list)
@@ -146,6 +148,7 @@ class Run:
             self.finetunings,
             self.rasters,
             self.costs,
+            self.carried,
             self.scores,
             self.training_scores,
         )
@@ -182,6 +185,7 @@ def _collect_files(run: Run) -> None:
         run.gaps_finetuned = parse_gaps(read_json(logdir / name, notes), name, notes)
     run.rasters = find_rasters(logdir / "raster.npz", notes)
     run.costs = parse_costs(read_json(logdir / "cost.json", notes), "cost.json", notes)
+    run.carried = parse_carry(read_json(logdir / "carry.json", notes), "carry.json", notes)
     lines = read_json_lines(logdir / RESULTS, notes)
     run.scores = newest_scores([line for line in lines if "network" in line], notes)
     run.training_scores = training_scores([line for line in lines if "network" not in line], notes)

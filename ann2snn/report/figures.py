@@ -11,13 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ..convert import GapReport
+from ..run.tables import ROUNDING
+from .carried import CarryFile
 from .collect import Run
 from .direct import tuned_chart
 from .finetuned import FineTuned
 from .modes import GREY, PURPLE, Mode, colours
 from .raster import raster_chart
 from .style import WIDTH
-from .summary import ROUNDING, all_reports
+from .summary import all_reports
 
 LIGHT = "#b5b5b5"
 STYLE = {
@@ -56,6 +58,8 @@ def charts(run: Run) -> dict[str, bytes]:
             drawn["firing_rate"] = to_png(rate_chart(fired))
         if run.finetuned and run.finetuned.blocks:
             drawn["finetune"] = to_png(finetune_chart(run.finetuned))
+        if run.carried and run.carried.spikes:
+            drawn["carry"] = to_png(carry_chart(run.carried))
         if run.rasters:
             drawn["raster"] = to_png(raster_chart(run.rasters))
     for tuned in run.tsm_runs:
@@ -162,6 +166,20 @@ def finetune_chart(tuned: FineTuned) -> Figure:
     axes.set_ylim(bottom=0)
     axes.set_ylabel("relative error on held-back images")
     _name_blocks(axes, [block.block for block in tuned.blocks], bold_last=False)
+    _legend(figure, axes)
+    return figure
+
+
+def carry_chart(carried: CarryFile) -> Figure:
+    """Spikes of every call along the sampler's path, from rest and carried."""
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    for (label, series), colour, marker in zip(carried.spikes.items(), (GREY, PURPLE), "so", strict=False):
+        shown = [value if value > 0 else math.nan for value in series]
+        axes.plot(range(1, len(series) + 1), shown, color=colour, marker=marker, markersize=4, label=label)
+    _log_axis(axes)
+    axes.set_xlabel("call of the sampler, from noise to image")
+    axes.set_ylabel("spikes per image")
     _legend(figure, axes)
     return figure
 

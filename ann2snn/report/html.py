@@ -15,12 +15,14 @@ from .direct import tuned_chart
 from .finetuned import blocks_table, finetuned_table
 from .grids import Grid, GridGroup, sample_groups, training_grids
 from .modes import Mode, colours
-from .parse import clean, sampling_text
+from .parse import clean, number, sampling_text
 from .style import CSS
 from .summary import (
     all_reports,
     amount,
     counted,
+    distance,
+    percent,
     score_names,
     score_value,
     summary_notes,
@@ -57,6 +59,10 @@ DIRECT_NOTE = (
     "as the network ran. <b>Steps per call</b>: time steps for one call of the network, in each of which spikes cross "
     "all of it. <b>Spikes</b>: for one image and one call; an image takes as many calls as the sampler has steps.</p>"
 )
+CARRY_CAPTION = (
+    "<b>Spikes of each call</b>, on the path of the quantized network; logarithmic. The first call runs from rest in "
+    "either case."
+)
 FINETUNE_NOTE = (
     "<p class=note>Newest run first. <b>Gap</b>: of the prediction on images held back from tuning, before any tuning "
     "and for the network that was kept.</p>"
@@ -81,6 +87,7 @@ def page(run: Run, charts: dict[str, bytes]) -> str:
         _finetune(run, charts),
         optional("Spikes", *_spike_parts(run, charts)),
         optional("Cost", *_cost_parts(run)),
+        optional("Carrying", *_carry_parts(run, charts)),
         *tuned,
     ]
     title = f"{escape(run.name)}: {'' if run.direct else 'conversion '}report"
@@ -270,6 +277,21 @@ def _cost_parts(run: Run) -> list[str]:
     return parts
 
 
+def _carry_parts(run: Run, charts: dict[str, bytes]) -> list[str]:
+    """What it takes if levels are carried from call to call."""
+    carried = run.carried
+    if carried is None:
+        return []
+    saving = "" if math.isnan(carried.share) else f": {percent(carried.share)} of the spikes"
+    return [
+        f"<p>Levels carried from one call of the sampler ({escape(carried.sampler)}) to the next, so that spikes are "
+        f"sent only for what changes{saving}; the network then {distance(carried.worst)} in every call.</p>",
+        chart(charts, "carry", CARRY_CAPTION),
+        _text_table(*cost_table(carried.costs)),
+        "<p class=note>Per image and call, the mean of all calls, the first from rest among them.</p>",
+    ]
+
+
 def raster_caption(rasters: Sequence[Raster]) -> str:
     """What the raster shows, and that its neurons are busier than the average one."""
     if not rasters:
@@ -351,6 +373,7 @@ def how_scored(score: Score, footnotes: dict[str, int]) -> dict[str, str]:
         "images": show(score.count),
         "extractor": score.text("extractor"),
         "sampler": "–" if score.is_real else sampling_text(score.line),
+        "spikes per call": amount(number(score.line.get("spikes_per_call"))),
         "seed": score.text("seed"),
         "checkpoint": score.text("checkpoint"),
         "trained or tuned steps": score.text("step"),

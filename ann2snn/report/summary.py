@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 from ..config import FULL_PRECISION
 from ..convert import GapReport
-from ..run.tables import show, text_table
+from ..run.tables import distance, percent, show, text_table
 from .collect import Run, Score
 from .modes import NETWORK_LABELS, USUAL_MODES, Mode
 
-ROUNDING = 1e-9  # relative errors below are float64's rounding, not the network's
 #: Settings two scores must share to be compared, as the reader knows them.
 COMPARABLE = {
     "extractor": "extractor",
@@ -235,17 +234,6 @@ def _gap_clauses(run: Run) -> list[str]:
             name += f" ({row.steps} steps)"
         clauses.append(f"{name} {distance(row.gap)}")
     return clauses
-
-
-def distance(gap: float) -> str:
-    """A relative error in words."""
-    if gap == 0:
-        return "equals its quantized ANN exactly"
-    return f"equals it to rounding ({gap:.0e})" if gap < ROUNDING else f"is {percent(gap)} off"
-
-
-def percent(value: float) -> str:
-    return f"{100 * value:.3g} %"
 
 
 def _finetune_clause(run: Run) -> str:

@@ -25,7 +25,8 @@ from ..generate.sampling import generate_all
 from ..nets import UNet
 from ..nets.direct import DirectDenoiser
 from ..run.rasters import save_rasters
-from ..run.tables import gap_table
+from ..run.tables import distance, gap_table
+from .carrying import CARRY_FILE, measure_carrying
 from .common import owning
 from .cost import COST_FILE, COST_IMAGES, measure_and_write
 
@@ -54,11 +55,13 @@ def run(
     """
     ann: UNet = place(source.net, world.device)
     snn = converted(ann, spiking, spike_chunk)
+    if sample.carry:
+        snn.check_carrying(sample.carry_steps)
     prepare_folder(logdir)
     with owning(logdir, "convert", world):
         accepted()
         if world.main:
-            payload = checkpoint.snn_payload(snn, stage="converted", source=source.hash, step=source.step)
+            payload = checkpoint.payload_of(snn, stage="converted", source=source.hash, step=source.step)
             checkpoint.save(logdir / CONVERTED, payload)
             steps = f"T = {snn.clock.spike_steps} time steps"
             print(f"{logdir / CONVERTED}: {ann.config.bits} bits, {steps}, {spiking.schedule}")
@@ -73,13 +76,17 @@ def run(
 def measure(
     logdir: Path, ann: UNet, snn: SpikingNetwork, spiking: SpikingConfig, sample: SampleConfig, images: int
 ) -> None:
-    """Write `gap.json`, `cost.json` and `raster.npz`; print the tables."""
+    """Write `gap.json`, `cost.json`, `raster.npz`, and where levels are carried `carry.json`; print the tables."""
     reports = gap_reports(ann, snn, spiking, images, sample.seed)
     write_gap(logdir / GAP_FILE, reports, images, depth=snn.depth)
     print_gap(reports, images)
     modes, calls = [report.spiking for report in reports], sample.calls(ann.diffusion)
     measure_and_write(logdir / COST_FILE, ann, {"converted": snn}, modes, min(images, COST_IMAGES), sample.seed, calls)
+    if sample.carry:
+        measure_carrying(logdir / CARRY_FILE, ann, snn, sample, min(images, COST_IMAGES))
     write_raster(logdir / RASTER_FILE, ann, snn, sample.seed)
+    said = (f"{report.label} {distance(report.prediction.error)}" for report in reports)
+    print(f"The spiking network's prediction: {'; '.join(said)}.")
 
 
 def converted(ann: nn.Module, spiking: SpikingConfig, spike_chunk: int = 0) -> SpikingNetwork:
@@ -146,22 +153,31 @@ def print_gap(reports: list[GapReport], images: int) -> None:
     )
 
 
-def grid_name(net: nn.Module) -> str:
-    """`images/SNN_T{T}.png` for a converted network, SDDPM_T or FSDDIM_T for those, `images/ANN.png` for an ANN."""
+def grid_name(net: nn.Module, carried: bool = False) -> str:
+    """`images/SNN_T{T}.png` for a converted network, SDDPM_T or FSDDIM_T for those, `images/ANN.png` for an ANN.
+
+    carried: `images/SNN_T{T}_carried.png`.
+    """
     if isinstance(net, DirectDenoiser):
         return f"images/{net.config.arch.upper()}_T{net.spike_steps}.png"
-    return f"images/SNN_T{net.clock.spike_steps}.png" if isinstance(net, SpikingNetwork) else "images/ANN.png"
+    if not isinstance(net, SpikingNetwork):
+        return "images/ANN.png"
+    return f"images/SNN_T{net.clock.spike_steps}{'_carried' if carried else ''}.png"
 
 
 def write_grids(
     logdir: Path, nets: Iterable[nn.Module], sample: SampleConfig, count: int, batch_size: int, world: World
 ) -> None:
-    """A picture of each network's images, all from the same noise, named by `grid_name`."""
+    """A picture of each network's images, all from the same noise, named by `grid_name`.
+
+    Where levels are carried, a spiking network's are drawn without that as well.
+    """
     nrow = max(1, math.isqrt(count))
-    for net in nets:
-        path = logdir / grid_name(net)
-        carry = sample.carry and isinstance(net, SpikingNetwork)
-        how = sample if carry else replace(sample, carry=False, carry_steps=AUTO)
+    ways = [(net, sample.from_rest()) for net in nets]
+    if sample.carry:
+        ways += [(net, sample) for net, _ in ways if isinstance(net, SpikingNetwork)]
+    for net, how in ways:
+        path = logdir / grid_name(net, how.carry)
         images = generate_all(net, how, count, batch_size, world)
         if world.main:
             save_grid(images, path, nrow)

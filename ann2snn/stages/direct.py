@@ -44,17 +44,10 @@ def export(logdir: Path, sample: SampleConfig, world: World, gap_images: int, gr
 
 def payload_of(source: checkpoint.Loaded) -> dict:
     """The averaged weights of a training checkpoint, as a network to hand on."""
-    net: DirectDenoiser = source.net
-    trained = source.raw.get("config", {}).get("train", {})
-    config = {"arch": net.config.arch, "unet": net.config.to_dict(), "diffusion": net.diffusion.to_dict()}
-    return {
-        "kind": "direct",
-        "stage": "sdm" if getattr(net.config, "tsm", False) else "trained",
-        "format": checkpoint.FORMAT,
-        "ema_model": net.state_dict(),
-        "step": source.step,
-        "config": config | {"train": trained},
-    }
+    stage = "sdm" if getattr(source.net.config, "tsm", False) else "trained"
+    payload = checkpoint.payload_of(source.net, stage=stage, step=source.step)
+    payload["config"]["train"] = source.raw.get("config", {}).get("train", {})
+    return payload
 
 
 def tsm_folder(logdir: Path, spike_steps: int, name: str = "") -> Path:

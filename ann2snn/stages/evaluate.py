@@ -25,6 +25,7 @@ from ..distributed.world import ALONE, World
 from ..files.atomic import sweep
 from ..generate.images import existing_indices, image_path, read_images, save_grid, save_images, save_npz
 from ..generate.sampling import generate, generate_batches, image_groups
+from ..generate.spikes import keep_spikes, kept_spikes
 from ..metrics.features import FeatureExtractor
 from ..metrics.score import make_stats as gather_stats
 from ..metrics.score import score_numbered, usual_splits
@@ -150,10 +151,26 @@ def run(
         where = {"image_size": source.net.image_size, "device": str(world.device), "reference": stats_name}
         where["time_steps"] = getattr(source.net, "time_steps", None)
         count = config.num_images
+        if sample.carry:
+            where |= carried_counts(folder, count, sample.calls(source.net.diffusion))
         batches = image_batches(folder, count, world)
         beside = None if fad is None else partial(fad.score, image_batches(folder, count))
         score_and_record(logdir, batches, count, extractor, stats, made_with | where, world, real, beside)
     return 0
+
+
+def carried_counts(folder: Path, count: int, calls: int) -> dict[str, object]:
+    """Of the images 0..count−1 of `folder`, in the mean: spikes and time steps a call, of `calls`; and restarts.
+
+    restarts_per_image: calls that began from rest, the first among them.
+    """
+    found = kept_spikes(folder, count)
+    if not found:
+        return {}
+    spikes, steps, restarts = (
+        sum(getattr(one, name) for one in found) / len(found) for name in ("spikes", "time_steps", "restarts")
+    )
+    return {"spikes_per_call": spikes / calls, "time_steps_per_call": steps / calls, "restarts_per_image": restarts}
 
 
 def present(logdir: Path, folder: Path, config: EvalConfig) -> None:
@@ -239,6 +256,13 @@ def score_and_record(
     if made_with.get("time_steps"):
         steps, calls = made_with["time_steps"], made_with["sampler_steps"]
         print(f"latency: {steps} time steps per network call, {calls} calls an image")
+    if "spikes_per_call" in made_with:
+        spikes, steps = made_with["spikes_per_call"], made_with["time_steps_per_call"]
+        restarts = made_with["restarts_per_image"]
+        print(
+            f"carried: {spikes:,.0f} spikes in {steps:.3g} time steps per image and network call; "
+            f"{restarts:g} of {made_with['sampler_steps']} calls an image began from rest"
+        )
     for note in scores["notes"]:
         print(f"note: {note}")
 
@@ -313,7 +337,11 @@ def generate_missing(
         net = place(source.net, world.device).eval()
         label = f"images → {folder.name}"
         batches = generate_batches(
-            net, sample, missing, config.batch_size, label=label, world=world, statistics=statistics
+            *(net, sample, missing, config.batch_size),
+            label=label,
+            world=world,
+            statistics=statistics,
+            on_spikes=partial(keep_spikes, folder) if sample.carry else None,
         )
         for indices, images in batches:
             for index, image in zip(indices, images, strict=True):

@@ -18,14 +18,18 @@ from ..finetune import BlockReport, prediction_gap, tune_block
 from ..finetune.inputs import HELD_BACK, hold_back, noised_batches, sampler_batches
 from ..finetune.subject import Batch
 from ..generate.images import save_grid
+from ..generate.probe import sampler_calls
 from ..generate.sampling import generate_all
 from ..nets import UNet
 from ..run.log import RunLog
 from ..signals import Interruption
+from .carrying import CARRY_FILE, MOST_CALLS, carried_errors, measure_carrying
 from .common import SilentLog, due, owning, record_changes
 from .convert import GAP_FILE, converted, gaps_under, print_gap, write_gap
 from .cost import COST_FILE, COST_IMAGES, measure_and_write
 from .finetune_run import BEST, FineTuneConfig, Run, made_of
+
+CARRIED_IMAGES = 8  # that carried calls are judged on: a trajectory has many calls of each
 
 
 def run(
@@ -50,6 +54,13 @@ def run(
     )
     world.rows(config.batch_size, "--ft_batch_size")
     ann: UNet = place(source.net, world.device)
+    if sample.carry:
+        converted(ann, spiking).check_carrying(sample.carry_steps)
+        calls = sample.calls(ann.diffusion)
+        require(
+            calls <= MOST_CALLS,
+            f"--carry judges on all calls of a sampler, {calls:,} an image: use {MOST_CALLS} at most (--sampler_steps)",
+        )
     folder = prepare_folder(logdir / config.folder_name(ann.config.bits))
     with owning(folder, "finetune", world):
         inputs = made_of(dataset, sample, ann.diffusion, config.inputs)
@@ -72,7 +83,10 @@ def run(
 
 
 def measure_result(run: Run, images: int, sample: SampleConfig) -> None:
-    """`gap.json` and `cost.json` of `model_best.pt`, beside those of the converted network, in the run's folder."""
+    """`gap.json`, `cost.json` and with `sample.carry` `carry.json` of `model_best.pt`, in the run's folder.
+
+    Beside those of the converted network.
+    """
     best = checkpoint.load(run.folder / BEST).net
     place(best, next(run.ann.parameters()).device)
     best.set_spike_chunk(run.config.spike_chunk)
@@ -87,6 +101,27 @@ def measure_result(run: Run, images: int, sample: SampleConfig) -> None:
     print_gap(reports, images)
     calls = sample.calls(run.ann.diffusion)
     measure_and_write(run.folder / COST_FILE, run.ann, gaps, [spiking], min(images, COST_IMAGES), seed, calls)
+    if sample.carry:
+        path = run.folder / CARRY_FILE
+        measure_carrying(path, run.ann, best, sample, min(images, COST_IMAGES), "fine-tuned")
+
+
+class _Judge:
+    """The figure by which the best network is kept: relative error of the prediction on inputs that tuning never sees.
+
+    Of calls from rest, on images held back; with `sample.carry` the mean over all calls of that sampler, with levels
+    carried from one to the next.
+    """
+
+    def __init__(self, run: Run, held_back: list[Batch], sample: SampleConfig) -> None:
+        self.run, self.held_back, self.steps = run, held_back, sample.carry_steps
+        self.calls = sampler_calls(run.ann, sample.from_rest(), CARRIED_IMAGES) if sample.carry else []
+
+    def gap(self) -> float:
+        if not self.calls:
+            return prediction_gap(self.run.ann, self.run.snn, self.held_back, self.run.world)
+        errors = carried_errors(self.run.ann, self.run.snn, self.calls, self.steps)
+        return sum(errors) / len(errors)
 
 
 class _Interrupted(Exception):  # noqa: N818 - control flow, not an error
@@ -98,8 +133,9 @@ def _tune_all(run: Run, dataset: ImageDataset, sample: SampleConfig, log: RunLog
     x, t = next(noised_batches(judged_on, run.ann, HELD_BACK, run.config.seed, start_step=0))
     few = HELD_BACK < run.world.size  # then every process judges on all
     held_back = [(x, t) if few else (run.world.share(x), run.world.share(t))]
+    judge = _Judge(run, held_back, sample)
     if not run.gaps:
-        run.gaps.append(prediction_gap(run.ann, run.snn, held_back, run.world))
+        run.gaps.append(judge.gap())
     run.keep_if_best()  # also of a resumed run: a rescued state comes without it
     bar = tqdm(total=run.steps_planned, desc="fine-tune", unit="step", disable=None if run.world.main else True)
     stop = 0
@@ -116,7 +152,7 @@ def _tune_all(run: Run, dataset: ImageDataset, sample: SampleConfig, log: RunLog
                 break
             bar.update(run.config.tuning(name).steps - report.steps)
             run.reports.append(report)
-            run.gaps.append(prediction_gap(run.ann, run.snn, held_back, run.world))
+            run.gaps.append(judge.gap())
             if run.world.main:
                 tqdm.write(
                     f"{name}: gap {report.gap_before:.4f} → {report.gap_after:.4f} in {report.seconds:.0f} s; "

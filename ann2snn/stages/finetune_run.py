@@ -32,6 +32,7 @@ from ..finetune.inputs import HELD_BACK
 from ..nets import UNet
 from ..run.tables import text_table
 from ..training.state import parse_progress
+from .claims import told
 from .common import changes_text, newest
 from .convert import converted
 
@@ -48,11 +49,13 @@ SAMPLER_FIELDS = {
 
 
 def made_of(dataset: ImageDataset, sample: SampleConfig, diffusion: DiffusionConfig, inputs: str) -> dict:
-    """By flag, what decides the inputs of a fine-tuning: a resumed run must share it. Data by their fingerprint."""
+    """By flag, what decides inputs and judgement of a fine-tuning: a resumed run must share it. Data by fingerprint."""
     found = {"dataset_type": dataset.name, "data_dir": dataset.fingerprint(), "amp": sample.amp}
-    if inputs == "sampler":
+    if inputs == "sampler" or sample.carry:
         found |= {flag: getattr(sample, field) for flag, field in SAMPLER_FIELDS.items()}
         found["var_type"] = diffusion.var_type
+    if sample.carry:
+        found |= {"carry": True, "carry_steps": sample.carry_steps}
     return found
 
 
@@ -197,7 +200,7 @@ class Run:
         return {**fixed, "source": self.source, "spiking": self.snn.spiking.to_dict()}
 
     def payload(self) -> dict:
-        return checkpoint.snn_payload(self.snn, stage="finetuned", source=self.source, step=self.steps_done)
+        return checkpoint.payload_of(self.snn, stage="finetuned", source=self.source, step=self.steps_done)
 
     def restore(self) -> None:
         """Take up a run that stopped between two blocks. Raises UserError if it is another run's."""
@@ -229,7 +232,7 @@ class Run:
             if flag not in free:
                 cure = f", or allow it with --resume_with={flag}" if flag in RESUME_WITH else ""
                 raise UserError(
-                    f"cannot resume {path}: it was made with {name}={stored.get(name)}, now {name}={value}; "
+                    f"cannot resume {path}: it was made with {told(name, stored.get(name), value)}; "
                     f"correct the flag, choose another --ft_name, or remove the folder{cure}"
                 )
             changes[flag] = (stored.get(name), value)
@@ -276,7 +279,8 @@ class Run:
         ]
         print(text_table(header, rows))
         best = min(self.gaps)
-        print(f"prediction gap on {HELD_BACK} held-back images: {self.gaps[0]:.4f} converted, {best:.4f} best")
+        judged = "of carried calls" if self.inputs.get("carry") else f"on {HELD_BACK} held-back images"
+        print(f"prediction gap {judged}: {self.gaps[0]:.4f} converted, {best:.4f} best")
         print(f"{self.folder / BEST}: the network with the smallest prediction gap")
         summary = {"identity": self.identity(), "prediction_gap": self.gaps, "best_gap": best}
         summary["blocks"] = [dataclasses.asdict(report) for report in self.reports]

@@ -18,6 +18,7 @@ from quant.calibrate import calibrate_activations
 
 from ..checkpoints import checkpoint
 from ..config import FULL_PRECISION, DiffusionConfig, TrainConfig, require
+from ..config.names import both
 from ..data import ImageDataset, to_model_range
 from ..diffusion.ema import ema_decay_at
 from ..diffusion.process import denoising_loss, draw_times, make_process, network_pair
@@ -326,11 +327,15 @@ def averaging(net: nn.Module) -> DistributedDataParallel:
 
 
 def lr_factor(step: int, config: TrainConfig) -> float:
-    """Linear warm-up (the first step already moves), then constant or half a cosine down to 0."""
+    """Linear warm-up (the first step already moves); then constant, half a cosine down to 0, or constant and at last
+    linearly to 0 over the last tenth of all steps, so that a run which was planned open-ended can be brought to an end.
+    """
     if step < config.warmup:
         return (step + 1) / config.warmup
     if config.lr_decay == "none":
         return 1.0
+    if config.lr_decay == "cooldown":
+        return min(1.0, max(0.0, 10 * (1 - step / config.total_steps)))
     share = (step - config.warmup) / max(1, config.total_steps - config.warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
@@ -338,6 +343,6 @@ def lr_factor(step: int, config: TrainConfig) -> float:
 def _require_same(path: Path, name: str, stored: object, asked: object, cure: str = "") -> None:
     if stored != asked:
         raise UserError(
-            f"cannot resume {path}: it was trained with {name}={stored}, now {name}={asked}; "
+            f"cannot resume {path}: it was trained with {both(name, stored, asked)}; "
             f"correct the flag or choose another --logdir{cure}"
         )

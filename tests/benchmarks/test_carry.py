@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ann2snn.checkpoints import checkpoint
-from benchmarks import carry
+from benchmarks import carry, carry_figure
 from tests.helpers import random_ann
 
 
@@ -35,6 +35,28 @@ def test_carrying_is_exact_and_takes_fewer_spikes(path, tmp_path, capsys):
     assert "layer_sync, carried" in printed and "b-bit ANN, zeros skipped" in printed
 
 
+def test_scores_are_drawn_and_what_is_known_is_not_computed_again(path, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(carry, "scorer", lambda *_: lambda net, sample: 10.0 - sample.steps)
+    out, plot = tmp_path / "carry.json", tmp_path / "carry.png"
+    flags = [f"--checkpoint={path}", "--images=1", "--eta", "0", f"--out={out}", "--quick", "--stats=any.npz"]
+    assert carry.main([*flags, "--steps", "3", "--score=4"]) == 0
+    before = json.loads(out.read_text())["rows"]
+    more = ["--steps", "3", "5", "--sampler", "ddim", "dpmpp", "--carry_steps", "1", "--score=4", f"--plot={plot}"]
+    assert carry.main([*flags, *more]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert rows[: len(before)] == before and plot.read_bytes().startswith(b"\x89PNG")
+    found = {(row["sampler"], row["steps"], row["score"]) for row in rows if row["way"] == "layer_sync, carried"}
+    assert found == {("ddim", 3, 7.0), ("ddim", 5, 5.0), ("dpmpp", 3, 7.0), ("dpmpp", 5, 5.0)}
+    limited = [row for row in rows if row["way"] == "stream, 1 steps a call"]
+    assert len(limited) == 3 and all(row["worst_error"] > 0 for row in limited)
+    assert carry_figure.best([(1, 5), (2, 6), (3, 4), (3, 3)]) == [(1, 5), (3, 3)]
+
+
 def test_a_missing_or_spiking_network_is_one_line(path, tmp_path, capsys):
     assert carry.main([f"--checkpoint={tmp_path}/none.pt"]) == 2
     assert capsys.readouterr().err.startswith("error: no checkpoint at")
+    assert carry.main([f"--checkpoint={path}", "--score=4"]) == 2
+    assert "--stats" in capsys.readouterr().err
+    (tmp_path / "other.json").write_text("[]")
+    assert carry.main([f"--checkpoint={path}", f"--out={tmp_path}/other.json"]) == 2
+    assert "choose another --out" in capsys.readouterr().err

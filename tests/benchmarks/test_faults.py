@@ -11,6 +11,7 @@ from PIL import Image
 
 from ann2snn.checkpoints import checkpoint
 from benchmarks import fault_checks as checks
+from benchmarks import fault_kinds as kinds
 from benchmarks import fault_runs as runs
 from benchmarks import faults
 from tests.helpers import random_ann
@@ -25,7 +26,7 @@ def test_a_short_campaign_finds_nothing_lost(tmp_path, capsys):
     kills = content["kills"]
     assert len(kills) == 6 and {kill["stage"] for kill in kills} >= {"train", "convert", "fine-tune"}
     assert all(kill["recovered"] and not kill["different"] and not kill["unloadable"] for kill in kills)
-    assert all(set(kill["codes"]) <= {-signal.SIGKILL, 143} for kill in kills)
+    assert all(set(kill["codes"]) <= {-signal.SIGKILL, 2, 129, 143} for kill in kills)
     assert printed.out.count("\n") >= 6 and "mean steps lost" in printed.out
     assert str(tmp_path) not in out.read_text()
     assert not list((tmp_path / "runs").iterdir())
@@ -112,6 +113,11 @@ def kill_of(how, codes):
         ("SIGTERM of all", [143, 1], [1, 1]),
         ("SIGKILL of one", [1, -9], [2, -9]),
         ("SIGKILL of a worker", [1], [143]),
+        ("SIGHUP of the launcher", [129], [-1]),
+        (kinds.DEAF, [143], [1]),
+        (kinds.FULL, [1, 2], [1]),
+        (kinds.UNLOCKED, [2], [143]),
+        (kinds.BROKEN, [2], [-9]),
     ],
 )
 def test_exit_codes_are_held_to_what_is_promised(how, right, wrong):
@@ -131,4 +137,42 @@ def test_a_stage_that_fails_without_a_kill_stops_the_campaign(tmp_path, monkeypa
     stage = runs.Stage("train", "ANN_train.py", ("--train", "--bit=1", f"--logdir={tmp_path}/run"), None, True)
     monkeypatch.setattr(runs, "pipeline", lambda *_: [stage])
     with pytest.raises(faults.StageError, match="bit"):
-        faults.make_reference(tmp_path / "run", runs.ONE, runs.TINY)
+        faults.make_reference(tmp_path / "run", runs.ONE, tmp_path, runs.TINY)
+
+
+def test_faults_of_the_surroundings_are_there_and_then_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(kinds, "IMAGES", 3)
+    images, lock = tmp_path / "images", tmp_path / ".train.lock"
+    kinds.write_images(images)
+    whole = {path.name: path.read_bytes() for path in images.iterdir()}
+    assert len(whole) == 3
+    stage = runs.Stage("train", "ANN_train.py", (), lock, True)
+    with kinds.provoked(kinds.BROKEN, stage, tmp_path, images):
+        assert all(path.stat().st_size == 60 for path in images.iterdir())
+    assert {path.name: path.read_bytes() for path in images.iterdir()} == whole
+    lock.touch()
+    with kinds.provoked(kinds.UNLOCKED, stage, tmp_path, images):
+        assert not lock.exists()
+    with kinds.own_disk(tmp_path / "disk", wanted=True) as mounted:
+        if mounted:
+            with kinds.provoked(kinds.FULL, stage, tmp_path / "disk", images), pytest.raises(OSError, match="space"):
+                (tmp_path / "disk" / "more").write_bytes(bytes(9000))
+            (tmp_path / "disk" / "more").write_bytes(bytes(9000))
+    assert not (tmp_path / "disk").exists()
+
+
+def test_a_rescued_state_is_brought_back_and_only_where_a_stage_resumes(tmp_path):
+    (tmp_path / "ann2snn-rescue-logs-7.pt").write_bytes(b"state")
+    train, convert = (runs.Stage(name, "", (), None, True) for name in ("train", "convert"))
+    with pytest.raises(ValueError, match="convert"):
+        kinds.bring_back(tmp_path, convert, tmp_path)
+    assert kinds.bring_back(tmp_path, train, tmp_path) == "ann2snn-rescue-logs-7.pt"
+    assert (tmp_path / "ckpt.pt").read_bytes() == b"state" and kinds.bring_back(tmp_path, train, tmp_path) == ""
+
+
+def test_a_log_may_lack_lines_after_a_full_disk_but_not_say_anything_else(tmp_path):
+    whole, short, other = (tmp_path / name for name in ("whole", "short", "other"))
+    whole.write_text('{"step": 0, "seconds": 1}\n{"step": 1, "seconds": 2}\n')
+    short.write_text('{"step": 1, "seconds": 3}\n{"ste')
+    other.write_text('{"step": 2, "seconds": 3}\n')
+    assert not checks.differences_of_log(short, whole) and checks.differences_of_log(other, whole)

@@ -54,7 +54,7 @@ def test_an_ann_comes_back(ann, path):
 @pytest.mark.parametrize("spiking", [SpikingConfig(), SpikingConfig("stream", signed=False, settle_steps="auto")])
 def test_a_spiking_network_comes_back_and_runs_as_it_was_stored(ann, path, spiking):
     snn = convert(ann, spiking)
-    checkpoint.save(path, checkpoint.snn_payload(snn, block="tail"))
+    checkpoint.save(path, checkpoint.payload_of(snn, block="tail"))
     loaded = checkpoint.load(path)
     assert isinstance(loaded.net, SpikingNetwork) and loaded.net.spiking == spiking
     assert loaded.raw["block"] == "tail"
@@ -79,7 +79,7 @@ def test_the_hash_names_the_content(ann, path, tmp_path):
 
 def test_a_missing_file_and_a_folder_are_named(path, tmp_path):
     assert "no checkpoint at" in refusal(path)
-    assert "no checkpoint at" in refusal(tmp_path)
+    assert "no folder of a network" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("fraction", [0, 0.01, 0.3, 0.7, 0.99, "last byte"])
@@ -201,7 +201,7 @@ def test_a_contradicting_flag_is_refused_with_both_values(ann, path, options, fl
 
 
 def test_weights_that_are_not_in_the_file_are_refused(ann, path):
-    checkpoint.save(path, checkpoint.snn_payload(convert(ann)))
+    checkpoint.save(path, checkpoint.payload_of(convert(ann)))
     assert "no weights under 'net_model'" in refusal(path, weights="net")
 
 

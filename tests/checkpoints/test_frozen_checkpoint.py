@@ -22,7 +22,7 @@ def test_asking_for_them(schedule):
 
 
 def test_a_file_that_asks_for_them(tmp_path):
-    payload = checkpoint.snn_payload(convert(random_ann().float()))
+    payload = checkpoint.payload_of(convert(random_ann().float()))
     payload["config"]["spiking"]["stream_norm"] = "frozen"
     checkpoint.save(tmp_path / "snn.pt", payload)
     with pytest.raises(UserError, match=INSTEAD) as refusal:
@@ -31,7 +31,7 @@ def test_a_file_that_asks_for_them(tmp_path):
 
 
 def test_a_file_with_their_statistics(tmp_path):
-    payload = checkpoint.snn_payload(convert(random_ann().float()))
+    payload = checkpoint.payload_of(convert(random_ann().float()))
     payload["ema_model"] = dict(payload["ema_model"]) | {"tail.0.frozen_mean": torch.zeros(3, 2)}
     checkpoint.save(tmp_path / "snn.pt", payload)
     with pytest.raises(UserError, match=r"unknown entry tail\.0\.frozen_mean"):

@@ -183,7 +183,7 @@ def test_the_gap_of_a_folded_network_is_that_of_the_network():
 def test_a_saved_folded_network_is_not_taken_for_an_ordinary_one(tmp_path):
     for options in ({"bits": 2}, {"bits": 2, "weight_bits": 4}):
         folded = fold_thresholds(random_snn(**options))
-        checkpoint.save(tmp_path / "snn.pt", checkpoint.snn_payload(folded))
+        checkpoint.save(tmp_path / "snn.pt", checkpoint.payload_of(folded))
         with pytest.raises(UserError, match="refusing .*(folded_theta|wgt_alpha)"):
             ann2snn.load(tmp_path / "snn.pt")
 

@@ -16,14 +16,10 @@ from ann2snn.convert import convert
 from ann2snn.data import load_dataset, to_model_range
 from ann2snn.nets.attention_unet import AttentionUNet, AttentionUNetConfig
 from ann2snn.ptq.calls import fresh, leaves
+from tests import foreign
 from tests.convert.test_random_graphs import Levels
+from tests.foreign import TIMES, normal
 from tests.helpers import assert_equal
-
-TIMES, LABELS = torch.tensor([10, 500]), torch.tensor([1, 2])
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def same(net, snn, call):
@@ -55,24 +51,12 @@ def _moved(x, change):
     return x + change * normal(*x.shape, seed=7) if x.is_floating_point() else x
 
 
-@functools.cache
-def diffusers():
-    return pytest.importorskip("diffusers", reason="diffusers is not installed")
-
-
-def unet(**options):
-    torch.manual_seed(0)
-    shape = {"sample_size": 8, "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
-    attention = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "attention_head_dim": 8}
-    return diffusers().UNet2DModel(**shape, **attention, up_block_types=("AttnUpBlock2D", "UpBlock2D"), **options)
-
-
 def attentions(net):
     return [name for name, module in net.named_modules() if hasattr(module, "to_q")]
 
 
 def test_diffusers_unet():
-    quantized, snn = check(unet(), ((normal(2, 3, 8, 8), TIMES), {}))
+    quantized, snn = check(foreign.unet(), foreign.unet_call())
     described = snn.describe()
     assert set(described.reads_real) >= {"conv_in", "time_embedding.linear_1"}
     # Keys and queries are levels; the weights of the average are not, though the values are.
@@ -85,56 +69,30 @@ def test_diffusers_unet():
 
 
 def test_diffusers_conditional_unet():
-    torch.manual_seed(0)
-    net = diffusers().UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        cross_attention_dim=6,
-        attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )
-    text = {name for name, m in net.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))}
-    call = ((normal(2, 4, 8, 8), TIMES), {"encoder_hidden_states": normal(2, 5, 6, seed=1)})
-    _, snn = check(net, call)
+    net = foreign.conditional_unet()
+    _, snn = check(net, foreign.conditional_call())
     described = snn.describe()
     real = {name for name in described.reads_real if ":" not in name}
-    assert real == {"conv_in", "time_embedding.linear_1"} | text  # the text is no levels
+    assert real == {"conv_in", "time_embedding.linear_1"} | foreign.reads_text(net)  # the text is no levels
     assert {f"{name}:query·key" for name in attentions(net)} <= set(described.reads_spikes)
 
 
 def test_diffusers_transformer():
-    torch.manual_seed(0)
-    shape = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "sample_size": 8, "patch_size": 2}
-    net = diffusers().DiTTransformer2DModel(**shape, in_channels=3, out_channels=3, num_embeds_ada_norm=10)
-    call = ((normal(2, 3, 8, 8),), {"timestep": TIMES, "class_labels": LABELS})
-    _, snn = check(net, call)
+    net = foreign.transformer()
+    _, snn = check(net, foreign.transformer_call())
     assert {f"{name}:query·key" for name in attentions(net)} <= set(snn.describe().reads_spikes)
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
 def test_resnet(granularity):
-    models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
-    torch.manual_seed(0)
-    net = models.resnet18(num_classes=10)
-    net.layer3 = net.layer4 = nn.Identity()
-    net.fc = nn.Linear(128, 10)
-    _, snn = check(net, ((normal(2, 3, 16, 16),), {}), granularity=granularity)
+    _, snn = check(foreign.resnet(), foreign.image_call(), granularity=granularity)
     assert snn.describe().reads_real == ("conv1",)
 
 
 def test_vision_transformer():
-    models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
-    torch.manual_seed(0)
-    shape = {"image_size": 16, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
-    net = models.VisionTransformer(**shape, num_classes=5)
-    nn.init.normal_(net.heads.head.weight)
-    _, snn = check(net, ((normal(2, 3, 16, 16),), {}))
+    _, snn = check(foreign.vision_transformer(), foreign.image_call())
     described = snn.describe()
-    layers = [f"encoder.layers.encoder_layer_{i}.self_attention" for i in range(2)]
-    assert {f"{layer}:query·key" for layer in layers} <= set(described.reads_spikes)
+    assert {f"{layer}:query·key" for layer in foreign.SELF_ATTENTION} <= set(described.reads_spikes)
     assert [name for name in described.reads_real if ":" not in name] == ["conv_proj"]
 
 
@@ -186,8 +144,8 @@ def test_efficientnet_with_its_weights_says_the_same_of_real_images(n, size, bit
     ("scheduler", "how"), [("DDPM", {}), ("DDIM", {}), ("DDIM", {"schedule": "stream", "settle_steps": "auto"})]
 )
 def test_diffusers_pipelines_cannot_tell(scheduler, how):
-    library = diffusers()
-    net = quantize(unet().eval(), 2, [((normal(2, 3, 8, 8).float(), TIMES), {})])
+    library = foreign.diffusers()
+    net = quantize(foreign.unet().eval(), 2, [((normal(2, 3, 8, 8).float(), TIMES), {})])
     kind = getattr(library, f"{scheduler}Scheduler")(num_train_timesteps=50)
     pipeline = getattr(library, f"{scheduler}Pipeline")(unet=net, scheduler=kind)
     pipeline.set_progress_bar_config(disable=True)

@@ -198,14 +198,6 @@ def test_score_is_the_gradient_of_the_log_density(factor):
     torch.testing.assert_close(PROCESS.score(noise, t, factor), gradient, rtol=1e-9, atol=1e-9)
 
 
-def test_noise_predictions_change_factor_without_changing_the_state():
-    x_0, eps, t = draws(5, 3), draws(5, 6, seed=1), torch.tensor([1e-3, 0.05, 0.2, 0.7, 1.0], dtype=torch.float64)
-    lower = PROCESS.change_factor(eps, t, "R", "L")
-    torch.testing.assert_close(PROCESS.diffuse(x_0, t, lower, "L"), PROCESS.diffuse(x_0, t, eps, "R"))
-    torch.testing.assert_close(PROCESS.change_factor(lower, t, "L", "R"), eps)
-    assert PROCESS.change_factor(eps, t, "L", "L") is eps
-
-
 def test_prior_has_the_stationary_variances():
     u = PROCESS.prior(draws(2, 4, 3, 3))
     torch.testing.assert_close(u[:, :2], draws(2, 4, 3, 3)[:, :2])

@@ -11,7 +11,7 @@ from ann2snn.data.toy import toy_distance, toy_points
 from ann2snn.diffusion import VP, ImageNoise, sample_ddim
 from ann2snn.diffusion.cld import CLD
 from ann2snn.diffusion.continuous_vp import ContinuousVP
-from ann2snn.diffusion.gddim import sample_euler, sample_gddim, with_factor, with_label_scale
+from ann2snn.diffusion.gddim import sample_euler, sample_gddim, with_label_scale
 from ann2snn.diffusion.gddim_coefficients import time_grid
 from ann2snn.diffusion.samplers import uniform_times
 from ann2snn.errors import UserError
@@ -202,15 +202,6 @@ def test_image_states_are_sampled_pixel_by_pixel_like_points():
     torch.testing.assert_close(x[1, 2, 1, 2], sample_gddim(GAUSSIAN.net(), PROCESS, pair, steps=6)[0, 0])
     clipped = sample_gddim(GAUSSIAN.net(), PROCESS, images, steps=6, clip=True)
     torch.testing.assert_close(clipped, x.clamp(-1, 1))
-
-
-def test_a_network_trained_for_r_serves_the_cholesky_sampler():
-    u = PROCESS.prior(draws(50, 2))
-    own = sample_gddim(GAUSSIAN.net("L"), PROCESS, u, steps=20, factor="L", denoise=True)
-    turned = with_factor(GAUSSIAN.net("R"), PROCESS, trained="R", wanted="L")
-    torch.testing.assert_close(sample_gddim(turned, PROCESS, u, steps=20, factor="L", denoise=True), own)
-    with pytest.raises(UserError, match="factor=Q"):
-        with_factor(GAUSSIAN.net(), PROCESS, trained="R", wanted="Q")
 
 
 # ---- stochastic sampling ---------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from ann2snn.diffusion.continuous_vp import ContinuousVP
 from ann2snn.diffusion.gddim_coefficients import (
     gddim_coefficients,
     intervals_for,
-    noise_covariance,
+    noise_factor,
     step_coefficients,
     time_grid,
 )
@@ -22,6 +22,12 @@ OTHER = CLD(CLDConfig(inverse_mass=9.0, beta_0=2.0, beta_1=5.0, gamma=0.3, jitte
 VP = ContinuousVP(DiffusionConfig())
 BLUR = BDM(BDMConfig(image_size=3, sigma_blur_max=2.0))
 LAMBDAS = (0.1, 0.3, 0.5, 0.7, 1.0)
+
+
+def noise_covariance(process, t, s, lam):
+    """P of the stochastic step from s to t, from its root."""
+    root = noise_factor(process, t, s, lam)
+    return root @ np.swapaxes(root, -1, -2)
 
 
 # ---- grids and call counts -------------------------------------------------------------------------------------------

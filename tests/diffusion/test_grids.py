@@ -98,7 +98,7 @@ def test_calls_are_as_announced(name, options):
         seen.append(float(t[0]))
         return perfect(x, t)
 
-    if sampler.needs_statistics:
+    if "statistics" in sampler.options:
         options = options | {"statistics": torch.ones(20)}
     announced = check(name, vp, **options)
     x_T = normal(2, 1, 2, 2, seed=1)

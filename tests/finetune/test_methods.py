@@ -107,7 +107,7 @@ def test_expanding_changes_nothing_and_is_saved_with_the_network(tmp_path):
         for _, neuron in snn.neurons():
             neuron.charge += 0.1 * torch.randn(neuron.charge.shape, generator=generator)
         tuned = snn(x, t)
-    checkpoint.save(tmp_path / "snn.pt", checkpoint.snn_payload(snn.float(), stage="finetuned", source="", step=0))
+    checkpoint.save(tmp_path / "snn.pt", checkpoint.payload_of(snn.float(), stage="finetuned", source="", step=0))
     loaded = checkpoint.load(tmp_path / "snn.pt").net.double()
     with torch.no_grad():
         assert not torch.equal(tuned, before)
@@ -117,7 +117,7 @@ def test_expanding_changes_nothing_and_is_saved_with_the_network(tmp_path):
 def test_charges_of_a_wrong_shape_are_refused(tmp_path):
     snn = convert(random_ann(), STREAM)
     expand_neurons(snn, ("charges",), "channel")
-    payload = checkpoint.snn_payload(snn, stage="finetuned", source="", step=0)
+    payload = checkpoint.payload_of(snn, stage="finetuned", source="", step=0)
     name = next(n for n in payload["ema_model"] if n.endswith("block1.1.charge"))
     payload["ema_model"][name] = torch.zeros(3, 1, 1, dtype=torch.float64)
     checkpoint.save(tmp_path / "snn.pt", payload)

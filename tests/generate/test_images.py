@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from ann2snn.errors import UserError
-from ann2snn.generate.images import existing_indices, iter_folder, load_npz, save_grid, save_images, save_npz
+from ann2snn.generate.images import existing_indices, iter_folder, save_grid, save_images, save_npz
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -83,9 +83,9 @@ def test_npz_round_trip_from_tensor_and_folder(tmp_path, channels):
     save_images(images, tmp_path / "out", 0)
     save_npz(tmp_path / "out", tmp_path / "b.npz")
     for name in ("a.npz", "b.npz"):
-        assert torch.equal(load_npz(tmp_path / name), images)
         with np.load(tmp_path / name) as arrays:
-            assert arrays["arr_0"].shape == (4, 5, 6, channels)
+            assert arrays["arr_0"].dtype == np.uint8
+            np.testing.assert_array_equal(arrays["arr_0"], images.permute(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize(
@@ -128,36 +128,3 @@ class Trap:
 
     def __setstate__(self, state):
         Trap.sprung = True
-
-
-def test_load_npz_refuses_foreign_content(tmp_path):
-    image = np.zeros((2, 4, 4, 3), np.uint8)
-    wrong = {
-        "key": {"images": image},
-        "dtype": {"arr_0": image.astype(np.float32)},
-        "rank": {"arr_0": image[0]},
-        "order": {"arr_0": image.transpose(0, 3, 1, 2)},
-        "empty": {"arr_0": image[:0]},
-        "pickle": {"arr_0": np.array([Trap()], dtype=object)},
-    }
-    wrong["pickle"]["arr_0"][0].some = 1
-    for name, arrays in wrong.items():
-        np.savez(tmp_path / f"{name}.npz", **arrays)
-        with pytest.raises(UserError, match=f"{name}.npz"):
-            load_npz(tmp_path / f"{name}.npz")
-    assert not Trap.sprung
-
-
-def test_load_npz_refuses_damaged_files(tmp_path):
-    save_npz(noise(2, 3, 4, 4), tmp_path / "good.npz")
-    good = (tmp_path / "good.npz").read_bytes()
-    flipped = bytearray(good)
-    flipped[len(good) // 2] ^= 255
-    for name, content in {"cut": good[:-50], "flipped": bytes(flipped), "empty": b"", "text": b"hello"}.items():
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=name):
-            load_npz(tmp_path / name)
-    np.save(tmp_path / "lone.npy", np.zeros((1, 4, 4, 3), np.uint8))
-    for name in ("lone.npy", "absent.npz"):
-        with pytest.raises(UserError, match=name):
-            load_npz(tmp_path / name)

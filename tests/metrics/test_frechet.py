@@ -6,6 +6,7 @@ from scipy import linalg
 
 from ann2snn.errors import UserError
 from ann2snn.metrics.frechet import FeatureStatistics, frechet_distance
+from tests.metrics.ranks import over_ranks
 
 DIM = 24
 
@@ -32,18 +33,17 @@ def test_statistics_equal_numpy_over_uneven_batches(offset):
     np.testing.assert_allclose(sigma, expected_sigma, atol=1e-10 * np.abs(expected_sigma).max())
 
 
-def test_merged_ranks_equal_one_process_and_leave_the_other_untouched():
+def test_ranks_together_equal_one_process_and_stay_as_they_are():
     features = _features(1, 60, offset=100.0)
     ranks = [FeatureStatistics(DIM) for _ in range(4)]
     for rank, part in zip(ranks, (features[:0], features[:7], features[7:8], features[8:]), strict=True):
         rank.update(part)
     before = ranks[3].scatter.copy()
-    for other in ranks[1:]:
-        ranks[0].merge(other)
-    mu, sigma, count = ranks[0].compute()
-    assert count == 60
-    np.testing.assert_allclose(mu, features.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(sigma, np.cov(features, rowvar=False), atol=1e-9)
+    for whole in over_ranks(ranks, FeatureStatistics.reduced_over):
+        mu, sigma, count = whole.compute()
+        assert count == 60
+        np.testing.assert_allclose(mu, features.mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(sigma, np.cov(features, rowvar=False), atol=1e-9)
     np.testing.assert_array_equal(ranks[3].scatter, before)
 
 
@@ -64,8 +64,6 @@ def test_statistics_refuse_what_they_cannot_use():
         statistics.update(np.ones((2, 4)))
     with pytest.raises(UserError, match="NaN"):
         statistics.update(np.array([[0.0, np.nan, 0.0]]))
-    with pytest.raises(UserError, match="merge"):
-        statistics.merge(FeatureStatistics(4))
     assert statistics.count == 1
 
 

@@ -4,6 +4,7 @@ import torch
 
 from ann2snn.errors import UserError
 from ann2snn.metrics.inception_score import InceptionScore
+from tests.metrics.ranks import over_ranks
 
 
 def _logits(count=53, classes=11, seed=0):
@@ -47,12 +48,11 @@ def test_ranks_that_pass_indices_merge_to_the_same_score(total):
     logits, indices = _logits(), torch.arange(53)
     alone = InceptionScore(5, total)
     alone.update(logits)
-    merged = InceptionScore(5, total)
-    for rank in range(3):
-        part = InceptionScore(5, total)
+    parts = [InceptionScore(5, total) for _ in range(4)]
+    for rank, part in enumerate(parts[:3]):  # the last one has no image
         part.update(logits[rank::3], indices[rank::3])
-        merged.merge(part)
-    assert merged.compute() == pytest.approx(alone.compute(), rel=1e-12)
+    for whole in over_ranks(parts, InceptionScore.reduced_over):
+        assert whole.compute() == pytest.approx(alone.compute(), rel=1e-12)
 
 
 def test_bounds_identical_predictions_score_one_and_certain_even_ones_score_the_classes():
@@ -83,8 +83,6 @@ def test_errors():
         few.update(torch.full((1, 11), torch.nan))
     with pytest.raises(UserError, match="shape"):
         few.update(torch.zeros(1, 12))
-    with pytest.raises(UserError, match="merge"):
-        few.merge(InceptionScore(5))
 
 
 def test_total_must_be_kept():
@@ -97,10 +95,9 @@ def test_total_must_be_kept():
 
 
 def test_ranks_that_forget_indices_are_caught():
-    merged = InceptionScore(2, total=10)
-    for _ in range(2):
-        part = InceptionScore(2, total=10)
+    parts = [InceptionScore(2, total=10) for _ in range(2)]
+    for part in parts:
         part.update(_logits(5))
-        merged.merge(part)
-    with pytest.raises(UserError, match="indices"):
-        merged.compute()
+    for whole in over_ranks(parts, InceptionScore.reduced_over):
+        with pytest.raises(UserError, match="indices"):
+            whole.compute()

@@ -5,8 +5,9 @@ import torch
 from ann2snn.errors import UserError
 from ann2snn.metrics.features import InceptionExtractor, Lite0Extractor
 from ann2snn.metrics.frechet import frechet_distance
-from ann2snn.metrics.score import accumulate, figures, make_stats, numbered, score_images
+from ann2snn.metrics.score import accumulate, figures, make_stats, numbered, reduce_over, score_numbered
 from ann2snn.metrics.stats_file import ReferenceStatistics, read_stats, write_stats
+from tests.metrics.ranks import over_ranks
 
 SIZE = 8
 
@@ -33,6 +34,11 @@ def _images(count, seed=0):
     return torch.randint(0, 256, (count, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(seed)).byte()
 
 
+def score_images(batches, *arguments, **options):
+    """The scores of images that come in order."""
+    return score_numbered(numbered(batches), *arguments, **options)
+
+
 def _reference(count=40, seed=9):
     mu, sigma, count = make_stats([_images(count, seed)], _Pixels(), progress=False).compute()
     return ReferenceStatistics(mu, sigma, count, "pixels-3")
@@ -51,17 +57,14 @@ def test_scores_are_those_of_the_whole_set():
     assert (got["count"], got["extractor"], got["notes"]) == (50, "pixels-3", ["a note"])
 
 
-def test_ranks_merge_to_the_figures_of_one_process():
+def test_ranks_together_have_the_figures_of_one_process():
     images, reference = _images(60), _reference()
-    (features, inception), (features_2, inception_2) = (
-        accumulate(numbered([part]), _Pixels(), splits=3, progress=False) for part in images.split(30)
-    )
-    features.merge(features_2)
-    inception.merge(inception_2)
-    got = figures(features, inception, _Pixels(), reference)
+    parts = [accumulate(numbered([part]), _Pixels(), splits=3, progress=False) for part in images.split(30)]
     alone = score_images([images], _Pixels(), reference, splits=3, progress=False)
-    for key in ("FD_pixels", "IS", "IS_std"):
-        assert got[key] == pytest.approx(alone[key], rel=1e-9)
+    for gathered in over_ranks(parts, lambda part, world: reduce_over(world, *part, 3)):
+        got = figures(*gathered, _Pixels(), reference)
+        for key in ("FD_pixels", "IS", "IS_std"):
+            assert got[key] == pytest.approx(alone[key], rel=1e-9)
 
 
 def test_no_logits_no_inception_score():

@@ -232,7 +232,7 @@ def test_a_checkpoint_comes_back_and_an_older_one_without_the_field_is_standard(
         with torch.no_grad():
             assert_equal(loaded(x.float(), t), ann(x.float(), t))
         snn = convert(ann, STREAM)
-        checkpoint.save(path, checkpoint.snn_payload(snn))
+        checkpoint.save(path, checkpoint.payload_of(snn))
         with torch.no_grad():
             assert_equal(ann2snn.load(path)(x.float(), t), snn(x.float(), t))
 

@@ -9,6 +9,8 @@ from PIL import Image
 
 from ann2snn.config import SpikingConfig
 from ann2snn.convert.raster import Raster
+from ann2snn.report.collect import collect
+from ann2snn.report.writer import write
 from ann2snn.run.rasters import save_rasters
 
 LAYER_SYNC = {
@@ -24,6 +26,11 @@ INPUTS = (
     *("log.jsonl", "flagfile.txt", "gap.json", "SNN_2bit_ft/gap.json", "SNN_2bit_ft", "snn_eval.txt", "raster.npz"),
     *("generated", "real.png", "sample", "images"),
 )
+
+
+def written_report(logdir: Path) -> Path:
+    """Write the page of a run; its path."""
+    return write(collect(logdir))
 
 
 def report(label: str, spiking: dict, error: float, spikes: float, settle: int = 0) -> dict:

@@ -10,7 +10,6 @@ import torch
 
 from ann2snn.config import DirectSpiking
 from ann2snn.convert.raster import Raster
-from ann2snn.report import write_report
 from ann2snn.report.collect import collect
 from ann2snn.report.direct import MOST_RUNS, direct_of_flags
 from ann2snn.report.html import page
@@ -18,7 +17,7 @@ from ann2snn.report.raster import raster_chart
 from ann2snn.report.style import CSS
 from ann2snn.report.summary import summary_notes, summary_table, summary_text, verdict
 from ann2snn.run.rasters import save_rasters
-from tests.report.run_folder import score_line, write_json, write_lines, write_picture
+from tests.report.run_folder import score_line, write_json, write_lines, write_picture, written_report
 from tests.report.test_page import HOSTILE, WRONG, Page
 
 SDDPM = DirectSpiking("sddpm", 4)
@@ -92,7 +91,7 @@ def headings(source: str) -> list[str]:
 
 
 def test_the_page_has_what_there_is_and_misses_nothing(logdir):
-    source = write_report(logdir).read_text(encoding="utf-8")
+    source = written_report(logdir).read_text(encoding="utf-8")
     assert headings(source) == ["Summary", "Settings", "Training", "Samples", "Scores", "Spikes", "Cost"]
     shown = Page(source).text
     assert "Not everything" not in shown and collect(logdir).notes == []
@@ -122,7 +121,7 @@ def test_the_summary_calls_networks_by_architecture_threshold_and_steps(logdir):
 
 
 def test_a_fine_tuning_with_tsm_has_its_section_and_its_row(tuned):
-    source = write_report(tuned).read_text(encoding="utf-8")
+    source = written_report(tuned).read_text(encoding="utf-8")
     assert headings(source)[-1] == "Fine-tuning with TSM: SDM_8T"
     section = Page(source[source.index("<h2>Fine-tuning with TSM") :]).text
     for word in ("Training loss", "step 20", "15.50", "Spike raster", "SDM 8 steps, all MAC", "8 / 59"):

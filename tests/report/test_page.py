@@ -12,7 +12,6 @@ import pytest
 
 import ann2snn.report
 from ann2snn.errors import UserError
-from ann2snn.report import write_report
 from ann2snn.report.__main__ import main
 from ann2snn.report.collect import collect
 from ann2snn.report.grids import sample_groups
@@ -28,6 +27,7 @@ from tests.report.run_folder import (
     write_json,
     write_lines,
     write_run,
+    written_report,
 )
 
 HOSTILE = "<script>alert('x')</script>\"&$\\frac{\x1b[31m\ud800\n"
@@ -60,7 +60,7 @@ def written(tmp_path_factory) -> Path:
     logdir = tmp_path_factory.mktemp("runs") / "my_run"
     write_run(logdir)
     (logdir / "flagfile.txt").write_text('--bit=2\n--data_dir=http://host/x\n<img src="http://host/y">\n')
-    return write_report(logdir)
+    return written_report(logdir)
 
 
 def test_full_run_has_every_section_and_chart(written):
@@ -99,7 +99,7 @@ def test_any_input_is_enough(logdir, tmp_path, name):
     only.mkdir()
     source = logdir / name
     shutil.copytree(source, only / name) if source.is_dir() else shutil.copy(source, only)
-    html = write_report(only).read_text(encoding="utf-8")
+    html = written_report(only).read_text(encoding="utf-8")
     assert "quantized ANN" in html and "Not everything" not in html
 
 
@@ -114,7 +114,7 @@ def test_hostile_strings_are_shown_as_text(logdir):
     write_image_set(logdir, "converted", STREAM, range(4), checkpoint=HOSTILE, sampler=HOSTILE)
     (logdir / "flagfile.txt").write_text(HOSTILE.replace("\ud800", ""))
     folder = logdir.rename(logdir.with_name("<script>alert('x')<b onload=x>"))
-    source = write_report(folder).read_text(encoding="utf-8")
+    source = written_report(folder).read_text(encoding="utf-8")
     shown = Page(source)
     assert not [tag for tag, _ in shown.tags if tag in ("script", "b onload=x")]
     assert not [name for _, attributes in shown.tags for name in attributes if name.startswith("on")]
@@ -178,7 +178,7 @@ def test_nothing_to_report_on(tmp_path, capsys, make):
         folder.mkdir()
         (folder / "report.html").write_text("an old one")
     with pytest.raises(UserError, match="none"):
-        write_report(folder)
+        written_report(folder)
     assert main([str(folder)]) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith("error: ") and printed.out == ""

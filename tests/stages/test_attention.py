@@ -301,8 +301,8 @@ def test_the_four_stages_of_a_quantized_network(tmp_path):
     assert any(name.endswith("query·key") for name in snn.describe().reads_spikes)
     reports = json.loads((logdir / "gap.json").read_text())["reports"]
     assert reports[0]["blocks"] and all(row["error"] == 0 for row in reports[0]["blocks"])  # layer_sync
-    tune = ["--fine_tune", f"--logdir={logdir}", "--ft_steps=1", "--ft_batch_size=4", "--gap_images=2", *DATA[:1]]
-    check(script("SNN_ft.py", *tune, "--schedule=stream", "--gen_images=0", "--num_threads=1", "--device=cpu"))
+    tune = ["--fine_tune", f"--logdir={logdir}", "--ft_steps=1", "--ft_batch_size=4", "--sample_step=0", *few[1:]]
+    check(script("SNN_ft.py", *tune, "--schedule=stream", *DATA[:1]))
     best = logdir / "SNN_3bit_ft" / "model_best.pt"
     check(
         script(

@@ -182,10 +182,11 @@ def kill_loaders(trainer) -> None:
 
 
 def test_loading_processes_that_die_are_replaced_and_change_nothing(tmp_path, folder_of_images):
+    """Two processes are at most four batches ahead: killed in the fourth of 12 steps, they owe at least four."""
     flags = ["--dataset_type=folder", f"--data_dir={folder_of_images}", "--channels=1", "--num_workers=2"]
     whole, hurt = tmp_path / "whole", tmp_path / "hurt"
-    check(script("ANN_train.py", *train_flags(whole, 8), *flags, before=lazily()))
-    done = script("ANN_train.py", *train_flags(hurt, 8), *flags, before=lazily(kill_loaders, 3))
+    check(script("ANN_train.py", *train_flags(whole, 12), *flags, before=lazily()))
+    done = script("ANN_train.py", *train_flags(hurt, 12), *flags, before=lazily(kill_loaders, 3))
     check(done)
     assert "WARNING" in done.stderr and "died" in done.stderr
     assert_same_run(whole, hurt)

@@ -70,7 +70,8 @@ def test_processes_that_load_images_leave_signals_to_the_run(tmp_path, folder_of
                 os.kill(int(child), signal.Signals[name])
 
     flags = ["--dataset_type=folder", f"--data_dir={folder_of_images}", "--channels=1", "--num_workers=2"]
-    done = script("ANN_train.py", *train_flags(tmp_path, 8), *flags, before=lazily(signal_all, 3))
+    # 12 steps: after the fourth, batches are wanted that nobody has loaded yet
+    done = script("ANN_train.py", *train_flags(tmp_path, 12), *flags, before=lazily(signal_all, 3))
     check(done)
     assert "died" not in done.stderr
 

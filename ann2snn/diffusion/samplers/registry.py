@@ -33,7 +33,6 @@ class Sampler:
     stochastic: bool | None
     skips: tuple[str, ...] = ()
     max_order: int = 0
-    needs_statistics: bool = False
     needs_currents: bool = False  # a network on synaptic currents, told their spike_steps
 
     def __call__(self, *args: object, **options: object) -> Tensor:
@@ -72,7 +71,6 @@ SAMPLERS: dict[str, Sampler] = {
         ("steps", "skip", "statistics"),
         stochastic=True,
         skips=WHOLE,
-        needs_statistics=True,
     ),
     "dpm_solver": Sampler(
         sample_dpm_solver, dpm_solver_times, SOLVER_OPTIONS, stochastic=False, skips=REAL, max_order=3

@@ -1,0 +1,113 @@
+"""Networks as folders: weights as safetensors, settings as JSON, and a page for people."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..files.atomic import HOST, cause
+from ..files.plain import machine_memory, open_plain, read_text
+from .payload import FORMAT
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+#: In `config.json`, the program whose folder it is.
+OURS = "ann2snn"
+MOST_BYTES = 2**20  # of a config.json
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16}
+
+
+def write(folder: str | os.PathLike, payload: dict, dtype: str = "float32", card: str = "") -> None:
+    """Write `payload` as a folder, whole or not at all. dtype: of the weights in the file; they are read as float32.
+
+    Raises UserError if there is something in the folder already, or the disk refuses.
+    """
+    folder = Path(folder)
+    if dtype not in DTYPES:
+        raise UserError(f"dtype={dtype}: use one of {', '.join(DTYPES)}")
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not empty: nothing is overwritten; choose another folder")
+    temporary = folder.with_name(f".{folder.name}.{HOST}.{os.getpid()}.tmp")
+    about = {name: value for name, value in payload.items() if name != "ema_model"}
+    try:
+        temporary.mkdir(parents=True)
+        _safetensors().save_file(_stored(payload["ema_model"], DTYPES[dtype]), temporary / WEIGHTS)
+        text = json.dumps({OURS: FORMAT, "dtype": dtype} | about, indent=1)
+        (temporary / CONFIG).write_text(text + "\n", encoding="utf-8")
+        if card:
+            (temporary / CARD).write_text(card, encoding="utf-8")
+        os.replace(temporary, folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {cause(error)}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read(folder: str | os.PathLike) -> dict:
+    """The payload that `write` wrote. Raises UserError for a folder that is none, is damaged or was made elsewhere."""
+    folder = Path(folder)
+    about = settings(folder)
+    if about.get(OURS) != FORMAT:
+        raise UserError(f"refusing {folder}: its {CONFIG} is not of a network of this program")
+    state = tensors(folder / WEIGHTS)
+    return {name: value for name, value in about.items() if name not in (OURS, "dtype")} | {"ema_model": state}
+
+
+def settings(folder: Path) -> dict:
+    """A folder's `config.json`. Raises UserError."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UserError(f"refusing {folder}: there is no {CONFIG} in it, so it is no folder of a network")
+    try:
+        about = json.loads(read_text(path, MOST_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"refusing {path}: it is unreadable ({type(error).__name__})") from None
+    if not isinstance(about, dict):
+        raise UserError(f"refusing {path}: it is no table of settings")
+    return about
+
+
+def tensors(path: Path) -> dict[str, Tensor]:
+    """A safetensors file; floating-point numbers as float32, or float64 if they are. Raises UserError."""
+    if not path.is_file():
+        raise UserError(f"refusing {path.parent}: there is no {path.name} in it")
+    try:
+        with open_plain(path, machine_memory()):
+            pass  # no pipe, no device
+        state = _safetensors().load_file(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {cause(error)}") from None
+    except UserError:
+        raise
+    except Exception as error:  # safetensors' own, of which some versions have another name
+        raise UserError(f"refusing {path}: it is damaged or no safetensors file ({type(error).__name__})") from None
+    return {
+        name: value.float() if value.is_floating_point() and value.dtype != torch.float64 else value
+        for name, value in state.items()
+    }
+
+
+def _stored(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Weights as they lie in the file: of one type, each with memory of its own. Raises UserError for overflow."""
+    found = {}
+    for name, value in state.items():
+        kept = value.detach().to("cpu")
+        if kept.is_floating_point():
+            kept = kept.to(dtype)
+            if not bool(kept.isfinite().all()) and bool(value.isfinite().all()):
+                raise UserError(f"{name} has values that half precision cannot hold: use dtype=float32")
+        found[name] = kept.contiguous().clone()
+    return found
+
+
+def _safetensors():
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise UserError("package safetensors is missing: pip install safetensors") from None
+    return safetensors.torch

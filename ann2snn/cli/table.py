@@ -1,0 +1,312 @@
+"""The one table of command-line flags. Every script accepts all of it, so that one flagfile can drive all stages.
+
+Names and defaults of the first group are those of the published conversion code; its flagfiles run unchanged.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from .. import config
+from ..files.flagfile import check_arguments, expanded
+
+
+class Table(flags.FlagValues):
+    """The flags of this program alone: absl's own (profilers, debuggers, --only_check_args) are unknown to it."""
+
+    def read_flags_from_files(self, argv: Sequence[str], force_gnu: bool = True) -> list[str]:
+        """The arguments with those of flagfiles in the flagfile's place. A list that several of these sources give is
+        the last one's: where absl's flags are repeated, their values would add up across sources."""
+        check_arguments(argv)
+        given: list[tuple[int, str, list[str]]] = []
+        value_of = ""
+        for source, argument in expanded(argv):
+            if value_of:
+                given[-1][2].append(argument)
+                value_of = ""
+                continue
+            dashed = argument.startswith("-")
+            name, equals, _ = argument[1 + argument.startswith("--") :].partition("=") if dashed else ("", "", "")
+            if name == "undefok":  # absl's way of letting any misspelled flag pass
+                raise flags.UnrecognizedFlagError(name)
+            given.append((source, name, [argument]))
+            if name in self and not equals and not self[name].boolean:
+                value_of = name
+        lists = {name: source for source, name, _ in given if name in self and isinstance(self[name], flags.MultiFlag)}
+        return [word for source, name, words in given if lists.get(name, source) == source for word in words]
+
+
+FLAGS = Table()
+(
+    DEFINE_bool,
+    DEFINE_integer,
+    DEFINE_float,
+    DEFINE_string,
+    DEFINE_enum,
+    DEFINE_list,
+    DEFINE_multi_integer,
+    DEFINE_alias,
+) = (
+    functools.partial(define, flag_values=FLAGS)
+    for define in (
+        *(flags.DEFINE_bool, flags.DEFINE_integer, flags.DEFINE_float, flags.DEFINE_string, flags.DEFINE_enum),
+        *(flags.DEFINE_list, flags.DEFINE_multi_integer, flags.DEFINE_alias),
+    )
+)
+
+
+def define() -> None:
+    """Register the whole table; call once, from a script."""
+    for title, group in GROUPS.items():
+        before = set(FLAGS)
+        group()
+        HELP[title] = sorted(set(FLAGS) - before)
+
+
+#: Title of a group → its flags, in the order `--help` shows them; filled by `define`.
+HELP: dict[str, list[str]] = {}
+
+
+def _define_actions() -> None:
+    DEFINE_bool("train", False, "ANN_train, SNN_train: train (or continue training) a network")
+    DEFINE_bool("eval", False, "all but SNN_ft: run the stage's evaluation or conversion")
+    DEFINE_bool("fine_tune", False, "SNN_ft: fine-tune the converted network")
+    DEFINE_bool(
+        "make_stats",
+        False,
+        "evaluate: write the statistics of the --dataset_type images (--num_images of them at most) to --fid_cache",
+    )
+    DEFINE_bool("score_data", False, "evaluate: score the data set's test images, the floor of every score")
+
+
+def _define_network() -> None:
+    DEFINE_enum(
+        *("arch", "unet", config.ARCHS),
+        "unet, and attention (of DDPM) where --bit is given, convert to spikes; sddpm, fsddim: SNN_train",
+    )
+    DEFINE_integer("ch", 128, "channels of the first level")
+    DEFINE_multi_integer("ch_mult", [1, 2, 2, 2], "channel multiplier of each resolution level")
+    DEFINE_multi_integer("attn", [1], "levels with attention, 0 the first; --arch=attention only")
+    DEFINE_integer("num_res_blocks", 2, "residual blocks per level")
+    DEFINE_float("dropout", 0.1, "dropout inside residual blocks while training")
+    DEFINE_float("bit", 8, "activation bits b, 2 to 8; the SNN runs 2^b − 1 steps; 32 trains a plain ReLU network")
+    DEFINE_integer("weight_bit", 32, "weight bits, 2 to 8, or 32 for full precision")
+    DEFINE_enum("weight_quant", "apot", ["apot", "uniform"], "weight levels when --weight_bit is below 32")
+    DEFINE_integer("norm_groups", 32, "groups of every GroupNorm; keep at least 2 channels in a group")
+    DEFINE_integer("block_size", 1, "side of the squares of pixels that become channels; --arch=attention only")
+    DEFINE_bool(
+        "spike_driven",
+        False,
+        "norm and activation before shortcut and resampling convolutions too: all but the head read spikes in the SNN",
+    )
+
+
+def _define_direct() -> None:
+    DEFINE_integer("timestep", None, "spike steps of a network call; default: sddpm 4, fsddim 8")
+    DEFINE_float(
+        "threshold", None, "of all neurons: in training (default 1), or when sampling, which is threshold guidance"
+    )
+    DEFINE_enum(
+        "surrogate", None, config.SURROGATE_NAMES, "spike's derivative; default: atan (sddpm), triangle (fsddim)"
+    )
+    DEFINE_bool("tsm", False, "sddpm: a learned factor per convolution and time step, from the start of training")
+    DEFINE_list(
+        "corrections", None, f"sddpm: set right what was published otherwise: {','.join(config.CORRECTION_NAMES)}"
+    )
+    DEFINE_float("decay", None, "fsddim: membrane left after a time step; default 0.8")
+    DEFINE_bool("soft_reset", None, "fsddim: a spike subtracts the threshold; default: it resets to zero")
+    DEFINE_bool("detach_reset", None, "fsddim: no gradient through the reset; default on")
+    DEFINE_enum("norm", None, ["plain", "scaled"], "fsddim: batch norm as the released code runs it, or times α")
+    DEFINE_bool("recompute", False, "training: compute a block's activations again instead of keeping them")
+
+
+def _define_diffusion() -> None:
+    DEFINE_integer("T", 1000, "diffusion steps")
+    DEFINE_float("beta_1", 1e-4, "first beta")
+    DEFINE_float("beta_T", 0.02, "last beta")
+    DEFINE_enum("mean_type", "epsilon", config.MEAN_TYPES, "what the network predicts")
+    DEFINE_enum("var_type", "fixedlarge", config.VAR_TYPES, "variance of an ancestral step")
+    DEFINE_enum("beta_schedule", "linear", config.BETA_SCHEDULES, "how the betas grow from beta_1 to beta_T; vp only")
+    DEFINE_enum(
+        "process", "vp", config.PROCESSES, "vp is DDPM's; cld: critically damped Langevin; blur: blur diffusion"
+    )
+    DEFINE_bool(
+        "linear_first", None, "cld, blur: the network learns what the best linear prediction leaves; default: cld"
+    )
+    DEFINE_enum("cld_factor", "R", ["R", "L"], "noise that a cld network predicts: K = R (gDDIM) or L (Cholesky)")
+
+
+def _define_data() -> None:
+    DEFINE_string(
+        "dataset_type", "cifar10", "fashion_mnist_10k (shipped), cifar10, mnist, fashion_mnist, celeba, folder"
+    )
+    DEFINE_string("data_dir", "./data", "where the data set is, or is downloaded to; for folder, the images")
+    DEFINE_integer("channels", None, "1 (grey) or 3 (colour) for a folder of images; default 3")
+    DEFINE_integer("img_size", 32, "height and width; a multiple of 2^(levels − 1)")
+    DEFINE_bool("flip", None, "mirror training images at random; default: what suits the data set")
+    DEFINE_integer("num_workers", 4, "processes that decode images, where a data set does not fit in memory")
+    DEFINE_enum(
+        *("resident", "auto", config.RESIDENT),
+        "keep training images on the device; auto: on a GPU, where they take little of its memory",
+    )
+
+
+def _define_training() -> None:
+    DEFINE_float("lr", 2e-4, "learning rate")
+    decay = "after the warm-up: constant; cosine to 0 at --total_steps; or constant, then linear to 0 in the last tenth"
+    DEFINE_enum("lr_decay", "none", ["none", "cosine", "cooldown"], decay)
+    DEFINE_enum(
+        "loss_type",
+        "mse",
+        config.LOSS_TYPES,
+        "squared error; a bound in bits per dimension; scl: fsddim's",
+    )
+    for term, default in (("image", 1.0), ("spike", 0.0), ("reconstruction", 1.0)):
+        DEFINE_float(f"{term}_loss_weight", default, f"of the {term} term of --loss_type=scl")
+    DEFINE_float("grad_clip", 1.0, "largest gradient norm")
+    DEFINE_integer("total_steps", 800000, "training steps")
+    DEFINE_integer("warmup", 5000, "steps over which the learning rate rises; 0 for none")
+    DEFINE_integer(
+        "batch_size", 128, "images per step over all processes; on a GPU also the batch in which a process samples"
+    )
+    DEFINE_integer(
+        "accumulate", 1, "training, fine-tuning: parts a process's share of a batch is gone through in, to save memory"
+    )
+    DEFINE_float("ema_decay", 0.9999, "decay of the averaged weights")
+    DEFINE_bool("ema_warmup", False, "decay at most (1 + n) / (10 + n) after n steps")
+    DEFINE_string(
+        "act_init", "calibrate", "first clip value of the activations: calibrate (from one batch) or a number"
+    )
+    DEFINE_integer("sample_step", 1000, "steps between sample grids; 0 for none")
+    DEFINE_integer("save_step", None, "steps between checkpoints (training 5000, fine-tuning 2000); 0: only the last")
+    DEFINE_integer("eval_step", 0, "steps between scores while training; 0 for none")
+    DEFINE_integer("log_step", 10, "steps between log entries")
+    DEFINE_bool("resume", True, "continue from the checkpoint in --logdir if there is one")
+    DEFINE_list(
+        "resume_with", [], "flags that may differ from those of the run that is continued, as lr,grad_clip; logged"
+    )
+
+
+def _define_spiking() -> None:
+    DEFINE_enum("schedule", None, config.SCHEDULES, "how the SNN runs; default: layer_sync, fine-tuning: stream")
+    DEFINE_bool("signed", None, "signed (ternary) spikes; default on")
+    DEFINE_enum(
+        "stream_norm",
+        None,
+        [*config.STREAM_NORMS, config.FROZEN],  # the last is refused, and told what to use instead
+        "what norms read under stream: running means (default), or each step alone (per_step, as published)",
+    )
+    DEFINE_enum("if_neuron", None, config.IF_NEURONS, "default bounded; reference is the published neuron")
+    DEFINE_integer("burst", None, "most spikes of a neuron in the window's last step; default 1; stream only")
+    DEFINE_string(
+        "settle_steps", None, f"steps after the input stops: a number or {config.AUTO}; default 0; stream only"
+    )
+
+
+def _define_fine_tuning() -> None:
+    DEFINE_integer("ft_steps", 10000, "fine-tuning steps per block")
+    DEFINE_integer("ft_batch_size", 64, "images per fine-tuning step")
+    DEFINE_enum("ft_method", "proxy", config.FT_METHODS, "gradient of: ANN block (proxy), spikes (bptt); tsm: SDM")
+    DEFINE_alias("method", "ft_method")
+    DEFINE_list("ft_learn", None, "any of weights,thresholds,charges; default: weights for proxy, all three for bptt")
+    DEFINE_enum("ft_granularity", "channel", ["layer", "channel"], "one learned threshold and charge per")
+    DEFINE_float("ft_neuron_lr", 1e-3, "learning rate of thresholds and charges")
+    DEFINE_bool("ft_calibrate", False, "first set thresholds, charges and output biases from data")
+    DEFINE_integer("ft_cache", 0, "batches whose block inputs are kept and reused; 0: fresh ones at every step")
+    DEFINE_integer("ft_network_steps", 0, "steps of a last pass over all blocks at once; 0: none")
+    DEFINE_enum("ft_inputs", "data", config.FT_INPUTS, "noised real images, or states that the sampler visits")
+    DEFINE_string("ft_name", "", "ending of the result folder's name, so that several runs fit in one --logdir")
+
+
+def _define_sampling() -> None:
+    DEFINE_enum(
+        "sampler",
+        "ddpm",
+        config.SAMPLER_NAMES,
+        "ddpm visits every step of --T; cld, blur: gddim or euler",
+    )
+    DEFINE_integer("sampler_steps", 50, "network calls per image of every sampler but ddpm")
+    DEFINE_float("eta", 0.0, "noise of ddim, λ of gddim and euler: 0 (deterministic) to 1")
+    DEFINE_enum(
+        "ddim_epsilon",
+        "recomputed",
+        config.DDIM_EPSILONS,
+        "ddim: noise after the predicted image was clipped: recomputed to match it, or the network's own, as in SDDPM",
+    )
+    DEFINE_bool("carry", False, "a converted network keeps its levels from call to call: spikes only for what changes")
+    DEFINE_string("carry_steps", config.AUTO, "time steps of a carried call under stream; auto: until no neuron fires")
+    DEFINE_enum(
+        "skip_type", None, config.SKIPS, "spacing of times; default: logsnr for dpm_solver, dpmpp, else uniform"
+    )
+    DEFINE_integer("sampler_order", 2, "order of dpm_solver, dpmpp, dpmpp_sde (1 to 3) and gddim (0 to 3)")
+    DEFINE_bool("denoise", True, "ddim, gddim, euler: end with a call that removes the last noise")
+    DEFINE_enum("corrector", "none", config.CORRECTORS, "gddim: correct each step (pec), and predict again (pece)")
+    DEFINE_float("grid_power", 2.0, "gddim, euler: times are evenly spaced in t^(1/grid_power)")
+    DEFINE_integer("analytic_images", 256, "analytic_dpm: training images its statistics are gathered on")
+    DEFINE_bool("clip_x0", True, "clip the predicted image inside the chain; the published code does not")
+    DEFINE_integer("sample_size", 64, "images in a training sample grid")
+    DEFINE_integer("gen_images", 64, "images in the grid SNN_conversion writes")
+    DEFINE_integer("num_images", 50000, "images to generate and score")
+    DEFINE_bool("sample_only", False, "evaluate: generate and save, do not score")
+    DEFINE_string("images_dir", None, "evaluate: folder of the generated images; default: inside --logdir")
+    DEFINE_bool("pic_or_not", False, "evaluate: also write a grid of the first images")
+    DEFINE_bool("trajectory", False, "evaluate: also draw and animate the way of the first images from noise")
+    DEFINE_integer("trajectory_images", 8, "images of --trajectory, 1 to 64")
+    DEFINE_enum("trajectory_format", "webp", ["webp", "gif"], "animation of --trajectory")
+
+
+def _define_scores() -> None:
+    DEFINE_string(
+        *("eval_model_path", None),
+        "the network to evaluate, convert or fine-tune: a file, a folder or a shipped one's name; default: that of "
+        "--logdir",
+    )
+    DEFINE_enum(
+        *("extractor", "inception", ["inception", "lite0", "none"]),
+        "features: inception gives FID and IS; lite0 is offline; none: FAD alone",
+    )
+    DEFINE_string("inception_weights", None, "file pt_inception-2015-12-05-6726825d.pth, if not in torch's cache")
+    DEFINE_integer("lite0_size", 224, "side in pixels that images are resized to for lite0; part of its name")
+    DEFINE_string("fid_cache", "./stats/cifar10.train.npz", "statistics of the real images")
+    DEFINE_bool("precision_recall", False, "evaluate: precision and recall too, against training images")
+    DEFINE_integer("pr_k", 3, "neighbours whose distance makes an image's ball; the literature has 3")
+    DEFINE_integer("pr_images", None, "training images of precision and recall; default: --num_images of them")
+    DEFINE_string("fad_encoder", None, "evaluate: autoencoder (.pth) for the FAD beside the other scores")
+    DEFINE_string("fad_stats", None, "statistics of the real images for the FAD; --make_stats writes them")
+    DEFINE_enum("fad_mode", "eval", ["published", "eval"], "FAD with statistics of each batch, or running ones")
+    DEFINE_bool("fid_use_torch", False, "accepted for compatibility; statistics are always float64")
+    DEFINE_integer("gap_images", 8, "images the gap table is measured on")
+
+
+def _define_run() -> None:
+    DEFINE_string("logdir", "./logs/DDPM_CIFAR10_EPS", "folder of the run, shared by all stages")
+    DEFINE_integer("seed", 0, "everything random follows from it")
+    DEFINE_bool("parallel", False, "one process per visible GPU; processes of torchrun join by themselves")
+    DEFINE_integer("nproc", 0, "start that many processes here, on GPUs or on the CPU; 0: see --parallel")
+    DEFINE_enum("device", "auto", ["auto", "cpu", "cuda"], "auto takes a GPU if there is one")
+    DEFINE_string("wandb", None, "training: log to this project at Weights & Biases too, where it is installed")
+    DEFINE_bool("amp", False, "train and sample in bfloat16 where the device computes in it")
+    DEFINE_bool("tf32", False, "train and sample with TF32 products of float32 where a GPU has them; scores never do")
+    DEFINE_bool("compile", False, "torch.compile for sampling and training; the first calls then take minutes")
+    DEFINE_integer(
+        "spike_chunk", 0, "time steps of the SNN at once under stream; 0: all, on a CPU as many as its cache holds"
+    )
+    DEFINE_integer("num_threads", 0, "CPU threads; 0 leaves the choice to torch")
+
+
+GROUPS: dict[str, Callable[[], None]] = {
+    "What to do": _define_actions,
+    "Run": _define_run,
+    "Data": _define_data,
+    "Network": _define_network,
+    "Directly trained spiking network": _define_direct,
+    "Diffusion": _define_diffusion,
+    "Training": _define_training,
+    "Spiking network": _define_spiking,
+    "Fine-tuning": _define_fine_tuning,
+    "Sampling": _define_sampling,
+    "Scores": _define_scores,
+}
