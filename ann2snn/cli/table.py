@@ -258,6 +258,22 @@ def _define_sampling() -> None:
     DEFINE_enum("trajectory_format", "webp", ["webp", "gif"], "animation of --trajectory")
 
 
+def _define_drawing() -> None:
+    DEFINE_list("interpolate", None, "two seeds, as 1,2: a strip of images from one to the other")
+    DEFINE_string("start", None, "an image of the network's size: draw variations of it (SDEdit)")
+    DEFINE_float("strength", 0.5, "share of the diffusion steps that --start is noised over, above 0 to 1")
+    DEFINE_string(
+        *("inpaint", None),
+        "a mask, white where --start, or else the first training images, are to be made anew (RePaint)",
+    )
+    DEFINE_integer("resamples", 10, "how often --inpaint takes each step")
+    DEFINE_bool(
+        "invert", False, "find the noise of --start, or else of the first training images; and how far off it is"
+    )
+    DEFINE_integer("invert_iterations", 1, "fixed-point iterations of each step of --invert")
+    DEFINE_integer("drawn_images", 8, "images of a picture, 1 to 64")
+
+
 def _define_scores() -> None:
     DEFINE_string(
         *("eval_model_path", None),
@@ -308,5 +324,6 @@ GROUPS: dict[str, Callable[[], None]] = {
     "Spiking network": _define_spiking,
     "Fine-tuning": _define_fine_tuning,
     "Sampling": _define_sampling,
+    "Drawing (evaluate)": _define_drawing,
     "Scores": _define_scores,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -21,10 +22,11 @@ class VP:
     q(x_{t−1} | x_t, x_0) of eq. 7: posterior_mean_coef1 (of x_0), posterior_mean_coef2 (of x_t), posterior_var.
     """
 
-    def __init__(self, config: DiffusionConfig) -> None:
+    def __init__(self, config: DiffusionConfig, betas: Tensor | None = None) -> None:
+        """betas: float64 [diffusion_steps], instead of those that `config` describes."""
         self.config = config
         steps = config.diffusion_steps
-        self.betas = betas_of(config)
+        self.betas = betas_of(config) if betas is None else betas
         alphas = 1 - self.betas
         self.alphas_bar = torch.cumprod(alphas, dim=0)
         self.alphas_bar_prev = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_bar[:-1]])
@@ -39,6 +41,10 @@ class VP:
     @property
     def diffusion_steps(self) -> int:
         return self.config.diffusion_steps
+
+    def first(self, steps: int) -> VP:
+        """The process that ends after the first `steps` of its steps."""
+        return VP(replace(self.config, diffusion_steps=steps), self.betas[:steps])
 
     @cached_property
     def log_snr(self) -> LogSNR:

@@ -7,7 +7,7 @@ from .dpm_solver import sample_dpm_solver
 from .dpmpp import sample_dpmpp, sample_dpmpp_sde
 from .grids import real_times, uniform_times, whole_times
 from .registry import IMAGE_SAMPLERS, SAMPLERS, Sampler, check, options_of
-from .strided import analytic_statistics, sample_analytic_dpm, sample_ddpm_strided
+from .strided import analytic_statistics, reverse_step, sample_analytic_dpm, sample_ddpm_strided
 
 __all__ = [
     "IMAGE_SAMPLERS",
@@ -17,6 +17,7 @@ __all__ = [
     "check",
     "options_of",
     "real_times",
+    "reverse_step",
     "sample_analytic_dpm",
     "sample_currents",
     "sample_ddim",
