@@ -121,3 +121,16 @@ def test_readmes_first_commands_take_one_network_through_all_stages():
     folders = {re.search(r"^--logdir=(?:\./)?(\S+?)/?$", content, re.M)[1] for content in files}
     assert folders == {commands[-1][-1]}  # which the report reads
     assert len({bit for content in files for bit in re.findall(r"^--bit=(\d+)", content, re.M)}) == 1
+
+
+def test_the_table_of_dead_zones():
+    results, found = (
+        (ROOT / "docs/results.md").read_text(encoding="utf-8"),
+        json.loads((FIGURES / "dead_zone.json").read_text()),
+    )
+    for row in found["rows"]:
+        cells = (
+            f"| {row['zone']:g} | {row['spikes']:,.0f} | {row['share']:.0%} | {row['error']:.1%} | {row['score']:.1f} |"
+        )
+        assert cells in results
+    assert found["rows"][0]["error"] == 0 and found["command"] in results
