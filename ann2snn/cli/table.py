@@ -130,6 +130,7 @@ def _define_diffusion() -> None:
     DEFINE_enum("mean_type", "epsilon", config.MEAN_TYPES, "what the network predicts")
     DEFINE_enum("var_type", "fixedlarge", config.VAR_TYPES, "variance of an ancestral step")
     DEFINE_enum("beta_schedule", "linear", config.BETA_SCHEDULES, "how the betas grow from beta_1 to beta_T; vp only")
+    DEFINE_bool("zero_terminal_snr", False, "rescale the schedule so that its last step is pure noise; not for epsilon")
     DEFINE_enum(
         "process", "vp", config.PROCESSES, "vp is DDPM's; cld: critically damped Langevin; blur: blur diffusion"
     )
@@ -164,6 +165,13 @@ def _define_training() -> None:
         config.LOSS_TYPES,
         "squared error; a bound in bits per dimension; scl: fsddim's",
     )
+    DEFINE_enum(
+        "loss_weight",
+        "none",
+        config.LOSS_WEIGHTS,
+        "how much each time counts in mse, by its signal-to-noise ratio: alike; min_snr; p2",
+    )
+    DEFINE_float("min_snr_gamma", 5.0, "ratio from which on --loss_weight=min_snr lets times count less")
     for term, default in (("image", 1.0), ("spike", 0.0), ("reconstruction", 1.0)):
         DEFINE_float(f"{term}_loss_weight", default, f"of the {term} term of --loss_type=scl")
     DEFINE_float("grad_clip", 1.0, "largest gradient norm")
@@ -239,9 +247,12 @@ def _define_sampling() -> None:
     DEFINE_bool("carry", False, "a converted network keeps its levels from call to call: spikes only for what changes")
     DEFINE_string("carry_steps", config.AUTO, "time steps of a carried call under stream; auto: until no neuron fires")
     DEFINE_enum(
-        "skip_type", None, config.SKIPS, "spacing of times; default: logsnr for dpm_solver, dpmpp, else uniform"
+        "skip_type",
+        None,
+        config.SKIPS,
+        "spacing of times; default: logsnr for the solvers (dpm_solver to unipc), else uniform",
     )
-    DEFINE_integer("sampler_order", 2, "order of dpm_solver, dpmpp, dpmpp_sde (1 to 3) and gddim (0 to 3)")
+    DEFINE_integer("sampler_order", 2, "order of dpm_solver, dpmpp, dpmpp_sde, unipc (1 to 3) and gddim (0 to 3)")
     DEFINE_bool("denoise", True, "ddim, gddim, euler: end with a call that removes the last noise")
     DEFINE_enum("corrector", "none", config.CORRECTORS, "gddim: correct each step (pec), and predict again (pece)")
     DEFINE_float("grid_power", 2.0, "gddim, euler: times are evenly spaced in t^(1/grid_power)")

@@ -44,7 +44,7 @@ class VP:
 
     def first(self, steps: int) -> VP:
         """The process that ends after the first `steps` of its steps."""
-        return VP(replace(self.config, diffusion_steps=steps), self.betas[:steps])
+        return VP(replace(self.config, diffusion_steps=steps, zero_terminal_snr=False), self.betas[:steps])
 
     @cached_property
     def log_snr(self) -> LogSNR:

@@ -27,6 +27,7 @@ from ..generate.sampling import generate_all
 from ..nets.architecture import NetworkConfig
 from ..run.log import RESULTS, RunLog, append_result
 from ..signals import Interruption
+from ..training import by_time
 from ..training.best import AVERAGED, BestKeeper
 from ..training.trainer import Trainer
 from .common import SilentLog, changes_text, due, newest, owning, record_changes
@@ -156,7 +157,9 @@ def _loop(
                 trainer.check_finite(logdir)
             if due(step, schedule.log_step) or step == total:
                 value = float(world.sum(loss) / world.size)
-                log.scalars(step - 1, loss=value, grad_norm=float(norm), lr=rate)
+                log.scalars(
+                    step - 1, loss=value, grad_norm=float(norm), lr=rate, **by_time.means(trainer.by_time, world)
+                )
                 bar.set_postfix(loss=f"{value:.4f}", refresh=False)
             bar.update(1)
             if due(step, schedule.sample_step):
