@@ -6,6 +6,7 @@ file is updated.
 """
 
 import copy
+import dataclasses
 import functools
 import itertools
 import json
@@ -27,6 +28,7 @@ from ann2snn.diffusion.samplers import analytic_statistics
 from ann2snn.diffusion.vp import gather
 from ann2snn.distributed.runtime import place, sent
 from ann2snn.distributed.world import World
+from ann2snn.finetune import LEARNABLE, BlockTuning, expand_neurons, tied_proxy, tunable_blocks, tune_block
 from ann2snn.generate.sampling import generate
 from ann2snn.metrics.fad import FadExtractor
 from ann2snn.metrics.fad_encoder import AutoEncoder
@@ -217,6 +219,30 @@ def test_training_steps(name):
 def test_training_steps_of_spiking_networks(name):
     train = {"loss_type": "scl"} if name == "fsddim" else {}
     one_more(f"training, {name}", functools.partial(trained, network=CONFIGS[name], train=train), 1, 2)
+
+
+@pytest.mark.parametrize("method", ["proxy", "bptt"])
+def test_fine_tuning_steps(method):
+    """Of a block whose gap is not 0; judged before and after, which waits, but not in a step."""
+    learn = ("weights",) if method == "proxy" else LEARNABLE
+    tuning = BlockTuning(steps=2, lr=1e-3, checks=1, method=method, learn=learn)
+
+    def tuned(gpu, n: int) -> None:
+        ann = place(tiny(), GPU)
+        snn = ann2snn.convert(ann, schedule="stream")
+        with torch.no_grad():
+            for parameter in snn.parameters():
+                parameter.mul_(1.05)
+        expand_neurons(snn, tuning.learn, "channel")
+        proxy = tied_proxy(ann, snn)
+        generator = torch.Generator().manual_seed(0)
+        batch = torch.randn(4, 1, 4, 4, generator=generator).to(GPU), torch.tensor([1, 5, 9, 15]).to(GPU)
+        name = tunable_blocks(snn)[0]
+        plan = dataclasses.replace(tuning, steps=n)
+        report = tune_block(name, ann, snn, proxy, itertools.repeat(batch), [batch], plan, lambda step, loss: None)
+        assert report.steps == n and report.gap_before > 0
+
+    one_more(f"fine-tuning, {method}", tuned)
 
 
 def test_images_that_stay_on_the_gpu():
