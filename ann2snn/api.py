@@ -64,22 +64,35 @@ def load(
     weights: str = "ema",
     bit: int | None = None,
     spike_steps: int | None = None,
+    image_size: int | None = None,
+    norm_groups: int | None = None,
     device: str = "cpu",
     **spiking: object,
 ) -> Network | SpikingNetwork:
-    """Read a network, ANN or SNN, of this program or of the published ones, in eval mode.
+    """Read a network, ANN or SNN, of this program, of the published ones or of others, in eval mode.
 
-    path: a checkpoint file, or a folder that `save` made.
+    path: a checkpoint file of this program, the published conversion code, SDDPM, SDM, FSDDIM, ddpm-torch or
+    pytorch-ddpm; or a folder that `save` made, or diffusers (a `UNet2DModel`, or a pipeline). See docs/models.md.
     weights: "ema" (averaged) or "net" (raw; training checkpoints only).
     bit: activation bits, for files of the published conversion code, which do not store them.
     spike_steps: of files of the published SDDPM (default 4) and FSDDIM (default 8), which do not store them either.
+    image_size, norm_groups: for files that do not tell them; 32 is assumed, with a note. Must agree with others.
     spiking: fields of `SpikingConfig` (schedule, signed, …) that override how a spiking network runs.
 
     The network knows itself: `config`, `in_channels`, `image_size`, `diffusion` (and `spiking`, if it is one).
 
     Raises UserError (a ValueError) for a missing, damaged or foreign file.
     """
-    net = checkpoint.load(path, weights=weights, bit=bit, spike_steps=spike_steps).net.to(device)
+    known = {"image_size": ("img_size", image_size), "norm_groups": ("norm_groups", norm_groups)}
+    loaded = checkpoint.load(
+        path,
+        weights=weights,
+        bit=bit,
+        spike_steps=spike_steps,
+        image_size=image_size,
+        expected={name: given for name, given in known.items() if given[1] is not None},
+    )
+    net = loaded.net.to(device)
     if spiking:
         if not isinstance(net, SpikingNetwork):
             raise TypeError(f"{', '.join(spiking)} given, but {path} is no converted network: use ann2snn.convert")

@@ -6,14 +6,14 @@ import contextlib
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..config import FULL_PRECISION, MAX_IMAGE_SIZE, DiffusionConfig, SpikingConfig, UNetConfig, require
-from ..convert import SpikingNetwork, attach, prepare_for
+from ..convert import SpikingNetwork, attach
 from ..diffusion.process import network_channels
 from ..errors import UserError, is_out_of_memory
 from ..files.atomic import file_hash, replacing
@@ -21,8 +21,9 @@ from ..files.plain import open_plain
 from ..files.warning import warn
 from ..nets.architecture import Network, NetworkConfig, build_network, stored_config
 from ..nets.direct import DirectConfig
-from . import bounds, folders, published, reference, seal
+from . import bounds, dialects, published, reference, seal
 from .payload import FORMAT, payload_of
+from .states import check_fit, load_state, state_in
 
 __all__ = ["FORMAT", "Loaded", "check_agreement", "load", "load_state", "payload_of", "read", "read_newest", "save"]
 
@@ -40,7 +41,7 @@ class Loaded:
     @property
     def hash(self) -> str:
         """Of the file, or of the weights in a folder."""
-        return file_hash(self.path / folders.WEIGHTS if self.path.is_dir() else self.path)
+        return file_hash(dialects.weights_of(self.path) if self.path.is_dir() else self.path)
 
 
 def save(path: str | os.PathLike, payload: dict, keep_previous: bool = False) -> None:
@@ -149,7 +150,7 @@ def read(path: str | os.PathLike) -> dict:
     """
     path = Path(path)
     if path.is_dir():
-        payload = folders.read(path)
+        payload = dialects.from_folder(path)
         try:
             bounds.plain(payload)
         except ValueError as error:
@@ -174,9 +175,9 @@ def read(path: str | os.PathLike) -> dict:
             reason = "it is truncated or not a torch checkpoint"
         raise UserError(f"refusing {path}: {reason}") from None
     if isinstance(payload, dict):
-        payload = published.with_weights_by_our_name(payload)
+        payload = dialects.from_file(published.with_weights_by_our_name(payload), path)
     if not isinstance(payload, dict) or not any(key in payload for key in ("ema_model", "net_model")):
-        raise UserError(f"refusing {path}: no 'ema_model' in it, so it is not a checkpoint of this program")
+        raise UserError(f"refusing {path}: no 'ema_model' in it, so it is none of {dialects.SUPPORTED}")
     seal.verify(payload, path)
     _check_settings(payload, path)
     return payload
@@ -238,7 +239,7 @@ def load(
     """
     payload = read(path) if payload is None else payload
     weights = published.weights_in(payload, weights)
-    state = _state(payload, f"{weights}_model", path)
+    state = state_in(payload, f"{weights}_model", path)
     kind, step = _kind_and_step(payload, state, path)
     state = reference.rename_snn_keys(state, path)
     told = _Told(bit, image_size, spike_steps, expected or {})
@@ -254,12 +255,22 @@ def load(
 
     try:
         with torch.device("meta"):  # shapes without memory: a small file may describe a network of any size
-            _check_fit(_unet(build()), state, path)
+            unplaced = _unet(_built(build, path))
+            check_fit(unplaced, state, path)
     except (RuntimeError, OverflowError):
         raise UserError(f"refusing {path}: its configuration describes a network that cannot be built") from None
     net = build()
     load_state(_unet(net), state, path)
+    if dialects.has_assumptions(payload):
+        dialects.note(payload, told.all_expected, (config, diffusion), path)
     return Loaded(net.eval(), Path(path), step, weights, payload)
+
+
+def _built(build: Callable[[], Network | SpikingNetwork], path: str | os.PathLike) -> Network | SpikingNetwork:
+    try:
+        return build()
+    except UserError as error:
+        raise UserError(f"refusing {path}: {error}") from None
 
 
 def _unet(net: Network | SpikingNetwork) -> Network:
@@ -284,28 +295,6 @@ def _text(value: object) -> str:
     return (",".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
 
 
-def _state(payload: dict, key: str, path: str | os.PathLike) -> dict[str, Tensor]:
-    state = payload.get(key)
-    if not isinstance(state, dict) or not state:
-        raise UserError(f"refusing {path}: no weights under {key!r}")
-    for name, value in state.items():
-        plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
-        whole = plain and isinstance(name, str) and _is_whole(name, value)
-        if not isinstance(name, str) or not plain or not (value.is_floating_point() or whole):
-            raise UserError(
-                f"refusing {path}: entry {str(name)[:80]!r} of {key!r} is not a named floating-point tensor"
-            )
-    if bounds.repeats_itself(list(state.values())):
-        raise UserError(f"refusing {path}: the tensors of {key!r} share their data: they outgrow the file")
-    return state
-
-
-def _is_whole(name: str, value: Tensor) -> bool:
-    """The integers of a state dict: the batches that a batch norm has seen, the range of a quantizer."""
-    shapes = {"num_batches_tracked": (), "_extra_state": (2,)}
-    return value.dtype == torch.int64 and shapes.get(name.rpartition(".")[2]) == tuple(value.shape)
-
-
 def _kind_and_step(payload: dict, state: dict, path: str | os.PathLike) -> tuple[str, int]:
     by_names = "direct" if published.arch_of(state) else reference.kind_of(state)
     kind, step = payload.get("kind", by_names), payload.get("step", 0)
@@ -327,7 +316,8 @@ class _Told:
 
     @property
     def all_expected(self) -> dict[str, tuple[str, object]]:
-        numbers = {"bits": ("bit", self.bit), "spike_steps": ("timestep", self.spike_steps)}
+        numbers = {"bits": ("bit", self.bit), "image_size": ("img_size", self.image_size)}
+        numbers |= {"spike_steps": ("timestep", self.spike_steps)}
         return self.expected | {field: given for field, given in numbers.items() if given[1] is not None}
 
 
@@ -337,6 +327,9 @@ def _configs(
     stored = payload.get("config")
     size = told.image_size or reference.image_size_of(payload)
     if isinstance(stored, dict):
+        expected = dict(told.all_expected)
+        if dialects.has_assumptions(payload):
+            stored, expected = dialects.completed(payload, expected)
         try:
             config = stored_config(stored.get("arch", UNetConfig.arch), stored["unet"])
             diffusion = DiffusionConfig(**stored["diffusion"])
@@ -346,7 +339,6 @@ def _configs(
             raise UserError(f"refusing {path}: its configuration is invalid: {error}") from None
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"refusing {path}: its configuration is unreadable ({error})") from None
-        expected = told.all_expected
     elif published.arch_of(state):
         config = published.infer_direct_config(state, path, told.spike_steps, size)
         config, expected = published.completed(config, told.all_expected, path)
@@ -367,32 +359,3 @@ def _check_pair(config: NetworkConfig, diffusion: DiffusionConfig) -> None:
     require(own == steps, f"{own} diffusion steps in the network, {steps} in the process")
     require(channels in (1, 3), f"{channels:g} image channels: images have 1 (grey) or 3 (colour)")
     require(config.image_size <= MAX_IMAGE_SIZE, f"images of {config.image_size} pixels: at most {MAX_IMAGE_SIZE}")
-
-
-def load_state(net: Network, state: dict[str, Tensor], path: str | os.PathLike) -> None:
-    """Copy `state` into `net`, in place but for optional entries. Raises UserError, naming what does not fit."""
-    wanted = _check_fit(net, state, path)
-    for name, value in state.items():
-        if not bool(torch.isfinite(value.to(wanted[name].dtype)).all()):
-            raise UserError(f"refusing {path}: {name} holds values that are not finite")
-    try:
-        net.load_state_dict(state, strict=True)
-    except ValueError as error:
-        raise UserError(f"refusing {path}: {error}") from None
-
-
-def _check_fit(net: Network, state: dict[str, Tensor], path: str | os.PathLike) -> dict[str, Tensor]:
-    """Make room for optional entries, compare names and shapes; the network's own state. Raises UserError."""
-    try:
-        prepare_for(net, state)
-    except UserError as error:
-        raise UserError(f"refusing {path}: {error}") from None
-    wanted = net.state_dict()
-    missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    if missing or unknown:
-        what = f"lacks {missing[0]}" if missing else f"has the unknown entry {unknown[0]}"
-        raise UserError(f"refusing {path}: it {what} ({len(missing)} missing, {len(unknown)} unknown entries)")
-    for name, value in state.items():
-        if value.shape != wanted[name].shape:
-            raise UserError(f"refusing {path}: {name} is {list(value.shape)}, expected {list(wanted[name].shape)}")
-    return wanted

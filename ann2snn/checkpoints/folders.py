@@ -63,6 +63,11 @@ def settings(folder: Path) -> dict:
     path = folder / CONFIG
     if not path.is_file():
         raise UserError(f"refusing {folder}: there is no {CONFIG} in it, so it is no folder of a network")
+    return table(path)
+
+
+def table(path: Path) -> dict:
+    """A JSON file that holds a table. Raises UserError."""
     try:
         about = json.loads(read_text(path, MOST_BYTES))
     except (OSError, ValueError, RecursionError) as error:

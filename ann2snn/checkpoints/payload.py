@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from quant import UniformQuantizer
+
+from ..config import FULL_PRECISION
 from ..convert import SpikingNetwork
 from ..errors import UserError
 from ..nets.architecture import CONFIGS, Network
@@ -20,6 +23,12 @@ def payload_of(net: Network | SpikingNetwork, **extra: object) -> dict:
         raise UserError(
             f"a {type(inner).__name__} cannot be saved with its settings: only networks of this program can; keep "
             "its state_dict() beside the code that builds it"
+        )
+    quantized = isinstance(net, SpikingNetwork) or any(isinstance(m, UniformQuantizer) for m in inner.modules())
+    if quantized and inner.config.bits == FULL_PRECISION:
+        raise UserError(
+            f"a {type(inner).__name__} with quantizers elsewhere than its settings say (granularity, skip, or a "
+            "--arch=unet, which has its own) cannot be saved with them: keep its state_dict() beside the code"
         )
     kind = "direct" if isinstance(inner, DirectDenoiser) else "ann"
     config = {"arch": inner.config.arch, "unet": inner.config.to_dict(), "diffusion": inner.diffusion.to_dict()}

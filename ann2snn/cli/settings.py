@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..config import FULL_PRECISION, DiffusionConfig, UNetConfig, require
 from ..nets.architecture import NetworkConfig
 from ..nets.attention_unet import AttentionUNetConfig
+from ..nets.diffusers_unet import DiffusersUNetConfig
 from ..nets.direct import DirectConfig
 from ..nets.fsddim import FSDDIMConfig
 from ..nets.sddpm import SDDPMConfig
@@ -24,6 +25,7 @@ ATTENTION_FLAGS = OF_ALL | {"norm_groups": "norm_groups", "attn": "attn", "block
 DIRECT_FLAGS = OF_ALL | {"T": "diffusion_steps", "timestep": "spike_steps", "surrogate": "surrogate"}
 SDDPM_FLAGS = DIRECT_FLAGS | {"tsm": "tsm", "corrections": "corrections"}
 FSDDIM_FLAGS = DIRECT_FLAGS | {name: name for name in ("decay", "soft_reset", "detach_reset", "norm")}
+DIFFUSERS_FLAGS = {"img_size": "image_size", "bit": "bits"}
 DIFFUSION_FLAGS = {
     "T": "diffusion_steps",
     "beta_1": "beta_1",
@@ -40,6 +42,7 @@ ARCHITECTURES: dict[str, tuple[dict[str, str], type[NetworkConfig]]] = {
     AttentionUNetConfig.arch: (ATTENTION_FLAGS, AttentionUNetConfig),
     SDDPMConfig.arch: (SDDPM_FLAGS, SDDPMConfig),
     FSDDIMConfig.arch: (FSDDIM_FLAGS, FSDDIMConfig),
+    DiffusersUNetConfig.arch: (DIFFUSERS_FLAGS, DiffusersUNetConfig),
 }
 #: Flag → the value that asks for nothing. Other values of flags that an architecture does not have are refused.
 NEUTRAL = {
@@ -58,6 +61,7 @@ def unet_config(in_channels: int) -> UNetConfig:
 def network_config(in_channels: int) -> NetworkConfig:
     """The network the flags describe, of the architecture they name. Raises UserError."""
     table, kind = ARCHITECTURES[FLAGS.arch]
+    require(kind is not DiffusersUNetConfig, "--arch=diffusers: has no weights to begin with; name them by --init_from")
     for name, plain in NEUTRAL.items():
         value = FLAGS[name].value
         has_it = name in table or (name == "bit" and kind is AttentionUNetConfig)

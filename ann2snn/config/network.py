@@ -17,7 +17,7 @@ from .checks import (
     require,
 )
 
-ARCHS = ("unet", "attention", "sddpm", "fsddim")  # of `nets.architecture`, known without torch
+ARCHS = ("unet", "attention", "sddpm", "fsddim", "diffusers")  # of `nets.architecture`, known without torch
 
 
 @dataclass(frozen=True)

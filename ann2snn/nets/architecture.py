@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from ..config import DiffusionConfig, UNetConfig, require
 from .attention_unet import AttentionUNet, AttentionUNetConfig
+from .diffusers_unet import DiffusersUNet, DiffusersUNetConfig
 from .direct import DirectConfig, DirectDenoiser
 from .fsddim import FSDDIM, FSDDIMConfig
 from .sddpm import SDDPM, SDDPMConfig
 from .unet import UNet
 
-NetworkConfig = UNetConfig | AttentionUNetConfig | DirectConfig
-Network = UNet | AttentionUNet | DirectDenoiser
+NetworkConfig = UNetConfig | AttentionUNetConfig | DirectConfig | DiffusersUNetConfig
+Network = UNet | AttentionUNet | DirectDenoiser | DiffusersUNet
 NETWORKS: dict[type[NetworkConfig], type[Network]] = {
     UNetConfig: UNet,
     AttentionUNetConfig: AttentionUNet,
     SDDPMConfig: SDDPM,
     FSDDIMConfig: FSDDIM,
+    DiffusersUNetConfig: DiffusersUNet,
 }
 CONFIGS: dict[str, type[NetworkConfig]] = {config.arch: config for config in NETWORKS}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,10 +20,27 @@ from quant import UniformQuantizer
 from quant.place import quantize_input, quantize_output
 
 from ..config import FULL_PRECISION, DiffusionConfig, check_bits, check_int, require
-from ..config.checks import check_blocks, check_even_width, check_multipliers, check_norm_groups, make_whole
+from ..config.checks import (
+    check_blocks,
+    check_bool,
+    check_even_width,
+    check_multipliers,
+    check_norm_groups,
+    check_number,
+    make_whole,
+)
+from .group_norm import GroupNorm
 from .parts import BatchDropout
 
 NORM_EPS = 1e-6
+#: Whose sinusoids → ln of their frequencies, from the indices i [dim/2]. Programs differ by the divisor, and by the
+#: order of their float32 operations, whose rounding shows at t = 1000 in the fourth digit of a feature.
+FREQUENCIES: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "ddpm": lambda i, half: i * (-math.log(10000) / (half - 1)),
+    "pytorch_ddpm": lambda i, half: -(2 * i / (2 * half) * math.log(10000)),
+    "diffusers_0": lambda i, half: -math.log(10000) * i / half,
+    "diffusers_1": lambda i, half: -math.log(10000) * i / (half - 1),
+}
 NEAR_ZERO_GAIN = 1e-5  # Xavier gain of a layer that starts as good as silent: scale 1e-10 of the variance
 
 
@@ -35,6 +53,8 @@ class AttentionUNetConfig:
     bits: of the activations; 32 is full precision, and no quantizers. Fewer convert to a spiking network.
     block_size: squares of block_size² pixels become channels before the first convolution and pixels again after the
     last one; 1 leaves images as they are.
+    norm_eps: of every GroupNorm. symmetric: convolutions that halve an image read a zero at each edge, not two at the
+    right and the bottom one. frequencies: whose sinusoids of time it reads, see `FREQUENCIES`.
 
     Raises UserError for values that make no network.
     """
@@ -52,6 +72,9 @@ class AttentionUNetConfig:
     norm_groups: int = 32
     block_size: int = 1
     bits: int = FULL_PRECISION
+    norm_eps: float = NORM_EPS
+    symmetric: bool = False
+    frequencies: str = "ddpm"
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen; normalise types once, here
@@ -69,6 +92,10 @@ class AttentionUNetConfig:
         check_even_width(self.ch)
         check_blocks(self.num_res_blocks, self.dropout)
         check_norm_groups(self.norm_groups, self.ch)
+        require(0 < check_number(self.norm_eps, "norm_eps") <= 1, f"norm_eps={self.norm_eps}: use more than 0, up to 1")
+        check_bool(self.symmetric, "symmetric")
+        known = isinstance(self.frequencies, str) and self.frequencies in FREQUENCIES
+        require(known, f"frequencies={str(self.frequencies)[:40]!r}: use one of {', '.join(FREQUENCIES)}")
 
     def _check_levels(self) -> None:
         levels = len(self.ch_mult)
@@ -94,13 +121,14 @@ class AttentionUNetConfig:
         return dataclasses.asdict(self) | {"ch_mult": list(self.ch_mult), "attn": list(self.attn)}
 
 
-def sinusoidal_features(t: Tensor, dim: int) -> Tensor:
+def sinusoidal_features(t: Tensor, dim: int, frequencies: str = "ddpm") -> Tensor:
     """t [N], integer or fractional → float32 [N, dim]: dim/2 sines, then dim/2 cosines.
 
-    Frequencies 10000^(-i / (dim/2 - 1)), as in DDPM: not quite Vaswani et al., 2017, section 3.5.
+    Frequencies 10000^(-i / (dim/2 - 1)), as in DDPM: not quite Vaswani et al., 2017, section 3.5, which is the others'.
     """
     half = dim // 2
-    frequency = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000) / (half - 1)))
+    indices = torch.arange(half, device=t.device, dtype=torch.float32)
+    frequency = torch.exp(FREQUENCIES[frequencies](indices, half))
     angle = t.to(torch.float32)[:, None] * frequency[None, :]
     return torch.cat([torch.sin(angle), torch.cos(angle)], dim=1)
 
@@ -170,7 +198,8 @@ class AttentionUNet(nn.Module):
             skips.append(self.config.ch * self.config.ch_mult[level])
         if level != len(self.config.ch_mult) - 1:
             # Zeros at the right and bottom edge alone, so that 3x3 windows of stride 2 halve an even size.
-            blocks.append(Resampling(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(skips[-1], skips[-1], 3, stride=2)))
+            edges = (1, 1, 1, 1) if self.config.symmetric else (0, 1, 0, 1)
+            blocks.append(Resampling(nn.ZeroPad2d(edges), nn.Conv2d(skips[-1], skips[-1], 3, stride=2)))
             skips.append(skips[-1])
         return blocks
 
@@ -205,7 +234,7 @@ class AttentionUNet(nn.Module):
         return self.config.image_size
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        features = sinusoidal_features(t, self.config.ch)
+        features = sinusoidal_features(t, self.config.ch, self.config.frequencies)
         temb = self.embed(features.to(self.in_conv.weight.dtype))  # [N, 4·ch]
         h = self.in_conv(F.pixel_unshuffle(x, self.config.block_size))  # [N, ch, H/B, W/B], B = block_size
         skips = [h]
@@ -223,7 +252,7 @@ class AttentionUNet(nn.Module):
 
 
 def group_norm(channels: int, config: AttentionUNetConfig) -> nn.GroupNorm:
-    return nn.GroupNorm(config.norm_groups, channels, eps=NORM_EPS)
+    return GroupNorm(config.norm_groups, channels, eps=config.norm_eps)
 
 
 class Chain(nn.Sequential):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import chain
 from numbers import Real
@@ -18,6 +18,7 @@ from quant.place import quantize_input, quantize_output
 
 from ..config import require
 from ..errors import UserError
+from ..nets.architecture import NETWORKS, build_network
 from ..neurons import IFNeuron
 from .attention import attended, project_all
 from .calls import Call, copied, read_calls
@@ -106,8 +107,21 @@ def quantize(
             place = quantize_output if site.behind else quantize_input
             place(site.module, rules.quantizer(site))
         _calibrate(net, sites, calls, rules)
+    _tell(net, rules.bits)
     net.example_call = tuple(calls[0].stored())
     return net
+
+
+def _tell(net: nn.Module, bits: int) -> None:
+    """Set the bits in the configuration of a network of this program, if such a one has these very quantizers."""
+    config = getattr(net, "config", None)
+    if type(config) not in NETWORKS or not hasattr(config, "bits"):
+        return
+    config = replace(config, bits=bits)
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in build_network(config).state_dict().items()}
+    if shapes == {name: value.shape for name, value in net.state_dict().items()}:
+        net.config = config
 
 
 def _check_float(net: nn.Module) -> None:

@@ -94,6 +94,8 @@ def run(
         if trainer.step >= train.total_steps:
             print(f"{logdir / CHECKPOINT} is at step {trainer.step} of {train.total_steps}: nothing left to train")
             return 0
+        if world.main:
+            print(_begun(logdir, trainer, dataset))
         stream = Batches(dataset, trainer, schedule.num_workers, home_of(dataset, schedule.resident, world.device))
         log = _run_log(logdir, trainer, schedule.wandb) if world.main else SilentLog()
         if world.main:
@@ -103,6 +105,14 @@ def run(
             return _loop(trainer, stream, log, logdir, sample, schedule)
         finally:
             log.close()
+
+
+def _begun(logdir: Path, trainer: Trainer, dataset: ImageDataset) -> str:
+    """What is trained, on what, where, and where it goes to."""
+    parameters = sum(parameter.numel() for parameter in trainer.net.parameters())
+    work = f"{parameters:,} parameters, {len(dataset):,} images of {dataset.name} ({dataset.split})"
+    steps = f"steps {trainer.step + 1} to {trainer.train_config.total_steps} on {trainer.world.device}"
+    return f"{logdir}: {work}, {steps}"
 
 
 def start(

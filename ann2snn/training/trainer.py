@@ -18,6 +18,7 @@ from quant.calibrate import calibrate_activations
 
 from ..checkpoints import checkpoint
 from ..config import FULL_PRECISION, DiffusionConfig, TrainConfig, require
+from ..config.names import both
 from ..data import ImageDataset, to_model_range
 from ..diffusion.ema import ema_decay_at
 from ..diffusion.loss_weights import check_loss_weight, loss_weights
@@ -358,6 +359,6 @@ def lr_factor(step: int, config: TrainConfig) -> float:
 def _require_same(path: Path, name: str, stored: object, asked: object, cure: str = "") -> None:
     if stored != asked:
         raise UserError(
-            f"cannot resume {path}: it was trained with {name}={stored}, now {name}={asked}; "
+            f"cannot resume {path}: it was trained with {both(name, stored, asked)}; "
             f"correct the flag or choose another --logdir{cure}"
         )

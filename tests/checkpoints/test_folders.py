@@ -111,7 +111,10 @@ def spoil_a_number(folder):
         (lambda folder: (folder / WEIGHTS).unlink(), "no model.safetensors"),
         (lambda folder: (folder / CONFIG).write_text("{"), "unreadable"),
         (lambda folder: (folder / CONFIG).write_text("[1]"), "no table"),
-        (lambda folder: (folder / CONFIG).write_text('{"_class_name": "VQModel"}'), "not of a network"),
+        (
+            lambda folder: (folder / CONFIG).write_text('{"_class_name": "VQModel"}'),
+            "VQModel of diffusers; only UNet2DModel",
+        ),
         (change("kind", "../x"), "plain word"),
         (change("config", {"arch": "unet"}), "configuration"),
         (change("config", 3), "configuration"),
