@@ -36,14 +36,19 @@ def suits(network, diffusion) -> None:
 
 
 def run_training(world) -> int:
-    from ann2snn.cli import build
+    from ann2snn.cli import build, networks
     from ann2snn.stages import train
 
+    if source := networks.load_initial():
+        plan = build.training_from(source, world)
+    else:
+        plan = build.training(world, suits)
     return train.run(
-        *build.training(world, suits),
+        *plan,
         resume=FLAGS.resume,
         amp=FLAGS.amp,
-        accepted=lambda: build.logdir("train", world),
+        initial=networks.initial_weights(source, plan.network, world) if source else None,
+        accepted=lambda: build.logdir("train", world, source, plan.network),
     )
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from ..checkpoints import checkpoint
-from ..config import DiffusionConfig, SampleConfig, SpikingConfig, TrainConfig, require
+from ..config import FULL_PRECISION, DiffusionConfig, SampleConfig, SpikingConfig, TrainConfig, require
 from ..convert import SpikingNetwork
 from ..data import ImageDataset, load_dataset
 from ..diffusion.process import check_sampling, current_steps, image_channels, network_channels
@@ -32,6 +32,7 @@ from ..stages.evaluate import require_spread
 from ..stages.fad import Fad
 from ..stages.finetune_run import FineTuneConfig
 from ..stages.train import Schedule
+from ..training.initial import begun_from
 from ..training.trainer import synaptic_loss_of
 from . import flags
 from .flags import FLAGS
@@ -57,25 +58,27 @@ def world() -> World:
     return joined
 
 
-def logdir(stage: str, world: World, source: checkpoint.Loaded | None = None) -> Path:
+def logdir(
+    stage: str, world: World, source: checkpoint.Loaded | None = None, network: NetworkConfig | None = None
+) -> Path:
     """The run's folder, created and writable, without what killed stages left half-written. Raises UserError.
 
     A stage's settings are kept beside its results: the flags, their defaults overruled by what `source`, the network in
-    use, was made with. Training writes `flagfile.txt`, the others `flagfile.{stage}.txt`.
+    use, was made with, and `network`, what it becomes. Training writes `flagfile.txt`, others `flagfile.{stage}.txt`.
     A command that is refused must not replace those of the run that is there: call it after every check.
     """
     folder = prepare_folder(FLAGS.logdir)
     name = "flagfile.txt" if stage == "train" else f"flagfile.{stage}.txt"
     if world.main:
         sweep(folder)
-        write_text(folder / name, written_flagfile(_decided_by(source) if source else {}))
+        write_text(folder / name, written_flagfile(_decided_by(source, network) if source else {}))
     return folder
 
 
-def _decided_by(source: checkpoint.Loaded) -> dict[str, object]:
+def _decided_by(source: checkpoint.Loaded, network: NetworkConfig | None) -> dict[str, object]:
     net = source.net
     spiking = net.spiking.to_dict() if isinstance(net, SpikingNetwork) else {}
-    return effective_flags(net.config, net.diffusion, source.raw) | spiking
+    return effective_flags(network or net.config, net.diffusion, source.raw) | spiking
 
 
 def dataset(train: bool = True) -> ImageDataset:
@@ -219,6 +222,8 @@ class Training(NamedTuple):
 
 def training(world: World, suits: Callable[[NetworkConfig, DiffusionConfig], None]) -> Training:
     """The training the flags ask for. `suits` raises UserError for what the script does not train, as this does."""
+    require(FLAGS.init_from is None, "--init_from: of ANN_train.py; drop it")
+    require(FLAGS.total_steps != 0, "--total_steps=0: use at least 1, or 0 with --init_from")
     diffusion, sample, train = diffusion_config(), sample_config(), train_config()
     network = network_config(in_channels=3)  # refuse bad flags before the data are read
     suits(network, diffusion)
@@ -227,6 +232,22 @@ def training(world: World, suits: Callable[[NetworkConfig, DiffusionConfig], Non
     schedule = train_schedule(sample, world)
     images = dataset()
     network = network_config(network_channels(diffusion, images.channels))
+    return Training(Path(FLAGS.logdir), images, network, diffusion, train, sample, schedule, world)
+
+
+def training_from(source: checkpoint.Loaded, world: World) -> Training:
+    """The training the flags ask for, of the network of `source`, with its process. Raises UserError."""
+    kept = source.net.config
+    bits = FLAGS.bit if flags.given("bit") or kept.bits == FULL_PRECISION else None
+    network = begun_from(kept, bits, FLAGS.dropout if flags.given("dropout") else None, source.path)
+    diffusion, sample = source.net.diffusion, sample_config()
+    check_sampling(diffusion, network.image_size, sample, spike_steps=current_steps(network))
+    own = {"dropout": network.dropout}
+    trained_on = source.raw.get("config", {}).get("train", {}).get("dataset_type")
+    if trained_on and not flags.given("dataset_type"):
+        own["dataset_type"] = trained_on
+    train = replace(train_config(), **own)
+    schedule, images = train_schedule(sample, world), dataset_for(source)
     return Training(Path(FLAGS.logdir), images, network, diffusion, train, sample, schedule, world)
 
 

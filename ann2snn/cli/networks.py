@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +10,16 @@ from ..checkpoints import checkpoint, shipped
 from ..config import require
 from ..convert import SpikingNetwork
 from ..convert.to_snn import check_convertible
+from ..distributed.runtime import place
+from ..distributed.world import World
 from ..errors import UserError
+from ..nets.architecture import NetworkConfig
 from ..nets.direct import DirectDenoiser
 from ..nets.sddpm import SDDPM
 from ..stages.convert import CONVERTED
 from ..stages.direct import TRAINED
 from ..stages.train import BEST, CHECKPOINT, best_or_last
+from ..training.initial import check_source, quantized_state
 from . import flags
 from .build import spiking_config
 from .flags import FLAGS
@@ -32,7 +37,7 @@ def load_checkpoint(path: Path, weights: str = "ema", free: tuple[str, ...] = ()
     loaded = checkpoint.load(
         path,
         weights=weights,
-        bit=int(FLAGS.bit) if flags.given("bit") else None,
+        bit=int(FLAGS.bit) if flags.given("bit") and "bit" not in free else None,
         image_size=FLAGS.img_size if flags.given("img_size") else None,
         spike_steps=FLAGS.timestep if flags.given("timestep") and "timestep" not in free else None,
         expected=expected,
@@ -41,6 +46,24 @@ def load_checkpoint(path: Path, weights: str = "ema", free: tuple[str, ...] = ()
         unet = loaded.net.net if isinstance(loaded.net, SpikingNetwork) else loaded.net
         unet.diffusion = replace(unet.diffusion, var_type=FLAGS.var_type)
     return loaded
+
+
+def load_initial() -> checkpoint.Loaded | None:
+    """The network that --init_from names, a file, a folder or a shipped one; None without the flag. Raises UserError.
+
+    Flags given by hand must agree with it, but for --bit, which may be another.
+    """
+    if FLAGS.init_from is None:
+        return None
+    path = shipped.path_of(FLAGS.init_from)
+    loaded = load_checkpoint(path, free=("bit",))
+    check_source(loaded.net, path)
+    return loaded
+
+
+def initial_weights(source: checkpoint.Loaded, network: NetworkConfig, world: World) -> Callable[[], dict]:
+    """Answers the weights of `source`, quantized as `network` is, when it is asked to."""
+    return lambda: quantized_state(place(source.net, world.device), network, FLAGS.seed)
 
 
 def load_convertible() -> checkpoint.Loaded:

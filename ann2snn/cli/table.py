@@ -175,7 +175,12 @@ def _define_training() -> None:
     for term, default in (("image", 1.0), ("spike", 0.0), ("reconstruction", 1.0)):
         DEFINE_float(f"{term}_loss_weight", default, f"of the {term} term of --loss_type=scl")
     DEFINE_float("grad_clip", 1.0, "largest gradient norm")
-    DEFINE_integer("total_steps", 800000, "training steps")
+    DEFINE_integer("total_steps", 800000, "training steps; 0 with --init_from: only quantize")
+    DEFINE_string(
+        "init_from",
+        None,
+        "ANN_train: the network to begin with (as --eval_model_path names one), quantized to --bit on sampler states",
+    )
     DEFINE_integer("warmup", 5000, "steps over which the learning rate rises; 0 for none")
     DEFINE_integer(
         "batch_size", 128, "images per step over all processes; on a GPU also the batch in which a process samples"
@@ -311,6 +316,7 @@ def _define_scores() -> None:
     DEFINE_enum("fad_mode", "eval", ["published", "eval"], "FAD with statistics of each batch, or running ones")
     DEFINE_bool("fid_use_torch", False, "accepted for compatibility; statistics are always float64")
     DEFINE_integer("gap_images", 8, "images the gap table is measured on")
+    DEFINE_string("export", None, "SNN_conversion: a new folder for the network and a card of what was measured")
 
 
 def _define_run() -> None:

@@ -71,7 +71,7 @@ class TrainConfig:
         object.__setattr__(self, "resume_with", check_resume_with(self.resume_with))
         require(self.lr > 0, f"--lr={self.lr}: must be positive")
         require(self.grad_clip > 0, f"--grad_clip={self.grad_clip}: must be positive")
-        require(self.total_steps >= 1, f"--total_steps={self.total_steps}: use at least 1")
+        require(self.total_steps >= 0, f"--total_steps={self.total_steps}: use at least 1, or 0 with --init_from")
         require(self.warmup >= 0, f"--warmup={self.warmup}: use 0 or more")
         require(self.batch_size >= 1, f"--batch_size={self.batch_size}: use at least 1")
         check_accumulate(self.accumulate)

@@ -82,7 +82,7 @@ def fine_tune(
         resume=resume,
         amp=amp,
         recompute=recompute,
-        initial=inherited.state_dict(),
+        initial=inherited.state_dict,
         accepted=accepted,
     )
 

@@ -73,12 +73,12 @@ def run(
     resume: bool = True,
     amp: bool = False,
     recompute: bool = False,
-    initial: dict[str, Tensor] | None = None,
+    initial: Callable[[], dict[str, Tensor]] | None = None,
     accepted: Callable[[], object] = lambda: None,
 ) -> int:
     """Train to `train.total_steps`, writing checkpoints, sample grids and logs to `logdir`. Returns the exit code.
 
-    initial: weights that a new run starts from; fresh ones otherwise.
+    initial: answers the weights that a new run starts from; fresh ones otherwise.
     accepted: called when settings and checkpoint have passed all checks, before anything but the lock is written.
     """
     trainer = Trainer(network, diffusion, train, world, amp, recompute, dataset, sample.tf32)
@@ -89,10 +89,14 @@ def run(
                 f"note: --norm_groups={network.norm_groups} leaves one channel per group at --ch={network.ch}: such a "
                 "norm cancels the time embedding; use fewer groups"
             )
+        fresh = not (logdir / CHECKPOINT).exists()
         start(trainer, logdir / CHECKPOINT, dataset, resume, initial)
         accepted()
         if trainer.step >= train.total_steps:
-            print(f"{logdir / CHECKPOINT} is at step {trainer.step} of {train.total_steps}: nothing left to train")
+            if fresh and trainer.step == 0:
+                keep_untrained(trainer, logdir / CHECKPOINT, sample, schedule.sample_size)
+            else:
+                print(f"{logdir / CHECKPOINT} is at step {trainer.step} of {train.total_steps}: nothing left to train")
             return 0
         if world.main:
             print(_begun(logdir, trainer, dataset))
@@ -116,7 +120,11 @@ def _begun(logdir: Path, trainer: Trainer, dataset: ImageDataset) -> str:
 
 
 def start(
-    trainer: Trainer, path: Path, dataset: ImageDataset, resume: bool, initial: dict[str, Tensor] | None = None
+    trainer: Trainer,
+    path: Path,
+    dataset: ImageDataset,
+    resume: bool,
+    initial: Callable[[], dict[str, Tensor]] | None = None,
 ) -> None:
     """Continue from the newest sound checkpoint, or begin. Raises UserError."""
     train, world = trainer.train_config, trainer.world
@@ -128,7 +136,7 @@ def start(
         trainer.restore(found)
         print(f"resuming {found} at step {trainer.step}{changes_text(trainer.changes)}")
     elif initial is not None:
-        trainer.begin_with(initial)
+        trainer.begin_with(initial())
     else:
         trainer.initialize_activations(
             next(batches(dataset, max(64, train.batch_size), seed=train.seed, flip=train.flip))
@@ -175,6 +183,16 @@ def _loop(
         print(f"stopped at step {trainer.step}; run the same command to continue")
         return 128 + stop
     return 0
+
+
+def keep_untrained(trainer: Trainer, path: Path, sample: SampleConfig, sample_size: int) -> None:
+    """Write the network that a training would begin with. Raises UserError."""
+    keeper = Keeper(trainer, path, _grid_noise(trainer, sample, sample_size))
+    keeper.saved = -1
+    keeper.save()
+    trainer.world.wait()  # what comes next reads the file
+    if trainer.world.main:
+        print(f"{path}: {trainer.net.config.bits} bits, calibrated, not trained")
 
 
 class Keeper:

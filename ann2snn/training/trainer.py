@@ -149,8 +149,9 @@ class Trainer:
 
     def begin_with(self, state: dict[str, Tensor]) -> None:
         """Start from these weights, raw and averaged."""
-        for net in (self.net, self.ema):
-            net.load_state_dict(state)
+        self.net.load_state_dict(state)
+        self.world.synchronise(self.net)
+        self.ema.load_state_dict(self.net.state_dict())
 
     def train_step(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """One optimizer step on this process's share of a batch, uint8 [n, C, H, W].

@@ -1,0 +1,66 @@
+"""The weights that a training begins with: those of another network, quantized."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+
+from quant.calibrate import calibrate_activations
+
+from ..config import FULL_PRECISION, require
+from ..convert import SpikingNetwork
+from ..errors import UserError
+from ..generate.probe import sampler_states
+from ..nets.architecture import Network, NetworkConfig, build_network
+from ..nets.direct import DirectDenoiser
+
+IMAGES, TIMES = 8, 8  # whose sampling path activations are calibrated on, and times on it
+BATCH = 16
+
+
+def check_source(net: Network | SpikingNetwork, path: object) -> None:
+    """Raise UserError for a network that no other one begins with."""
+    if isinstance(net, SpikingNetwork):
+        raise UserError(f"--init_from: {path} is a spiking network; give the network it was converted from")
+    if isinstance(net, DirectDenoiser):
+        raise UserError(f"--init_from: {path} has --arch={net.config.arch}, whose neurons need no quantizers")
+
+
+def begun_from(config: NetworkConfig, bits: int | None, dropout: float | None, path: object) -> NetworkConfig:
+    """The network that is trained, of the settings of the one it begins from.
+
+    bits, dropout: None for as they were. Raises UserError where quantizers would have to go.
+    """
+    bits = config.bits if bits is None else bits
+    require(
+        bits != FULL_PRECISION or config.bits == FULL_PRECISION,
+        f"--bit={bits} contradicts {path}, which is a quantized network of {config.bits} bits",
+    )
+    changed = {"bits": bits} | ({} if dropout is None else {"dropout": dropout})
+    return replace(config, **{name: changed[name] for name in changed if name in {f.name for f in fields(config)}})
+
+
+def quantized_state(source: Network, config: NetworkConfig, seed: int) -> dict[str, Tensor]:
+    """The weights of `source`, with activations as `config` has them, calibrated on states that its sampler visits.
+
+    source: in eval mode. config: its settings, but for the bits. Raises UserError.
+    """
+    if config.bits == source.config.bits:
+        return source.state_dict()
+    net = build_network(config, source.diffusion).to(next(source.parameters()).device)
+    weights = {name: value for name, value in source.state_dict().items() if not _is_quantizers(name)}
+    net.load_state_dict(net.state_dict() | weights)
+    with torch.no_grad():
+        x, t = sampler_states(source, IMAGES, TIMES, seed)
+    try:
+        calibrate_activations(net, zip(x.split(BATCH), t.split(BATCH), strict=True))
+    except ValueError as error:
+        raise UserError(f"--init_from: {error}") from None
+    return net.state_dict()
+
+
+def _is_quantizers(name: str) -> bool:
+    """Whether a quantizer holds this entry, and not a layer."""
+    return name.endswith("act_alpha") or ".input_quantizer." in name or ".output_quantizer." in name
