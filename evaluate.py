@@ -4,6 +4,7 @@
     python evaluate.py --flagfile config/SNN_evaluate/CIFAR10_snn.txt
     python evaluate.py --eval --logdir logs/RUN --eval_model_path logs/RUN/ckpt.pt --sample_only --num_images 64
     python evaluate.py --make_stats --dataset_type cifar10 --fid_cache stats/cifar10.train.npz
+    python evaluate.py --interpolate 1,2 --eval_model_path fashion-mnist-32-4bit --logdir logs/RUN
 
 Images are saved before they are scored, named by index, and not generated twice. Each score is one line of
 snn_eval.txt in --logdir, with every setting that makes it comparable.
@@ -22,14 +23,19 @@ flags.define()
 
 
 def main() -> int:
-    actions = FLAGS.eval or FLAGS.sample_only or FLAGS.make_stats or FLAGS.score_data
-    flags.require_action(actions, "eval, --sample_only, --make_stats or --score_data")
-    from ann2snn.cli import build, networks
+    drawing = FLAGS.interpolate or FLAGS.start or FLAGS.inpaint or FLAGS.invert
+    actions = FLAGS.eval or FLAGS.sample_only or FLAGS.make_stats or FLAGS.score_data or FLAGS.score or drawing
+    flags.require_action(actions, "eval, --sample_only, --make_stats, --score_data or --score")
+    from ann2snn.cli import build, comparison, drawings, networks
     from ann2snn.generate.analytic import noise_statistics
     from ann2snn.generate.sampling import check_generation
     from ann2snn.stages import evaluate, fad
 
     world = build.world()
+    if drawing:
+        return drawings.run(world)
+    if FLAGS.score:
+        return comparison.run(world)
     if FLAGS.make_stats:
         evaluate.require_spread(FLAGS.num_images)
     if FLAGS.make_stats and FLAGS.fad_encoder is not None:

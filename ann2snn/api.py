@@ -23,8 +23,14 @@ from .convert import (
 from .convert.gap import GapMeter
 from .cost import CostReport, count_calls
 from .errors import UserError
+from .generate.editing import edit
+from .generate.inpainting import inpaint
+from .generate.interpolation import interpolate
+from .generate.inversion import invert, round_trip
+from .generate.noise import check_noise
 from .generate.probe import sampler_calls
 from .generate.sampling import generate_all
+from .generate.subject import check_sampled
 from .nets import UNet
 from .nets.architecture import Network
 from .ptq import quantize, register_attention
@@ -34,13 +40,18 @@ __all__ = [
     "build_unet",
     "convert",
     "cost",
+    "edit",
     "fold_thresholds",
     "gap",
+    "inpaint",
+    "interpolate",
+    "invert",
     "load",
     "pretrained",
     "quantize",
     "register_attention",
     "register_quantizer",
+    "round_trip",
     "sample",
     "save",
     "trajectory",
@@ -134,6 +145,7 @@ def sample(
     clip: bool = True,
     batch_size: int = 64,
     progress: bool = True,
+    x_T: Tensor | None = None,
     **options: object,
 ) -> Tensor:
     """Images 0..n−1 of seed `seed`, uint8 [n, C, H, W]; the same noise for every network and batch size.
@@ -142,14 +154,17 @@ def sample(
     options: other fields of `SampleConfig` (skip, order, denoise, ddim_epsilon, corrector, grid_power, amp, tf32), with
     the defaults of the scripts. Networks of the processes "cld" and "blur" take sampler="gddim" or "euler".
     progress: show a bar, where there is a terminal.
+    x_T: noise to start from, float [n, C, H, W] with the network's channels, instead of the seed's first draws.
 
     The network runs in eval mode, and is left in the mode it was in. Raises UserError for arguments that nothing can be
     done with, and for what does not fit together.
     """
-    _check_sampled(net)
+    check_sampled(net)
     n, batch_size = check_limits("n", n, "n"), check_limits("batch_size", batch_size, "batch_size")
     config = SampleConfig(sampler, steps, eta, clip, seed, **options)
-    return generate_all(net, config, n, batch_size, progress=progress)
+    if x_T is not None:
+        check_noise(net, x_T, n)
+    return generate_all(net, config, n, batch_size, progress=progress, x_T=x_T)
 
 
 def trajectory(net: nn.Module, n: int = 1, **how: object) -> list[tuple[Tensor, Tensor]]:
@@ -157,7 +172,7 @@ def trajectory(net: nn.Module, n: int = 1, **how: object) -> list[tuple[Tensor, 
 
     how: sampler, steps, seed, eta, clip and options as in `sample`. Raises UserError as that does.
     """
-    _check_sampled(net)
+    check_sampled(net)
     n = check_limits("n", n, "n")
     require(n >= 1, f"n={n}: use at least 1")
     given = {"sampler": "ddim", "steps": 50} | how
@@ -197,12 +212,3 @@ def cost(
     elif args or kwargs:
         raise UserError("cost: give the arguments of one call, or a trajectory of calls, not both")
     return count_calls(net, trajectory, carry, carry_steps)
-
-
-def _check_sampled(net: object) -> None:
-    """Raise UserError for what no sampler can call."""
-    missing = [name for name in ("in_channels", "image_size", "diffusion") if not hasattr(net, name)]
-    require(
-        isinstance(net, nn.Module) and not missing,
-        f"net={type(net).__name__}: not a network that can be sampled; it lacks {', '.join(missing) or 'parameters'}",
-    )

@@ -25,7 +25,7 @@ from pathlib import Path
 from torch import nn
 
 import ann2snn
-from ann2snn.checkpoints import checkpoint
+from ann2snn.checkpoints import checkpoint, shipped
 from ann2snn.config import AUTO, SampleConfig, SpikingConfig, require
 from ann2snn.convert import SpikingNetwork
 from ann2snn.cost import FP32, INT8, CostReport, count_calls
@@ -157,7 +157,7 @@ def settings(given: argparse.Namespace) -> list[Setting]:
     """Every combination, each once: η matters to ddim alone. Raises UserError."""
     found = []
     for path in given.checkpoint:
-        source = checkpoint.load(path)
+        source = checkpoint.load(shipped.path_of(str(path)))
         spiking = isinstance(source.net, SpikingNetwork)
         require(not spiking, f"{path} is a spiking network: give its ANN's ckpt.pt")
         for sampler in given.sampler:
@@ -197,7 +197,9 @@ def known_rows(path: Path | None) -> list[dict]:
 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    found.add_argument("--checkpoint", type=Path, nargs="+", required=True, help="quantized networks: ckpt.pt")
+    found.add_argument(
+        "--checkpoint", type=Path, nargs="+", required=True, help="quantized networks: ckpt.pt, folder, shipped"
+    )
     found.add_argument("--out", type=Path, help="write the rows as JSON")
     found.add_argument("--plot", type=Path, help="draw score against energy and time steps: a PNG; needs --score")
     found.add_argument("--sampler", nargs="+", default=["ddim"])

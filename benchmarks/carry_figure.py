@@ -33,10 +33,12 @@ def best(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def draw(rows: Sequence[dict]) -> bytes:
     """rows: of the table, those with a score. Returns a PNG."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    figure = Figure(figsize=(11.5, 4.4), layout="constrained")
-    panels = figure.subplots(1, len(PANELS) + 1, sharey=True)
     scored = [line for line in rows if line.get("score") is not None]
+    streams = list(dict.fromkeys(line["way"] for line in scored if line["way"].startswith("stream")))
+    figure = Figure(figsize=(11.5, 4.4), layout="constrained")
+    panels = figure.subplots(1, len(PANELS) + bool(streams), sharey=True)
     for axes, ((prices, part), title) in zip(panels, PANELS.items(), strict=False):
         for way, look in LOOKS.items():
             points = [
@@ -47,15 +49,18 @@ def draw(rows: Sequence[dict]) -> bytes:
             _plot(axes, points, *look)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("mJ an image")
-    for way in dict.fromkeys(line["way"] for line in scored if line["way"].startswith("stream")):
+    for way in streams:
         points = [(line["steps"] * line["steps_run"], line["score"]) for line in scored if line["way"] == way]
         panels[-1].plot(*zip(*sorted(points), strict=True), "o-", markersize=5, label=way.removesuffix(", carried"))
-    panels[-1].set_title("latency, step by step", fontsize=10)
-    panels[-1].set_xlabel("time steps an image")
-    if panels[-1].lines:
+    if streams:
+        panels[-1].set_title("latency, step by step", fontsize=10)
+        panels[-1].set_xlabel("time steps an image")
         panels[-1].legend(fontsize=8, frameon=False)
     for axes in panels:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(color="0.92")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)

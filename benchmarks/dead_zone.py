@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import ann2snn
+from ann2snn.checkpoints import shipped
 from ann2snn.config import SampleConfig, require
 from ann2snn.convert import SpikingNetwork, relative_error
 from ann2snn.errors import UserError, one_line
@@ -82,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--stats", type=Path, help="reference statistics of --extractor lite0, for --score")
     given = parser.parse_args(arguments)
     try:
-        ann = ann2snn.load(given.checkpoint).double()
+        ann = ann2snn.load(shipped.path_of(str(given.checkpoint))).double()
         require(not isinstance(ann, SpikingNetwork), f"{given.checkpoint} is a spiking network: give its ANN's ckpt.pt")
         score = scorer(given.score, given.stats, 224) if given.score else None
         calls = ann2snn.trajectory(ann, given.images, steps=given.steps)

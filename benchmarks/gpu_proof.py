@@ -109,6 +109,8 @@ def prove(given: argparse.Namespace) -> list[Outcome]:
     begun, outcomes = time.monotonic(), []
     beside = (start(BESIDE, given), begun) if given.kernels else None
     for step in STEPS:
+        if given.only and step.name not in given.only:
+            continue
         left = given.deadline - (time.monotonic() - begun)
         if left < 5:
             outcomes.append(Outcome(step, "not started: no time was left", 0.0, []))
@@ -160,7 +162,7 @@ def told(found: dict) -> str:
     return "; ".join(cells).replace("|", "/") or "–"
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for what is found; made if missing")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
@@ -168,7 +170,8 @@ def main() -> int:
     parser.add_argument("--deadline", type=float, default=300, help="seconds in all")
     parser.add_argument("--patience", type=float, default=1.0, help="factor on the steps' limits, on slow machines")
     parser.add_argument("--no-kernels", dest="kernels", action="store_false", help="leave the Triton checks out")
-    given = parser.parse_args()
+    parser.add_argument("--only", nargs="+", choices=[step.name for step in STEPS], help="these steps alone")
+    given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
     if any(given.out.glob("*.jsonl")):
         print(f"error: {given.out} holds findings of an earlier run: choose another --out", file=sys.stderr)

@@ -180,6 +180,7 @@ def scored_with(device: torch.device) -> tuple[FeatureExtractor | None, Referenc
         return *extractor_and_stats(device), beside
     require(beside is not None, "--extractor=none leaves no score: add --fad_encoder and --fad_stats")
     require(not FLAGS.precision_recall, "--precision_recall needs features: drop --extractor=none")
+    require(not FLAGS.kid, "--kid needs features: drop --extractor=none")
     return None, None, beside
 
 
@@ -200,9 +201,10 @@ def fad(device: torch.device) -> Fad | None:
 
 def real_images(dataset: Callable[[], ImageDataset], scored: int) -> RealImages | None:
     """What precision and recall of `scored` images are measured against; None if not asked for. Raises UserError."""
-    if not FLAGS.precision_recall:
+    if not FLAGS.precision_recall and not FLAGS.kid:
         return None
-    return RealImages(dataset(), FLAGS.pr_images or FLAGS.num_images, FLAGS.pr_k, scored)
+    asked = {"kid": FLAGS.kid, "neighbours": FLAGS.precision_recall}
+    return RealImages(dataset(), FLAGS.pr_images or FLAGS.num_images, FLAGS.pr_k, scored, **asked)
 
 
 class Training(NamedTuple):

@@ -32,6 +32,7 @@ DIFFUSION_FLAGS = {
     "beta_T": "beta_T",
     "mean_type": "mean_type",
     "beta_schedule": "schedule",
+    "zero_terminal_snr": "zero_terminal_snr",
     "process": "process",
     "cld_factor": "factor",
 }

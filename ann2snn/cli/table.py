@@ -130,6 +130,7 @@ def _define_diffusion() -> None:
     DEFINE_enum("mean_type", "epsilon", config.MEAN_TYPES, "what the network predicts")
     DEFINE_enum("var_type", "fixedlarge", config.VAR_TYPES, "variance of an ancestral step")
     DEFINE_enum("beta_schedule", "linear", config.BETA_SCHEDULES, "how the betas grow from beta_1 to beta_T; vp only")
+    DEFINE_bool("zero_terminal_snr", False, "rescale the schedule so that its last step is pure noise; not for epsilon")
     DEFINE_enum(
         "process", "vp", config.PROCESSES, "vp is DDPM's; cld: critically damped Langevin; blur: blur diffusion"
     )
@@ -164,6 +165,13 @@ def _define_training() -> None:
         config.LOSS_TYPES,
         "squared error; a bound in bits per dimension; scl: fsddim's",
     )
+    DEFINE_enum(
+        "loss_weight",
+        "none",
+        config.LOSS_WEIGHTS,
+        "how much each time counts in mse, by its signal-to-noise ratio: alike; min_snr; p2",
+    )
+    DEFINE_float("min_snr_gamma", 5.0, "ratio from which on --loss_weight=min_snr lets times count less")
     for term, default in (("image", 1.0), ("spike", 0.0), ("reconstruction", 1.0)):
         DEFINE_float(f"{term}_loss_weight", default, f"of the {term} term of --loss_type=scl")
     DEFINE_float("grad_clip", 1.0, "largest gradient norm")
@@ -244,9 +252,12 @@ def _define_sampling() -> None:
     DEFINE_bool("carry", False, "a converted network keeps its levels from call to call: spikes only for what changes")
     DEFINE_string("carry_steps", config.AUTO, "time steps of a carried call under stream; auto: until no neuron fires")
     DEFINE_enum(
-        "skip_type", None, config.SKIPS, "spacing of times; default: logsnr for dpm_solver, dpmpp, else uniform"
+        "skip_type",
+        None,
+        config.SKIPS,
+        "spacing of times; default: logsnr for the solvers (dpm_solver to unipc), else uniform",
     )
-    DEFINE_integer("sampler_order", 2, "order of dpm_solver, dpmpp, dpmpp_sde (1 to 3) and gddim (0 to 3)")
+    DEFINE_integer("sampler_order", 2, "order of dpm_solver, dpmpp, dpmpp_sde, unipc (1 to 3) and gddim (0 to 3)")
     DEFINE_bool("denoise", True, "ddim, gddim, euler: end with a call that removes the last noise")
     DEFINE_enum("corrector", "none", config.CORRECTORS, "gddim: correct each step (pec), and predict again (pece)")
     DEFINE_float("grid_power", 2.0, "gddim, euler: times are evenly spaced in t^(1/grid_power)")
@@ -263,6 +274,22 @@ def _define_sampling() -> None:
     DEFINE_enum("trajectory_format", "webp", ["webp", "gif"], "animation of --trajectory")
 
 
+def _define_drawing() -> None:
+    DEFINE_list("interpolate", None, "two seeds, as 1,2: a strip of images from one to the other")
+    DEFINE_string("start", None, "an image of the network's size: draw variations of it (SDEdit)")
+    DEFINE_float("strength", 0.5, "share of the diffusion steps that --start is noised over, above 0 to 1")
+    DEFINE_string(
+        *("inpaint", None),
+        "a mask, white where --start, or else the first training images, are to be made anew (RePaint)",
+    )
+    DEFINE_integer("resamples", 10, "how often --inpaint takes each step")
+    DEFINE_bool(
+        "invert", False, "find the noise of --start, or else of the first training images; and how far off it is"
+    )
+    DEFINE_integer("invert_iterations", 1, "fixed-point iterations of each step of --invert")
+    DEFINE_integer("drawn_images", 8, "images of a picture, 1 to 64")
+
+
 def _define_scores() -> None:
     DEFINE_string(
         *("eval_model_path", None),
@@ -276,9 +303,14 @@ def _define_scores() -> None:
     DEFINE_string("inception_weights", None, "file pt_inception-2015-12-05-6726825d.pth, if not in torch's cache")
     DEFINE_integer("lite0_size", 224, "side in pixels that images are resized to for lite0; part of its name")
     DEFINE_string("fid_cache", "./stats/cifar10.train.npz", "statistics of the real images")
-    DEFINE_bool("precision_recall", False, "evaluate: precision and recall too, against training images")
+    DEFINE_bool(
+        "precision_recall", False, "evaluate: precision, recall, density, coverage too, against training images"
+    )
+    DEFINE_bool("kid", False, "evaluate: the kernel distance KID too, against training images, with its deviation")
+    DEFINE_string("score", None, "evaluate: score these images, a folder or an npz with arr_0, with those of --against")
+    DEFINE_string("against", None, "what --score is compared with: a folder or an npz with arr_0")
     DEFINE_integer("pr_k", 3, "neighbours whose distance makes an image's ball; the literature has 3")
-    DEFINE_integer("pr_images", None, "training images of precision and recall; default: --num_images of them")
+    DEFINE_integer("pr_images", None, "training images of --precision_recall, --kid; default: --num_images of them")
     DEFINE_string("fad_encoder", None, "evaluate: autoencoder (.pth) for the FAD beside the other scores")
     DEFINE_string("fad_stats", None, "statistics of the real images for the FAD; --make_stats writes them")
     DEFINE_enum("fad_mode", "eval", ["published", "eval"], "FAD with statistics of each batch, or running ones")
@@ -314,5 +346,6 @@ GROUPS: dict[str, Callable[[], None]] = {
     "Spiking network": _define_spiking,
     "Fine-tuning": _define_fine_tuning,
     "Sampling": _define_sampling,
+    "Drawing (evaluate)": _define_drawing,
     "Scores": _define_scores,
 }

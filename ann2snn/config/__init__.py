@@ -23,7 +23,16 @@ from .direct import CORRECTION_NAMES, SURROGATE_NAMES, DirectSpiking
 from .network import ARCHS, UNetConfig
 from .sampling import CORRECTORS, DDIM_EPSILONS, SAMPLER_NAMES, SDE_SAMPLERS, SKIPS, SampleConfig
 from .spiking import AUTO, FROZEN, IF_NEURONS, MAX_BURST, SCHEDULES, STREAM_NORMS, SpikingConfig, check_carry_steps
-from .training import FT_INPUTS, FT_METHODS, LOSS_TYPES, RESIDENT, RESUME_WITH, TrainConfig, check_resume_with
+from .training import (
+    FT_INPUTS,
+    FT_METHODS,
+    LOSS_TYPES,
+    LOSS_WEIGHTS,
+    RESIDENT,
+    RESUME_WITH,
+    TrainConfig,
+    check_resume_with,
+)
 
 __all__ = [
     "ARCHS",
@@ -39,6 +48,7 @@ __all__ = [
     "IF_NEURONS",
     "LIMITS",
     "LOSS_TYPES",
+    "LOSS_WEIGHTS",
     "MAX_BURST",
     "MAX_IMAGE_SIZE",
     "MAX_MULT",

@@ -34,7 +34,8 @@ LIMITS = {
     "spike_chunk": (0, 255),
     "pr_k": (1, 1000),
     "sampler_steps": (1, 10**5),
-    "trajectory_images": (1, 64),
+    **dict.fromkeys(("trajectory_images", "drawn_images"), (1, 64)),
+    **dict.fromkeys(("resamples", "invert_iterations"), (1, 1000)),
     "img_size": (1, MAX_IMAGE_SIZE),
 }
 

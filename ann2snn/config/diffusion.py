@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from .checks import check_diffusion_steps, check_int, check_number, make_plain, require
+from .checks import check_bool, check_diffusion_steps, check_int, check_number, make_plain, require
 
 MEAN_TYPES = ("epsilon", "xstart", "xprev", "v")
 BETA_SCHEDULES = ("linear", "quad", "cosine", "sigmoid", "const", "warmup10", "warmup50", "jsd")
@@ -22,6 +22,7 @@ class DiffusionConfig:
     linear_first: the network learns what the best linear prediction of the noise leaves, see `diffusion.precondition`.
     schedule: how the betas grow, see `diffusion.schedules`; linear, quad, const and the warm-ups read beta_1 and
     beta_T, cosine reads cosine_offset, sigmoid the three sigmoid settings, jsd nothing.
+    zero_terminal_snr: rescale it so that it ends in pure noise (Lin et al., arXiv 2305.08891).
     """
 
     diffusion_steps: int = 1000
@@ -37,6 +38,7 @@ class DiffusionConfig:
     process: str = "vp"
     factor: str = "R"
     linear_first: bool = False
+    zero_terminal_snr: bool = False
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -51,6 +53,7 @@ class DiffusionConfig:
         require(self.mean_type in MEAN_TYPES, f"--mean_type={self.mean_type}: use one of {', '.join(MEAN_TYPES)}")
         require(self.var_type in VAR_TYPES, f"--var_type={self.var_type}: use one of {', '.join(VAR_TYPES)}")
         self._check_schedule()
+        self._check_terminal()
         require(self.process in PROCESSES, f"--process={self.process}: use one of {', '.join(PROCESSES)}")
         require(self.factor in ("R", "L"), f"--cld_factor={self.factor}: use R or L")
         require(self.factor == "R" or self.process == "cld", f"--cld_factor={self.factor}: only --process=cld has one")
@@ -87,6 +90,20 @@ class DiffusionConfig:
             "--beta_schedule=jsd: its last step is pure noise, in which --mean_type=epsilon finds no image; "
             "use xstart, xprev or v",
         )
+
+    def _check_terminal(self) -> None:
+        check_bool(self.zero_terminal_snr, "--zero_terminal_snr")
+        if self.zero_terminal_snr:
+            require(self.process == "vp", f"--zero_terminal_snr: only for --process=vp, not {self.process}")
+            require(
+                self.diffusion_steps >= 2,
+                f"--zero_terminal_snr: needs at least 2 steps, not --T={self.diffusion_steps}",
+            )
+            require(
+                self.mean_type != "epsilon",
+                "--zero_terminal_snr: the last step is pure noise, in which --mean_type=epsilon finds no image; "
+                "use xstart, xprev or v",
+            )
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)

@@ -11,7 +11,7 @@ from .spiking import AUTO, check_carry_steps
 
 SDE_SAMPLERS = ("gddim", "euler")  # of every process
 SAMPLER_NAMES = (
-    *("ddpm", "ddim", "ddpm_strided", "analytic_dpm", "dpm_solver", "dpmpp", "dpmpp_sde", "fsddim"),
+    *("ddpm", "ddim", "ddpm_strided", "analytic_dpm", "dpm_solver", "dpmpp", "dpmpp_sde", "heun", "unipc", "fsddim"),
     *SDE_SAMPLERS,
 )
 CORRECTORS = ("none", "pec", "pece")
@@ -21,8 +21,10 @@ LOGSNR_SAMPLERS = (
     "dpm_solver",
     "dpmpp",
     "dpmpp_sde",
+    "heun",
+    "unipc",
 )  # whose times are evenly spaced in log SNR unless asked otherwise
-SKIPS = ("uniform", "quadratic", "logsnr", "ddpm_torch_linear", "ddpm_torch_quadratic", "sddpm")
+SKIPS = ("uniform", "quadratic", "logsnr", "ddpm_torch_linear", "ddpm_torch_quadratic", "sddpm", "trailing")
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,11 @@ class SampleConfig:
     """How images are generated. steps counts network calls (ddpm always visits every diffusion step).
 
     skip: which diffusion times are visited, see `diffusion.samplers.grids`; two schedules of other programs have
-    their own way to count steps. None: "logsnr" for the solvers, else "uniform". order: of the dpm_solver, dpmpp and
-    dpmpp_sde samplers, and of gddim's extrapolation. denoise: end with a call that removes the last noise; ddim and the
-    SDE samplers can do without, blur always does. eta: noise of ddim; λ of gddim and euler. corrector: of gddim.
-    grid_power: the SDE samplers' times are evenly spaced in t^(1/grid_power). clip: fsddim has none and sets it False.
+    their own way to count steps. None: "logsnr" for the solvers, else "uniform". order: of the dpm_solver, dpmpp,
+    dpmpp_sde and unipc samplers, and of gddim's extrapolation. denoise: end with a call that removes the last noise;
+    ddim and the SDE samplers can do without, blur always does. eta: noise of ddim; λ of gddim and euler.
+    corrector: of gddim. grid_power: the SDE samplers' times are evenly spaced in t^(1/grid_power).
+    clip: fsddim has none and sets it False.
     amp: call the network under bfloat16 autocast; the sampler's own arithmetic stays as it is. tf32: on a GPU multiply
     float32 in TF32, see `precision`. ddim_epsilon: see
     `DDIM_EPSILONS`; without clipping both are the same. carry: a converted network keeps its levels from call to call

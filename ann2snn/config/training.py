@@ -6,16 +6,27 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .checks import check_accumulate, check_seed, make_plain, require
+from .checks import check_accumulate, check_number, check_seed, make_plain, require
 
 LOSS_TYPES = ("mse", "kl", "scl")
+LOSS_WEIGHTS = ("none", "min_snr", "p2")
 FT_METHODS = ("proxy", "bptt", "tsm")
 FT_INPUTS = ("data", "sampler")
 RESIDENT = ("auto", "on", "off")
 #: Flags that `--resume_with` may name; a stage that has no such setting passes over it.
 RESUME_WITH = (
     *("lr", "lr_decay", "grad_clip", "warmup", "total_steps", "batch_size", "ema_decay", "ema_warmup", "dropout"),
-    *("loss_type", "image_loss_weight", "spike_loss_weight", "reconstruction_loss_weight", "act_init", "flip", "amp"),
+    *(
+        "loss_type",
+        "loss_weight",
+        "min_snr_gamma",
+        "image_loss_weight",
+        "spike_loss_weight",
+        "reconstruction_loss_weight",
+        "act_init",
+        "flip",
+        "amp",
+    ),
     *("seed", "dataset_type", "data_dir", "ft_steps", "ft_batch_size", "ft_neuron_lr", "ft_cache", "ft_inputs"),
     *("sampler", "sampler_steps", "eta", "clip_x0", "skip_type", "sampler_order", "denoise", "corrector"),
     *("grid_power", "var_type", "tf32"),
@@ -27,6 +38,7 @@ class TrainConfig:
     """Optimization of a denoiser; stored in `ckpt.pt`, and compared with the flags when a run is resumed.
 
     batch_size: images per step over all processes. accumulate: parts in which a process goes through its share.
+    loss_weight: how much each diffusion time counts, see `diffusion.loss_weights`, which min_snr_gamma is of.
     *_loss_weight: of the terms of loss_type "scl", see `diffusion.synaptic`.
     ema_warmup: the averaged weights follow faster at first, see `diffusion.ema`.
     resume_with: flags whose value may differ from that of the run that is resumed; not stored.
@@ -41,6 +53,8 @@ class TrainConfig:
     batch_size: int = 128
     accumulate: int = 1
     loss_type: str = "mse"
+    loss_weight: str = "none"
+    min_snr_gamma: float = 5.0
     image_loss_weight: float = 1.0
     spike_loss_weight: float = 0.0
     reconstruction_loss_weight: float = 1.0
@@ -62,12 +76,22 @@ class TrainConfig:
         require(self.batch_size >= 1, f"--batch_size={self.batch_size}: use at least 1")
         check_accumulate(self.accumulate)
         require(self.loss_type in LOSS_TYPES, f"--loss_type={self.loss_type}: use one of {', '.join(LOSS_TYPES)}")
+        self._check_loss_weight()
         weights = (self.image_loss_weight, self.spike_loss_weight, self.reconstruction_loss_weight)
         require(min(weights) >= 0 < max(weights), "the loss weights must not be negative, nor all be 0")
         require(0 <= self.ema_decay < 1, f"--ema_decay={self.ema_decay}: use a value in [0, 1)")
         check_seed(self.seed)
         if self.act_init != "calibrate":
             require(_positive(self.act_init), f"--act_init={self.act_init}: use calibrate or a positive number")
+
+    def _check_loss_weight(self) -> None:
+        name, gamma = self.loss_weight, check_number(self.min_snr_gamma, "--min_snr_gamma")
+        require(name in LOSS_WEIGHTS, f"--loss_weight={name}: use one of {', '.join(LOSS_WEIGHTS)}")
+        require(gamma > 0, f"--min_snr_gamma={gamma}: must be positive")
+        require(
+            name == "none" or self.loss_type == "mse",
+            f"--loss_weight={name}: of --loss_type=mse alone, not {self.loss_type}",
+        )
 
     def to_dict(self) -> dict:
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "resume_with"}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..config import check_int, require
+from ..distributed.runtime import sent
 from .linear_process import LinearProcess, Times, scalars, time_array
 
 PRIOR_RATIO = 80.0  # sampling starts where √(1/α − 1) has this distance from its value at t = 0
@@ -137,13 +138,13 @@ class BDM(LinearProcess):
     def dct(self, x: Tensor) -> Tensor:
         """Orthonormal two-dimensional DCT-II of each channel [N, C, H, W]."""
         self.check_state(x)
-        matrix = torch.as_tensor(self.dct_matrix, dtype=x.dtype, device=x.device)
+        matrix = sent(torch.as_tensor(self.dct_matrix, dtype=x.dtype), x.device)
         return matrix @ x @ matrix.T
 
     def idct(self, y: Tensor) -> Tensor:
         """The inverse of `dct`."""
         self.check_state(y)
-        matrix = torch.as_tensor(self.dct_matrix, dtype=y.dtype, device=y.device)
+        matrix = sent(torch.as_tensor(self.dct_matrix, dtype=y.dtype), y.device)
         return matrix.T @ y @ matrix
 
     network_input = idct
@@ -154,7 +155,7 @@ class BDM(LinearProcess):
         """p(x_t | x_0) in pixels: x_0 and noise [N, C, H, W], t [N] → x_t. The network's target is `noise`."""
         times = time_array(t)
         blurred = self.idct(self.apply(scalars(self.gain(times)), self.dct(x_0)))
-        sigma = torch.as_tensor(np.sqrt(1 - self.alpha(times)), dtype=x_0.dtype, device=x_0.device)
+        sigma = sent(torch.as_tensor(np.sqrt(1 - self.alpha(times)), dtype=x_0.dtype), x_0.device)
         return blurred + sigma.view(-1, 1, 1, 1) * noise
 
 

@@ -19,6 +19,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from ..config import require
+from ..distributed.runtime import sent
 
 Times = float | np.ndarray
 ODE_TOLERANCE = 1e-11
@@ -111,7 +112,7 @@ class LinearProcess(ABC):
 
     def apply(self, matrix: np.ndarray, state: Tensor) -> Tensor:
         """matrix [*sites, n, n], or one per image [N, *sites, n, n], times state [N, n·C, *S], in the state's dtype."""
-        weights = torch.as_tensor(matrix, dtype=state.dtype, device=state.device)
+        weights = sent(torch.as_tensor(matrix, dtype=state.dtype), state.device)
         if weights.dim() == len(self.sites) + 2:
             weights = weights.unsqueeze(0)
         weights = weights.movedim((-2, -1), (1, 2))  # [N or 1, n, n, *sites]

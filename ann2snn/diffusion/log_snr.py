@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from scipy.interpolate import CubicSpline, PchipInterpolator, PPoly
 from scipy.optimize import brentq
 from torch import Tensor
 
 from ..config import require
+from ..distributed.runtime import sent
 
 
 def log_alpha_curve(alphas_bar: Tensor) -> PPoly:
@@ -33,11 +35,25 @@ class LogSNR:
         self.last = float(len(alphas_bar) - 1)
         self.log_alpha_bar = log_alpha_curve(alphas_bar)
         self._knots = self.log_alpha_bar(self.log_alpha_bar.x)
+        self._there: dict[torch.device, tuple[Tensor, Tensor]] = {}  # times and coefficients, by device
 
     def __call__(self, t: float | np.ndarray) -> np.ndarray:
         """λ(t)."""
         log_alpha = self.log_alpha_bar(t)
         return (log_alpha - np.log(-np.expm1(log_alpha))) / 2
+
+    def log_alpha_bar_there(self, t: Tensor) -> Tensor:
+        """log ᾱ(t) for t float64 [N] in [0, K−1], computed where t is: `log_alpha_bar` is the CPU's."""
+        if t.device not in self._there:
+            times, coefficients = (
+                torch.from_numpy(np.array(part)) for part in (self.log_alpha_bar.x, self.log_alpha_bar.c)
+            )
+            self._there[t.device] = sent(times, t.device), sent(coefficients, t.device)
+        times, coefficients = self._there[t.device]
+        piece = (torch.searchsorted(times, t, right=True) - 1).clamp(0, len(times) - 2)
+        a, b, c, d = coefficients[:, piece]
+        rest = t - times[piece]
+        return ((a * rest + b) * rest + c) * rest + d
 
     def time(self, lam: float) -> float:
         """t(λ). Raises ValueError outside [λ(K−1), λ(0)]."""

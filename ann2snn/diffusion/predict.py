@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config import require
-from .vp import VP, gather, per_image
+from .vp import VP, kept_on, per_image
 
 
 def training_target(process: VP, x_0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -35,9 +35,10 @@ def predicted_x0(process: VP, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     if t.is_floating_point():
         check_real_times(process)
     # invert the posterior mean: x_{t−1} = c1·x_0 + c2·x_t
-    c1 = gather(1 / process.posterior_mean_coef1, t, x_t)
-    ratio = gather(process.posterior_mean_coef2 / process.posterior_mean_coef1, t, x_t)
-    return c1 * output - ratio * x_t
+    of_x_0, of_x_t = (
+        kept_on(table, x_t.device)[t] for table in (process.posterior_mean_coef1, process.posterior_mean_coef2)
+    )
+    return per_image(1 / of_x_0, x_t) * output - per_image(of_x_t / of_x_0, x_t) * x_t
 
 
 def predicted_eps(process: VP, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:

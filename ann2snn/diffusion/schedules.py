@@ -13,8 +13,22 @@ MAX_BETA = 0.999  # of the schedules that are defined by their ᾱ, which would 
 
 
 def betas_of(config: DiffusionConfig) -> Tensor:
-    """β_t, float64 [diffusion_steps], each in (0, 1]; only jsd reaches 1."""
-    return SCHEDULES[config.schedule](config)
+    """β_t, float64 [diffusion_steps], each in (0, 1]; only jsd and what `zero_terminal_snr` rescales reach 1."""
+    betas = SCHEDULES[config.schedule](config)
+    return zero_terminal(betas) if config.zero_terminal_snr else betas
+
+
+def zero_terminal(betas: Tensor) -> Tensor:
+    """The betas [K ≥ 2] whose √ᾱ is that of `betas`, moved down to 0 at the end and stretched to keep its first value.
+
+    Lin et al., arXiv 2305.08891, algorithm 1. A process that ends in pure noise stays what it is.
+    """
+    roots = torch.cumprod(1 - betas, dim=0).sqrt()
+    if roots[-1] == 0:
+        return betas
+    first, last = roots[0], roots[-1]
+    alphas_bar = ((roots - last) * first / (first - last)) ** 2
+    return 1 - torch.cat([alphas_bar[:1], alphas_bar[1:] / alphas_bar[:-1]])
 
 
 def _line(start: float, end: float, steps: int) -> Tensor:

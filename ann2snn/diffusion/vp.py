@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ..config import DiffusionConfig
+from ..distributed.runtime import sent
 from .log_snr import LogSNR
 from .schedules import betas_of
 
@@ -19,10 +22,11 @@ class VP:
     q(x_{t−1} | x_t, x_0) of eq. 7: posterior_mean_coef1 (of x_0), posterior_mean_coef2 (of x_t), posterior_var.
     """
 
-    def __init__(self, config: DiffusionConfig) -> None:
+    def __init__(self, config: DiffusionConfig, betas: Tensor | None = None) -> None:
+        """betas: float64 [diffusion_steps], instead of those that `config` describes."""
         self.config = config
         steps = config.diffusion_steps
-        self.betas = betas_of(config)
+        self.betas = betas_of(config) if betas is None else betas
         alphas = 1 - self.betas
         self.alphas_bar = torch.cumprod(alphas, dim=0)
         self.alphas_bar_prev = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_bar[:-1]])
@@ -38,6 +42,10 @@ class VP:
     def diffusion_steps(self) -> int:
         return self.config.diffusion_steps
 
+    def first(self, steps: int) -> VP:
+        """The process that ends after the first `steps` of its steps."""
+        return VP(replace(self.config, diffusion_steps=steps, zero_terminal_snr=False), self.betas[:steps])
+
     @cached_property
     def log_snr(self) -> LogSNR:
         """λ(t) at real times. Raises UserError if the process has one step or ends at ᾱ = 0."""
@@ -46,8 +54,10 @@ class VP:
     def alpha_bar_at(self, t: Tensor) -> Tensor:
         """ᾱ, float64 [N] on t's device, at integer times [N] or, interpolated, at real ones (a floating-point t)."""
         if not t.is_floating_point():
-            return self.alphas_bar.to(t.device)[t]
-        return torch.exp(torch.from_numpy(self.log_snr.log_alpha_bar(t.double().cpu().numpy()))).to(t.device)
+            return kept_on(self.alphas_bar, t.device)[t]
+        if t.is_cuda:
+            return torch.exp(self.log_snr.log_alpha_bar_there(t.double()))
+        return torch.exp(torch.from_numpy(self.log_snr.log_alpha_bar(t.double().numpy())))
 
     def model_log_var(self) -> Tensor:
         """log σ²_t of the reverse step [diffusion_steps]: fixedlarge is β_t (posterior at t = 0), fixedsmall β̃_t."""
@@ -67,7 +77,21 @@ class VP:
 
 def gather(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
     """values [K], integer t [N] → [N, 1, 1, …] in the dtype and on the device of `like` [N, …]."""
-    return per_image(values.to(like.device)[t], like)
+    return per_image(kept_on(values, like.device)[t], like)
+
+
+#: Table → its copies, by device: a network call should not wait for one.
+_copies: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def kept_on(table: Tensor, device: torch.device) -> Tensor:
+    """`table` on `device`, copied there once. It must not be changed."""
+    if table.device == device:
+        return table
+    there = _copies.setdefault(table, {})
+    if device not in there:
+        there[device] = sent(table, device)
+    return there[device]
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:

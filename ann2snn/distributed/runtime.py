@@ -45,6 +45,13 @@ def layout_for(device: torch.device) -> torch.memory_format:
     return torch.channels_last if device.type == "cuda" else torch.preserve_format
 
 
+def sent(values: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """values on `device`; a GPU gets them from pinned memory, so that the host goes on at once (not run on one yet)."""
+    if torch.device(device).type == "cuda" and not values.is_cuda:
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
+
+
 def computes_bfloat16(device: torch.device) -> bool:
     """Whether autocast to bfloat16 saves time on this device: AVX-512 BF16 or AMX on a CPU, compute capability 8.0.
 

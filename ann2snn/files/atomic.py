@@ -43,13 +43,16 @@ _CURES = {
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike, previous: str | os.PathLike | None = None) -> Iterator[Path]:
+def replacing(
+    path: str | os.PathLike, previous: str | os.PathLike | None = None, settled: bool = True
+) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the name `path`, on failure it disappears.
 
     The data reach the disk before the name does, and the name before this returns: a crash leaves the old file or the
     new one, a power cut later the new one. For `sweep` the temporary's name carries host and process, and it is locked.
 
     previous: name under which the file that `path` named so far is kept. `path` is there at every moment.
+    settled: False leaves the name to a later `sync_folder`, one for many files; a power cut may then lose a whole file.
 
     Raises UserError, saying what failed and what to do, where the disk refuses (full, quota, read-only, vanished, …).
     """
@@ -64,7 +67,8 @@ def replacing(path: str | os.PathLike, previous: str | os.PathLike | None = None
         if previous is not None and path.exists():
             _keep(path, Path(previous))
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if settled:
+            sync_folder(path.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {cause(error)}") from None
     finally:
@@ -210,7 +214,7 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the names in `folder` survive a power cut, where the system can."""
     if os.name != "posix":
         return

@@ -76,7 +76,7 @@ def tune_block(
     batches: Iterator[Batch],
     held_back: list[Batch],
     tuning: BlockTuning,
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: Callable[[int, Tensor], None] | None = None,
     world: World = ALONE,
 ) -> BlockReport:
     """Tune block `name` of `student` in place, keeping the state with the smallest gap on `held_back`.
@@ -107,7 +107,7 @@ def _descend(
     judged: list[Example],
     tuning: BlockTuning,
     keeper: _BestState,
-    on_step: Callable[[int, float], None] | None,
+    on_step: Callable[[int, Tensor], None] | None,
     world: World,
 ) -> int:
     """Gradient steps until done or out of patience; returns how many."""
@@ -115,17 +115,17 @@ def _descend(
     interval, stale = max(1, tuning.steps // tuning.checks), 0
     for step in range(1, tuning.steps + 1):
         optimizer.zero_grad(set_to_none=True)
-        loss = 0.0
+        losses = []
         for example in next(examples):
             part = subject_loss(subject, example, tuning.method) / tuning.accumulate
             part.backward()
-            loss += float(part.detach())
+            losses.append(part.detach())
         # By hand: the straight-through loss runs two networks with shared weights, which DDP's wrapper cannot follow.
         world.mean_gradients(p for group in optimizer.param_groups for p in group["params"])
         optimizer.step()
         schedule.step()
         if on_step is not None:
-            on_step(step, loss)
+            on_step(step, torch.stack(losses).sum())  # stays where it is: reading it would wait for a GPU
         if step % interval == 0 or step == tuning.steps:
             stale = 0 if keeper.offer(subject_gap(subject, judged, world), step) else stale + 1
             if stale >= tuning.patience:

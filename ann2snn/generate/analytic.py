@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,9 +45,10 @@ def noise_statistics(
     require_vp(net.diffusion, "--sampler=analytic_dpm")
     require(count >= 1, f"--analytic_images={count}: use at least 1")
     times = whole_times(make_process(net.diffusion, net.image_size), sample.steps, sample.skip)
-    path = statistics_path(source, sample, count)
+    dataset = images()
+    path = statistics_path(source, sample, count, dataset)
     if world.main and not path.exists():
-        measured = _measure(net, images(), times, min(count, len(images())), sample.seed, world)
+        measured = _measure(net, dataset, times, min(count, len(dataset)), sample.seed, world)
         with replacing(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, statistics=measured.numpy())
         print(f"{path}: noise statistics at {len(times)} times, {count} images")
@@ -54,13 +56,14 @@ def noise_statistics(
     return _read(path)
 
 
-def statistics_path(source: checkpoint.Loaded, sample: SampleConfig, count: int) -> Path:
-    """Beside the checkpoint, named after everything that decides the figures."""
+def statistics_path(source: checkpoint.Loaded, sample: SampleConfig, count: int, dataset: ImageDataset) -> Path:
+    """Beside the checkpoint, named after everything that decides the figures, the content of the data set included."""
     net = source.net
     spiking = net.spiking.to_dict() if isinstance(net, (SpikingNetwork, DirectDenoiser)) else {}
     mode = "-".join(str(value) for value in spiking.values()) or "ann"
     name = f"{source.path.stem}.analytic_{source.hash[:8]}_{source.weights}_{mode}_{sample.steps}{sample.skip}"
-    return source.path.with_name(f"{name}_{count}_seed{sample.seed}.npz")
+    data = f"{dataset.name}-{hashlib.blake2b(dataset.fingerprint().encode(), digest_size=4).hexdigest()}"
+    return source.path.with_name(f"{name}_{data}_{count}_seed{sample.seed}.npz")
 
 
 def _measure(net, dataset: ImageDataset, times: list[int], count: int, seed: int, world: World) -> Tensor:

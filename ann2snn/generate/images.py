@@ -1,8 +1,11 @@
 """Generated images on disk: grids to look at, numbered files, and one array for FID tools."""
 
+from __future__ import annotations
+
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from torchvision.utils import make_grid
 
 from ..data.decode import decode_image, list_images
 from ..errors import UserError
-from ..files.atomic import replacing
+from ..files.atomic import replacing, sync_folder
 
 NPZ_KEY = "arr_0"  # what guided-diffusion's evaluator reads
 INDEX_DIGITS = 6
@@ -35,21 +38,52 @@ def save_grid(images: torch.Tensor, path: str | os.PathLike, nrow: int) -> None:
     _write(Path(path), lambda file: _to_pil(grid).save(file, format="PNG"))
 
 
-def save_images(images: torch.Tensor, folder: str | os.PathLike, first_index: int) -> None:
-    """Write uint8 images [N, C, H, W], C 1 or 3, as PNG files named by index: `000000.png`, counting from first_index.
+def save_numbered(images: torch.Tensor, folder: str | os.PathLike, indices: Sequence[int]) -> None:
+    """Write uint8 images [N, C, H, W], C 1 or 3, as PNG files named by their N indices, such as `000000.png`.
 
-    Each file appears whole or not at all, so that a stopped run can tell by the names what is left to do.
+    Each file appears whole or not at all, so that a stopped run can tell by the names what is left to do. The folder is
+    synchronized once, for all of them.
 
     Raises:
         ValueError: not uint8 [N, C, H, W], no image, or an index outside 0 to 999,999 (six digits keep names in order).
         UserError: a file cannot be written.
     """
     _check(images)
-    if first_index < 0 or first_index + len(images) > 10**INDEX_DIGITS:
-        raise ValueError(f"image indices {first_index} to {first_index + len(images) - 1} exceed {INDEX_DIGITS} digits")
-    for index, image in enumerate(images.cpu(), first_index):
+    if min(indices) < 0 or max(indices) >= 10**INDEX_DIGITS:
+        raise ValueError(f"image indices {min(indices)} to {max(indices)} exceed {INDEX_DIGITS} digits")
+    for index, image in zip(indices, images.cpu(), strict=True):
         picture = _to_pil(image)
-        _write(image_path(folder, index), lambda file, picture=picture: picture.save(file, format="PNG"))
+        _write(image_path(folder, index), lambda file, picture=picture: picture.save(file, format="PNG"), settled=False)
+    sync_folder(Path(folder))
+
+
+class ImageWriter:
+    """Writes numbered images in a thread of its own, so that whoever makes them does not wait for the disk.
+
+    A context, at whose end everything is written. Raises what went wrong at the next `add`, or at the end.
+    """
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        self._folder, self._thread = folder, ThreadPoolExecutor(1, "images")
+        self._running: Future | None = None
+
+    def __enter__(self) -> ImageWriter:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        self._thread.shutdown()
+        if kind is None:  # else another error is on its way
+            self._finish()
+
+    def add(self, images: torch.Tensor, indices: Sequence[int]) -> None:
+        """uint8 images [N, C, H, W]; waits for those of the call before."""
+        self._finish()
+        self._running = self._thread.submit(save_numbered, images.cpu(), self._folder, list(indices))
+
+    def _finish(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            running.result()
 
 
 def image_path(folder: str | os.PathLike, index: int) -> Path:
@@ -64,7 +98,7 @@ def index_of(name: str) -> int | None:
 
 
 def existing_indices(folder: str | os.PathLike) -> set[int]:
-    """Return the indices of the images that `save_images` has written to `folder`; none if it does not exist."""
+    """Return the indices of the images that `save_numbered` has written to `folder`; none if it does not exist."""
     if not Path(folder).is_dir():
         return set()
     return {index for name in os.listdir(folder) if (index := index_of(name)) is not None}
@@ -132,11 +166,11 @@ def _to_pil(image: torch.Tensor) -> Image.Image:
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
-def _write(path: Path, write: Callable) -> None:
+def _write(path: Path, write: Callable, settled: bool = True) -> None:
     """Let `write` fill a binary file, which then appears as `path` in one step; missing folders are made."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary, open(temporary, "wb") as file:
+        with replacing(path, settled=settled) as temporary, open(temporary, "wb") as file:
             write(file)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place") from error

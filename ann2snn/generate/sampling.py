@@ -25,6 +25,7 @@ from ..distributed.precision import in_tf32
 from ..distributed.runtime import evaluating, layout_for, steady_convolutions
 from ..distributed.world import ALONE, World
 from .compiled import compiled
+from .noise import StartingWith
 from .spikes import ImageSpikes, SpikeTally
 
 #: A group has 512 / image_size images, rounded down to a power of two, and no more or fewer than this. Measured on the
@@ -35,9 +36,34 @@ FEWEST_ROWS, MOST_ROWS = 2, 32
 class Hooks(NamedTuple):
     """See `generate`."""
 
-    on_call: Callable[[Tensor, Tensor], None] | None
+    on_call: Callable[[Tensor, Tensor], None] | None = None
+    on_step: Callable[[float, Tensor], None] | None = None
+    on_spikes: Callable[[list[ImageSpikes]], None] | None = None
+
+
+NO_HOOKS = Hooks()
+
+
+class Rows(NamedTuple):
+    """What one group of images is made with.
+
+    denoiser: x [R, C, H, W], t [R] → the prediction. indices: of the images, one a row. noise: their draws.
+    on_step: as `generate`'s, for all rows.
+    """
+
+    denoiser: Callable[[Tensor, Tensor], Tensor]
+    indices: list[int]
+    noise: ImageNoise
     on_step: Callable[[float, Tensor], None] | None
-    on_spikes: Callable[[list[ImageSpikes]], None] | None
+
+    def of(self, values: Tensor) -> Tensor:
+        """values [N, …] by image → by row, in the noise's type; rows beyond the last image repeat it."""
+        picked = values[[min(index, len(values) - 1) for index in self.indices]]
+        return picked.to(device=self.noise.device, dtype=self.noise.dtype)
+
+
+#: From a group's rows to what becomes of them, [R, …].
+Chain = Callable[[Rows], Tensor]
 
 
 def generate(
@@ -49,6 +75,7 @@ def generate(
     on_step: Callable[[float, Tensor], None] | None = None,
     on_spikes: Callable[[list[ImageSpikes]], None] | None = None,
     statistics: Tensor | None = None,
+    x_T: Tensor | None = None,
 ) -> Tensor:
     """Images `indices` of seed `config.seed`, uint8 [len(indices), C, H, W]; which batch they are in does not matter.
 
@@ -58,18 +85,36 @@ def generate(
     on_step(time, state): the sampler's own states.
     on_spikes(list): of a converted network, what each image took; once for every group.
     statistics: of Analytic-DPM, see `analytic_statistics`.
+    x_T: noise [N, C', H, W] to start image i from, in the place of its first draw; C' are the network's channels.
     The hooks see the rows of `indices`, one of the `image_groups` after the other.
 
     Raises UserError for a sampler that does not fit, before the first call.
     """
     check_generation(net, config, statistics)
-    made = [torch.empty(0, image_channels(net), net.image_size, net.image_size, dtype=torch.uint8)]
-    groups = image_groups(net, indices)
-    with in_tf32(config.tf32), evaluating(net), steady_convolutions(net), quantized_once(net):
+
+    def chain(rows: Rows) -> Tensor:
+        noise = rows.noise if x_T is None else StartingWith(rows.of(x_T), rows.noise)
+        options = (noise, statistics, rows.on_step, current_steps(net))
+        return to_uint8(run_sampler(rows.denoiser, net.diffusion, net.image_size, config, *options))
+
+    if len(indices) == 0:
+        return torch.empty(0, image_channels(net), net.image_size, net.image_size, dtype=torch.uint8)
+    return run_chain(net, config, indices, chain, Hooks(on_call, on_step, on_spikes))
+
+
+def run_chain(
+    net: nn.Module, config: SampleConfig, indices: Sequence[int], chain: Chain, hooks: Hooks = NO_HOOKS
+) -> Tensor:
+    """What `chain` makes of the images `indices` (at least one), [len(indices), …] on the CPU.
+
+    Groups, hooks and network as in `generate`; of `config` the seed, and how the network is called.
+    """
+    made, groups = [], image_groups(net, indices)
+    with torch.no_grad(), in_tf32(config.tf32), evaluating(net), steady_convolutions(net), quantized_once(net):
         for part in groups:
             rows = computed_rows(net, part)
             wanted = [rows.index(index) for index in part]
-            made.append(_sample(net, config, rows, wanted, Hooks(on_call, on_step, on_spikes), statistics))
+            made.append(_group(net, config, rows, wanted, chain, hooks))
     place = {index: i for i, index in enumerate(index for part in groups for index in part)}
     return torch.cat(made)[[place[index] for index in indices]]
 
@@ -103,15 +148,10 @@ def _on_cpu(net: nn.Module) -> bool:
     return next(net.parameters()).device.type == "cpu"
 
 
-def _sample(
-    net: nn.Module,
-    config: SampleConfig,
-    rows: list[int],
-    wanted: list[int],
-    hooks: Hooks,
-    statistics: Tensor | None,
+def _group(
+    net: nn.Module, config: SampleConfig, rows: list[int], wanted: list[int], chain: Chain, hooks: Hooks
 ) -> Tensor:
-    """Of the images `rows`, sampled together, those at the places `wanted`; uint8 [len(wanted), C, H, W]."""
+    """What `chain` makes of the images `rows`, computed together: of those at the places `wanted`."""
     denoiser, like = compiled(net), next(net.parameters())
     layout = layout_for(like.device)
 
@@ -130,10 +170,10 @@ def _sample(
             stack.enter_context(net.carrying(config.carry_steps))
         if hooks.on_spikes is not None:
             stack.enter_context(net.monitored(tally))
-        x_0 = run_sampler(called, net.diffusion, net.image_size, config, noise, statistics, step, current_steps(net))
+        made = chain(Rows(called, rows, noise, step))
     if hooks.on_spikes is not None:
         hooks.on_spikes(tally.of([rows[row] for row in wanted], wanted, net.restarts))
-    return to_uint8(x_0[wanted]).cpu()
+    return made[wanted].cpu()
 
 
 def check_generation(net: nn.Module, config: SampleConfig, statistics: Tensor | None = None) -> None:
@@ -157,6 +197,7 @@ def generate_batches(
     world: World = ALONE,
     statistics: Tensor | None = None,
     on_spikes: Callable[[list[ImageSpikes]], None] | None = None,
+    x_T: Tensor | None = None,
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
     """Yield (indices of the batch, its images) until all `indices` are done, with one progress bar over calls.
 
@@ -179,16 +220,23 @@ def generate_batches(
                     on_call=lambda x, t: bar.update(len(x)),
                     on_spikes=on_spikes,
                     statistics=statistics,
+                    x_T=x_T,
                 ),
             )
 
 
 def generate_all(
-    net: nn.Module, config: SampleConfig, n: int, batch_size: int, world: World = ALONE, progress: bool = True
+    net: nn.Module,
+    config: SampleConfig,
+    n: int,
+    batch_size: int,
+    world: World = ALONE,
+    progress: bool = True,
+    x_T: Tensor | None = None,
 ) -> Tensor:
-    """Images 0..n−1 in one tensor, uint8 [n, C, H, W], on every process."""
+    """Images 0..n−1 in one tensor, uint8 [n, C, H, W], on every process; x_T as in `generate`."""
     images = torch.empty(n, image_channels(net), net.image_size, net.image_size, dtype=torch.uint8)
-    found = list(generate_batches(net, config, range(n), batch_size, progress=progress, world=world))
+    found = list(generate_batches(net, config, range(n), batch_size, progress=progress, world=world, x_T=x_T))
     indices = torch.tensor([i for batch, _ in found for i in batch], dtype=torch.int64)
     mine = torch.cat([pictures for _, pictures in found]) if found else images[:0]
     for where, pictures in zip(world.collect(indices), world.collect(mine), strict=True):

@@ -36,11 +36,7 @@ class Manifold:
         Raises:
             UserError: as in `manifold`, and for points of another dimension.
         """
-        points = _checked(points, "points").to(self.features.device)
-        if points.shape[1] != self.features.shape[1]:
-            dims = f"{points.shape[1]} and {self.features.shape[1]}"
-            raise UserError(f"features have {dims} dimensions: take both sets from one extractor")
-        _check_blocks(row_block, column_block)
+        points = self._fitting(points, row_block, column_block)
         covered = torch.zeros(len(points), dtype=torch.bool, device=points.device)
         origin = _origin(self.features)
         for rows in _indices(points, row_block):
@@ -49,6 +45,30 @@ class Manifold:
                 if len(left):
                     covered[left] = self._covers_block(points[left], columns, origin)
         return covered
+
+    def occupants(self, points, row_block=ROW_BLOCK, column_block=COLUMN_BLOCK):
+        """How many of the points [M,D] lie inside each ball, its surface left out: int64 [N]. Arguments as `covers`."""
+        points = self._fitting(points, row_block, column_block)
+        inside = torch.zeros(len(self.features), dtype=torch.int64, device=points.device)
+        origin = _origin(self.features)
+        for rows in _indices(points, row_block):
+            for columns in _indices(self.features, column_block):
+                distances, slack = _rough_distances(points[rows], self.features[columns], origin)
+                excess = distances.sub_(self.squared_radii[columns])
+                inside[columns] += (excess < -slack).sum(dim=0)
+                for pairs in (excess.abs() <= slack).nonzero().split(max(1, PAIR_VALUES // points.shape[1])):
+                    point, ball = rows[pairs[:, 0]], columns[pairs[:, 1]]
+                    within = _exact_distances(points[point], self.features[ball]) < self.squared_radii[ball]
+                    inside.index_add_(0, ball, within.long())
+        return inside
+
+    def _fitting(self, points, *blocks):
+        points = _checked(points, "points").to(self.features.device)
+        if points.shape[1] != self.features.shape[1]:
+            dims = f"{points.shape[1]} and {self.features.shape[1]}"
+            raise UserError(f"features have {dims} dimensions: take both sets from one extractor")
+        _check_blocks(*blocks)
+        return points
 
     def _covers_block(self, points, columns, origin):
         """bool [R]: which of the points [R,D] lie in one of the balls `columns`."""

@@ -29,6 +29,7 @@ from ..config.checks import (
     check_number,
     make_whole,
 )
+from .group_norm import GroupNorm
 from .parts import BatchDropout
 
 NORM_EPS = 1e-6
@@ -251,7 +252,7 @@ class AttentionUNet(nn.Module):
 
 
 def group_norm(channels: int, config: AttentionUNetConfig) -> nn.GroupNorm:
-    return nn.GroupNorm(config.norm_groups, channels, eps=config.norm_eps)
+    return GroupNorm(config.norm_groups, channels, eps=config.norm_eps)
 
 
 class Chain(nn.Sequential):

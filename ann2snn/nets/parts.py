@@ -23,6 +23,7 @@ from ..kernels import (
     norm_follow,
     upsample_nearest,
 )
+from .group_norm import GroupNorm
 
 
 class Parts:
@@ -42,7 +43,7 @@ class Parts:
         return FusedReLU(self.config.bits)
 
     def norm(self, channels: int) -> nn.Module:
-        return nn.GroupNorm(self.config.norm_groups, channels)
+        return GroupNorm(self.config.norm_groups, channels)
 
     def conv(self, c_in: int, c_out: int, kernel: int, stride: int = 1, edge: bool = False) -> nn.Conv2d:
         kind = QuantConv2d if edge else SpikeConv2d

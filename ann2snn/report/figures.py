@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ..convert import GapReport
+from ..run.tables import ROUNDING
 from .carried import CarryFile
 from .collect import Run
 from .direct import tuned_chart
@@ -18,7 +19,7 @@ from .finetuned import FineTuned
 from .modes import GREY, PURPLE, Mode, colours
 from .raster import raster_chart
 from .style import WIDTH
-from .summary import ROUNDING, all_reports
+from .summary import all_reports
 
 LIGHT = "#b5b5b5"
 STYLE = {

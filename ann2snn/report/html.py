@@ -15,7 +15,7 @@ from .direct import tuned_chart
 from .finetuned import blocks_table, finetuned_table
 from .grids import Grid, GridGroup, sample_groups, training_grids
 from .modes import Mode, colours
-from .parse import clean, number, sampling_text
+from .parse import clean, number, sampling_text, shareable
 from .style import CSS
 from .summary import (
     all_reports,
@@ -32,6 +32,7 @@ from .summary import (
 )
 
 LONGEST_FLAGFILE = 200_000  # characters
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # nothing is fetched, and nothing runs
 GAP_CAPTION = (
     "<b>Gap.</b> Relative L2 error of each block's time-averaged output against the quantized ANN, in the order of "
     "the data; <b>prediction</b> is the network's output. Logarithmic; errors below 1e-9 are rounding."
@@ -94,6 +95,7 @@ def page(run: Run, charts: dict[str, bytes]) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<title>{title}</title><style>{CSS}</style></head><body><main>\n"
         + _header(run)
         + "\n".join(section for section in sections if section)
@@ -115,7 +117,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], numeric: range) 
 
     body = "\n".join(line("td", row) for row in rows)
     head = line("th", header)
-    return f'<div class="scroll"><table><thead>{head}</thead>\n<tbody>{body}</tbody></table></div>'
+    wide = " class=wide" if len(header) > 10 else ""
+    return f'<div class="scroll"><table{wide}><thead>{head}</thead>\n<tbody>{body}</tbody></table></div>'
 
 
 def section(title: str, *parts: str) -> str:
@@ -134,7 +137,7 @@ def chart(charts: dict[str, bytes], name: str, caption: str) -> str:
     picture = base64.b64encode(charts[name]).decode("ascii")
     return (
         f'<figure class="chart"><figcaption>{caption}</figcaption>'
-        f'<img alt="{name} chart" src="data:image/png;base64,{picture}"></figure>'
+        f'<div class="scroll"><img alt="{name} chart" src="data:image/png;base64,{picture}"></div></figure>'
     )
 
 
@@ -378,7 +381,7 @@ def how_scored(score: Score, footnotes: dict[str, int]) -> dict[str, str]:
         "checkpoint": score.text("checkpoint"),
         "trained or tuned steps": score.text("step"),
         "weights": score.text("weights"),
-        "reference": score.text("reference"),
+        "reference": shareable(score.text("reference")),
         "reference images": score.text("reference_count"),
         "image size": score.text("image_size"),
         "device": score.text("device"),
@@ -391,7 +394,7 @@ def _settings(run: Run) -> str:
     if not run.flagfiles:
         return ""
     parts = [
-        f"<details><summary>{escape(name)}</summary><pre>{escape(text[:LONGEST_FLAGFILE])}</pre></details>"
+        f"<details><summary>{escape(name)}</summary><pre>{escape(shareable(text[:LONGEST_FLAGFILE]))}</pre></details>"
         for name, text in run.flagfiles.items()
     ]
     return section("Settings", "<p>The settings each stage ran with; below them the flags that were given.</p>", *parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -187,3 +188,8 @@ def unique(rows: Iterable[BlockGap]) -> tuple[BlockGap, ...]:
     for row in rows:
         found.setdefault(row.block, row)
     return tuple(found.values())
+
+
+def shareable(text: str) -> str:
+    """Without the folders of this machine: of absolute paths the last name alone, "…/stats.npz"."""
+    return re.sub(r"(^|[\s=,])(?:/|~/|[A-Za-z]:\\)(?:[^\s,/\\]+[/\\])+([^\s,/\\]+)", r"\1…/\2", text)

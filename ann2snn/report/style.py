@@ -3,7 +3,7 @@
 WIDTH = 10.5  # inches; of every chart
 
 CSS = """
-:root { color-scheme: light; }
+:root { color-scheme: light dark; }
 * { box-sizing: border-box; }
 body { margin: 0; background: #fff; color: #222; font: 15px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }
 main { max-width: 1100px; margin: 0 auto; padding: 28px 20px 60px; }
@@ -25,7 +25,11 @@ th { border-bottom: 1px solid #bbb; color: #555; font-size: 13px; font-weight: 6
 .dot { display: inline-block; width: 10px; height: 10px; margin-right: 8px; border-radius: 50%; }
 figure { margin: 0; }
 .chart { margin: 14px 0 26px; }
-.chart img { display: block; width: 100%; margin-top: 6px; image-rendering: auto; }
+.chart img { display: block; width: 100%; min-width: 720px; margin-top: 6px; image-rendering: auto; }
+.wide { font-size: 12.5px; }
+.wide th, .wide td { padding-right: 6px; }
+.wide th { font-size: 11.5px; white-space: normal; vertical-align: bottom; }
+.wide .num { padding-left: 6px; }
 img { image-rendering: pixelated; }
 .strip { display: flex; align-items: center; gap: 16px; margin: 0 0 8px; }
 .strip figcaption { flex: 0 0 150px; }
@@ -40,4 +44,19 @@ details { margin: 4px 0; }
 summary { cursor: pointer; font-family: ui-monospace, Menlo, Consolas, monospace; font-size: 14px; }
 pre { margin: 6px 0 14px; padding: 10px 12px; max-height: 420px; overflow: auto; background: #f7f7f7; font-size: 12px; }
 code { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: 0.93em; }
+@media (max-width: 600px) {
+  .strip { flex-wrap: wrap; gap: 4px; overflow-x: auto; }
+  .strip figcaption { flex-basis: 100%; }
+}
+@media (prefers-color-scheme: dark) {
+  body { background: #16181c; color: #dcdfe4; }
+  h2, th { border-color: #444; }
+  td { border-color: #2a2d33; }
+  th, .kicker, .note, figcaption, .footnotes { color: #a4abb6; }
+  figcaption b { color: #dcdfe4; }
+  .mind { color: #e0a860; }
+  .warning { background: #33291a; }
+  pre { background: #1f2227; }
+  .chart img { filter: invert(0.9) hue-rotate(180deg); }
+}
 """

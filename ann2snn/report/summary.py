@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 from ..config import FULL_PRECISION
 from ..convert import GapReport
-from ..run.tables import show, text_table
+from ..run.tables import distance, percent, show, text_table
 from .collect import Run, Score
 from .modes import NETWORK_LABELS, USUAL_MODES, Mode
 
-ROUNDING = 1e-9  # relative errors below are float64's rounding, not the network's
 #: Settings two scores must share to be compared, as the reader knows them.
 COMPARABLE = {
     "extractor": "extractor",
@@ -58,6 +57,8 @@ def summary_rows(run: Run) -> list[SummaryRow]:
     reports = all_reports(run)
     modes = {*reports, *(score.mode for score in run.scores)}
     usual_modes = direct_modes(run) if run.direct else USUAL_MODES
+    if not run.finetunings:
+        usual_modes = [mode for mode in usual_modes if mode.network != "finetuned"]
     modes |= {usual for usual in usual_modes if not any(usual.same_slot(mode) for mode in modes)}
     rows = []
     for mode in sorted(modes, key=lambda mode: mode.order):
@@ -235,17 +236,6 @@ def _gap_clauses(run: Run) -> list[str]:
             name += f" ({row.steps} steps)"
         clauses.append(f"{name} {distance(row.gap)}")
     return clauses
-
-
-def distance(gap: float) -> str:
-    """A relative error in words."""
-    if gap == 0:
-        return "equals its quantized ANN exactly"
-    return f"equals it to rounding ({gap:.0e})" if gap < ROUNDING else f"is {percent(gap)} off"
-
-
-def percent(value: float) -> str:
-    return f"{100 * value:.3g} %"
 
 
 def _finetune_clause(run: Run) -> str:

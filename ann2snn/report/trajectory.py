@@ -5,18 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from ..config import require
+from ..distributed.runtime import prepare_folder
 from ..files.atomic import replacing
-from ..generate.images import save_grid
 
 COLUMNS = 10
 MOST_FRAMES = 64
 FORMATS = ("webp", "gif")
-SIDE = 64  # pixels that an image should take in the animation, in whole multiples of its own
+SIDE = 64  # pixels that an image should take, in whole multiples of its own
+HEADER, PADDING = 16, 2  # pixels: the line of labels, and the gap between images
 FRAME_MS, LAST_MS = 80, 1600
 
 
@@ -50,13 +51,17 @@ def columns(frames: int, most: int = COLUMNS) -> list[int]:
 def write_trajectory(frames: Tensor, path: Path, kind: str = "webp") -> tuple[Path, Path]:
     """Frames uint8 [F, N, C, H, W] → `{path}.png`, a row for each image and time to the right, and an animation.
 
+    Images are enlarged by a whole factor; above each column of the picture stands how much of the way is done.
+
     Returns both paths; the animation is `{path}.webp` (lossless) or `.gif` (256 colours). Raises UserError for
     another kind, or if the folder cannot be written.
     """
     require(kind in FORMATS, f"--trajectory_format={kind}: use one of {', '.join(FORMATS)}")
     picture, animation = (path.with_name(f"{path.name}.{ending}") for ending in ("png", kind))
-    chosen = frames[columns(len(frames))]
-    save_grid(chosen.transpose(0, 1).flatten(0, 1), picture, nrow=len(chosen))
+    sheet = _labelled(frames, columns(len(frames)))
+    prepare_folder(path.parent)
+    with replacing(picture) as temporary, open(temporary, "wb") as file:
+        sheet.save(file, format="PNG")
     first, *others = [_sheet(states) for states in frames]
     durations = [FRAME_MS] * len(others) + [LAST_MS]
     options = {"lossless": True} if kind == "webp" else {"optimize": False}
@@ -67,8 +72,28 @@ def write_trajectory(frames: Tensor, path: Path, kind: str = "webp") -> tuple[Pa
     return picture, animation
 
 
+def _labelled(frames: Tensor, chosen: list[int]) -> Image.Image:
+    """The frames `chosen`, a row for each image, below a line that says how far along the way each column is."""
+    rows = _enlarged(frames[chosen].transpose(0, 1).flatten(0, 1))
+    grid = Image.fromarray(make_grid(rows, nrow=len(chosen)).permute(1, 2, 0).numpy())
+    sheet = Image.new("RGB", (grid.width, grid.height + HEADER), "white")
+    sheet.paste(grid, (0, HEADER))
+    draw, side = ImageDraw.Draw(sheet), rows.shape[-1]
+    last = len(frames) - 1
+    for column, frame in enumerate(chosen):
+        label = "noise" if frame == 0 else "image" if frame == last else f"{frame / last:.0%}"
+        middle = PADDING + column * (side + PADDING) + side / 2
+        draw.text((middle - draw.textlength(label) / 2, 2), label, fill="#333333")
+    return sheet
+
+
 def _sheet(states: Tensor) -> Image.Image:
     """States [N, C, H, W] side by side, four to a line, enlarged."""
-    factor = max(1, SIDE // states.shape[-1])
-    large = states.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+    large = _enlarged(states)
     return Image.fromarray(make_grid(large, nrow=min(4, len(large))).permute(1, 2, 0).numpy())
+
+
+def _enlarged(images: Tensor) -> Tensor:
+    """[N, C, H, W], each pixel a square."""
+    factor = max(1, SIDE // images.shape[-1])
+    return images.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from ..convert import GapReport
 
+ROUNDING = 1e-9  # relative errors below are float64's rounding, not the network's
+
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Columns aligned, first one left, the others right; numbers shortened to three significant digits."""
@@ -40,3 +42,14 @@ def gap_table(reports: Sequence[GapReport]) -> str:
             row += [gap.error, gap.firing_rate, gap.negative_share]
         rows.append(row)
     return text_table(header, rows)
+
+
+def distance(gap: float) -> str:
+    """A relative error in words."""
+    if gap == 0:
+        return "equals its quantized ANN exactly"
+    return f"equals it to rounding ({gap:.0e})" if gap < ROUNDING else f"is {percent(gap)} off"
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.3g} %"

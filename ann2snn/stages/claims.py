@@ -51,7 +51,7 @@ CURE = "choose another --images_dir"
 #: What a setting of a folder of images is called on the command line, where that is not its own name.
 CALLED = {"checkpoint": "--eval_model_path", "network": "--eval_model_path", "step": "--eval_model_path"}
 CALLED |= {"weights": "--eval_model_path", "bits": "--bit", "skip": "--skip_type", "order": "--sampler_order"}
-CALLED |= {"spike_steps": "--timestep"}
+CALLED |= {"spike_steps": "--timestep", "decay": "--lr_decay", "inputs": "--ft_inputs"}
 
 
 def told(name: str, was: object, now: object) -> str:

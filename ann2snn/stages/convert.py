@@ -25,7 +25,7 @@ from ..generate.sampling import generate_all
 from ..nets import UNet
 from ..nets.direct import DirectDenoiser
 from ..run.rasters import save_rasters
-from ..run.tables import gap_table
+from ..run.tables import distance, gap_table
 from .carrying import CARRY_FILE, measure_carrying
 from .common import owning
 from .cost import COST_FILE, COST_IMAGES, measure_and_write
@@ -94,6 +94,8 @@ def measure(
     if sample.carry:
         measure_carrying(logdir / CARRY_FILE, ann, snn, sample, min(images, COST_IMAGES))
     write_raster(logdir / RASTER_FILE, ann, snn, sample.seed)
+    said = (f"{report.label} {distance(report.prediction.error)}" for report in reports)
+    print(f"The spiking network's prediction: {'; '.join(said)}.")
 
 
 def converted(ann: nn.Module, spiking: SpikingConfig, spike_chunk: int = 0) -> SpikingNetwork:

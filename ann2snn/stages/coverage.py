@@ -1,4 +1,4 @@
-"""Precision and recall beside the other scores, from the features that those are computed from."""
+"""Precision, recall, density, coverage and KID beside the other scores, from the features of those."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from torch import Tensor
 from ..config import require
 from ..data import ImageDataset
 from ..distributed.world import World
+from ..metrics.density_coverage import density_coverage
 from ..metrics.features import Extracted, FeatureExtractor
-from ..metrics.precision_recall import precision_recall
+from ..metrics.kid import SUBSETS, kid
+from ..metrics.precision_recall import manifold, precision_recall
 from ..metrics.score import score_numbered
 from ..metrics.stats_file import ReferenceStatistics
 
@@ -23,6 +25,7 @@ Batches = Iterable[tuple[Sequence[int], Tensor]]
 class RealImages:
     """The first `count` images of `dataset`, all if it has fewer, with which `scored` generated ones are compared.
 
+    kid, neighbours: which scores are asked for, the KID, and those of the nearest neighbours.
     k: the neighbour that sets the radius of every ball. Raises UserError where either set is too small for it.
     """
 
@@ -30,11 +33,16 @@ class RealImages:
     count: int
     k: int
     scored: int
+    kid: bool = False
+    neighbours: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "count", min(self.count, len(self.dataset)))
         for what, count in (("--pr_images, real images", self.count), ("--num_images, generated images", self.scored)):
-            require(count > self.k, f"--pr_k={self.k}: more than {self.k} of each needed, got {count} ({what})")
+            require(
+                not self.neighbours or count > self.k,
+                f"--pr_k={self.k}: more than {self.k} of each needed, got {count} ({what})",
+            )
 
 
 class FeatureKeeper:
@@ -86,12 +94,27 @@ def score_with_coverage(
     generated_features, real_features = generated.gathered(world), reference.gathered(world)
     if not world.main:
         return scores
-    pair = precision_recall(real_features.to(world.device), generated_features.to(world.device), real.k)
     data = f"{real.dataset.name} ({real.dataset.split})"
+    against = {"real_images": real.count, "real_data": data}
+    notes, figures = list(scores["notes"]), {}
+    if real.kid:
+        mean, deviation, size = kid(real_features, generated_features)
+        figures |= {"KID": mean, "KID_std": deviation, "kid_subset_size": size, **against}
+        notes.append(f"KID: {SUBSETS} subsets of {size}, against {real.count} images of {data}, by {extractor.name}")
+    if not real.neighbours:
+        return scores | figures | {"notes": notes}
+    figures |= neighbour_figures(real_features.to(world.device), generated_features.to(world.device), real.k)
     note = (
         f"precision and recall: k = {real.k}, {real.count} real images of {data}, features of {extractor.name}; "
         "published figures are made with VGG16 features and not comparable"
     )
-    notes = [*scores["notes"], note]
-    figures = {"precision": pair[0], "recall": pair[1], "pr_k": real.k, "pr_images": real.count, "pr_data": data}
-    return scores | figures | {"notes": notes}
+    figures |= {"pr_k": real.k, "pr_images": real.count, "pr_data": data}
+    return scores | figures | {"notes": [*notes, note]}
+
+
+def neighbour_figures(real: Tensor, generated: Tensor, k: int) -> dict[str, float]:
+    """Precision, recall, density and coverage of features [N, D] and [M, D]. Raises UserError."""
+    balls = manifold(real, k)
+    names = ("precision", "recall", "density", "coverage")
+    values = (*precision_recall(balls, generated, k), *density_coverage(balls, generated, k))
+    return dict(zip(names, values, strict=True))

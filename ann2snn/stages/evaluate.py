@@ -23,7 +23,7 @@ from ..diffusion.process import image_channels, make_process, options_that_count
 from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import ALONE, World
 from ..files.atomic import sweep
-from ..generate.images import existing_indices, image_path, read_images, save_grid, save_images, save_npz
+from ..generate.images import ImageWriter, existing_indices, image_path, read_images, save_grid, save_npz
 from ..generate.sampling import generate, generate_batches, image_groups
 from ..generate.spikes import keep_spikes, kept_spikes
 from ..metrics.features import FeatureExtractor
@@ -343,9 +343,9 @@ def generate_missing(
             statistics=statistics,
             on_spikes=partial(keep_spikes, folder) if sample.carry else None,
         )
-        for indices, images in batches:
-            for index, image in zip(indices, images, strict=True):
-                save_images(image[None], folder, index)
+        with ImageWriter(folder) as writer:
+            for indices, images in batches:
+                writer.add(images, indices)
     world.wait()
 
 

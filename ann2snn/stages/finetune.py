@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from torch import Tensor
 from tqdm import tqdm
 
 from ..checkpoints import checkpoint
@@ -188,12 +189,12 @@ def _tune_one(
     """Tune one block, with progress, log and snapshots. Raises _Interrupted when asked to stop."""
     tuning, first = run.config.tuning(name), run.log_step
 
-    def on_step(step: int, loss: float) -> None:
+    def on_step(step: int, loss: Tensor) -> None:
         if stop := run.world.largest(interruption.requested):  # all processes at the same step
             raise _Interrupted(stop)
         bar.update(1)
         if step == 1 or step % 10 == 0:
-            log.scalars(first + step - 1, ft_loss=loss)
+            log.scalars(first + step - 1, ft_loss=float(loss))
         if step < tuning.steps and due(step, run.config.save_step):
             run.save_backpack(f"{name}_{step - 1}")
 

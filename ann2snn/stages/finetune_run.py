@@ -32,6 +32,7 @@ from ..finetune.inputs import HELD_BACK
 from ..nets import UNet
 from ..run.tables import text_table
 from ..training.state import parse_progress
+from .claims import told
 from .common import changes_text, newest
 from .convert import converted
 
@@ -231,7 +232,7 @@ class Run:
             if flag not in free:
                 cure = f", or allow it with --resume_with={flag}" if flag in RESUME_WITH else ""
                 raise UserError(
-                    f"cannot resume {path}: it was made with {name}={stored.get(name)}, now {name}={value}; "
+                    f"cannot resume {path}: it was made with {told(name, stored.get(name), value)}; "
                     f"correct the flag, choose another --ft_name, or remove the folder{cure}"
                 )
             changes[flag] = (stored.get(name), value)

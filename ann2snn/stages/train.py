@@ -27,6 +27,7 @@ from ..generate.sampling import generate_all
 from ..nets.architecture import NetworkConfig
 from ..run.log import RESULTS, RunLog, append_result
 from ..signals import Interruption
+from ..training import by_time
 from ..training.best import AVERAGED, BestKeeper
 from ..training.trainer import Trainer
 from .common import SilentLog, changes_text, due, newest, owning, record_changes
@@ -97,6 +98,8 @@ def run(
             else:
                 print(f"{logdir / CHECKPOINT} is at step {trainer.step} of {train.total_steps}: nothing left to train")
             return 0
+        if world.main:
+            print(_begun(logdir, trainer, dataset))
         stream = Batches(dataset, trainer, schedule.num_workers, home_of(dataset, schedule.resident, world.device))
         log = _run_log(logdir, trainer, schedule.wandb) if world.main else SilentLog()
         if world.main:
@@ -106,6 +109,14 @@ def run(
             return _loop(trainer, stream, log, logdir, sample, schedule)
         finally:
             log.close()
+
+
+def _begun(logdir: Path, trainer: Trainer, dataset: ImageDataset) -> str:
+    """What is trained, on what, where, and where it goes to."""
+    parameters = sum(parameter.numel() for parameter in trainer.net.parameters())
+    work = f"{parameters:,} parameters, {len(dataset):,} images of {dataset.name} ({dataset.split})"
+    steps = f"steps {trainer.step + 1} to {trainer.train_config.total_steps} on {trainer.world.device}"
+    return f"{logdir}: {work}, {steps}"
 
 
 def start(
@@ -154,7 +165,9 @@ def _loop(
                 trainer.check_finite(logdir)
             if due(step, schedule.log_step) or step == total:
                 value = float(world.sum(loss) / world.size)
-                log.scalars(step - 1, loss=value, grad_norm=float(norm), lr=rate)
+                log.scalars(
+                    step - 1, loss=value, grad_norm=float(norm), lr=rate, **by_time.means(trainer.by_time, world)
+                )
                 bar.set_postfix(loss=f"{value:.4f}", refresh=False)
             bar.update(1)
             if due(step, schedule.sample_step):

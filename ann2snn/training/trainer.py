@@ -18,8 +18,10 @@ from quant.calibrate import calibrate_activations
 
 from ..checkpoints import checkpoint
 from ..config import FULL_PRECISION, DiffusionConfig, TrainConfig, require
+from ..config.names import both
 from ..data import ImageDataset, to_model_range
 from ..diffusion.ema import ema_decay_at
+from ..diffusion.loss_weights import check_loss_weight, loss_weights
 from ..diffusion.process import denoising_loss, draw_times, make_process, network_pair
 from ..diffusion.synaptic import SynapticLoss
 from ..distributed.precision import in_tf32
@@ -32,6 +34,7 @@ from ..nets.direct import DirectDenoiser
 from ..nets.fsddim import FSDDIMConfig
 from ..nets.parts import BatchDropout
 from ..neurons import StepBatchNorm
+from . import by_time
 from .state import load_optimizer, load_schedule
 
 #: Settings that a resumed run must share with its beginning, or the result is that of neither.
@@ -45,6 +48,8 @@ FIXED_ON_RESUME = (
     "ema_decay",
     "ema_warmup",
     "loss_type",
+    "loss_weight",
+    "min_snr_gamma",
     "image_loss_weight",
     "spike_loss_weight",
     "reconstruction_loss_weight",
@@ -97,6 +102,7 @@ class Trainer:
             train.loss_type == "mse" or diffusion.process == "vp",
             f"--loss_type={train.loss_type}: only for --process=vp; use mse",
         )
+        check_loss_weight(diffusion, train.loss_weight)
         self.synaptic = synaptic_loss_of(train, network)
         self.amp, self.tf32 = amp, tf32
         seed_step(train.seed, 0)
@@ -110,6 +116,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(learned, lr=train.lr, fused=True)
         self.scheduler = LambdaLR(self.optimizer, lambda step: lr_factor(step, train))
         self.step = 0
+        self.by_time = torch.zeros(2, by_time.QUARTERS)  # of the last step's share, see `by_time.tally`
         self.whole = True  # not in the middle of a change of weights
         self.first_bad = torch.zeros((), dtype=torch.int64, device=self.device)
         self.ema = copy.deepcopy(self.net).requires_grad_(False).eval()
@@ -178,6 +185,7 @@ class Trainer:
         t, noise = self.draw(x_0)
         self.optimizer.zero_grad(set_to_none=True)
         size = self.share // self.train_config.accumulate
+        self.by_time = torch.zeros(2, by_time.QUARTERS, dtype=torch.float64, device=self.device)
         losses = [
             self.backward(x_0[first : first + size], t[first : first + size], noise[first : first + size], first)
             for first in range(0, self.share, size)
@@ -205,9 +213,18 @@ class Trainer:
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
                 kind = self.train_config.loss_type
                 what = (self.process, self.diffusion, x_0, t, noise, kind, self.synaptic)
-                loss = denoising_loss(self.parallel, *what).mean()
+                losses = denoising_loss(self.parallel, *what)
+            self.by_time += by_time.tally(self.process, t, losses)
+            loss = self.weighted(losses, t).mean()
             (loss / parts).backward()
         return loss.detach()
+
+    def weighted(self, losses: Tensor, t: Tensor) -> Tensor:
+        """The losses [N] at times t [N], as much as each counts."""
+        name = self.train_config.loss_weight
+        if name == "none":
+            return losses
+        return losses * loss_weights(self.process, t, name, self.train_config.min_snr_gamma).to(losses)
 
     def check_finite(self, logdir: Path) -> None:
         """Raise UserError, naming the first bad step and its batch, if the loss has left the finite numbers."""
@@ -343,6 +360,6 @@ def lr_factor(step: int, config: TrainConfig) -> float:
 def _require_same(path: Path, name: str, stored: object, asked: object, cure: str = "") -> None:
     if stored != asked:
         raise UserError(
-            f"cannot resume {path}: it was trained with {name}={stored}, now {name}={asked}; "
+            f"cannot resume {path}: it was trained with {both(name, stored, asked)}; "
             f"correct the flag or choose another --logdir{cure}"
         )

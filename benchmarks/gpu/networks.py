@@ -24,7 +24,7 @@ SCHEDULES = {
 SAMPLERS = {
     **{name: {"sampler": name, "steps": 3} for name in ("ddim", "ddpm_strided", "dpm_solver", "dpmpp", "dpmpp_sde")},
     "ddim, noise": {"sampler": "ddim", "steps": 3, "eta": 1.0},
-    "gddim": {"sampler": "gddim", "steps": 3, "corrector": "pec"},
+    "gddim": {"sampler": "gddim", "steps": 5, "corrector": "pec"},
 }
 
 

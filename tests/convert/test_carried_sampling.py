@@ -17,6 +17,8 @@ SAMPLERS = {
     "ddpm": {"sampler": "ddpm"},
     "two calls a step": {"sampler": "dpm_solver", "steps": 6, "order": 2},
     "stochastic solver": {"sampler": "dpmpp_sde", "steps": 6},
+    "Heun": {"sampler": "heun", "steps": 7},
+    "UniPC": {"sampler": "unipc", "steps": 6},
     "a corrector": {"sampler": "gddim", "steps": 6, "corrector": "pece"},
 }
 

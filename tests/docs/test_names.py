@@ -13,7 +13,7 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob(
 #: Flags of torchrun, Slurm and uv or pip that pages show in commands.
 OTHERS = {
     *("max_restarts", "nnodes", "nproc_per_node", "rdzv_backend", "rdzv_endpoint", "rdzv_id", "standalone"),
-    *("cpus", "gpus", "job", "nodes", "ntasks", "open", "requeue", "signal", "time", "flagfile", "help"),
+    *("cpus", "gpus", "job", "nodes", "ntasks", "open", "requeue", "signal", "time", "flagfile", "help", "index"),
 }
 
 

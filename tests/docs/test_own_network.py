@@ -13,9 +13,9 @@ BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]*\d)")
 
 
-def blocks() -> list[tuple[str, int, str | None]]:
+def blocks(page: Path = PAGE) -> list[tuple[str, int, str | None]]:
     """(code, its line in the page, what the page says it prints) of every Python block."""
-    text = PAGE.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     found: list[tuple[str, int, str | None]] = []
     for match in BLOCK.finditer(text):
         kind, body = match.groups()

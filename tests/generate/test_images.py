@@ -6,7 +6,16 @@ import torch
 from PIL import Image
 
 from ann2snn.errors import UserError
-from ann2snn.generate.images import existing_indices, iter_folder, save_grid, save_images, save_npz
+from ann2snn.generate.images import (
+    ImageWriter,
+    existing_indices,
+    image_path,
+    iter_folder,
+    read_images,
+    save_grid,
+    save_npz,
+    save_numbered,
+)
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -17,17 +26,17 @@ def noise(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_png_round_trip_in_order(tmp_path, channels, batch_size):
     images = noise(7, channels, 5, 6)
-    save_images(images[3:], tmp_path / "out", 3)
-    save_images(images[:3], tmp_path / "out", 0)
+    save_numbered(images[3:], tmp_path / "out", range(3, 7))
+    save_numbered(images[:3], tmp_path / "out", range(len(images[:3])))
     read = list(iter_folder(tmp_path / "out", batch_size))
     assert all(len(batch) == batch_size for batch in read[:-1])
     assert torch.equal(torch.cat(read), images)
 
 
 def test_files_are_named_by_index_and_nothing_else_remains(tmp_path):
-    save_images(noise(2, 3, 4, 4), tmp_path, 41)
+    save_numbered(noise(2, 3, 4, 4), tmp_path, range(41, 43))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000041.png", "000042.png"]
-    save_images(noise(1, 3, 4, 4), tmp_path, 999_999)
+    save_numbered(noise(1, 3, 4, 4), tmp_path, [999_999])
     assert existing_indices(tmp_path) == {41, 42, 999_999}
 
 
@@ -41,12 +50,12 @@ def test_existing_indices_knows_only_finished_files(tmp_path):
 @pytest.mark.parametrize("first_index", [-1, 999_999])
 def test_indices_beyond_six_digits_are_refused(tmp_path, first_index):
     with pytest.raises(ValueError, match="six digits|6 digits"):
-        save_images(noise(2, 1, 4, 4), tmp_path, first_index)
+        save_numbered(noise(2, 1, 4, 4), tmp_path, range(first_index, first_index + 2))
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_scraps(tmp_path, monkeypatch):
     old = noise(1, 1, 4, 4)
-    save_images(old, tmp_path, 0)
+    save_numbered(old, tmp_path, range(len(old)))
 
     def full(self, file, **_kwargs):
         file.write(b"half")
@@ -54,7 +63,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_scraps(tmp_path, monkeypatch)
 
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(UserError, match="No space left"):
-        save_images(255 - old, tmp_path, 0)
+        save_numbered(255 - old, tmp_path, range(len(255 - old)))
     assert [path.name for path in tmp_path.iterdir()] == ["000000.png"]
     assert torch.equal(next(iter_folder(tmp_path, 1)), old)
 
@@ -80,7 +89,7 @@ def test_grid_holds_every_image_in_its_place(tmp_path, channels):
 def test_npz_round_trip_from_tensor_and_folder(tmp_path, channels):
     images = noise(4, channels, 5, 6)
     save_npz(images, tmp_path / "a.npz")
-    save_images(images, tmp_path / "out", 0)
+    save_numbered(images, tmp_path / "out", range(len(images)))
     save_npz(tmp_path / "out", tmp_path / "b.npz")
     for name in ("a.npz", "b.npz"):
         with np.load(tmp_path / name) as arrays:
@@ -94,7 +103,7 @@ def test_npz_round_trip_from_tensor_and_folder(tmp_path, channels):
 def test_what_is_no_image_batch_is_refused(tmp_path, images):
     for save in (
         lambda: save_grid(images, tmp_path / "x.png", 1),
-        lambda: save_images(images, tmp_path, 0),
+        lambda: save_numbered(images, tmp_path, range(len(images))),
         lambda: save_npz(images, tmp_path / "x.npz"),
     ):
         with pytest.raises(ValueError, match="not uint8"):
@@ -103,13 +112,13 @@ def test_what_is_no_image_batch_is_refused(tmp_path, images):
 
 
 def test_iter_folder_names_the_broken_and_the_odd_one(tmp_path):
-    save_images(noise(3, 3, 8, 8), tmp_path, 0)
+    save_numbered(noise(3, 3, 8, 8), tmp_path, range(3))
     content = (tmp_path / "000001.png").read_bytes()
     (tmp_path / "000001.png").write_bytes(content[:-30])
     with pytest.raises(UserError, match=r"000001\.png"):
         list(iter_folder(tmp_path, 2))
     for odd in (noise(1, 3, 8, 9), noise(1, 1, 8, 8)):
-        save_images(odd, tmp_path, 1)
+        save_numbered(odd, tmp_path, range(1, 1 + len(odd)))
         with pytest.raises(UserError, match=r"000001\.png is .* where 000000\.png"):
             list(iter_folder(tmp_path, 2))
 
@@ -128,3 +137,32 @@ class Trap:
 
     def __setstate__(self, state):
         Trap.sprung = True
+
+
+def test_a_writer_saves_what_it_was_given_and_says_what_went_wrong(tmp_path):
+    images = torch.randint(256, (5, 1, 4, 4), dtype=torch.uint8)
+    with ImageWriter(tmp_path) as writer:
+        writer.add(images[:3], [4, 0, 2])
+        writer.add(images[3:], [1, 3])
+    order = [4, 0, 2, 1, 3]
+    for image, index in zip(images, order, strict=True):
+        assert torch.equal(read_images([image_path(tmp_path, index)], image_path(tmp_path, index))[0], image)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"), ImageWriter(tmp_path / "file") as writer:
+        writer.add(images, range(5))
+    with pytest.raises(UserError, match="cannot write"), ImageWriter(tmp_path / "file") as writer:
+        writer.add(images, range(5))
+        writer.add(images, range(5))
+    with pytest.raises(KeyboardInterrupt), ImageWriter(tmp_path / "late") as writer:
+        writer.add(images, range(5))
+        raise KeyboardInterrupt
+    assert existing_indices(tmp_path / "late") == set(range(5)), "a batch that is being written is finished"
+
+
+def test_a_batch_synchronizes_its_folder_once(tmp_path, monkeypatch):
+    synchronized = []
+    monkeypatch.setattr("ann2snn.generate.images.sync_folder", synchronized.append)
+    monkeypatch.setattr("ann2snn.files.atomic.sync_folder", synchronized.append)
+    with ImageWriter(tmp_path) as writer:
+        writer.add(torch.zeros(7, 1, 4, 4, dtype=torch.uint8), range(7))
+    assert synchronized == [tmp_path]

@@ -16,6 +16,7 @@ from ann2snn.report.__main__ import main
 from ann2snn.report.collect import collect
 from ann2snn.report.grids import sample_groups
 from ann2snn.report.html import page
+from ann2snn.report.parse import shareable
 from tests.report.run_folder import (
     AUTO,
     INPUTS,
@@ -82,7 +83,7 @@ def test_nothing_is_fetched(written):
     assert len(pictures) >= 10 and all(p.startswith("data:image/png;base64,") for p in pictures)
     assert not {tag for tag, _ in shown.tags} & {"script", "link", "iframe", "object", "base", "a"}
     assert not re.search(r"url\(|@import|href", source)
-    assert "http" not in re.sub(r"<pre>.*?</pre>", "", source, flags=re.S)
+    assert "http" not in re.sub(r"<pre>.*?</pre>|http-equiv", "", source, flags=re.S)
 
 
 @pytest.mark.parametrize("name", INPUTS)
@@ -227,3 +228,21 @@ def test_networks_that_run_alike_are_told_apart_by_their_checkpoints(logdir):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"checkpoint": "feedbeef00"}))
     titles = [grid.title for group in sample_groups(collect(logdir)) for grid in group.grids]
     assert any(title.endswith("(feedbe)") for title in titles) and len(set(titles)) == len(titles)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("--data_dir=/home/someone/data/cifar", "--data_dir=…/cifar"),
+        ("--fid_cache=~/stats/a.npz --bit=2", "--fid_cache=…/a.npz --bit=2"),
+        (r"--logdir=C:\Users\someone\run", "--logdir=…/run"),
+        ("--logdir=./logs/demo --beta_T=0.02 1/2", "--logdir=./logs/demo --beta_T=0.02 1/2"),
+    ],
+)
+def test_a_page_that_people_share_does_not_tell_the_folders_of_a_machine(text, shown):
+    assert shareable(text) == shown
+
+
+def test_a_browser_is_told_to_fetch_and_run_nothing(written):
+    policy = [dict(attrs) for tag, attrs in page_of(written.parent).tags if tag == "meta" and "http-equiv" in attrs]
+    assert "default-src 'none'" in policy[0]["content"] and "script" not in policy[0]["content"]

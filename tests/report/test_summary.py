@@ -54,14 +54,13 @@ def test_page_and_terminal_show_the_same_table(logdir):
     assert all(cell in summary_text(run) for row in FULL_TABLE for cell in row)
 
 
-def test_usual_rows_are_always_there(tmp_path):
+def test_usual_rows_are_always_there_and_no_tuned_one_where_nothing_was_tuned(tmp_path):
     (tmp_path / "flagfile.txt").write_text("--bit=4\n")
     assert [row[:3] for row in rows(tmp_path)] == [
         ["quantized ANN", "–", "–"],
         ["converted SNN", "layer_sync", "15 × depth"],
         ["converted SNN", "stream", "15"],
         ["converted SNN", "stream +auto", "15 + auto"],
-        ["fine-tuned SNN", "stream", "15"],
     ]
     assert {cell for row in rows(tmp_path)[1:] for cell in row[3:]} == {"–"}
 

@@ -11,16 +11,26 @@ from ann2snn.data import to_uint8
 from ann2snn.diffusion import ImageNoise
 from ann2snn.distributed.world import ALONE
 from ann2snn.errors import UserError
-from ann2snn.report.trajectory import COLUMNS, MOST_FRAMES, Trajectory, columns, write_trajectory
+from ann2snn.report.trajectory import COLUMNS, HEADER, MOST_FRAMES, Trajectory, columns, write_trajectory
 from ann2snn.stages import evaluate
 from tests.helpers import assert_equal, random_ann
 
 
 def cells(path, row: int, side: int) -> list[torch.Tensor]:
-    """The images [1, side, side] in one row of a grid with gaps of 2 pixels."""
+    """The images [1, side, side] in one row of a grid with gaps of 2 pixels, each pixel a square of 64 / side."""
     pixels = pil_to_tensor(Image.open(path))[:1]
-    top, starts = 2 + row * (side + 2), range(2, pixels.shape[2] - side, side + 2)
-    return [pixels[:, top : top + side, left : left + side] for left in starts]
+    top, starts = HEADER + 2 + row * (64 + 2), range(2, pixels.shape[2] - 64, 64 + 2)
+    return [pixels[:, top : top + 64 : 64 // side, left : left + 64 : 64 // side] for left in starts]
+
+
+def test_columns_say_how_far_along_the_way_they_are(tmp_path):
+    """Dark letters on white above every column, none of which reaches into the next one's."""
+    frames = torch.zeros(12, 2, 1, 4, 4, dtype=torch.uint8)
+    picture, _ = write_trajectory(frames, tmp_path / "way")
+    header = pil_to_tensor(Image.open(picture))[0, :HEADER] < 128
+    assert header.shape[1] == 2 + COLUMNS * (64 + 2)
+    assert all(header[:, 2 + 66 * i : 66 + 66 * i].any() for i in range(COLUMNS))
+    assert not any(header[:, 66 * i : 66 * i + 2].any() for i in range(COLUMNS))
 
 
 def followed(folder, kind: str, steps: int = 6, count: int = 3, **settings):

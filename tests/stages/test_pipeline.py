@@ -45,6 +45,16 @@ def test_gap_file_says_layer_sync_and_settled_stream_equal_the_ann(finished_run)
     assert "prediction" in out["convert"] and "downblocks.0" in out["convert"]
 
 
+def test_training_says_what_it_trains_and_conversion_what_came_of_it(finished_run):
+    logdir, out = finished_run
+    verdict = next(line for line in out["convert"].splitlines() if line.startswith("The spiking network's prediction"))
+    assert "layer_sync equals its quantized ANN exactly; stream is " in verdict
+    assert "; stream +auto equals " in verdict
+    begun = next(line for line in out["train"].splitlines() if line.startswith(f"{logdir}: "))
+    parameters = sum(p.numel() for p in ann2snn.load(logdir / "ckpt.pt").parameters())
+    assert f"{parameters:,} parameters, 8,000 images of fashion_mnist_10k (train), steps 1 to 6 on cpu" in begun
+
+
 def test_converted_file_holds_the_averaged_weights(finished_run):
     logdir, _ = finished_run
     ann, snn = ann2snn.load(logdir / "ckpt.pt"), ann2snn.load(logdir / "converted_snn.pt")

@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 
+from ann2snn.cli import settings
+from ann2snn.config.names import both
 from ann2snn.files.lock import run_lock
 from tests.processes import child_inside
 from tests.scripts import SAMPLING, check, script, train_flags
@@ -39,11 +41,18 @@ def sddpm(direct_runs, tmp_path):
     return prepared(tmp_path / "sddpm", direct_runs["sddpm"][0])
 
 
+def test_refusals_call_settings_by_the_flags_they_come_from():
+    for flags in (*(flags for flags, _ in settings.ARCHITECTURES.values()), settings.DIFFUSION_FLAGS):
+        for flag, field in flags.items():
+            assert both(field, 1, 2) == f"{field}=1, now {field}=2 (--{flag})"
+
+
 @pytest.mark.parametrize(
     ("flag", "words"),
     [
+        ("--beta_schedule=cosine", ["cannot resume", "schedule=linear, now schedule=cosine (--beta_schedule)"]),
         ("--lr=0.5", ["cannot resume", "lr=0.5"]),
-        ("--bit=3", ["cannot resume", "bits=3"]),
+        ("--bit=3", ["cannot resume", "bits=3 (--bit)"]),
         ("--noresume", ["exists", "--noresume"]),
         ("--accumulate=3", ["--accumulate=3"]),
     ],
@@ -58,7 +67,7 @@ def test_a_training_that_is_refused(ann, flag, words):
     ("flag", "word"),
     [
         ("--threshold=0.5", "threshold=0.5"),
-        ("--timestep=4", "spike_steps=4"),
+        ("--timestep=4", "spike_steps=4 (--timestep)"),
         ("--noresume", "--noresume"),
         ("--accumulate=3", "--accumulate=3"),
     ],

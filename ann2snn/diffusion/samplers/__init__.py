@@ -6,8 +6,10 @@ from .ddim import sample_ddim
 from .dpm_solver import sample_dpm_solver
 from .dpmpp import sample_dpmpp, sample_dpmpp_sde
 from .grids import real_times, uniform_times, whole_times
+from .heun import sample_heun
 from .registry import IMAGE_SAMPLERS, SAMPLERS, Sampler, check, options_of
-from .strided import analytic_statistics, sample_analytic_dpm, sample_ddpm_strided
+from .strided import analytic_statistics, reverse_step, sample_analytic_dpm, sample_ddpm_strided
+from .unipc import sample_unipc
 
 __all__ = [
     "IMAGE_SAMPLERS",
@@ -17,6 +19,7 @@ __all__ = [
     "check",
     "options_of",
     "real_times",
+    "reverse_step",
     "sample_analytic_dpm",
     "sample_currents",
     "sample_ddim",
@@ -25,6 +28,8 @@ __all__ = [
     "sample_dpm_solver",
     "sample_dpmpp",
     "sample_dpmpp_sde",
+    "sample_heun",
+    "sample_unipc",
     "uniform_times",
     "whole_times",
 ]

@@ -50,17 +50,27 @@ def sddpm_times(diffusion_steps: int, steps: int) -> list[int]:
     return times if times[-1] == 0 else [*times, 0]
 
 
+def trailing_times(diffusion_steps: int, steps: int) -> list[int]:
+    """Every (diffusion_steps/steps)-th time back from the last, rounded half to even; 0 is among them at full length.
+
+    The first call is at the end of the process whatever `steps`, the last one k − 1 above 0 for a stride of k, as far
+    from the image as the others from each other (Lin et al., arXiv 2305.08891, table 2).
+    """
+    return [round(diffusion_steps * (1 - i / steps)) - 1 for i in range(steps)]
+
+
 WHOLE_TIMES: dict[str, Callable[[int, int], list[int]]] = {
     "uniform": uniform_times,
     "quadratic": quadratic_times,
     "ddpm_torch_linear": ddpm_torch_linear_times,
     "ddpm_torch_quadratic": ddpm_torch_quadratic_times,
     "sddpm": sddpm_times,
+    "trailing": trailing_times,
 }
 
 
 def whole_times(process: VP, steps: int, skip: str) -> list[int]:
-    """Diffusion times by the name of their spacing, falling (ddpm_torch_quadratic may repeat some); ends at 0.
+    """Diffusion times by the name of their spacing, falling to 0 (trailing: near 0; ddpm_torch_quadratic may repeat).
 
     Raises UserError: more steps than the process has, or an unknown name.
     """

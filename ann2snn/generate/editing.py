@@ -1,0 +1,50 @@
+"""Images that resemble given ones: SDEdit (Meng et al., 2022)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..config import SampleConfig, check_number, require
+from ..data import to_uint8
+from ..diffusion import SAMPLERS, VP, check, options_of
+from .sampling import Rows, check_generation, run_chain
+from .subject import check_edited, given_images
+
+
+def edit(net: nn.Module, images: Tensor, strength: float = 0.5, **how: object) -> Tensor:
+    """Images uint8 [N, C, H, W], diffused over the first `strength` of all diffusion steps and sampled from there.
+
+    Of one image, N copies are N variations: image i has the noise of image i of the seed. strength: above 0 (next to
+    nothing is changed) to 1 (next to nothing is kept). how: fields of `SampleConfig`; DDIM in 50 steps unless asked
+    otherwise. `steps` counts the network calls of the part that is left, whatever its length; ddpm visits all of it.
+    Networks of the process "vp" on images; any sampler but gddim, euler, analytic_dpm. Raises UserError.
+    """
+    check_edited(net, "--start")
+    x_0 = given_images(net, images)
+    strength = check_number(strength, "--strength")
+    require(0 < strength <= 1, f"--strength={strength}: use a value above 0, at most 1")
+    config = SampleConfig(**{"sampler": "ddim", "steps": 50} | how)
+    require(
+        config.sampler in SAMPLERS and config.sampler != "analytic_dpm",
+        f"--sampler={config.sampler}: cannot start from an image; use ddim, ddpm, ddpm_strided or a solver",
+    )
+    whole = VP(net.diffusion)
+    process = whole.first(max(1, round(strength * whole.diffusion_steps)))
+    options = options_of(config)
+    check_generation(net, config)
+    try:
+        check(config.sampler, process, **options)
+    except ValueError as error:
+        raise type(error)(
+            f"--strength={strength:g} leaves {process.diffusion_steps} diffusion steps: {error}"
+        ) from None
+
+    def chain(rows: Rows) -> Tensor:
+        start = rows.of(x_0)
+        t = torch.full((len(start),), process.diffusion_steps - 1, device=start.device)
+        x = process.diffuse(start, t, rows.noise())
+        hooks = {"noise": rows.noise, "clip": config.clip, "on_step": rows.on_step}
+        return to_uint8(SAMPLERS[config.sampler](rows.denoiser, process, x, **hooks, **options))
+
+    return run_chain(net, config, range(len(x_0)), chain)

@@ -1,0 +1,39 @@
+"""Images between those of two seeds."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..config import SampleConfig, check_limits, check_seed, require
+from ..diffusion import SAMPLERS, ImageNoise, options_of
+from .noise import slerp
+from .sampling import check_generation, generate
+from .subject import check_sampled
+
+
+def interpolate(net: nn.Module, seed_a: int, seed_b: int, n: int, **how: object) -> Tensor:
+    """n images, uint8 [n, C, H, W], whose noise goes from that of seed_a's image 0 to that of seed_b's (`slerp`).
+
+    how: fields of `SampleConfig`; a sampler that draws no noise on the way, DDIM in 50 steps unless asked otherwise.
+    Raises UserError for another one, and as `ann2snn.sample`.
+    """
+    check_sampled(net)
+    n = check_limits("n", n, "n")
+    seeds = [check_seed(seed) for seed in (seed_a, seed_b)]
+    config = SampleConfig(**{"sampler": "ddim", "steps": 50} | how)
+    check_generation(net, config)
+    require(
+        not draws_noise(config),
+        f"--sampler={config.sampler}, --eta={config.eta:g}: draws noise on the way, so that images of neighbouring "
+        "noise would not be neighbours; use ddim with --eta=0 or a solver",
+    )
+    shape = (net.in_channels, net.image_size, net.image_size)
+    first, last = (ImageNoise(seed, [0], shape, "cpu")()[0] for seed in seeds)
+    return generate(net, config, range(n), x_T=slerp(first, last, n))
+
+
+def draws_noise(config: SampleConfig) -> bool:
+    """Whether a sampler draws noise after the first."""
+    if config.sampler in SAMPLERS:
+        return SAMPLERS[config.sampler].draws_noise(options_of(config))
+    return config.eta > 0

@@ -1,0 +1,79 @@
+"""From images to the noise that DDIM makes them from, and how well it does."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..config import SampleConfig, check_limits, require
+from ..diffusion import VP
+from ..diffusion.samplers import whole_times
+from ..diffusion.samplers.call import estimate
+from .sampling import Rows, check_generation, generate, run_chain
+from .subject import check_edited, given_images
+
+
+def invert(
+    net: nn.Module, images: Tensor, steps: int = 50, *, iterations: int = 1, skip: str = "uniform", **how: object
+) -> Tensor:
+    """Noise [N, C, H, W], float, that deterministic DDIM in `steps` steps makes the images uint8 [N, C, H, W] from.
+
+    Approximately: a step of DDIM from x_t to x_s is undone with the noise predicted at x_t, which is not known yet;
+    `iterations` 1 takes the prediction for x_s instead (Song et al., 2021, section 4.3), more repeat it with what came
+    out. They end at the exact inverse where the network is smooth and steps are small; a quantized one has jumps.
+    The predicted image is not limited to [−1, 1], and must not be on the way back: sample with clip=False.
+    how: carry, carry_steps, amp, tf32 of `SampleConfig`. Networks of the process "vp" on images. Raises UserError.
+    """
+    check_edited(net, "--invert")
+    x_0 = given_images(net, images)
+    iterations = check_limits("invert_iterations", iterations)
+    config = way_back(steps, skip, **how)
+    check_generation(net, config)
+    process = VP(net.diffusion)
+    times = whole_times(process, config.steps, skip)[::-1]
+    alphas_bar = process.alphas_bar.tolist()
+
+    def chain(rows: Rows) -> Tensor:
+        x, now = rows.of(x_0), 1.0
+        for time in times:
+            target = alphas_bar[time]
+            guess = x
+            for _ in range(iterations):
+                _, eps = estimate(rows.denoiser, process, guess, time, clip=False, on_step=None)
+                guess = (target / now) ** 0.5 * (x - (1 - now) ** 0.5 * eps) + (1 - target) ** 0.5 * eps
+            x, now = guess, target
+        return x
+
+    noise = run_chain(net, config, range(len(x_0)), chain)
+    require(bool(torch.isfinite(noise).all()), "--invert: the iterations left the finite numbers; use fewer")
+    return noise
+
+
+class RoundTrip(NamedTuple):
+    """Images from their inverted noise. images: uint8 [N, C, H, W]. noise: [N, C, H, W].
+
+    rmse: of pixels in 0..255, over all images. psnr: of 255, in dB; infinite where nothing differs.
+    """
+
+    images: Tensor
+    noise: Tensor
+    rmse: float
+    psnr: float
+
+
+def round_trip(
+    net: nn.Module, images: Tensor, steps: int = 50, *, iterations: int = 1, skip: str = "uniform", **how: object
+) -> RoundTrip:
+    """`invert` the images, and sample from that noise. Arguments and errors as `invert`."""
+    noise = invert(net, images, steps, iterations=iterations, skip=skip, **how)
+    again = generate(net, way_back(steps, skip, **how), range(len(images)), x_T=noise)
+    mse = float((again.double() - images.double()).square().mean())
+    return RoundTrip(again, noise, mse**0.5, 10 * math.log10(255**2 / mse) if mse else math.inf)
+
+
+def way_back(steps: int, skip: str = "uniform", **how: object) -> SampleConfig:
+    """How the noise of `invert` is sampled."""
+    return SampleConfig("ddim", steps, eta=0.0, clip=False, skip=skip, **how)

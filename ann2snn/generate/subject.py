@@ -1,0 +1,36 @@
+"""What can be sampled, and which images a network can be given."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..config import require
+from ..data import to_model_range
+from ..diffusion.process import image_channels, require_vp
+
+
+def check_sampled(net: object) -> None:
+    """Raise UserError for what no sampler can call."""
+    missing = [name for name in ("in_channels", "image_size", "diffusion") if not hasattr(net, name)]
+    require(
+        isinstance(net, nn.Module) and not missing,
+        f"net={type(net).__name__}: not a network that can be sampled; it lacks {', '.join(missing) or 'parameters'}",
+    )
+
+
+def check_edited(net: object, what: str) -> None:
+    """Raise UserError for networks that `what` is not defined for: those of other processes, or on currents."""
+    check_sampled(net)
+    require_vp(net.diffusion, what)
+    require(not getattr(net, "currents", False), f"{what} needs a network on images, not on synaptic currents")
+
+
+def given_images(net: nn.Module, images: Tensor) -> Tensor:
+    """uint8 images [N, C, H, W] that fit `net`, N at least 1, in [−1, 1]. Raises UserError."""
+    shape = [image_channels(net), net.image_size, net.image_size]
+    tensor = isinstance(images, Tensor)
+    found = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}" if tensor else type(images).__name__
+    fits = tensor and images.dtype == torch.uint8 and images.dim() == 4 and list(images.shape[1:]) == shape
+    require(fits and len(images) > 0, f"images: {found}, expected uint8 [N, {', '.join(map(str, shape))}]")
+    return to_model_range(images)

@@ -1,0 +1,124 @@
+"""Pictures of what a network makes of given noise or images: each one file in `images/` of the run's folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.functional import pil_to_tensor
+
+from ..checkpoints import checkpoint
+from ..config import SampleConfig, require
+from ..data.decode import decode_image
+from ..diffusion.process import image_channels
+from ..distributed.runtime import place
+from ..files.atomic import file_hash
+from ..generate.editing import edit
+from ..generate.images import save_grid
+from ..generate.inpainting import inpaint
+from ..generate.interpolation import interpolate
+from ..generate.inversion import round_trip
+from .evaluate import folder_name, settings
+
+GREY = 128
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What is drawn with, and where to.
+
+    accepted: called when the picture has been computed, before it is written.
+    """
+
+    logdir: Path
+    source: checkpoint.Loaded
+    sample: SampleConfig
+    device: torch.device
+    accepted: Callable[[], object] = lambda: None
+
+    @property
+    def net(self) -> nn.Module:
+        return place(self.source.net, self.device)
+
+    def write(self, name: str, rows: list[Tensor]) -> Path:
+        """`images/{name}_{settings}.png`: rows of pictures, each uint8 [N, C, H, W]."""
+        self.accepted()
+        path = self.logdir / "images" / f"{name}_{folder_name(settings(self.source, self.sample))}.png"
+        save_grid(torch.cat(rows), path, nrow=len(rows[0]))
+        return path
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Given images, uint8 [N, C, H, W], and what their pictures are named after."""
+
+    images: Tensor
+    name: str
+
+
+def read_subject(path: Path, net: nn.Module, copies: int) -> Subject:
+    """The image at `path`, `copies` times, grey or colour as the network has it. Raises UserError for another size."""
+    image = fitting(decode_image(path, image_channels(net)), path, net)
+    return Subject(image[None].repeat(copies, 1, 1, 1), f"{path.stem[:40]}_{file_hash(path)[:8]}")
+
+
+def read_mask(path: Path, net: nn.Module) -> Tensor:
+    """Bool [H, W]: where the picture at `path` is brighter than mid-grey. Raises UserError, also where that is none."""
+    mask = fitting(decode_image(path, 1), path, net)[0] >= GREY
+    require(bool(mask.any()), f"--inpaint={path}: is dark everywhere; white marks what is to be made anew")
+    return mask
+
+
+def fitting(picture: Image.Image, path: Path, net: nn.Module) -> Tensor:
+    """uint8 [C, H, W] of the network's size. Raises UserError."""
+    pixels, side = pil_to_tensor(picture), net.image_size
+    height, width = pixels.shape[1:]
+    require((height, width) == (side, side), f"{path} is {width}x{height} pixels, the network's images {side}x{side}")
+    return pixels
+
+
+def draw_interpolation(canvas: Canvas, seeds: tuple[int, int], count: int) -> int:
+    """A strip of `count` images from one seed's to the other's."""
+    strip = interpolate(canvas.net, *seeds, count, **vars(canvas.sample))
+    path = canvas.write(f"interpolate_{seeds[0]}_{seeds[1]}_{count}", [strip])
+    print(f"{path}: from seed {seeds[0]} to seed {seeds[1]} in {count} images")
+    return 0
+
+
+def draw_edit(canvas: Canvas, subject: Subject, strength: float) -> int:
+    """The images, and below them their variations."""
+    made = edit(canvas.net, subject.images, strength, **vars(canvas.sample))
+    path = canvas.write(f"start_{subject.name}_{strength:g}_{len(made)}", [subject.images, made])
+    print(f"{path}: {len(made)} images from {subject.name}, strength {strength:g}")
+    return 0
+
+
+def draw_inpainting(canvas: Canvas, subject: Subject, mask: Tensor, resamples: int, name: str) -> int:
+    """The images, what was kept of them, and what was made. name: the mask's."""
+    sample = canvas.sample
+    how = {key: getattr(sample, key) for key in ("seed", "clip", "skip", "carry", "carry_steps", "amp", "tf32")}
+    made = inpaint(canvas.net, subject.images, mask, sample.steps, resamples=resamples, **how)
+    kept = torch.where(mask, torch.full_like(made, GREY), subject.images)
+    path = canvas.write(f"inpaint_{subject.name}_{name}_{resamples}_{len(made)}", [subject.images, kept, made])
+    print(f"{path}: {len(made)} images, {float(mask.double().mean()):.0%} of their pixels made anew")
+    return 0
+
+
+def draw_inversion(canvas: Canvas, subject: Subject, iterations: int) -> int:
+    """The images, and below them what comes back from their noise; prints how far it is from them."""
+    sample = canvas.sample
+    how = {key: getattr(sample, key) for key in ("skip", "carry", "carry_steps", "amp", "tf32")}
+    back = round_trip(canvas.net, subject.images, sample.steps, iterations=iterations, **how)
+    path = canvas.write(f"invert_{subject.name}_{iterations}_{len(back.images)}", [subject.images, back.images])
+    psnr = "nothing differs" if math.isinf(back.psnr) else f"PSNR {back.psnr:.2f} dB"
+    print(f"{path}: {len(back.images)} images to noise and back in {sample.steps} steps each")
+    print(f"round trip: RMSE {back.rmse:.3f} of 255, {psnr}")
+    print(
+        f"noise: mean {float(back.noise.mean()):.4f}, standard deviation {float(back.noise.std()):.4f} (0 and 1 drawn)"
+    )
+    return 0

@@ -1,0 +1,18 @@
+"""docs/extending.md: its blocks run as written, one after the other, and print what the page says."""
+
+import contextlib
+import io
+from pathlib import Path
+
+from tests.docs.test_own_network import blocks
+
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+
+
+def test_blocks_run_and_print_what_the_page_says():
+    names: dict[str, object] = {"__name__": "page"}
+    for code, line, printed in blocks(PAGE):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            exec(compile("\n" * (line - 1) + code, str(PAGE), "exec"), names)
+        assert printed is None or out.getvalue() == printed, f"block at line {line}"

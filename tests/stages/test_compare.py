@@ -1,0 +1,56 @@
+"""`evaluate.py --score A --against B`: any images with any others."""
+
+import numpy as np
+import pytest
+import torch
+
+from ann2snn.generate.images import save_images, save_npz
+from tests.scripts import check, script
+from tests.stages.test_bad_input import refused
+
+LITE = ["--extractor=lite0", "--lite0_size=32", "--device=cpu", "--num_threads=1"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (12, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    save_images(images, folder / "images", 0)
+    save_images(images[:2], folder / "few", 0)
+    save_npz(images, folder / "images.npz")
+    save_npz(images // 2, folder / "dark.npz")
+    np.savez(folder / "other.npz", arr_0=np.zeros((3, 8, 8), np.uint8))
+    (folder / "text.npz").write_text("nothing")
+    return folder
+
+
+def figures(out: str) -> dict[str, float]:
+    pairs = [part.rsplit(" ", 1) for part in out.splitlines()[0].split(", ")]
+    return {name: float(value) for name, value in pairs}
+
+
+def test_a_folder_and_an_npz_of_the_same_images_have_no_distance(place):
+    out = check(script("evaluate.py", f"--score={place}/images", f"--against={place}/images.npz", *LITE))
+    found = figures(out)
+    assert abs(found["FD_efficientnet_lite0"]) < 1e-3
+    assert [found[name] for name in ("precision", "recall", "density", "coverage")] == [1, 1, 1, 1]
+    assert "12 images" in out and "efficientnet-lite0-1280@32px" in out and "k = 3" in out
+    dark = figures(check(script("evaluate.py", f"--score={place}/dark.npz", f"--against={place}/images", *LITE)))
+    assert dark["FD_efficientnet_lite0"] > 1 and dark["KID"] > found["KID"] and dark["KID_std"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        (["--score={}/images"], ["--against"]),
+        (["--score={}/nothing", "--against={}/images"], ["nothing does not exist"]),
+        (["--score={}/text.npz", "--against={}/images"], ["text.npz is neither"]),
+        (["--score={}/other.npz", "--against={}/images"], ["other.npz has no images"]),
+        (["--score={}/few", "--against={}/images"], ["2 images", "--pr_k=3"]),
+        (["--score={}/images", "--against={}/few"], ["2 images", "--pr_k=3"]),
+    ],
+    ids=lambda what: " ".join(what).replace("{}", ""),
+)
+def test_bad_input_is_refused_in_a_line(place, what, words):
+    refused(script("evaluate.py", *LITE, *(word.format(place) for word in what)), *words)

@@ -1,0 +1,84 @@
+"""The pictures that evaluate.py draws of given seeds and images, and what it refuses."""
+
+import pytest
+import torch
+from PIL import Image
+
+import ann2snn
+from ann2snn.generate.images import read_images, save_images
+from tests.helpers import assert_equal, random_ann
+from tests.scripts import check, script
+from tests.stages.test_bad_input import refused
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a network `net`, an image `000000.png` for it and a mask `mask.png`."""
+    folder = tmp_path_factory.mktemp("drawings")
+    net = random_ann(in_channels=1, image_size=8)
+    ann2snn.save(net, folder / "net")
+    save_images(ann2snn.sample(net, 1, steps=3, progress=False), folder, 0)
+    Image.new("L", (8, 8), 0).save(folder / "dark.png")
+    mask = Image.new("L", (8, 8), 0)
+    mask.paste(255, (0, 0, 4, 8))
+    mask.save(folder / "mask.png")
+    Image.new("L", (9, 8), 255).save(folder / "wide.png")
+    return folder
+
+
+def flags(place, *extra: str) -> list[str]:
+    return [f"--eval_model_path={place}/net", f"--logdir={place}/run", "--sampler_steps=3", "--drawn_images=4", *extra]
+
+
+def cells(path, count: int) -> torch.Tensor:
+    """The first `count` images of a grid of 8-pixel images, two pixels apart."""
+    picture = read_images([path], path)[0]
+    return torch.stack([picture[:, 2:10, 2 + 10 * i : 10 + 10 * i] for i in range(count)])
+
+
+@pytest.mark.parametrize(
+    ("what", "rows"),
+    [
+        (["--interpolate=1,2"], 1),
+        (["--start={}/000000.png", "--strength=0.5", "--seed=3"], 2),
+        (["--start={}/000000.png", "--inpaint={}/mask.png", "--resamples=2"], 3),
+        (["--start={}/000000.png", "--invert", "--invert_iterations=2"], 2),
+    ],
+    ids=["interpolate", "start", "inpaint", "invert"],
+)
+def test_a_command_draws_one_picture_and_says_where(place, what, rows):
+    out = check(script("evaluate.py", *flags(place, *(word.format(place) for word in what))))
+    path = place / "run" / out.split(": ")[0].split("/run/")[1]
+    assert Image.open(path).size == (2 + 4 * 10, 2 + rows * 10)
+    if rows == 1:
+        expected = ann2snn.interpolate(ann2snn.load(place / "net"), 1, 2, 4, steps=3)
+        assert_equal(cells(path, 4)[:, :1], expected)
+    else:
+        given = place / "000000.png"
+        assert_equal(cells(path, 4)[:, :1], read_images([given] * 4, given))
+    assert ("round trip: RMSE" in out) == ("--invert" in what)
+    assert (place / "run" / "flagfile.evaluate.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        (["--interpolate=1"], ["--interpolate=1", "two seeds"]),
+        (["--interpolate=1,2,3"], ["two seeds"]),
+        (["--interpolate=1,-2"], ["two seeds"]),
+        (["--interpolate=1,2", "--invert"], ["one picture at a time"]),
+        (["--interpolate=1,2", "--sampler=ddpm"], ["--sampler=ddpm", "draws noise"]),
+        (["--start={}/nothing.png"], ["nothing.png"]),
+        (["--start={}/wide.png"], ["wide.png", "9x8"]),
+        (["--start={}/000000.png", "--strength=2"], ["--strength=2"]),
+        (["--start={}/000000.png", "--inpaint={}/dark.png"], ["dark everywhere"]),
+        (["--start={}/000000.png", "--inpaint={}/mask.png", "--sampler=ddim"], ["--sampler=ddim", "ddpm_strided"]),
+        (["--start={}/000000.png", "--invert", "--sampler=dpmpp"], ["--sampler=dpmpp", "ddim"]),
+        (["--interpolate=1,2", "--drawn_images=65"], ["--drawn_images=65"]),
+    ],
+    ids=lambda what: " ".join(what).replace("{}", ""),
+)
+def test_what_does_not_fit_is_refused_in_a_line(place, tmp_path, what, words):
+    done = script("evaluate.py", *flags(place), f"--logdir={tmp_path}", *(word.format(place) for word in what))
+    refused(done, *words)
+    assert not list(tmp_path.iterdir())
