@@ -3,9 +3,10 @@
     python SNN_conversion.py --flagfile config/SNN_convert/demo.txt
     python SNN_conversion.py --flagfile config/SNN_convert/CIFAR10_snn.txt
 
-Reads ckpt.pt in --logdir; writes converted_snn.pt, gap.json, cost.json, raster.npz and images/. Nothing is trained:
-the weights are those of the quantized network. The tables it prints say how far the spiking network is from it under
-each schedule, and what each costs in operations, energy and time steps.
+Reads ckpt.pt in --logdir; writes converted_snn.pt, gap.json, cost.json, raster.npz and images/. --export adds a folder
+to hand on: weights, settings, and a card of what was measured. Nothing is trained: the weights are those of the
+quantized network. The tables it prints say how far the spiking network is from it under each schedule, and what each
+costs in operations, energy and time steps.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def main() -> int:
         gap_images=FLAGS.gap_images,
         batch_size=FLAGS.batch_size,
         spike_chunk=FLAGS.spike_chunk,
+        exported=Path(FLAGS.export) if FLAGS.export else None,
         accepted=lambda: build.logdir("convert", world, source),
     )
 

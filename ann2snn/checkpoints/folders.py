@@ -30,8 +30,7 @@ def write(folder: str | os.PathLike, payload: dict, dtype: str = "float32", card
     folder = Path(folder)
     if dtype not in DTYPES:
         raise UserError(f"dtype={dtype}: use one of {', '.join(DTYPES)}")
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not empty: nothing is overwritten; choose another folder")
+    check_free(folder)
     temporary = folder.with_name(f".{folder.name}.{HOST}.{os.getpid()}.tmp")
     about = {name: value for name, value in payload.items() if name != "ema_model"}
     try:
@@ -46,6 +45,12 @@ def write(folder: str | os.PathLike, payload: dict, dtype: str = "float32", card
         raise UserError(f"cannot write {folder}: {cause(error)}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_free(folder: Path) -> None:
+    """Raise UserError if there is something in the folder already, or it is none."""
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not empty: nothing is overwritten; choose another folder")
 
 
 def read(folder: str | os.PathLike) -> dict:

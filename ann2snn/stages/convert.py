@@ -11,14 +11,14 @@ from pathlib import Path
 
 from torch import nn
 
-from ..checkpoints import checkpoint
+from ..checkpoints import checkpoint, folders
 from ..config import AUTO, SampleConfig, SpikingConfig
 from ..convert import GapReport, SpikingNetwork, convert, measure_gap
 from ..convert.raster import record_raster
 from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import World
 from ..errors import UserError
-from ..files.atomic import write_text
+from ..files.atomic import file_hash, write_text
 from ..generate.images import save_grid
 from ..generate.probe import halfway_state, sampler_states
 from ..generate.sampling import generate_all
@@ -29,6 +29,7 @@ from ..run.tables import distance, gap_table
 from .carrying import CARRY_FILE, measure_carrying
 from .common import owning
 from .cost import COST_FILE, COST_IMAGES, measure_and_write
+from .export import export
 
 CONVERTED = "converted_snn.pt"
 GAP_FILE = "gap.json"
@@ -47,16 +48,20 @@ def run(
     gap_images: int,
     batch_size: int,
     spike_chunk: int = 0,
+    exported: Path | None = None,
     accepted: Callable[[], object] = lambda: None,
 ) -> int:
     """Write `converted_snn.pt`, `gap.json`, `cost.json`, `raster.npz` and `images/` to `logdir`; print the tables.
 
+    exported: a new folder that gets the network and a card, too.
     accepted: called when network and settings have passed all checks. Returns the exit code.
     """
     ann: UNet = place(source.net, world.device)
     snn = converted(ann, spiking, spike_chunk)
     if sample.carry:
         snn.check_carrying(sample.carry_steps)
+    if exported is not None:
+        folders.check_free(exported)
     prepare_folder(logdir)
     with owning(logdir, "convert", world):
         accepted()
@@ -67,6 +72,10 @@ def run(
             print(f"{logdir / CONVERTED}: {ann.config.bits} bits, {steps}, {spiking.schedule}")
             if gap_images:
                 measure(logdir, ann, snn, spiking, sample, gap_images)
+            if exported is not None:
+                hashes = (source.hash, file_hash(logdir / CONVERTED))
+                export(exported, snn, logdir, hashes, measured=gap_images > 0)
+                print(f"{exported}: the network and its card; ann2snn.load reads it")
         if grid_images:
             write_grids(logdir, (snn, ann), sample, grid_images, batch_size, world)
         world.wait()

@@ -1,0 +1,81 @@
+"""The converted network as a folder to hand on, with a card of what was measured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ..checkpoints import folders
+from ..checkpoints.payload import payload_of
+from ..convert import SpikingNetwork
+from ..report.collect import Run, collect
+from ..report.costs import cost_table
+from ..report.parse import clean, sampling_text
+from ..run.tables import show
+
+NOTHING = "–"  # in a cell
+
+
+def export(folder: Path, snn: SpikingNetwork, logdir: Path, hashes: Sequence[str], measured: bool) -> None:
+    """Write the network and its card, from what `logdir` holds, to a new folder, which `load` reads back.
+
+    hashes: of the files of the network and of the one it was converted from, whose scores count. measured: whether gap
+    and cost are of this conversion. Raises UserError, and then leaves nothing.
+    """
+    run = collect(logdir)
+    folders.write(folder, payload_of(snn, stage="converted"), card=card(folder.name, snn, run, hashes, measured))
+
+
+def card(name: str, snn: SpikingNetwork, run: Run, hashes: Sequence[str], measured: bool) -> str:
+    """Markdown; what was not measured has no line."""
+    net = snn.net
+    about = {
+        "architecture": net.config.arch,
+        "images": f"{net.image_size}×{net.image_size}, {net.in_channels} channels",
+        "activation bits": net.config.bits,
+        "parameters": f"{sum(p.numel() for p in net.parameters()):,}",
+        "schedule": snn.spiking.label,
+        "time steps of a window": snn.clock.spike_steps,
+        "process": f"{net.diffusion.process}, {net.diffusion.diffusion_steps} steps",
+        "prediction": net.diffusion.mean_type,
+    }
+    parts = [
+        f"# {clean(name, 80)}\n\nA spiking denoiser, converted from a quantized network by ann2snn.",
+        _table(["setting", "value"], about.items()),
+        f"```python\nimport ann2snn\n\nsnn = ann2snn.load({clean(name, 80)!r})\nimages = ann2snn.sample(snn, 4)\n```",
+    ]
+    if measured and run.gaps:
+        rows = [(report.label, show(report.prediction.error)) for report in run.gaps.reports.values()]
+        parts += [
+            "## Gap",
+            "Relative L2 error of the prediction against the quantized network, in float64.",
+            _table(["schedule", "error"], rows),
+        ]
+    if measured and run.costs:
+        header, rows, _ = cost_table(run.costs)
+        parts += ["## Cost", "Per image and network call.", _table(*_filled(header, rows))]
+    scores = [score for score in run.scores if score.line.get("checkpoint") in hashes]
+    if scores:
+        rows = [
+            (
+                score.mode.label,
+                str(score.count or NOTHING),
+                sampling_text(score.line),
+                score.text("extractor"),
+                ", ".join(f"{key} {show(value)}" for key, value in score.values.items()),
+            )
+            for score in scores
+        ]
+        parts += ["## Scores", _table(*_filled(["network", "images", "sampler", "features", "scores"], rows))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _filled(header: Sequence[str], rows: Sequence[Sequence[object]]) -> tuple[list[str], list[list[object]]]:
+    """The columns that say something in every row."""
+    kept = [i for i in range(len(header)) if all(str(row[i]) not in ("", NOTHING) for row in rows)]
+    return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines)
