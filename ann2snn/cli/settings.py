@@ -25,7 +25,7 @@ ATTENTION_FLAGS = OF_ALL | {"norm_groups": "norm_groups", "attn": "attn", "block
 DIRECT_FLAGS = OF_ALL | {"T": "diffusion_steps", "timestep": "spike_steps", "surrogate": "surrogate"}
 SDDPM_FLAGS = DIRECT_FLAGS | {"tsm": "tsm", "corrections": "corrections"}
 FSDDIM_FLAGS = DIRECT_FLAGS | {name: name for name in ("decay", "soft_reset", "detach_reset", "norm")}
-DIFFUSERS_FLAGS = {"img_size": "image_size", "bit": "bits"}
+DIFFUSERS_FLAGS = {"img_size": "image_size", "bit": "bits", "ch": "ch"}
 DIFFUSION_FLAGS = {
     "T": "diffusion_steps",
     "beta_1": "beta_1",

@@ -36,7 +36,7 @@ def begun_from(config: NetworkConfig, bits: int | None, dropout: float | None, p
     bits = config.bits if bits is None else bits
     require(
         bits != FULL_PRECISION or config.bits == FULL_PRECISION,
-        f"--bit={bits} contradicts {path}, which is a quantized network of {config.bits} bits",
+        f"--bit={bits:g} contradicts {path}, which is a quantized network of {config.bits} bits",
     )
     changed = {"bits": bits} | ({} if dropout is None else {"dropout": dropout})
     return replace(config, **{name: changed[name] for name in changed if name in {f.name for f in fields(config)}})
