@@ -134,3 +134,13 @@ def test_the_table_of_dead_zones():
         )
         assert cells in results
     assert found["rows"][0]["error"] == 0 and found["command"] in results
+
+
+def test_the_table_of_steps_a_call():
+    results = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    found = json.loads((FIGURES / "carry_steps.json").read_text())
+    assert found["command"] in results
+    for row in found["rows"]:
+        if "spikes" in row and row["way"] != "layer_sync, from rest":
+            cells = f"| {row['share_of_rest']:.1%} | {row['steps_run']:.2f} | {row['worst_error']:.1e} | {row['score']:.1f} |"
+            assert f"| {row['way']} {cells}" in results
