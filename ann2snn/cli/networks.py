@@ -71,7 +71,9 @@ def load_convertible() -> checkpoint.Loaded:
 
     Raises UserError for one without a spiking counterpart.
     """
-    path = given_path() or Path(FLAGS.logdir) / CHECKPOINT
+    path = given_path()
+    if path is None or (path.name == CONVERTED and not path.exists()):  # published flagfiles name what comes out of it
+        path = Path(FLAGS.logdir) / CHECKPOINT
     loaded = load_checkpoint(path)
     if isinstance(loaded.net, SpikingNetwork):
         raise UserError(f"{path} is a spiking network already: give the quantized network it was converted from")

@@ -23,7 +23,7 @@ def table():
 
 def test_every_flag_stands_in_the_help_once_with_a_text_and_under_a_title(table):
     text = flags.help_text("")
-    shown = re.findall(r"^  --(?:\[no\])?(\w+): \S", text, re.MULTILINE)
+    shown = re.findall(r"^  --(?:\[no\])?(\w+):\s+\S", text, re.MULTILINE)
     assert sorted(shown) == table
     assert re.findall(r"^(\w.*):$", text, re.MULTILINE) == list(flags.GROUPS)
     assert all(flags.HELP[title] for title in flags.GROUPS)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ann2snn.generate.images import save_images, save_npz
+from ann2snn.generate.images import save_npz, save_numbered
 from tests.scripts import check, script
 from tests.stages.test_bad_input import refused
 
@@ -16,8 +16,8 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (12, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    save_images(images, folder / "images", 0)
-    save_images(images[:2], folder / "few", 0)
+    save_numbered(images, folder / "images", range(len(images)))
+    save_numbered(images[:2], folder / "few", range(2))
     save_npz(images, folder / "images.npz")
     save_npz(images // 2, folder / "dark.npz")
     np.savez(folder / "other.npz", arr_0=np.zeros((3, 8, 8), np.uint8))

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 import ann2snn
-from ann2snn.generate.images import read_images, save_images
+from ann2snn.generate.images import read_images, save_numbered
 from tests.helpers import assert_equal, random_ann
 from tests.scripts import check, script
 from tests.stages.test_bad_input import refused
@@ -17,7 +17,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawings")
     net = random_ann(in_channels=1, image_size=8)
     ann2snn.save(net, folder / "net")
-    save_images(ann2snn.sample(net, 1, steps=3, progress=False), folder, 0)
+    save_numbered(ann2snn.sample(net, 1, steps=3, progress=False), folder, [0])
     Image.new("L", (8, 8), 0).save(folder / "dark.png")
     mask = Image.new("L", (8, 8), 0)
     mask.paste(255, (0, 0, 4, 8))
