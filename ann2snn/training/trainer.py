@@ -116,7 +116,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(learned, lr=train.lr, fused=True)
         self.scheduler = LambdaLR(self.optimizer, lambda step: lr_factor(step, train))
         self.step = 0
-        self.by_time = torch.zeros(2, by_time.QUARTERS)  # of the last step's share, see `by_time.tally`
+        self.seen: list[tuple[Tensor, Tensor]] = []  # times and losses of the last step's share
         self.whole = True  # not in the middle of a change of weights
         self.first_bad = torch.zeros((), dtype=torch.int64, device=self.device)
         self.ema = copy.deepcopy(self.net).requires_grad_(False).eval()
@@ -185,7 +185,7 @@ class Trainer:
         t, noise = self.draw(x_0)
         self.optimizer.zero_grad(set_to_none=True)
         size = self.share // self.train_config.accumulate
-        self.by_time = torch.zeros(2, by_time.QUARTERS, dtype=torch.float64, device=self.device)
+        self.seen = []
         losses = [
             self.backward(x_0[first : first + size], t[first : first + size], noise[first : first + size], first)
             for first in range(0, self.share, size)
@@ -214,10 +214,16 @@ class Trainer:
                 kind = self.train_config.loss_type
                 what = (self.process, self.diffusion, x_0, t, noise, kind, self.synaptic)
                 losses = denoising_loss(self.parallel, *what)
-            self.by_time += by_time.tally(self.process, t, losses)
+            self.seen.append((t, losses.detach()))
             loss = self.weighted(losses, t).mean()
             (loss / parts).backward()
         return loss.detach()
+
+    @property
+    def by_time(self) -> Tensor:
+        """Of the last step's share, see `by_time.tally`; few steps are asked, so none is tallied before."""
+        nothing = torch.zeros(2, by_time.QUARTERS, dtype=torch.float64, device=self.device)
+        return sum((by_time.tally(self.process, t, losses) for t, losses in self.seen), start=nothing)
 
     def weighted(self, losses: Tensor, t: Tensor) -> Tensor:
         """The losses [N] at times t [N], as much as each counts."""
