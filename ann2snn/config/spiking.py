@@ -81,6 +81,12 @@ class SpikingConfig:
                 f"--settle_steps={self.settle_steps}: only --if_neuron=bounded is sure to fall silent",
             )
 
+    def check_carrying(self) -> None:
+        """Raise UserError where levels cannot be kept from call to call: what came before would leave traces."""
+        require(self.signed, "carrying needs neurons that can take spikes back: use --signed (signed=True)")
+        published = self.stream_norm != "cumulative" or self.if_neuron != "bounded"
+        require(not published, "carrying needs stream_norm=cumulative and if_neuron=bounded: others do not forget")
+
     def changed(self, **changes: object) -> SpikingConfig:
         """A copy with other fields; leaving `stream` leaves settling and bursts behind, unless they are given too."""
         if changes.get("schedule") == "layer_sync":

@@ -168,10 +168,7 @@ class SpikingNetwork(nn.Module):
 
     def check_carrying(self, steps: int | str = AUTO) -> int | str:
         """Return `steps` as `carrying` takes them. Raises UserError for what it refuses."""
-        config = self.spiking
-        require(config.signed, "carrying needs neurons that can take spikes back: use --signed (signed=True)")
-        published = config.stream_norm != "cumulative" or config.if_neuron != "bounded"
-        require(not published, "carrying needs stream_norm=cumulative and if_neuron=bounded: others do not forget")
+        self.spiking.check_carrying()
         return check_carry_steps(steps)
 
     @contextlib.contextmanager

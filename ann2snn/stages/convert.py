@@ -56,10 +56,10 @@ def run(
     exported: a new folder that gets the network and a card, too.
     accepted: called when network and settings have passed all checks. Returns the exit code.
     """
+    if sample.carry:
+        spiking.check_carrying()
     ann: UNet = place(source.net, world.device)
     snn = converted(ann, spiking, spike_chunk)
-    if sample.carry:
-        snn.check_carrying(sample.carry_steps)
     if exported is not None:
         folders.check_free(exported)
     prepare_folder(logdir)

@@ -56,7 +56,7 @@ def run(
     world.rows(config.batch_size, "--ft_batch_size")
     ann: UNet = place(source.net, world.device)
     if sample.carry:
-        converted(ann, spiking).check_carrying(sample.carry_steps)
+        spiking.check_carrying()
         calls = sample.calls(ann.diffusion)
         require(
             calls <= MOST_CALLS,
