@@ -30,7 +30,7 @@ from .generate.inversion import invert, round_trip
 from .generate.noise import check_noise
 from .generate.probe import sampler_calls
 from .generate.sampling import generate_all
-from .generate.subject import check_sampled
+from .generate.subject import check_sampled, sampling
 from .nets import UNet
 from .nets.architecture import Network
 from .ptq import quantize, register_attention
@@ -175,8 +175,7 @@ def trajectory(net: nn.Module, n: int = 1, **how: object) -> list[tuple[Tensor, 
     check_sampled(net)
     n = check_limits("n", n, "n")
     require(n >= 1, f"n={n}: use at least 1")
-    given = {"sampler": "ddim", "steps": 50} | how
-    return sampler_calls(net, SampleConfig(**given), n)
+    return sampler_calls(net, sampling(how), n)
 
 
 def gap(ann: nn.Module, snn: SpikingNetwork, *args: object, **kwargs: object) -> GapReport:

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ann2snn.run.tables import markdown_table
+
 WAYS = {
     "layer_sync, from rest": "spiking, from rest",
     "layer_sync, carried": "**spiking, carried**",
@@ -24,11 +26,6 @@ PARTS = (("fp32", "compute_pj"), ("fp32", "total_pj"), ("int8", "compute_pj"), (
 def microjoules(row: dict, prices: str, part: str) -> float:
     """Per image and network call."""
     return row["energy"][prices][part] / 1e6
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def setting(row: dict) -> tuple:
@@ -47,7 +44,7 @@ def in_full(rows: Sequence[dict], wanted: Sequence[tuple]) -> str:
             counts = [f"{row['spikes']:,.0f}", *(f"{share:.1%}" for share in shares)]
         energies = [f"{microjoules(row, *at):.1f}" if at[0] in row["energy"] else "–" for at in PARTS]
         lines.append([f"{row['eta']:g}", WAYS[row["way"]], *counts, *energies])
-    return table(header, lines)
+    return markdown_table(header, lines)
 
 
 def overview(rows: Sequence[dict]) -> str:
@@ -66,7 +63,7 @@ def overview(rows: Sequence[dict]) -> str:
         ]
         cells = [carried["sampler"], str(calls), f"{carried['eta']:g}", f"{carried['score']:.1f}"]
         lines.append([*cells, f"{carried['share_of_rest']:.1%}", f"{carried['carried_ac_share']:.1%}", *energies])
-    return table(header, lines)
+    return markdown_table(header, lines)
 
 
 def main(path: Path) -> None:

@@ -19,7 +19,7 @@ from ..nets.attention_unet import AttentionUNetConfig
 from ..nets.diffusers_unet import PLAIN, DiffusersUNetConfig
 from . import folders
 from .payload import FORMAT
-from .states import attention_settings
+from .states import attention_settings, joined_factors
 
 NAME = "diffusers"
 CLASS, WEIGHTS, SCHEDULER = "UNet2DModel", "diffusion_pytorch_model.safetensors", "scheduler_config.json"
@@ -180,10 +180,7 @@ def _renamed(state: dict[str, Tensor], config: dict, flipped: bool, path: Path) 
     for place in {name.partition(".to_q.")[0] for name in state if ".to_q." in name}:
         ours = _our_name(f"{place}.to_q", config).removesuffix("to_q")
         for kind in ("weight", "bias"):
-            try:
-                joined = torch.cat([state[f"{place}.to_{factor}.{kind}"] for factor in "qkv"])
-            except (KeyError, RuntimeError):
-                raise UserError(f"refusing {path}: {place} lacks a projection to q, k or v") from None
+            joined = joined_factors(state, f"{place}.to_", kind, path)
             renamed[f"{ours}project_in.{kind}"] = joined[:, :, None, None] if kind == "weight" else joined
     first = renamed.get("embed.0.weight")
     if flipped and first is not None and first.dim() == 2:  # the cosines' columns come first

@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..nets.attention_unet import AttentionUNetConfig, sinusoidal_features
 from .payload import FORMAT
 from .reference import TABLE, blocks_per_level, image_size_of
-from .states import attention_settings, divided, state_in
+from .states import attention_settings, divided, joined_factors, state_in
 
 NAME = "pytorch-ddpm"
 NORM_EPS = 1e-5  # torch's
@@ -111,11 +111,7 @@ def _renamed(state: dict[str, Tensor], config: dict, path: Path) -> dict[str, Te
     for place in {name.partition(".proj_q.")[0] for name in state if ".attn.proj_q." in name}:
         ours = _our_name(f"{place}.group_norm.weight", config).removesuffix("norm.weight")
         for kind in ("weight", "bias"):
-            try:
-                joined = torch.cat([state[f"{place}.proj_{factor}.{kind}"] for factor in "qkv"])
-            except (KeyError, RuntimeError):
-                raise UserError(f"refusing {path}: {place} lacks a projection to q, k or v") from None
-            renamed[f"{ours}project_in.{kind}"] = joined
+            renamed[f"{ours}project_in.{kind}"] = joined_factors(state, f"{place}.proj_", kind, path)
     first = renamed.get("embed.0.weight")
     if first is not None and first.dim() == 2:  # the sines' columns, then the cosines'
         renamed["embed.0.weight"] = torch.cat([first[:, 0::2], first[:, 1::2]], dim=1)

@@ -77,3 +77,12 @@ def divided(width: int, ch: int, path: str | os.PathLike) -> int:
     if width % ch:
         raise UserError(f"refusing {path}: a level of {width} channels is no multiple of the first one's {ch}")
     return width // ch
+
+
+def joined_factors(state: dict[str, Tensor], prefix: str, kind: str, path: str | os.PathLike) -> Tensor:
+    """The entries `{prefix}q.{kind}`, k and v, one below the other: one projection for three. Raises UserError."""
+    try:
+        return torch.cat([state[f"{prefix}{factor}.{kind}"] for factor in "qkv"])
+    except (KeyError, RuntimeError):
+        place = prefix.rpartition(".")[0]
+        raise UserError(f"refusing {path}: {place} lacks a projection to q, k or v") from None

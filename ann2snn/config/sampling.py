@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .checks import check_bool, check_int, check_limits, check_number, check_seed, make_plain, require
 from .diffusion import DiffusionConfig
@@ -100,7 +99,7 @@ class SampleConfig:
 
     def from_rest(self) -> SampleConfig:
         """The same, with a network that starts every call from rest: one that has no levels to keep."""
-        return dataclasses.replace(self, carry=False, carry_steps=AUTO)
+        return replace(self, carry=False, carry_steps=AUTO)
 
     def check_fits(self, diffusion: DiffusionConfig) -> None:
         """Raise UserError if the process has fewer steps than asked for, or none that the sampler knows."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..config import SampleConfig, check_number, require
+from ..config import check_number, require
 from ..data import to_uint8
 from ..diffusion import SAMPLERS, VP, check, options_of
 from .sampling import Rows, check_generation, run_chain
-from .subject import check_edited, given_images
+from .subject import check_edited, given_images, sampling
 
 
 def edit(net: nn.Module, images: Tensor, strength: float = 0.5, **how: object) -> Tensor:
@@ -24,7 +24,7 @@ def edit(net: nn.Module, images: Tensor, strength: float = 0.5, **how: object) -
     x_0 = given_images(net, images)
     strength = check_number(strength, "--strength")
     require(0 < strength <= 1, f"--strength={strength}: use a value above 0, at most 1")
-    config = SampleConfig(**{"sampler": "ddim", "steps": 50} | how)
+    config = sampling(how)
     require(
         config.sampler in SAMPLERS and config.sampler != "analytic_dpm",
         f"--sampler={config.sampler}: cannot start from an image; use ddim, ddpm, ddpm_strided or a solver",

@@ -78,7 +78,7 @@ class ImageWriter:
     def add(self, images: torch.Tensor, indices: Sequence[int]) -> None:
         """uint8 images [N, C, H, W]; waits for those of the call before."""
         self._finish()
-        self._running = self._thread.submit(save_numbered, images.cpu(), self._folder, list(indices))
+        self._running = self._thread.submit(save_numbered, images, self._folder, list(indices))
 
     def _finish(self) -> None:
         running, self._running = self._running, None

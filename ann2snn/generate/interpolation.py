@@ -8,7 +8,7 @@ from ..config import SampleConfig, check_limits, check_seed, require
 from ..diffusion import SAMPLERS, ImageNoise, options_of
 from .noise import slerp
 from .sampling import check_generation, generate
-from .subject import check_sampled
+from .subject import check_sampled, sampling
 
 
 def interpolate(net: nn.Module, seed_a: int, seed_b: int, n: int, **how: object) -> Tensor:
@@ -20,7 +20,7 @@ def interpolate(net: nn.Module, seed_a: int, seed_b: int, n: int, **how: object)
     check_sampled(net)
     n = check_limits("n", n, "n")
     seeds = [check_seed(seed) for seed in (seed_a, seed_b)]
-    config = SampleConfig(**{"sampler": "ddim", "steps": 50} | how)
+    config = sampling(how)
     check_generation(net, config)
     require(
         not draws_noise(config),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..config import require
+from ..config import SampleConfig, require
 from ..data import to_model_range
 from ..diffusion.process import image_channels, require_vp
 
@@ -17,6 +17,11 @@ def check_sampled(net: object) -> None:
         isinstance(net, nn.Module) and not missing,
         f"net={type(net).__name__}: not a network that can be sampled; it lacks {', '.join(missing) or 'parameters'}",
     )
+
+
+def sampling(how: dict[str, object]) -> SampleConfig:
+    """Fields of `SampleConfig` that a caller gives, DDIM in 50 steps unless asked otherwise. Raises UserError."""
+    return SampleConfig(**{"sampler": "ddim", "steps": 50} | how)
 
 
 def check_edited(net: object, what: str) -> None:

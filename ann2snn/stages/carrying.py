@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from ..config import AUTO, SampleConfig
 from ..convert import SpikingNetwork, relative_error
-from ..cost import FP32, INT8, INT8_STATE16, CostReport, count_calls
+from ..cost import CostReport, count_calls
 from ..files.atomic import write_text
 from ..generate.probe import sampler_calls
 from ..report.costs import cost_table, parse_costs
 from ..run.tables import text_table
-from .cost import entry
+from .cost import entry, price_lists
 
 CARRY_FILE = "carry.json"
 #: Calls of a trajectory that are counted: each takes as long as several calls.
@@ -60,7 +60,7 @@ def measure_carrying(
         "dtype": "float64",
         "inputs": "calls on the ANN's own sampling path",
         "errors": errors,
-        "prices": [dataclasses.asdict(prices) for prices in (FP32, INT8, INT8_STATE16)],
+        "prices": price_lists(),
         "reports": [entry(report, count) for report in (count_calls(ann, calls), rest, carried)],
     }
     write_text(path, json.dumps(content, indent=1) + "\n")

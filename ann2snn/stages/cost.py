@@ -67,11 +67,16 @@ def _write_and_print(path: Path, reports: list[CostReport], whose: str, images: 
         "dtype": "float64",
         "inputs": f"states of the {whose}'s DDIM path",
         "calls_per_image": calls_per_image,
-        "prices": [dataclasses.asdict(prices) for prices in (FP32, INT8, INT8_STATE16)],
+        "prices": price_lists(),
         "reports": [entry(report, calls_per_image) for report in reports],
     }
     write_text(path, json.dumps(content, indent=1) + "\n")
     print_costs(content, whose)
+
+
+def price_lists() -> list[dict]:
+    """What the energies of a cost file are made with."""
+    return [dataclasses.asdict(prices) for prices in (FP32, INT8, INT8_STATE16)]
 
 
 def entry(report: CostReport, calls: int) -> dict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..checkpoints import folders
@@ -11,7 +11,7 @@ from ..convert import SpikingNetwork
 from ..report.collect import Run, collect
 from ..report.costs import cost_table
 from ..report.parse import clean, sampling_text
-from ..run.tables import show
+from ..run.tables import markdown_table, show
 
 NOTHING = "–"  # in a cell
 
@@ -41,7 +41,7 @@ def card(name: str, snn: SpikingNetwork, run: Run, hashes: Sequence[str], measur
     }
     parts = [
         f"# {clean(name, 80)}\n\nA spiking denoiser, converted from a quantized network by ann2snn.",
-        _table(["setting", "value"], about.items()),
+        markdown_table(["setting", "value"], about.items()),
         f"```python\nimport ann2snn\n\nsnn = ann2snn.load({clean(name, 80)!r})\nimages = ann2snn.sample(snn, 4)\n```",
     ]
     if measured and run.gaps:
@@ -49,11 +49,11 @@ def card(name: str, snn: SpikingNetwork, run: Run, hashes: Sequence[str], measur
         parts += [
             "## Gap",
             "Relative L2 error of the prediction against the quantized network, in float64.",
-            _table(["schedule", "error"], rows),
+            markdown_table(["schedule", "error"], rows),
         ]
     if measured and run.costs:
         header, rows, _ = cost_table(run.costs)
-        parts += ["## Cost", "Per image and network call.", _table(*_filled(header, rows))]
+        parts += ["## Cost", "Per image and network call.", markdown_table(*_filled(header, rows))]
     scores = [score for score in run.scores if score.line.get("checkpoint") in hashes]
     if scores:
         rows = [
@@ -66,7 +66,7 @@ def card(name: str, snn: SpikingNetwork, run: Run, hashes: Sequence[str], measur
             )
             for score in scores
         ]
-        parts += ["## Scores", _table(*_filled(["network", "images", "sampler", "features", "scores"], rows))]
+        parts += ["## Scores", markdown_table(*_filled(["network", "images", "sampler", "features", "scores"], rows))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -74,8 +74,3 @@ def _filled(header: Sequence[str], rows: Sequence[Sequence[object]]) -> tuple[li
     """The columns that say something in every row."""
     kept = [i for i in range(len(header)) if all(str(row[i]) not in ("", NOTHING) for row in rows)]
     return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines)

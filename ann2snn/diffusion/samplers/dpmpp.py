@@ -16,7 +16,7 @@ from .solver import Node, check_solver, node
 
 
 def dpmpp_times(process: VP, steps: int, order: int = 2, skip: str = "logsnr") -> tuple[float, ...]:
-    """Times of the network calls of `sample_dpmpp`. Raises UserError for options that do not fit the process."""
+    """Times of the calls of `sample_dpmpp` and `sample_unipc`. Raises UserError for options that do not fit."""
     check_solver(process, steps, order, 3)
     return real_times(process, steps, skip)
 

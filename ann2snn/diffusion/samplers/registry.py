@@ -17,7 +17,7 @@ from .dpmpp import dpmpp_sde_times, dpmpp_times, sample_dpmpp, sample_dpmpp_sde
 from .grids import REAL_TIMES, WHOLE_TIMES, whole_times
 from .heun import heun_times, sample_heun
 from .strided import analytic_times, sample_analytic_dpm, sample_ddpm_strided
-from .unipc import sample_unipc, unipc_times
+from .unipc import sample_unipc
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ SAMPLERS: dict[str, Sampler] = {
     "dpmpp": Sampler(sample_dpmpp, dpmpp_times, SOLVER_OPTIONS, stochastic=False, skips=REAL, max_order=3),
     "dpmpp_sde": Sampler(sample_dpmpp_sde, dpmpp_sde_times, SOLVER_OPTIONS, stochastic=True, skips=REAL, max_order=2),
     "heun": Sampler(sample_heun, heun_times, ("steps", "skip"), stochastic=False, skips=REAL),
-    "unipc": Sampler(sample_unipc, unipc_times, SOLVER_OPTIONS, stochastic=False, skips=REAL, max_order=3),
+    "unipc": Sampler(sample_unipc, dpmpp_times, SOLVER_OPTIONS, stochastic=False, skips=REAL, max_order=3),
     "fsddim": Sampler(
         sample_currents,
         current_times,

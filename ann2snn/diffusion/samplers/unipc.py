@@ -12,14 +12,8 @@ from torch import Tensor
 
 from ..vp import VP
 from .call import Denoiser, StepHook, estimate
-from .grids import real_times
-from .solver import Node, check_solver, node
-
-
-def unipc_times(process: VP, steps: int, order: int = 2, skip: str = "logsnr") -> tuple[float, ...]:
-    """Times of the network calls of `sample_unipc`. Raises UserError for options that do not fit the process."""
-    check_solver(process, steps, order, 3)
-    return real_times(process, steps, skip)
+from .dpmpp import dpmpp_times
+from .solver import Node, node
 
 
 @torch.no_grad()
@@ -41,7 +35,7 @@ def sample_unipc(
     costs none and gains an order. The first and the last steps are of lower order, as in the authors' code. The result
     is the image predicted at t = 0. `clip` limits the x_0 of every call. Raises UserError before the first call.
     """
-    nodes = [node(process, time) for time in unipc_times(process, steps, order, skip)]
+    nodes = [node(process, time) for time in dpmpp_times(process, steps, order, skip)]
     images: deque[Tensor] = deque(maxlen=order)
     before, used = x, 0  # the state that the last step began in, and its order
     for i, end in enumerate(nodes[1:], 1):
