@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any
 
+#: What `signal.signal` takes and returns; None stands for a handler that was not Python's.
+Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 _NAMES = (
     "SIGINT",  # Ctrl-C
     "SIGTERM",  # kill, and most schedulers when the time is up
@@ -14,7 +19,7 @@ _NAMES = (
     "SIGUSR2",  # LSF's warning, and Grid Engine's
     "SIGXCPU",  # the soft limit of processor time, every second until the hard one
 )
-STOPPING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+STOPPING: tuple[signal.Signals, ...] = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 #: Those that somebody sends again when the first was too slow; the others repeat, or announce one of these.
 INSISTENT = frozenset(number for number in STOPPING if number.name in ("SIGINT", "SIGTERM", "SIGQUIT"))
 _ALWAYS = (signal.SIGINT, signal.SIGTERM)
@@ -25,8 +30,8 @@ def answered() -> list[signal.Signals]:
     return [n for n in STOPPING if n in _ALWAYS or signal.getsignal(n) is not signal.SIG_IGN]
 
 
-def restore(handlers: dict[signal.Signals, object]) -> None:
-    """Set handlers that `signal.signal` has returned; None stands for one that was not Python's."""
+def restore(handlers: Mapping[int, Handler]) -> None:
+    """Set handlers that `signal.signal` has returned."""
     for number, handler in handlers.items():
         signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
@@ -43,7 +48,7 @@ class Interruption:
         self.requested = 0
 
     def __enter__(self) -> Interruption:
-        self.previous = {number: signal.signal(number, self._note) for number in answered()}
+        self.previous: dict[int, Handler] = {number: signal.signal(number, self._note) for number in answered()}
         return self
 
     def __exit__(self, *exc) -> None:
