@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ class SpikingNetwork(nn.Module):
         weights = ("weight", "parametrizations")  # quantizers of weights show at the first call
         self._check_signs([name for name, _ in self.neurons() if not any(word in name for word in weights)])
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:

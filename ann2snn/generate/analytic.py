@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,8 @@ from ..checkpoints import checkpoint
 from ..config import SampleConfig, require
 from ..convert import SpikingNetwork
 from ..data import ImageDataset, to_model_range
-from ..diffusion import analytic_statistics
-from ..diffusion.process import make_process, require_vp
+from ..diffusion import VP, analytic_statistics
+from ..diffusion.process import require_vp
 from ..diffusion.samplers.grids import whole_times
 from ..distributed.runtime import place, seed_from
 from ..distributed.world import World
@@ -26,6 +26,7 @@ from ..errors import UserError
 from ..files.atomic import replacing
 from ..files.npz import read_npz
 from ..nets.direct import DirectDenoiser
+from .subject import Sampled
 
 BATCH = 32
 MOST_BYTES = 2**24
@@ -44,7 +45,8 @@ def noise_statistics(
     net = source.net
     require_vp(net.diffusion, "--sampler=analytic_dpm")
     require(count >= 1, f"--analytic_images={count}: use at least 1")
-    times = whole_times(make_process(net.diffusion, net.image_size), sample.steps, sample.skip)
+    assert sample.skip is not None  # the constructor has chosen
+    times = whole_times(VP(net.diffusion), sample.steps, sample.skip)
     dataset = images()
     path = statistics_path(source, sample, count, dataset)
     if world.main and not path.exists():
@@ -66,18 +68,18 @@ def statistics_path(source: checkpoint.Loaded, sample: SampleConfig, count: int,
     return source.path.with_name(f"{name}_{data}_{count}_seed{sample.seed}.npz")
 
 
-def _measure(net, dataset: ImageDataset, times: list[int], count: int, seed: int, world: World) -> Tensor:
+def _measure(net: Sampled, dataset: ImageDataset, times: list[int], count: int, seed: int, world: World) -> Tensor:
     place(net, world.device).eval()
     like = next(net.parameters())
 
-    def batches():
+    def batches() -> Iterator[Tensor]:
         for start in tqdm(range(0, count, BATCH), desc="noise statistics", unit="batch", leave=False, disable=None):
             images = torch.stack([dataset[i] for i in range(start, min(start + BATCH, count))])
             yield to_model_range(images).to(like)
 
     with torch.no_grad(), quantized_once(net):
         generator = torch.Generator().manual_seed(seed_from(seed, 0))
-        return analytic_statistics(net, make_process(net.diffusion, net.image_size), batches(), times, generator)
+        return analytic_statistics(net, VP(net.diffusion), batches(), times, generator)
 
 
 def _read(path: Path) -> Tensor:
