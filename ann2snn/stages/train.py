@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ..checkpoints import checkpoint
@@ -24,7 +24,7 @@ from ..errors import MemoryUserError, UserError, is_out_of_memory
 from ..files.warning import warn
 from ..generate.images import save_grid
 from ..generate.sampling import generate_all
-from ..nets.architecture import NetworkConfig
+from ..nets.architecture import Network, NetworkConfig
 from ..run.log import RESULTS, RunLog, append_result
 from ..signals import Interruption
 from ..training import by_time
@@ -55,7 +55,7 @@ class Schedule:
     num_workers: int = 0
     resident: str = "auto"
     eval_step: int = 0
-    score: Callable[[nn.Module], dict[str, float]] | None = None
+    score: Callable[[Network], dict[str, float]] | None = None
     how: Mapping[str, object] = field(default_factory=dict)
     wandb: str | None = None
 
@@ -84,9 +84,10 @@ def run(
     trainer = Trainer(network, diffusion, train, world, amp, recompute, dataset, sample.tf32)
     prepare_folder(logdir)
     with owning(logdir, "train", world):
-        if network.ch == getattr(network, "norm_groups", None):
+        groups = getattr(network, "norm_groups", None)
+        if network.ch == groups:
             print(
-                f"note: --norm_groups={network.norm_groups} leaves one channel per group at --ch={network.ch}: such a "
+                f"note: --norm_groups={groups} leaves one channel per group at --ch={network.ch}: such a "
                 "norm cancels the time embedding; use fewer groups"
             )
         fresh = not (logdir / CHECKPOINT).exists()
@@ -102,7 +103,7 @@ def run(
             print(_begun(logdir, trainer, dataset))
         stream = Batches(dataset, trainer, schedule.num_workers, home_of(dataset, schedule.resident, world.device))
         log = _run_log(logdir, trainer, schedule.wandb) if world.main else SilentLog()
-        if world.main:
+        if isinstance(log, RunLog):
             record_changes(log, trainer.step, trainer.changes)
             save_grid_of_real_images(logdir, dataset, log, schedule.sample_size)
         try:
@@ -152,13 +153,13 @@ def _loop(
 ) -> int:
     total, world = trainer.train_config.total_steps, trainer.world
     keeper = Keeper(trainer, logdir / CHECKPOINT, _grid_noise(trainer, sample, schedule.sample_size))
-    how = schedule.how | sampling_settings(sample, trainer.diffusion) if schedule.score else None
+    how = {**schedule.how, **sampling_settings(sample, trainer.diffusion)} if schedule.score else None
     best = BestKeeper(trainer, logdir / BEST, keeper.x_T, how)
     bar = tqdm(total=total, initial=trainer.step, desc="train", unit="step", disable=None if world.main else True)
     with Interruption() as interruption, bar, kept_on_failure(keeper):
         stop = 0
         while trainer.step < total and not stop:
-            rate = trainer.scheduler.get_last_lr()[0]
+            rate = float(trainer.scheduler.get_last_lr()[0])
             loss, norm = trainer.train_step(stream.next(trainer.step))
             step = trainer.step
             if due(step, schedule.log_step) or step == total or trainer.device.type == "cpu":
