@@ -6,10 +6,10 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Any
 
 #: What `signal.signal` takes and returns; None stands for a handler that was not Python's.
-Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
+Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
+
 _NAMES = (
     "SIGINT",  # Ctrl-C
     "SIGTERM",  # kill, and most schedulers when the time is up
@@ -19,7 +19,7 @@ _NAMES = (
     "SIGUSR2",  # LSF's warning, and Grid Engine's
     "SIGXCPU",  # the soft limit of processor time, every second until the hard one
 )
-STOPPING: tuple[signal.Signals, ...] = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+STOPPING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 #: Those that somebody sends again when the first was too slow; the others repeat, or announce one of these.
 INSISTENT = frozenset(number for number in STOPPING if number.name in ("SIGINT", "SIGTERM", "SIGQUIT"))
 _ALWAYS = (signal.SIGINT, signal.SIGTERM)
@@ -31,7 +31,7 @@ def answered() -> list[signal.Signals]:
 
 
 def restore(handlers: Mapping[int, Handler]) -> None:
-    """Set handlers that `signal.signal` has returned."""
+    """Set handlers, by number of their signal, that `signal.signal` has returned."""
     for number, handler in handlers.items():
         signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
@@ -46,15 +46,16 @@ class Interruption:
 
     def __init__(self) -> None:
         self.requested = 0
+        self.previous: dict[int, Handler] = {}
 
     def __enter__(self) -> Interruption:
-        self.previous: dict[int, Handler] = {number: signal.signal(number, self._note) for number in answered()}
+        self.previous = {number: signal.signal(number, self._note) for number in answered()}
         return self
 
     def __exit__(self, *exc) -> None:
         restore(self.previous)
 
-    def _note(self, number: int, frame) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = number
         if number in INSISTENT and "TORCHELASTIC_RUN_ID" not in os.environ:
             restore({number: self.previous[number]})
