@@ -7,11 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from quant import QuantReLU, UniformQuantizer
-
 from ..config import require
 from ..errors import UserError
 from ..kernels import Levels, along
+from ..quant import QuantReLU, UniformQuantizer
 from .other_quantizers import late_readers
 
 #: Answers None for a quantizer that quantizes nothing, which stays as it is.

@@ -14,8 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from quant import quantized_once
-
 from ..config import SampleConfig, require
 from ..convert import SpikingNetwork
 from ..data import to_uint8
@@ -24,6 +22,7 @@ from ..diffusion.process import check_sampling, current_steps, image_channels, r
 from ..distributed.precision import in_tf32
 from ..distributed.runtime import evaluating, layout_for, steady_convolutions
 from ..distributed.world import ALONE, World
+from ..quant import quantized_once
 from .compiled import compiled
 from .noise import StartingWith
 from .spikes import ImageSpikes, SpikeTally

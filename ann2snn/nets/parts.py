@@ -7,8 +7,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from quant import QuantConv2d, QuantLinear, QuantReLU, uniform_quantize
-
 from ..config import FULL_PRECISION, UNetConfig
 from ..kernels import (
     Levels,
@@ -23,6 +21,7 @@ from ..kernels import (
     norm_follow,
     upsample_nearest,
 )
+from ..quant import QuantConv2d, QuantLinear, QuantReLU, uniform_quantize
 from .group_norm import GroupNorm
 
 

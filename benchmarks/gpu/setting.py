@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from quant.calibrate import calibrate_activations
 from torch import Tensor, nn
 
 from ann2snn.config import DiffusionConfig, TrainConfig, UNetConfig
@@ -20,7 +21,6 @@ from ann2snn.nets.attention_unet import AttentionUNetConfig
 from ann2snn.nets.fsddim import FSDDIMConfig
 from ann2snn.nets.sddpm import SDDPMConfig
 from ann2snn.training.trainer import Trainer
-from quant.calibrate import calibrate_activations
 
 
 @dataclass(frozen=True)

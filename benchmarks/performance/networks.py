@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from quant.calibrate import calibrate_activations
 from torch import Tensor, nn
 
 from ann2snn.config import FULL_PRECISION, SpikingConfig, UNetConfig
@@ -10,7 +11,6 @@ from ann2snn.convert import SpikingNetwork, convert
 from ann2snn.distributed.runtime import place
 from ann2snn.nets import UNet
 from ann2snn.nets.parts import ResBlock
-from quant.calibrate import calibrate_activations
 
 from .results import Bench
 
