@@ -3,9 +3,12 @@
 import ast
 import importlib
 import pickle
+import re
 from pathlib import Path
 
 import pytest
+
+from ann2snn.commands.table import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ["ANN_train.py", "SNN_train.py", "SNN_conversion.py", "SNN_ft.py", "evaluate.py"]
@@ -16,6 +19,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 # floors; rooms that share a floor do not know each other. A new import that runs upwards or sideways moves a room, or
 # is a mistake.
 FLOORS = [
+    {"commands"},
     {"cli", "fad"},
     {"stages"},
     {"toy", "training"},
@@ -25,7 +29,7 @@ FLOORS = [
     {"convert"},
     {"diffusion", "ptq"},
     {"nets"},
-    {"data", "neurons"},
+    {"arguments", "data", "neurons"},
     {"config", "distributed", "files"},
     {"errors", "installed", "kernels", "output", "quant", "signals"},
 ]
@@ -61,7 +65,7 @@ def may_import(own: str, target: str) -> bool:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_run_downwards_only(path):
     own = layer_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    if own is None or own == "__init__":
+    if own in (None, "__init__", "__main__"):
         return
     for name in imports(path):
         target = layer_of(name)
@@ -70,7 +74,7 @@ def test_imports_run_downwards_only(path):
 
 def test_every_room_has_one_floor_and_the_order_forbids_what_it_should():
     rooms = {path.stem for path in (ROOT / "ann2snn").iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
-    assert FLOOR.keys() == rooms - {"__init__"}
+    assert FLOOR.keys() == rooms - {"__init__", "__main__"}
     assert sum(map(len, FLOORS)) == len(FLOOR)
     for own, target in (
         ("distributed", "report"),
@@ -179,7 +183,10 @@ def test_files_and_functions_stay_readable(path):
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_scripts_fit_a_screen_and_say_how_to_run_them(name):
-    text = (ROOT / name).read_text(encoding="utf-8")
-    assert text.count("\n") <= 90
+def test_scripts_hand_on_to_commands_that_fit_a_screen_and_say_how_to_run_them(name):
+    script = (ROOT / name).read_text(encoding="utf-8")
+    (module,) = re.findall(r"^from ann2snn.commands import (\w+)$", script, re.M)
+    text = (ROOT / f"ann2snn/commands/{module}.py").read_text(encoding="utf-8")
+    assert script.count("\n") <= 8 and text.count("\n") <= 90
     assert f"python {name} --flagfile" in ast.get_docstring(ast.parse(text))
+    assert [known.module for known in COMMANDS.values() if known.script == name] == [f"commands.{module}"]
