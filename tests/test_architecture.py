@@ -55,7 +55,9 @@ def imports(path: Path) -> set[str]:
 def layer_of(dotted: str) -> str | None:
     """The project's room a dotted name belongs to, None for everything else."""
     parts = dotted.split(".")
-    return parts[1] if parts[0] == "ann2snn" and len(parts) > 1 else None
+    if parts[0] != "ann2snn" or len(parts) == 1 or parts[1] == "__version__":
+        return None
+    return parts[1]
 
 
 def may_import(own: str, target: str) -> bool:
