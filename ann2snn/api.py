@@ -23,6 +23,7 @@ from .convert import (
 from .convert.gap import GapMeter
 from .cost import CostReport, count_calls
 from .errors import UserError
+from .generate.analytic import BATCH, measured_statistics
 from .generate.editing import edit
 from .generate.inpainting import inpaint
 from .generate.interpolation import interpolate
@@ -30,7 +31,7 @@ from .generate.inversion import invert, round_trip
 from .generate.noise import check_noise
 from .generate.probe import sampler_calls
 from .generate.sampling import generate_all
-from .generate.subject import check_sampled, sampling
+from .generate.subject import check_sampled, given_images, sampling
 from .nets import UNet
 from .nets.architecture import Network
 from .ptq import quantize, register_attention
@@ -47,6 +48,7 @@ __all__ = [
     "interpolate",
     "invert",
     "load",
+    "noise_statistics",
     "pretrained",
     "quantize",
     "register_attention",
@@ -146,6 +148,7 @@ def sample(
     batch_size: int = 64,
     progress: bool = True,
     x_T: Tensor | None = None,
+    statistics: Tensor | None = None,
     **options: object,
 ) -> Tensor:
     """Images 0..n−1 of seed `seed`, uint8 [n, C, H, W]; the same noise for every network and batch size.
@@ -155,6 +158,7 @@ def sample(
     the defaults of the scripts. Networks of the processes "cld" and "blur" take sampler="gddim" or "euler".
     progress: show a bar, where there is a terminal.
     x_T: noise to start from, float [n, C, H, W] with the network's channels, instead of the seed's first draws.
+    statistics: what sampler="analytic_dpm" needs to know of the network, from `noise_statistics`.
 
     The network runs in eval mode, and is left in the mode it was in. Raises UserError for arguments that nothing can be
     done with, and for what does not fit together.
@@ -164,7 +168,21 @@ def sample(
     config = SampleConfig(sampler, steps, eta, clip, seed, **options)
     if x_T is not None:
         check_noise(net, x_T, n)
-    return generate_all(net, config, n, batch_size, progress=progress, x_T=x_T)
+    return generate_all(net, config, n, batch_size, progress=progress, x_T=x_T, statistics=statistics)
+
+
+def noise_statistics(net: nn.Module, images: Tensor, **how: object) -> Tensor:
+    """Γ_t = E‖ε̂(x_t, t)‖²/d of the network's own predictions, float64 [diffusion_steps]: for sampler="analytic_dpm".
+
+    images: real ones, uint8 [N, C, H, W]; 256 are plenty. how: steps (50) and skip of the calls in which they will be
+    sampled, and seed; Γ_t is NaN at other times. The scripts gather the same (`--analytic_images`), in a file.
+    Source: Bao et al., Analytic-DPM (2022), arXiv:2201.06503.
+
+    The network runs in eval mode, and is left in the mode it was in. Raises UserError for what cannot be measured.
+    """
+    check_sampled(net)
+    given_images(net, images)
+    return measured_statistics(net, sampling(how | {"sampler": "analytic_dpm"}), images.split(BATCH))
 
 
 def trajectory(net: nn.Module, n: int = 1, **how: object) -> list[tuple[Tensor, Tensor]]:

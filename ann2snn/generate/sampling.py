@@ -231,11 +231,11 @@ def generate_all(
     batch_size: int,
     world: World = ALONE,
     progress: bool = True,
-    x_T: Tensor | None = None,
+    **options: Tensor | None,
 ) -> Tensor:
-    """Images 0..n−1 in one tensor, uint8 [n, C, H, W], on every process; x_T as in `generate`."""
+    """Images 0..n−1 in one tensor, uint8 [n, C, H, W], on every process; options: statistics, x_T of `generate`."""
     images = torch.empty(n, image_channels(net), net.image_size, net.image_size, dtype=torch.uint8)
-    found = list(generate_batches(net, config, range(n), batch_size, progress=progress, world=world, x_T=x_T))
+    found = list(generate_batches(net, config, range(n), batch_size, progress=progress, world=world, **options))
     indices = torch.tensor([i for batch, _ in found for i in batch], dtype=torch.int64)
     mine = torch.cat([pictures for _, pictures in found]) if found else images[:0]
     for where, pictures in zip(world.collect(indices), world.collect(mine), strict=True):

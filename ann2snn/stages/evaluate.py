@@ -23,7 +23,7 @@ from ..diffusion.process import image_channels, make_process, options_that_count
 from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import ALONE, World
 from ..files.atomic import sweep
-from ..generate.images import ImageWriter, existing_indices, image_path, read_images, save_grid, save_npz
+from ..generate.images import ImageWriter, existing_indices, image_path, read_images, save_grid, save_npz, stale_npzs
 from ..generate.sampling import generate, generate_batches, image_groups
 from ..generate.spikes import keep_spikes, kept_spikes
 from ..metrics.features import FeatureExtractor
@@ -179,7 +179,10 @@ def present(logdir: Path, folder: Path, config: EvalConfig) -> None:
     The npz is written anew each time: an older one may hold images that the folder no longer has.
     """
     npz = folder.with_name(f"{folder.name}_{config.num_images}.npz")
-    save_npz(torch.cat([batch for _, batch in image_batches(folder, config.num_images)]), npz)
+    images = torch.cat([batch for _, batch in image_batches(folder, config.num_images)])
+    save_npz(images, npz)
+    for stale in stale_npzs(folder, images):
+        print(f"note: {stale} holds other images than {folder}, those of an earlier run: delete it")
     if config.grid and config.grid_images:
         count = min(config.grid_images, config.num_images)
         path = logdir / (config.grid_path or f"images/{folder.name}.png")
