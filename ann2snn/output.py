@@ -12,6 +12,7 @@ import os
 import select
 import sys
 from collections.abc import Iterator
+from typing import TextIO
 
 
 class _Patient(io.FileIO):
@@ -56,12 +57,12 @@ def _occupy_standard_descriptors() -> None:
             os.set_inheritable(number, True)
 
 
-def _unbreakable(stream: io.TextIOBase | None, number: int) -> io.TextIOBase:
+def _unbreakable(stream: TextIO | None, number: int) -> TextIO:
     """`stream` itself if it is no file, as in a notebook; `number`: the descriptor where there is no stream."""
     try:
         with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-        number = stream.fileno()
+            stream.flush()  # type: ignore[union-attr]  # None raises AttributeError, as does a notebook's half a stream
+        number = stream.fileno()  # type: ignore[union-attr]
     except (AttributeError, OSError, ValueError):
         if stream is not None and not getattr(stream, "closed", False):
             return stream
