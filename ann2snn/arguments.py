@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from .errors import UserError, one_line
@@ -17,12 +17,18 @@ LONGEST_FILE = 1 << 20  # bytes of a file of arguments
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises UserError where argparse would exit. With `fromfile_prefix_chars="@"` it reads @FILE, several arguments a
-    line and # comments; a file of config/ is the package's own where the working directory has none."""
+    """Raises UserError where argparse would exit. files: it reads @FILE, several arguments a line and # comments; a
+    file of config/ is the package's own where the working directory has none."""
 
-    def __init__(self, prog: str | None, description: str | None, **options: object) -> None:
-        layout = argparse.RawDescriptionHelpFormatter
-        super().__init__(prog, description=description, formatter_class=layout, allow_abbrev=False, **options)
+    def __init__(self, prog: str, description: str | None, files: bool = False) -> None:
+        super().__init__(
+            prog,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            fromfile_prefix_chars="@" if files else None,
+            epilog="@FILE reads arguments from a file; later ones win." if files else None,
+            allow_abbrev=False,
+        )
 
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
         return arg_line.partition("#")[0].split()
@@ -30,20 +36,21 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
 
-    def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
-        arguments = sys.argv[1:] if args is None else list(args)
-        if not self.fromfile_prefix_chars:
-            return super().parse_args(arguments, namespace)
-        files = [index for index, argument in enumerate(arguments) if argument[:1] in self.fromfile_prefix_chars]
-        for index in files:
-            arguments[index] = arguments[index][0] + _readable(arguments[index][1:])
+    def read(self, given: Sequence[str] | None) -> argparse.Namespace:
+        """Parse these arguments; None: those of this process. Raises UserError."""
+        arguments, files = [], []
+        for argument in sys.argv[1:] if given is None else given:
+            if self.fromfile_prefix_chars and argument.startswith(self.fromfile_prefix_chars):
+                files.append(_readable(argument[1:]))
+                argument = f"@{files[-1]}"
+            arguments.append(argument)
         try:
-            given = super().parse_args(arguments, namespace)
+            parsed = self.parse_args(arguments)
         except (RecursionError, UnicodeDecodeError):
             raise UserError("a file of arguments names itself, or one that is no text: correct its @ lines") from None
-        for line in shipped_ones([arguments[index][1:] for index in files]):
+        for line in shipped_ones(files):
             print(line)
-        return given
+        return parsed
 
 
 def _readable(name: str) -> str:

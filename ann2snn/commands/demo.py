@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Parser("ann2snn demo", __doc__)
 
     def parsed_and_run() -> int:
-        parser.parse_args(arguments)
+        parser.read(arguments)
         return run()
 
     return answered(parsed_and_run)

@@ -23,7 +23,7 @@ def parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 2 for bad input, with one line on the standard error stream."""
-    return answered(lambda: _main(parser().parse_args(arguments)))
+    return answered(lambda: _main(parser().read(arguments)))
 
 
 def _main(given: argparse.Namespace) -> None:

@@ -40,7 +40,7 @@ def run(name: str, arguments: list[str]) -> int:
         return module.main(arguments)
     from ..cli.flags import run_script
 
-    introduction = module.__doc__
+    introduction = module.__doc__ or ""
     for other, known in COMMANDS.items():
         if known.script:
             introduction = introduction.replace(f"python {known.script}", f"ann2snn {other}")

@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     about = "Summarise a run folder on one page, report.html, made from whatever the stages left there."
     parser = Parser("python -m ann2snn.report", about)
     parser.add_argument("logdir", metavar="LOGDIR", type=Path, help="the --logdir of the run")
-    return answered(lambda: report(parser.parse_args(arguments).logdir))
+    return answered(lambda: report(parser.read(arguments).logdir))
 
 
 def report(logdir: Path) -> None:

@@ -19,11 +19,10 @@ from .settings import IMAGES, NAMES, ToySettings
 ALL = "all"
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line; destinations are the fields of `ToySettings`, and out, network, num_threads."""
     default = ToySettings
-    epilog = "@FILE reads arguments from a file; later ones win."
-    made = Parser("python -m ann2snn.toy", __doc__, fromfile_prefix_chars="@", epilog=epilog)
+    made = Parser("python -m ann2snn.toy", __doc__, files=True)
     add = made.add_argument
     add("--out", type=Path, required=True, help="folder of the results")
     add("--process", choices=PROCESSES, default="vp", help="diffusion process (default vp)")
@@ -50,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 def settings_from(arguments: list[str]) -> tuple[ToySettings, argparse.Namespace]:
     """Raises UserError for whatever is wrong with them."""
-    given = parser().parse_args(arguments)
+    given = parser().read(arguments)
     require(0 <= given.num_threads <= 1024, f"--num_threads={given.num_threads}: use 0 to 1024")
     values = {name: value for name, value in vars(given).items() if value is not None}
     values.setdefault("points", "squares" if given.process == "blur" else "gaussian8")
