@@ -15,8 +15,8 @@ import sys
 from typing import NamedTuple
 
 from ..arguments import Parser, answered, need
+from ..signals import Handler, restore
 from ..signals import answered as answered_signals
-from ..signals import restore
 
 DEMO, SHIPPED = "logs/demo", "logs/shipped"
 EVALUATE = "evaluate --flagfile config/SNN_evaluate"
@@ -79,7 +79,7 @@ def _run(command: list[str]) -> int:
             if number != signal.SIGINT:  # which a terminal has sent to both
                 process.send_signal(number)
 
-        previous = {number: signal.signal(number, pass_on) for number in answered_signals()}
+        previous: dict[int, Handler] = {number: signal.signal(number, pass_on) for number in answered_signals()}
         try:
             code = process.wait()
         finally:
