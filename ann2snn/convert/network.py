@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from quant import quantized_once
-
 from ..config import AUTO, SpikingConfig, check_carry_steps, check_int, require
 from ..errors import UserError
 from ..neurons import Clock, IFNeuron, Monitor
 from ..ptq.calls import fresh, leaves, map_tensors
+from ..quant import quantized_once
 from .running import Carried, Lock, averaged, repeated
 from .trace import Description, trace
 

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quant import QuantConv2d, QuantLinear, QuantReLU, uniform_quantize
-
 from ..config import FULL_PRECISION, UNetConfig
 from ..kernels import (
     Levels,
@@ -24,6 +22,7 @@ from ..kernels import (
     norm_follow,
     upsample_nearest,
 )
+from ..quant import QuantConv2d, QuantLinear, QuantReLU, uniform_quantize
 from .group_norm import GroupNorm
 
 

@@ -14,9 +14,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
-from quant import UniformQuantizer
-from quant.calibrate import calibrate_activations
-
 from ..checkpoints import checkpoint
 from ..config import FULL_PRECISION, DiffusionConfig, TrainConfig, require
 from ..config.names import both
@@ -36,6 +33,8 @@ from ..nets.direct import DirectDenoiser
 from ..nets.fsddim import FSDDIMConfig
 from ..nets.parts import BatchDropout
 from ..neurons import StepBatchNorm
+from ..quant import UniformQuantizer
+from ..quant.calibrate import calibrate_activations
 from . import by_time
 from .state import load_optimizer, load_schedule
 
