@@ -24,6 +24,7 @@ from .convert import (
 from .convert.gap import GapMeter
 from .cost import CostReport, count_calls
 from .errors import UserError
+from .exchange import export_onnx, export_program
 from .generate.analytic import BATCH, measured_statistics
 from .generate.editing import edit
 from .generate.inpainting import inpaint
@@ -35,6 +36,7 @@ from .generate.sampling import generate_all
 from .generate.subject import check_sampled, given_images, sampling
 from .nets import UNet
 from .nets.architecture import Network
+from .nets.in_pipeline import in_pipeline
 from .ptq import quantize, register_attention
 
 __all__ = [
@@ -43,8 +45,11 @@ __all__ = [
     "convert",
     "cost",
     "edit",
+    "export_onnx",
+    "export_program",
     "fold_thresholds",
     "gap",
+    "in_pipeline",
     "inpaint",
     "interpolate",
     "invert",

@@ -317,6 +317,8 @@ def _define_scores() -> None:
     DEFINE_bool("fid_use_torch", False, "accepted for compatibility; statistics are always float64")
     DEFINE_integer("gap_images", 8, "images the gap table is measured on")
     DEFINE_string("export", None, "SNN_conversion: a new folder for the network and a card of what was measured")
+    DEFINE_string("export_onnx", None, "SNN_conversion: a new ONNX file of the layer_sync network, with Q/DQ nodes")
+    DEFINE_string("export_program", None, "SNN_conversion: a new file of it for torch.export.load")
 
 
 def _define_run() -> None:

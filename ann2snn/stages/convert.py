@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from ..convert.raster import record_raster
 from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import World
 from ..errors import UserError
+from ..exchange import check_exported, export_to
 from ..files.atomic import file_hash, write_text
 from ..generate.images import save_grid
 from ..generate.probe import halfway_state, sampler_states
@@ -50,11 +51,13 @@ def run(
     batch_size: int,
     spike_chunk: int = 0,
     exported: Path | None = None,
+    programs: Sequence[tuple[str, Path]] = (),
     accepted: Callable[[], object] = lambda: None,
 ) -> int:
     """Write `converted_snn.pt`, `gap.json`, `cost.json`, `raster.npz` and `images/` to `logdir`; print the tables.
 
-    exported: a new folder that gets the network and a card, too.
+    exported: a new folder that gets the network and a card, too. programs: new files that hold its one pass, as
+    `exchange` writes them: ("program" or "onnx", path).
     accepted: called when network and settings have passed all checks. Returns the exit code.
     """
     if sample.carry:
@@ -63,6 +66,8 @@ def run(
     snn = converted(ann, spiking, spike_chunk)
     if exported is not None:
         folders.check_free(exported)
+    for kind, path in programs:
+        check_exported(snn, path, kind)
     prepare_folder(logdir)
     with owning(logdir, "convert", world):
         accepted()
@@ -77,6 +82,9 @@ def run(
                 hashes = (source.hash, file_hash(logdir / CONVERTED))
                 export(exported, snn, logdir, hashes, measured=gap_images > 0)
                 print(f"{exported}: the network and its card; ann2snn.load reads it")
+            for kind, path in programs:
+                export_to(kind, snn, path)
+                print(f"{path}: one pass of the network, which is the quantized network's too")
         if grid_images:
             write_grids(logdir, (snn, ann), sample, grid_images, batch_size, world)
         world.wait()
