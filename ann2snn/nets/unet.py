@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from ..config import DiffusionConfig, UNetConfig
 from .parts import DownSample, Layers, Parts, Resampling, ResBlock, SpikeDrivenResBlock, TimeEmbedding, UpSample
+from .shared import Shared
 
 
-class UNet(nn.Module):
+class UNet(Shared, nn.Module):
     """Denoiser f(x [N, C, H, W], t [N]) → [N, C, H, W]; `t` may be fractional.
 
     `diffusion` is the process it was trained for; it is carried along, not used.
