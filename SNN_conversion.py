@@ -23,11 +23,13 @@ flags.define()
 def main() -> int:
     flags.require_action(FLAGS.eval, "eval")
     from ann2snn.cli import build, networks
+    from ann2snn.generate.classes import resolved
     from ann2snn.generate.sampling import check_generation
     from ann2snn.stages import convert
 
     world, sample, spiking = build.world(), build.sample_config(), build.spiking_config()
     source = networks.load_convertible()
+    sample = resolved(source.net, sample)
     check_generation(source.net, sample.from_rest())
     return convert.run(
         Path(FLAGS.logdir),

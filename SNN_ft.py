@@ -53,10 +53,12 @@ def tune_tsm(world, sample) -> int:
 def tune_blocks(world, sample) -> int:
     from ann2snn.cli import build, networks
     from ann2snn.generate import sampling
+    from ann2snn.generate.classes import resolved
     from ann2snn.stages import finetune
 
     spiking = build.spiking_config(schedule="stream")
     source = networks.load_convertible()
+    sample = resolved(source.net, sample)
     sampling.check_generation(source.net, sample.from_rest())
     dataset = build.dataset_for(source)
     return finetune.run(

@@ -18,6 +18,7 @@ from .checks import (
     make_plain,
     require,
 )
+from .classes import CLASS_DROPOUT, NO_CLASS, check_class_label, check_classes, check_guidance, class_index
 from .diffusion import BETA_SCHEDULES, MEAN_TYPES, PROCESSES, VAR_TYPES, DiffusionConfig
 from .direct import CORRECTION_NAMES, SURROGATE_NAMES, DirectSpiking
 from .network import ARCHS, UNetConfig
@@ -38,6 +39,7 @@ __all__ = [
     "ARCHS",
     "AUTO",
     "BETA_SCHEDULES",
+    "CLASS_DROPOUT",
     "CORRECTION_NAMES",
     "CORRECTORS",
     "FROZEN",
@@ -53,6 +55,7 @@ __all__ = [
     "MAX_IMAGE_SIZE",
     "MAX_MULT",
     "MEAN_TYPES",
+    "NO_CLASS",
     "PROCESSES",
     "RESIDENT",
     "RESUME_WITH",
@@ -71,6 +74,10 @@ __all__ = [
     "UNetConfig",
     "check_accumulate",
     "check_bits",
+    "check_class_label",
+    "check_classes",
+    "check_guidance",
+    "class_index",
     "check_carry_steps",
     "check_ft_name",
     "check_int",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import World
 from ..errors import UserError
 from ..files.atomic import file_hash, write_text
+from ..generate.classes import columns
 from ..generate.images import save_grid
 from ..generate.probe import halfway_state, sampler_states
 from ..generate.sampling import generate_all
@@ -89,7 +89,7 @@ def measure(
     reports = gap_reports(ann, snn, spiking, images, sample.seed)
     write_gap(logdir / GAP_FILE, reports, images, depth=snn.depth)
     print_gap(reports, images)
-    modes, calls = [report.spiking for report in reports], sample.calls(ann.diffusion)
+    modes, calls = [report.spiking for report in reports], sample.calls(ann.diffusion) * sample.branches
     measure_and_write(logdir / COST_FILE, ann, {"converted": snn}, modes, min(images, COST_IMAGES), sample.seed, calls)
     if sample.carry:
         measure_carrying(logdir / CARRY_FILE, ann, snn, sample, min(images, COST_IMAGES))
@@ -127,8 +127,8 @@ def settling(spiking: SpikingConfig) -> SpikingConfig | None:
 def gaps_under(ann: UNet, snn: SpikingNetwork, modes: list[SpikingConfig], images: int, seed: int) -> list[GapReport]:
     """Gap of `snn` run in each of `modes`, in float64, on states of the ANN's sampling path."""
     ann, snn = copy.deepcopy(ann).double(), copy.deepcopy(snn).double()
-    x, t = sampler_states(ann, images, GAP_TIMES, seed)
-    return [measure_gap(ann, snn, x, t, mode) for mode in modes]
+    x, t, *classes = sampler_states(ann, images, GAP_TIMES, seed)
+    return [measure_gap(ann, snn, x, t, mode, y=classes[0] if classes else None) for mode in modes]
 
 
 def write_gap(path: Path, reports: list[GapReport], images: int, **extra: object) -> None:
@@ -143,13 +143,13 @@ def write_raster(path: Path, ann: UNet, snn: SpikingNetwork, seed: int) -> None:
     Stream settles as `snn` is set to, or if it is not, until nothing fires: its first T steps are those without.
     """
     ann, snn = copy.deepcopy(ann).double(), copy.deepcopy(snn).double()
-    x, t = halfway_state(ann, seed)
+    x, t, *classes = halfway_state(ann, seed)
     asked = replace(snn.spiking, schedule="stream")
     modes = [SpikingConfig("layer_sync"), asked if asked.settle_steps else settling(asked) or asked]
     rasters = []
     for mode in modes:
         with snn.running_as(mode):
-            rasters.append(record_raster(snn, x, t, seed=seed))
+            rasters.append(record_raster(snn, x, t, seed=seed, y=classes[0] if classes else None))
     save_rasters(path, rasters)
 
 
@@ -181,7 +181,6 @@ def write_grids(
 
     Where levels are carried, a spiking network's are drawn without that as well.
     """
-    nrow = max(1, math.isqrt(count))
     ways = [(net, sample.from_rest()) for net in nets]
     if sample.carry:
         ways += [(net, sample) for net, _ in ways if isinstance(net, SpikingNetwork)]
@@ -189,5 +188,5 @@ def write_grids(
         path = logdir / grid_name(net, how.carry)
         images = generate_all(net, how, count, batch_size, world)
         if world.main:
-            save_grid(images, path, nrow)
+            save_grid(images, path, columns(net, how, count))
             print(f"{path}: {count} images, {sample.sampler}, {sample.calls(net.diffusion)} network calls")

@@ -39,11 +39,12 @@ def measure_and_write(
     Returns the reports, the ANN's first.
     """
     ann = copy.deepcopy(ann).double()
-    x, t = sampler_states(ann, images, COST_TIMES, seed)
-    reports = [count_operations(ann, x, t)]
+    x, t, *classes = sampler_states(ann, images, COST_TIMES, seed)
+    told = {"y": classes[0]} if classes else {}
+    reports = [count_operations(ann, x, t, **told)]
     for name, snn in snn_by_name.items():
         snn = copy.deepcopy(snn).double()
-        reports += [dataclasses.replace(count_operations(snn, x, t, mode), name=name) for mode in modes]
+        reports += [dataclasses.replace(count_operations(snn, x, t, mode, **told), name=name) for mode in modes]
     _write_and_print(path, reports, "ANN", images, calls_per_image)
     return reports
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -23,6 +22,7 @@ from ..diffusion.process import image_channels, make_process, options_that_count
 from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import ALONE, World
 from ..files.atomic import sweep
+from ..generate.classes import columns
 from ..generate.images import ImageWriter, existing_indices, image_path, read_images, save_grid, save_npz, stale_npzs
 from ..generate.sampling import generate, generate_batches, image_groups
 from ..generate.spikes import keep_spikes, kept_spikes
@@ -142,7 +142,7 @@ def run(
         accepted()
         generate_missing(folder, source, sample, config, world, statistics)
         if world.main:
-            present(logdir, folder, config)
+            present(logdir, folder, config, source.net, sample)
             if config.trajectory:
                 follow(logdir / "images" / f"trajectory_{folder.name}", source, sample, config, world, statistics)
         world.wait()
@@ -173,7 +173,7 @@ def carried_counts(folder: Path, count: int, calls: int) -> dict[str, object]:
     return {"spikes_per_call": spikes / calls, "time_steps_per_call": steps / calls, "restarts_per_image": restarts}
 
 
-def present(logdir: Path, folder: Path, config: EvalConfig) -> None:
+def present(logdir: Path, folder: Path, config: EvalConfig, net: nn.Module, sample: SampleConfig) -> None:
     """The images of `folder` in one npz beside it, and as a grid if asked for, named after the folder.
 
     The npz is written anew each time: an older one may hold images that the folder no longer has.
@@ -186,7 +186,7 @@ def present(logdir: Path, folder: Path, config: EvalConfig) -> None:
     if config.grid and config.grid_images:
         count = min(config.grid_images, config.num_images)
         path = logdir / (config.grid_path or f"images/{folder.name}.png")
-        write_grid(path, folder, count, config.grid_row or max(1, math.isqrt(count)))
+        write_grid(path, folder, count, config.grid_row or columns(net, sample, count))
         print(f"{path}: the first {count}")
     print(f"{folder}: {config.num_images} images")
 
@@ -210,8 +210,8 @@ def follow(
     def keep(time: float, state: Tensor) -> None:
         paths[-1].add(to_uint8(state if isinstance(process, VP) else process.data(state)))
 
-    with ALONE.progress(count * sample.calls(net.diffusion), "trajectory", "call") as bar:
-        hooks = {"on_call": lambda x, t: bar.update(len(x)), "on_step": keep}
+    with ALONE.progress(count * sample.calls(net.diffusion) * sample.branches, "trajectory", "call") as bar:
+        hooks = {"on_call": lambda x, *constants: bar.update(len(x)), "on_step": keep}
         for part in image_groups(net, range(count)):
             paths.append(Trajectory())
             images.append(generate(net, sample, part, statistics=statistics, **hooks))

@@ -16,12 +16,13 @@ from tqdm import tqdm
 
 from ..checkpoints import checkpoint
 from ..config import DiffusionConfig, SampleConfig, TrainConfig
-from ..data import ImageDataset, batches
+from ..data import ImageDataset, batches, labels_at
 from ..diffusion import ImageNoise
 from ..distributed.runtime import prepare_folder
 from ..distributed.world import World
 from ..errors import MemoryUserError, UserError, is_out_of_memory
 from ..files.warning import warn
+from ..generate.classes import columns
 from ..generate.images import save_grid
 from ..generate.sampling import generate_all
 from ..nets.architecture import NetworkConfig
@@ -138,9 +139,9 @@ def start(
     elif initial is not None:
         trainer.begin_with(initial())
     else:
-        trainer.initialize_activations(
-            next(batches(dataset, max(64, train.batch_size), seed=train.seed, flip=train.flip))
-        )
+        size = max(64, train.batch_size)
+        labels = labels_at(dataset, size, 0, seed=train.seed) if trainer.num_classes else None
+        trainer.initialize_activations(next(batches(dataset, size, seed=train.seed, flip=train.flip)), labels)
 
 
 def _run_log(logdir: Path, trainer: Trainer, wandb: str | None) -> RunLog:
@@ -159,7 +160,7 @@ def _loop(
         stop = 0
         while trainer.step < total and not stop:
             rate = trainer.scheduler.get_last_lr()[0]
-            loss, norm = trainer.train_step(stream.next(trainer.step))
+            loss, norm = trainer.train_step(stream.next(trainer.step), stream.labels(trainer.step))
             step = trainer.step
             if due(step, schedule.log_step) or step == total or trainer.device.type == "cpu":
                 trainer.check_finite(logdir)
@@ -279,6 +280,14 @@ class Batches:
             print(f"WARNING: a process that loads images died at step {step}; starting new ones", file=sys.stderr)
             self.stream = self._from(step)
 
+    def labels(self, step: int) -> Tensor | None:
+        """The classes, int64 [n], of the batch of step `step`; None for a network that is not told them."""
+        config, world = self.trainer.train_config, self.trainer.world
+        if not self.trainer.num_classes:
+            return None
+        place = {"seed": config.seed, "rank": world.rank, "world_size": world.size}
+        return labels_at(self.dataset, self.trainer.share, step, **place)
+
     def _from(self, step: int) -> Iterator[Tensor]:
         config, world = self.trainer.train_config, self.trainer.world
         return batches(
@@ -339,7 +348,7 @@ def write_sample_grid(
     images = generate_all(trainer.ema, sample, count, count, trainer.world)
     if not trainer.world.main:
         return
-    save_grid(images, logdir / "sample" / f"{trainer.step}.png", nrow=max(1, math.isqrt(count)))
+    save_grid(images, logdir / "sample" / f"{trainer.step}.png", columns(trainer.net, sample, count))
     log.image(trainer.step, "sample", grid_for_board(images))
 
 
