@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -70,7 +71,7 @@ def load(
     image_size: int | None = None,
     norm_groups: int | None = None,
     device: str = "cpu",
-    **spiking: object,
+    **spiking: Any,
 ) -> Network | SpikingNetwork:
     """Read a network, ANN or SNN, of this program, of the published ones or of others, in eval mode.
 
@@ -128,10 +129,10 @@ def pretrained(name: str = "") -> Network:
     """
     names = shipped.names()
     require(name in names, f"pretrained({name!r}): use one of {', '.join(names)}")
-    return checkpoint.load(shipped.FOLDER / name).net
+    return checkpoint.load(shipped.FOLDER / name).unconverted
 
 
-def build_unet(*, bit: int = 8, diffusion: DiffusionConfig | None = None, **config: object) -> UNet:
+def build_unet(*, bit: int = 8, diffusion: DiffusionConfig | None = None, **config: Any) -> UNet:
     """A U-Net with fresh weights; `bit=32` is the plain ReLU network. `config`: fields of `UNetConfig`."""
     settings = UNetConfig(bits=bit, **config)
     return UNet(settings, diffusion=diffusion)
@@ -152,7 +153,7 @@ def sample(
     statistics: Tensor | None = None,
     labels: int | str | Sequence[int | str] | Tensor | None = None,
     guidance: float = 0.0,
-    **options: object,
+    **options: Any,
 ) -> Tensor:
     """Images 0..n−1 of seed `seed`, uint8 [n, C, H, W]; the same noise for every network and batch size.
 
@@ -169,19 +170,20 @@ def sample(
     The network runs in eval mode, and is left in the mode it was in. Raises UserError for arguments that nothing can be
     done with, and for what does not fit together.
     """
-    check_sampled(net)
+    net = check_sampled(net)
     n, batch_size = check_limits("n", n, "n"), check_limits("batch_size", batch_size, "batch_size")
     of_all, of_each = _classes(net, labels, n)
     config = SampleConfig(sampler, steps, eta, clip, seed, guidance=guidance, **of_all, **options)
     if x_T is not None:
         check_noise(net, x_T, n)
-    given = {"x_T": x_T, "statistics": statistics, "labels": of_each}
-    return generate_all(net, config, n, batch_size, progress=progress, **given)
+    return generate_all(
+        *(net, config, n, batch_size), progress=progress, x_T=x_T, statistics=statistics, labels=of_each
+    )
 
 
 def _classes(
     net: nn.Module, labels: int | str | Sequence[int | str] | Tensor | None, n: int
-) -> tuple[dict[str, object], Tensor | None]:
+) -> tuple[dict[str, Any], Tensor | None]:
     """What `labels` say, as a field of `SampleConfig`, or as classes of n images. Raises UserError."""
     if labels is None:
         return {}, None
@@ -190,7 +192,7 @@ def _classes(
     return {}, given_labels(net, labels, n)
 
 
-def noise_statistics(net: nn.Module, images: Tensor, **how: object) -> Tensor:
+def noise_statistics(net: nn.Module, images: Tensor, **how: Any) -> Tensor:
     """Γ_t = E‖ε̂(x_t, t)‖²/d of the network's own predictions, float64 [diffusion_steps]: for sampler="analytic_dpm".
 
     images: real ones, uint8 [N, C, H, W]; 256 are plenty. how: steps (50) and skip of the calls in which they will be
@@ -199,7 +201,7 @@ def noise_statistics(net: nn.Module, images: Tensor, **how: object) -> Tensor:
 
     The network runs in eval mode, and is left in the mode it was in. Raises UserError for what cannot be measured.
     """
-    check_sampled(net)
+    net = check_sampled(net)
     given_images(net, images)
     return measured_statistics(net, sampling(how | {"sampler": "analytic_dpm"}), images.split(BATCH))
 
@@ -209,28 +211,28 @@ def trajectory(
     n: int = 1,
     *,
     labels: int | str | Sequence[int | str] | Tensor | None = None,
-    **how: object,
+    **how: Any,
 ) -> list[tuple[Tensor, ...]]:
     """The calls of a sampler while it makes images 0..n−1: x [n, C, H, W] and t [n] of each, for `cost`.
 
     Of a class-conditional network also y [n]; with guidance there are 2n rows, the images without their classes last.
     labels, how: sampler, steps, seed, eta, clip, guidance and options as in `sample`. Raises UserError as that does.
     """
-    check_sampled(net)
+    net = check_sampled(net)
     n = check_limits("n", n, "n")
     require(n >= 1, f"n={n}: use at least 1")
     of_all, of_each = _classes(net, labels, n)
     return sampler_calls(net, sampling(how | of_all), n, of_each)
 
 
-def gap(ann: nn.Module, snn: SpikingNetwork, *args: object, **kwargs: object) -> GapReport:
+def gap(ann: nn.Module, snn: SpikingNetwork, *args: Any, **kwargs: Any) -> GapReport:
     """Relative L2 error of the SNN's time-averaged output against the ANN's, block by block; see `GapReport`.
 
     args, kwargs: a call of either network, x [N, C, H, W], t [N] for a denoiser. Both run in eval mode and must share a
     dtype; float64 tells exactness from rounding.
     """
     if len(args) in (2, 3) and not kwargs and snn.folds_time:
-        return measure_gap(ann, snn, *args[:2], y=args[2] if len(args) == 3 else None)  # in batches
+        return measure_gap(ann, snn, args[0], args[1], y=args[2] if len(args) == 3 else None)  # in batches
     meter = GapMeter(ann, snn)
     meter.update(*args, **kwargs)
     return meter.report()

@@ -14,7 +14,7 @@ from torchvision import datasets as tv
 
 from .decode import check_image, decode_image, fit_square, left_out, list_images
 from .idx import read_idx
-from ..config import class_index, require
+from ..config import DATASET_TYPES, class_index, require
 from ..errors import UserError, is_out_of_memory
 
 MAX_SIZE = 4096
@@ -92,7 +92,7 @@ class ImageDataset:
         labels: whether the images' classes and their names take part, for what depends on them.
         Where they are kept plays no part, so data may move. An image that changes but keeps name and size goes unseen.
         """
-        digest = getattr(self._read, "digest", "")
+        digest: Callable[[], str] | None = getattr(self._read, "digest", None)
         text = f"{len(self)} images" + (f" {digest()}" if digest else "")
         if labels and self.labels is not None:
             told = repr((self.classes, self.labels.tolist())).encode()
@@ -114,10 +114,11 @@ class ImageDataset:
 
         Raises UserError where the images have no classes, for an unknown one, and for one without images.
         """
-        require(self.labels is not None, f"--class_label={label}: {self.unlabelled}")
+        if self.labels is None:
+            raise UserError(f"--class_label={label}: {self.unlabelled}")
         index = class_index(label, len(self.classes), self.classes)
         require(index < len(self.classes), f"--class_label={label}: name a class of {self.name}")
-        chosen = (self.labels == index).nonzero().flatten()
+        chosen = torch.eq(self.labels, index).nonzero().flatten()
         require(len(chosen) > 0, f"--class_label={label}: {self.name} ({self.split}) has no image of this class")
         part = copy.copy(self)
         places = chosen.tolist()
@@ -199,7 +200,7 @@ class _FromArray:
         return fit_square(Image.fromarray(self.array[index].numpy()), self.img_size)
 
     def digest(self) -> str:
-        return hashlib.blake2b(self.array.reshape(-1).numpy(), digest_size=8).hexdigest()
+        return hashlib.blake2b(self.array.reshape(-1).numpy().data, digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -366,4 +367,3 @@ _LOADERS: dict[str, Callable[[_Request], ImageDataset]] = {
     "celeba": _celeba,
     "folder": _folder,
 }
-DATASET_TYPES = tuple(_LOADERS)

@@ -86,7 +86,7 @@ class Branches(NamedTuple):
     guidance: float = 0.0
 
     @property
-    def count(self) -> int:
+    def parts(self) -> int:
         return 2 if self.guidance else 1
 
     def call(self, x: Tensor, t: Tensor) -> tuple[Tensor, ...]:
@@ -106,7 +106,7 @@ class Branches(NamedTuple):
 
     def rows(self, wanted: Sequence[int], total: int) -> list[int]:
         """The rows of `call` that belong to the images at the places `wanted` of `total`."""
-        return [branch * total + row for branch in range(self.count) for row in wanted]
+        return [branch * total + row for branch in range(self.parts) for row in wanted]
 
 
 def branches_of(net: object, config: SampleConfig, indices: Sequence[int], labels: Tensor | None, device) -> Branches:

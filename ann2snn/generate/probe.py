@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import SampleConfig
 from ..diffusion.process import states_config
 from .sampling import generate, image_groups
+from .subject import Sampled
 
 #: Arguments of a network, x and t, and of one that is told classes y [N].
 State = tuple[Tensor, ...]
 
 
-def sampler_states(net: nn.Module, images: int, times: int, seed: int = 0) -> State:
+def sampler_states(net: Sampled, images: int, times: int, seed: int = 0) -> State:
     """x [images·times, C, H, W] and t [images·times] on the own sampling path of `net`, times spread over all of it.
 
     net: as in `sampling.generate`. Of one that is told classes, image i is of class i modulo their number.
@@ -26,7 +27,7 @@ def sampler_states(net: nn.Module, images: int, times: int, seed: int = 0) -> St
     return _joined([visited[i] for i in picks])
 
 
-def sampler_calls(net: nn.Module, sample: SampleConfig, images: int, labels: Tensor | None = None) -> list[State]:
+def sampler_calls(net: Sampled, sample: SampleConfig, images: int, labels: Tensor | None = None) -> list[State]:
     """What `net` is called with while it makes images 0..images−1: x [images, C, H, W] and t [images], call by call.
 
     With guidance there are two rows an image. net, labels: as in `sampling.generate`.
@@ -34,12 +35,15 @@ def sampler_calls(net: nn.Module, sample: SampleConfig, images: int, labels: Ten
     groups: list[list[State]] = []
     for part in image_groups(net, range(images)):
         groups.append([])
-        keep = lambda *call: groups[-1].append(tuple(value.clone() for value in call))  # noqa: E731
+
+        def keep(*call: Tensor) -> None:
+            groups[-1].append(tuple(value.clone() for value in call))
+
         generate(net, sample, part, on_call=keep, labels=labels)
     return [_joined(calls) for calls in zip(*groups, strict=True)]
 
 
-def halfway_state(net: nn.Module, seed: int = 0) -> State:
+def halfway_state(net: Sampled, seed: int = 0) -> State:
     """x [1, C, H, W] and t [1] halfway along the network's own sampling path, the one that rasters are recorded on."""
     states = sampler_states(net, 1, 3, seed)
     middle = slice(len(states[0]) // 2, len(states[0]) // 2 + 1)

@@ -17,7 +17,7 @@ class ClassEmbedding(nn.Embedding):
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__(num_classes + 1, width)
 
-    def forward(self, y: Tensor | None, count: int) -> Tensor:
+    def of(self, y: Tensor | None, count: int) -> Tensor:
         """y: None for `count` times no class. Raises UserError for labels that are none of the network's."""
         if y is None:
             y = torch.full((count,), self.num_embeddings - 1, device=self.weight.device)
@@ -26,7 +26,7 @@ class ClassEmbedding(nn.Embedding):
             least, most = (int(end) for end in y.aminmax()) if count else (0, 0)
             known = 0 <= least and most < self.num_embeddings
             require(known, f"y: classes {least} to {most}, expected 0 to {self.num_embeddings - 1} (no class)")
-        return super().forward(y)
+        return self(y)
 
 
 def told(embedding: ClassEmbedding | None, temb: Tensor, y: Tensor | None) -> Tensor:
@@ -34,7 +34,7 @@ def told(embedding: ClassEmbedding | None, temb: Tensor, y: Tensor | None) -> Te
     if embedding is None:
         require(y is None, "y: the network knows no classes; call it without them")
         return temb
-    return temb + embedding(y, len(temb))
+    return temb + embedding.of(y, len(temb))
 
 
 def _form(y: Tensor) -> str:

@@ -13,7 +13,7 @@ from ..convert import SpikingNetwork
 from ..cost import FP32, INT8, INT8_STATE16, CostReport, count_operations
 from ..files.atomic import write_text
 from ..generate.probe import sampler_states
-from ..nets import UNet
+from ..nets.architecture import Network
 from ..nets.direct import DirectDenoiser
 from ..report.costs import cost_table, generation_table, parse_costs
 from ..run.tables import text_table
@@ -25,7 +25,7 @@ COST_TIMES = 4  # diffusion times they are taken at
 
 def measure_and_write(
     path: Path,
-    ann: UNet,
+    ann: Network,
     snn_by_name: Mapping[str, SpikingNetwork],
     modes: Sequence[SpikingConfig],
     images: int,
@@ -40,11 +40,11 @@ def measure_and_write(
     """
     ann = copy.deepcopy(ann).double()
     x, t, *classes = sampler_states(ann, images, COST_TIMES, seed)
-    told = {"y": classes[0]} if classes else {}
-    reports = [count_operations(ann, x, t, **told)]
+    y = classes[0] if classes else None
+    reports = [count_operations(ann, x, t, y=y)]
     for name, snn in snn_by_name.items():
         snn = copy.deepcopy(snn).double()
-        reports += [dataclasses.replace(count_operations(snn, x, t, mode, **told), name=name) for mode in modes]
+        reports += [dataclasses.replace(count_operations(snn, x, t, mode, y=y), name=name) for mode in modes]
     _write_and_print(path, reports, "ANN", images, calls_per_image)
     return reports
 
@@ -55,7 +55,8 @@ def measure_direct(path: Path, net: DirectDenoiser, images: int, seed: int, call
     Measured like the others, on the network's own DDIM path; there is no ANN beside it. Returns the report.
     """
     net = copy.deepcopy(net).double().eval()
-    report = count_operations(net, *sampler_states(net, images, COST_TIMES, seed), batch_size=2)
+    x, t, *_ = sampler_states(net, images, COST_TIMES, seed)
+    report = count_operations(net, x, t, batch_size=2)
     _write_and_print(path, [report], "network", images, calls_per_image)
     return report
 
@@ -93,6 +94,7 @@ def entry(report: CostReport, calls: int) -> dict:
 def print_costs(content: dict, whose: str) -> None:
     """The totals per network call and the energy of a generated image, as the report page shows them."""
     costs = parse_costs(content, COST_FILE, notes=[])
+    assert costs is not None  # it has reports
     for header, rows, _ in (cost_table(costs), generation_table(costs)):
         print(text_table(header, rows))
     print(
