@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -187,7 +188,7 @@ def _classes(
     """What `labels` say, as a field of `SampleConfig`, or as classes of n images. Raises UserError."""
     if labels is None:
         return {}, None
-    if isinstance(labels, (int, str)):
+    if isinstance(labels, (int, str, numbers.Integral)):  # numpy's, too
         return {"class_label": labels}, None
     return {}, given_labels(net, labels, n)
 

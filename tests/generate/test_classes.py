@@ -1,5 +1,6 @@
 """A network that is told classes: exact when converted, and guided alike; what images and calls are then made of."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -220,7 +221,7 @@ class TestSampling:
         assert both == [a + b for a, b in zip(told, untold, strict=True)]
 
     def test_classes_have_names(self, ann):
-        assert_equal(images(ann, labels="dress"), images(ann, labels=2))
+        assert_equal(images(ann, labels="dress"), images(ann, labels=np.int64(2)))
         assert_equal(images(ann, labels=["bag", 1, "none", 3, "dress"]), images(ann, labels=[0, 1, 3, 3, 2]))
 
     def test_given_images_are_told_no_class_unless_one_is_named(self, ann):
