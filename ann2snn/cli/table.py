@@ -95,6 +95,10 @@ def _define_network() -> None:
     DEFINE_float("bit", 8, "activation bits b, 2 to 8; the SNN runs 2^b − 1 steps; 32 trains a plain ReLU network")
     DEFINE_integer("weight_bit", 32, "weight bits, 2 to 8, or 32 for full precision")
     DEFINE_enum("weight_quant", "apot", ["apot", "uniform"], "weight levels when --weight_bit is below 32")
+    DEFINE_enum(
+        *("norm", None, ["group", "batch", "plain", "scaled"]),
+        "unet: group (default), or batch, which is an affine map once trained; fsddim: batch norm plain, or times α",
+    )
     DEFINE_integer("norm_groups", 32, "groups of every GroupNorm; keep at least 2 channels in a group")
     DEFINE_integer("block_size", 1, "side of the squares of pixels that become channels; --arch=attention only")
     DEFINE_bool(
@@ -119,7 +123,6 @@ def _define_direct() -> None:
     DEFINE_float("decay", None, "fsddim: membrane left after a time step; default 0.8")
     DEFINE_bool("soft_reset", None, "fsddim: a spike subtracts the threshold; default: it resets to zero")
     DEFINE_bool("detach_reset", None, "fsddim: no gradient through the reset; default on")
-    DEFINE_enum("norm", None, ["plain", "scaled"], "fsddim: batch norm as the released code runs it, or times α")
     DEFINE_bool("recompute", False, "training: compute a block's activations again instead of keeping them")
 
 

@@ -84,7 +84,7 @@ def run(
     trainer = Trainer(network, diffusion, train, world, amp, recompute, dataset, sample.tf32)
     prepare_folder(logdir)
     with owning(logdir, "train", world):
-        if network.ch == getattr(network, "norm_groups", None):
+        if getattr(network, "norm", "group") == "group" and network.ch == getattr(network, "norm_groups", None):
             print(
                 f"note: --norm_groups={network.norm_groups} leaves one channel per group at --ch={network.ch}: such a "
                 "norm cancels the time embedding; use fewer groups"
