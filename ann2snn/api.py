@@ -31,6 +31,7 @@ from .generate.noise import check_noise
 from .generate.probe import sampler_calls
 from .generate.sampling import generate_all
 from .generate.subject import check_sampled, sampling
+from .hardware import export_nir
 from .nets import UNet
 from .nets.architecture import Network
 from .ptq import quantize, register_attention
@@ -41,6 +42,7 @@ __all__ = [
     "convert",
     "cost",
     "edit",
+    "export_nir",
     "fold_thresholds",
     "gap",
     "inpaint",
