@@ -320,6 +320,8 @@ def _define_scores() -> None:
     DEFINE_bool("fid_use_torch", False, "accepted for compatibility; statistics are always float64")
     DEFINE_integer("gap_images", 8, "images the gap table is measured on")
     DEFINE_string("export", None, "SNN_conversion: a new folder for the network and a card of what was measured")
+    DEFINE_string("export_nir", None, "SNN_conversion: a new file for the network at --nir_time as a graph (NIR)")
+    DEFINE_float("nir_time", None, "diffusion time of --export_nir, 0 to below --T")
 
 
 def _define_run() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,11 +32,25 @@ def export_nir(snn: SpikingNetwork, t: float | None, path: str | os.PathLike, *,
     Raises UserError, naming the layer, for what NIR cannot say exactly; where the packages are missing; where there is
     something at `path`.
     """
-    path = Path(path)
+    write_graph(planned(snn, t, path, x), path)
+
+
+def planned(snn: SpikingNetwork, t: float | None, path: str | os.PathLike, x: Tensor | None = None) -> object:
+    """The `nir.NIRGraph` that `export_nir` writes to `path`. Raises UserError as that does."""
     require(isinstance(snn, SpikingNetwork), f"a {type(snn).__name__} is not converted: use ann2snn.convert first")
-    nir = nir_package()
+    nir_package()
+    _check_free(path)
+    return graph_of(snn, t, x)
+
+
+def _check_free(path: str | os.PathLike) -> None:
     require(not os.path.lexists(path), f"{path} exists: nothing is overwritten; choose another name")
-    graph = graph_of(snn, t, x)
+
+
+def write_graph(graph: object, path: str | os.PathLike) -> None:
+    """Raises UserError where there is something at `path`, and where it cannot be written."""
+    nir = nir_package()
+    _check_free(path)
     with replacing(path) as temporary, open(temporary, "w+b") as file:  # by its name HDF5 would want to lock it
         nir.write(file, graph)
 
@@ -57,7 +70,7 @@ def check_exported(snn: SpikingNetwork) -> None:
 
 @torch.no_grad()
 def graph_of(snn: SpikingNetwork, t: float | None, x: Tensor | None = None) -> object:
-    """The `nir.NIRGraph` that `export_nir` writes. Raises UserError as that does."""
+    """The network as a `nir.NIRGraph`. Raises UserError."""
     check_exported(snn)
     example = x if x is not None else _example(snn)
     snn = copied(snn).double().cpu()
