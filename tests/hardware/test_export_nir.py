@@ -100,8 +100,11 @@ def sent_by(seen: list[dict[str, torch.Tensor]], layer: str, like: torch.Tensor)
     return torch.stack([F.pixel_shuffle(step, factor) for step in found]).reshape(like.shape)
 
 
-def check_same(snn, call: tuple, path, more: int = 0) -> None:
-    """Every event of every layer in every step, and the answer; each layer has some, of either sign if it can."""
+def check_same(snn, call: tuple, path, more: int = 0, deep: bool = True) -> None:
+    """Every event of every layer in every step, and the answer; each layer has some, of either sign if it can.
+
+    deep: whether there are layers whose input changes its mind.
+    """
     import nir
 
     ann2snn.export_nir(snn, None if len(call) == 1 else TIME, path, x=call[0])
@@ -115,7 +118,7 @@ def check_same(snn, call: tuple, path, more: int = 0) -> None:
     torch.testing.assert_close(shuffled.reshape(answer.shape), answer, rtol=1e-11, atol=1e-11)
     kinds = {int(event) for found in events.values() for event in found.unique()}
     assert all(bool(found.any()) for found in events.values())
-    assert kinds == ({-1, 0, 1} if snn.spiking.signed else {0, 1})
+    assert kinds == ({-1, 0, 1} if snn.spiking.signed and deep else {0, 1})
 
 
 @pytest.mark.parametrize("bits", [2, 3])
@@ -276,3 +279,23 @@ def test_the_caller_keeps_network_and_schedule(tmp_path):
     before = snn(*call)
     ann2snn.export_nir(snn, TIME, tmp_path / "net.nir")
     assert torch.equal(snn(*call), before) and snn.spiking.schedule == "layer_sync"
+
+
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
+def test_learned_thresholds_and_potentials_of_every_channel_and_folded_weights_come_along(tmp_path, signed):
+    need_nir()
+    x = torch.randn(1, 2, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    snn = ann2snn.convert(randomised(Classifier(2), 5), schedule="stream", signed=signed)
+    generator = torch.Generator().manual_seed(4)
+    for name, neuron in snn.neurons():
+        neuron.expand({"acts.2": (6, 1, 1), "acts.3": (6,)}.get(name, (4, 1, 1)), thresholds=True, charges=True)
+        for parameter in (neuron.act_alpha, neuron.charge):
+            parameter.data *= torch.rand(parameter.shape, generator=generator, dtype=torch.float64) * 0.8 + 0.6
+    check_same(snn, (x,), tmp_path / "net.nir", more=4 * signed)
+
+
+def test_folded_thresholds_are_worth_what_the_next_weights_do_not_hold(tmp_path):
+    need_nir()
+    x = torch.randn(1, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    snn = ann2snn.convert(randomised(One(nn.Identity())), schedule="stream")
+    check_same(ann2snn.fold_thresholds(snn, x), (x,), tmp_path / "net.nir", more=2, deep=False)
