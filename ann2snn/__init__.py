@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         interpolate,
         invert,
         load,
+        noise_statistics,
         pretrained,
         quantize,
         register_attention,
@@ -60,7 +61,9 @@ _PLACES = {
         "ann2snn.api",
     ),
     **dict.fromkeys(("register_attention", "register_quantizer", "sample", "save", "trajectory"), "ann2snn.api"),
-    **dict.fromkeys(("edit", "export_nir", "inpaint", "interpolate", "invert", "round_trip"), "ann2snn.api"),
+    **dict.fromkeys(
+        ("edit", "export_nir", "inpaint", "interpolate", "invert", "noise_statistics", "round_trip"), "ann2snn.api"
+    ),
     **dict.fromkeys(("DiffusionConfig", "SampleConfig", "SpikingConfig", "UNetConfig"), "ann2snn.config"),
     **dict.fromkeys(("Levels", "SpikingNetwork"), "ann2snn.convert"),
     "UserError": "ann2snn.errors",
@@ -85,6 +88,7 @@ __all__ = [
     "interpolate",
     "invert",
     "load",
+    "noise_statistics",
     "pretrained",
     "quantize",
     "register_attention",
@@ -96,10 +100,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
+def _imported(name: str) -> object:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+if not TYPE_CHECKING:  # a type checker knows the names that there are, and tells of others
+    __getattr__ = _imported
 
 
 def __dir__() -> list[str]:
@@ -109,8 +117,8 @@ def __dir__() -> list[str]:
 class _Package(types.ModuleType):
     """`ann2snn.convert` and `.cost` are the functions, though importing the packages of these names sets them."""
 
-    convert = property(lambda self: __getattr__("convert"), lambda self, package: None)
-    cost = property(lambda self: __getattr__("cost"), lambda self, package: None)
+    convert = property(lambda self: _imported("convert"), lambda self, package: None)
+    cost = property(lambda self: _imported("cost"), lambda self, package: None)
 
 
 sys.modules[__name__].__class__ = _Package

@@ -179,8 +179,9 @@ def blocks_of(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
     Lists and sequences of modules are looked into.
     """
-    if hasattr(net, "blocks"):
-        yield from net.blocks()
+    own_blocks = getattr(net, "blocks", None)
+    if own_blocks is not None:
+        yield from own_blocks()
         return
     for name, child in net.named_children():
         if isinstance(child, nn.ModuleList | nn.ModuleDict | nn.Sequential) and len(child):

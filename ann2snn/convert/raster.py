@@ -56,7 +56,7 @@ def record_raster(snn: SpikingNetwork, x: Tensor, t: Tensor, neurons_per_layer: 
     trains = _Events(chosen)
     with snn.monitored(trains):
         snn(x, t)
-    names = {neuron: name for name, neuron in snn.neurons()}
+    names: dict[nn.Module, str] = {neuron: name for name, neuron in snn.neurons()}
     rows = {layer: torch.cat(trains.rows[layer]) for layer in chosen}
     if not snn.clock.is_stream:  # each layer fires evenly over a window of its own
         rows = {layer: spread_counts(counts[0], snn.clock.spike_steps) for layer, counts in rows.items()}
@@ -81,7 +81,7 @@ def record_direct_raster(
     trains = {layer: torch.cat(rows) for layer, rows in spikes.rows.items()}
     chosen = _choose({layer: (train != 0).any(0) for layer, train in trains.items()}, neurons_per_layer, seed)
     events = torch.stack([trains[layer][:, neurons].T.to(torch.int8) for layer, neurons in chosen.items()])
-    names = {neuron: name for name, neuron in net.neurons()}
+    names: dict[nn.Module, str] = {neuron: name for name, neuron in net.neurons()}
     layers, neurons = tuple(names[layer] for layer in chosen), torch.stack(list(chosen.values()))
     return Raster(net.spiking, layers, neurons, events, net.spike_steps, float(t))
 

@@ -14,6 +14,7 @@ from torchvision import datasets as tv
 
 from .decode import check_image, decode_image, fit_square, left_out, list_images
 from .idx import read_idx
+from ..config import DATASET_TYPES
 from ..errors import UserError, is_out_of_memory
 
 MAX_SIZE = 4096
@@ -84,7 +85,7 @@ class ImageDataset:
 
         Where they are kept plays no part, so data may move. An image that changes but keeps name and size goes unseen.
         """
-        digest = getattr(self._read, "digest", "")
+        digest: Callable[[], str] | None = getattr(self._read, "digest", None)
         return f"{len(self)} images" + (f" {digest()}" if digest else "")
 
     def part(self, start: int, stop: int) -> "ImageDataset":
@@ -152,7 +153,7 @@ class _FromArray:
         return fit_square(Image.fromarray(self.array[index].numpy()), self.img_size)
 
     def digest(self) -> str:
-        return hashlib.blake2b(self.array.reshape(-1).numpy(), digest_size=8).hexdigest()
+        return hashlib.blake2b(self.array.reshape(-1).numpy().data, digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -292,4 +293,3 @@ _LOADERS: dict[str, Callable[[_Request], ImageDataset]] = {
     "celeba": _celeba,
     "folder": _folder,
 }
-DATASET_TYPES = tuple(_LOADERS)

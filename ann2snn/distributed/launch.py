@@ -13,12 +13,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 
 from ..errors import MemoryUserError, UserError, is_out_of_memory, one_line
-from ..signals import INSISTENT, STOPPING, answered, restore
+from ..signals import INSISTENT, STOPPING, Handler, answered, restore
 from . import world
 from .runtime import choose_device
 
@@ -52,8 +53,10 @@ def wanted(nproc: int, parallel: bool, device: str) -> int:
     return max(1, gpus)
 
 
-def run(main: Callable[[], int | None], processes: Callable[[], int]) -> int:
+def run(main: Callable[[], int | None], processes: Callable[[], int], worker: Sequence[str] | None = None) -> int:
     """Run `main` here, or this very command line in `processes()` workers. Returns the exit code.
+
+    worker: what Python is started with for each of these; by default what this process was.
 
     Bad input ends with one line on stderr and code 2, a stopping signal with 128 + its number (SIGINT 130, SIGTERM
     143), a lost process with 1.
@@ -61,7 +64,7 @@ def run(main: Callable[[], int | None], processes: Callable[[], int]) -> int:
     try:
         with stoppable(), tied_to_launcher():
             count = processes()
-            code = start_workers(count) if count > 1 else main() or 0
+            code = start_workers(count, worker) if count > 1 else main() or 0
             world.leave()  # in here, because it waits for the others
         return code
     except UserError as error:
@@ -115,7 +118,7 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, stop) for number in answered()}
+    previous: dict[int, Handler] = {number: signal.signal(number, stop) for number in answered()}
     try:
         yield
     finally:
@@ -129,7 +132,7 @@ def tied_to_launcher() -> Iterator[None]:
 
     def watch() -> None:
         while not ended.wait(1.0):
-            if os.getppid() != int(launcher):
+            if str(os.getppid()) != launcher:
                 os.kill(os.getpid(), signal.SIGTERM)
                 # One that has not joined has nothing to finish, and waits for the launcher where no signal gets in.
                 if not ended.wait(SHUTDOWN_SECONDS if world.current().size > 1 else STARTING_SECONDS):
@@ -144,14 +147,14 @@ def tied_to_launcher() -> Iterator[None]:
         ended.set()
 
 
-def start_workers(count: int) -> int:
-    """Run this command line in `count` processes of this machine; returns the exit code of the run."""
+def start_workers(count: int, worker: Sequence[str] | None = None) -> int:
+    """Run `worker`, see `run`, in `count` processes of this machine; returns the exit code of the run."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the workers say what is wrong
-    options = {"shutdown_timeout": SHUTDOWN_SECONDS}  # torch 2.6 does not know it yet
+    options: dict[str, Any] = {"shutdown_timeout": SHUTDOWN_SECONDS}  # torch 2.6 does not know it yet
     known = {field.name for field in dataclasses.fields(LaunchConfig)}
     config = LaunchConfig(
         min_nodes=1,
@@ -169,7 +172,7 @@ def start_workers(count: int) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     try:
         _stop_workers_by_signal()
-        elastic_launch(config, sys.executable)(*sys.argv)
+        elastic_launch(config, sys.executable)(*(worker or sys.argv))
     except SignalException as stop:
         return 128 + stop.sigval
     except ChildFailedError as error:

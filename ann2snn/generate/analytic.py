@@ -1,9 +1,9 @@
-"""Analytic-DPM's statistics of a network, gathered once and kept beside its checkpoint."""
+"""Analytic-DPM's statistics of a network: measured, and kept beside its checkpoint."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from quant import quantized_once
-
 from ..checkpoints import checkpoint
 from ..config import SampleConfig, require
 from ..convert import SpikingNetwork
 from ..data import ImageDataset, to_model_range
-from ..diffusion import analytic_statistics
-from ..diffusion.process import make_process, require_vp
+from ..diffusion import VP, analytic_statistics
+from ..diffusion.process import require_vp
 from ..diffusion.samplers.grids import whole_times
-from ..distributed.runtime import place, seed_from
+from ..distributed.runtime import evaluating, place, seed_from
 from ..distributed.world import World
 from ..errors import UserError
 from ..files.atomic import replacing
 from ..files.npz import read_npz
 from ..nets.direct import DirectDenoiser
+from ..quant import quantized_once
+from .subject import Sampled
 
 BATCH = 32
 MOST_BYTES = 2**24
@@ -44,14 +44,13 @@ def noise_statistics(
     net = source.net
     require_vp(net.diffusion, "--sampler=analytic_dpm")
     require(count >= 1, f"--analytic_images={count}: use at least 1")
-    times = whole_times(make_process(net.diffusion, net.image_size), sample.steps, sample.skip)
     dataset = images()
     path = statistics_path(source, sample, count, dataset)
     if world.main and not path.exists():
-        measured = _measure(net, dataset, times, min(count, len(dataset)), sample.seed, world)
+        measured = measured_statistics(net, sample, _batches(dataset, min(count, len(dataset))), world.device)
         with replacing(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, statistics=measured.numpy())
-        print(f"{path}: noise statistics at {len(times)} times, {count} images")
+        print(f"{path}: noise statistics at {len(visited_times(net, sample))} times, {count} images")
     world.wait()
     return _read(path)
 
@@ -66,18 +65,35 @@ def statistics_path(source: checkpoint.Loaded, sample: SampleConfig, count: int,
     return source.path.with_name(f"{name}_{data}_{count}_seed{sample.seed}.npz")
 
 
-def _measure(net, dataset: ImageDataset, times: list[int], count: int, seed: int, world: World) -> Tensor:
-    place(net, world.device).eval()
+def measured_statistics(
+    net: Sampled, sample: SampleConfig, batches: Iterable[Tensor], device: torch.device | None = None
+) -> Tensor:
+    """Γ_t of `net`, which runs in eval mode, at the times `sample` visits, float64 [diffusion_steps], NaN elsewhere.
+
+    batches: uint8 images [N, C, H, W]. device: where the network goes first, if it is to go anywhere.
+
+    Raises UserError for a network of another process, and where there are no images.
+    """
+    require_vp(net.diffusion, "--sampler=analytic_dpm")
+    process = VP(net.diffusion)
+    if device is not None:
+        place(net, device)
     like = next(net.parameters())
+    with torch.no_grad(), evaluating(net), quantized_once(net):
+        generator = torch.Generator().manual_seed(seed_from(sample.seed, 0))
+        images = (to_model_range(batch).to(like) for batch in batches)
+        return analytic_statistics(net, process, images, visited_times(net, sample), generator)
 
-    def batches():
-        for start in tqdm(range(0, count, BATCH), desc="noise statistics", unit="batch", leave=False, disable=None):
-            images = torch.stack([dataset[i] for i in range(start, min(start + BATCH, count))])
-            yield to_model_range(images).to(like)
 
-    with torch.no_grad(), quantized_once(net):
-        generator = torch.Generator().manual_seed(seed_from(seed, 0))
-        return analytic_statistics(net, make_process(net.diffusion, net.image_size), batches(), times, generator)
+def visited_times(net: Sampled, sample: SampleConfig) -> list[int]:
+    """The times of the network calls that `sample` asks for."""
+    assert sample.skip is not None  # the constructor has chosen
+    return whole_times(VP(net.diffusion), sample.steps, sample.skip)
+
+
+def _batches(dataset: ImageDataset, count: int) -> Iterator[Tensor]:
+    for start in tqdm(range(0, count, BATCH), desc="noise statistics", unit="batch", leave=False, disable=None):
+        yield torch.stack([dataset[i] for i in range(start, min(start + BATCH, count))])
 
 
 def _read(path: Path) -> Tensor:

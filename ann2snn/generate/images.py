@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +19,10 @@ from torchvision.utils import make_grid
 from ..data.decode import decode_image, list_images
 from ..errors import UserError
 from ..files.atomic import replacing, sync_folder
+from ..files.npz import read_npz
 
 NPZ_KEY = "arr_0"  # what guided-diffusion's evaluator reads
+MOST_NPZ_BYTES = 2**36
 INDEX_DIGITS = 6
 _NUMBERED = re.compile(rf"([0-9]{{{INDEX_DIGITS}}})\.png")
 _READ_AT_ONCE = 1024
@@ -130,7 +134,23 @@ def save_npz(source: str | os.PathLike | torch.Tensor, path: str | os.PathLike) 
     images = source if isinstance(source, torch.Tensor) else torch.cat(list(iter_folder(source, _READ_AT_ONCE)))
     _check(images)
     array = images.cpu().permute(0, 2, 3, 1).contiguous().numpy()
-    _write(Path(path), lambda file: np.savez(file, **{NPZ_KEY: array}))
+    _write(Path(path), lambda file: np.savez(file, array))  # the first is called NPZ_KEY
+
+
+def stale_npzs(folder: Path, images: torch.Tensor) -> list[Path]:
+    """Files of other counts that `save_npz` wrote beside `folder`, whose first image is not that of `images`.
+
+    images: those of the folder, uint8 [N, C, H, W]. A file that holds no images is nobody's, and left out.
+    """
+    stale = []
+    for path in sorted(folder.parent.glob(f"{glob.escape(folder.name)}_*.npz")):
+        if not re.fullmatch(r"_[0-9]+", path.stem.removeprefix(folder.name)):
+            continue
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            first = read_npz(path, {NPZ_KEY: "u"}, MOST_NPZ_BYTES)[NPZ_KEY][:1]
+            if not np.array_equal(first, images[:1].permute(0, 2, 3, 1).numpy()):
+                stale.append(path)
+    return stale
 
 
 def read_images(paths: Sequence[Path], like: Path) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ def export_nir(snn: SpikingNetwork, t: float | None, path: str | os.PathLike, *,
     write_graph(planned(snn, t, path, x), path)
 
 
-def planned(snn: SpikingNetwork, t: float | None, path: str | os.PathLike, x: Tensor | None = None) -> object:
+def planned(snn: SpikingNetwork, t: float | None, path: str | os.PathLike, x: Tensor | None = None) -> Any:
     """The `nir.NIRGraph` that `export_nir` writes to `path`. Raises UserError as that does."""
     require(isinstance(snn, SpikingNetwork), f"a {type(snn).__name__} is not converted: use ann2snn.convert first")
     nir_package()
@@ -47,7 +48,7 @@ def _check_free(path: str | os.PathLike) -> None:
     require(not os.path.lexists(path), f"{path} exists: nothing is overwritten; choose another name")
 
 
-def write_graph(graph: object, path: str | os.PathLike) -> None:
+def write_graph(graph: Any, path: str | os.PathLike) -> None:
     """Raises UserError where there is something at `path`, and where it cannot be written."""
     nir = nir_package()
     _check_free(path)
@@ -69,7 +70,7 @@ def check_exported(snn: SpikingNetwork) -> None:
 
 
 @torch.no_grad()
-def graph_of(snn: SpikingNetwork, t: float | None, x: Tensor | None = None) -> object:
+def graph_of(snn: SpikingNetwork, t: float | None, x: Tensor | None = None) -> Any:
     """The network as a `nir.NIRGraph`. Raises UserError."""
     check_exported(snn)
     example = x if x is not None else _example(snn)

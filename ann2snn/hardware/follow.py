@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -19,12 +20,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from quant import UniformQuantizer
-
 from ..errors import UserError
 from ..neurons import IFNeuron
 from ..ptq.calls import leaves, map_tensors
 from ..ptq.reach import Reach
+from ..quant import UniformQuantizer
 from . import words
 from .graph import Graph
 from .layout import Convolution, check_size, dense, doubled
@@ -41,7 +41,7 @@ class Signal:
 
     node: str
     constant: Tensor
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     factor: int = 1
     rectified: bool = False
 
@@ -66,7 +66,7 @@ class Writer(TorchFunctionMode):
         self.graph, self.coarsest = graph, coarsest
         self.names = {module: name for name, module in net.named_modules()}
         self.inside: list[str] = []
-        self.in_neuron: list[nn.Module] = []
+        self.in_neuron: list[IFNeuron] = []
         self.signals: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.reach = Reach()
 
@@ -94,7 +94,7 @@ class Writer(TorchFunctionMode):
     def place(self) -> str:
         return self.inside[-1] if self.inside and self.inside[-1] else "network"
 
-    def refuse(self, why: str) -> None:
+    def refuse(self, why: str) -> NoReturn:
         raise UserError(f"{self.place}: {why}")
 
     # ---- modules -----------------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ class Writer(TorchFunctionMode):
     def _leave(self, module: nn.Module, args: tuple, output: object) -> None:
         try:
             if self.in_neuron and self.in_neuron[-1] is module and isinstance(output, Tensor):  # else it failed
-                self._neuron(module, args[0], output)
+                self._neuron(self.in_neuron[-1], args[0], output)
         finally:
             if self.in_neuron and self.in_neuron[-1] is module:
                 self.in_neuron.pop()
@@ -192,7 +192,7 @@ class Writer(TorchFunctionMode):
             return self._product(func, args, kwargs, constant)
         if func in words.JOINS:
             return self._joined(args, kwargs, constant)
-        if func in words.COPIES and words.interpolation(args, kwargs).startswith("nearest"):
+        if func in words.COPIES and first is not None and words.interpolation(args, kwargs).startswith("nearest"):
             return self._upsampled(first, out, constant)
         if func in words.POOLS | words.MEANS and first is not None:
             return self._pooled(func, args, kwargs, out, constant)
@@ -203,20 +203,19 @@ class Writer(TorchFunctionMode):
             and out.numel() == math.prod(first.shape)
         ):
             return Signal(first.node, constant, first.shape, first.factor)
-        return self._unsaid(func)
+        self._unsaid(func)
 
-    def _unsaid(self, func: Callable) -> Signal:
+    def _unsaid(self, func: Callable) -> NoReturn:
         told = words.name(func)
         self.refuse(
             f"{told} is nothing that NIR can say: {words.REMEDIES.get(told, 'use a layer of docs/hardware.md')}"
         )
 
     def _convolution(self, x: Signal, how: dict, constant: Tensor) -> Signal:
-        stride, padding, dilation = (
-            words.pair(how.get(key, plain)) for key, plain in (("stride", 1), ("padding", 0), ("dilation", 1))
-        )
-        if padding is None:
+        if isinstance(how.get("padding"), str):
             self.refuse(f"padding={how['padding']!r} has no number: give one")
+        stride, dilation = (words.pair(how.get(key, 1)) for key in ("stride", "dilation"))
+        padding = words.pair(how.get("padding", 0))
         weight = dense(how["weight"].detach(), how.get("groups", 1))
         return self._convolved(x, Convolution(weight, stride, padding, dilation), constant)
 
@@ -269,9 +268,9 @@ class Writer(TorchFunctionMode):
         one, other = (*args, *kwargs.values())[:2]
         signals = [self.signals.get(value) if isinstance(value, Tensor) else None for value in (one, other)]
         divides = func in (torch.div, Tensor.div, Tensor.__truediv__)
-        if None not in signals or (divides and signals[1] is not None) or len(args) + len(kwargs) > 2:
-            self.refuse(f"{words.name(func)} multiplies signals: {words.NO_PRODUCTS}")
         signal, by = (signals[0], other) if signals[0] is not None else (signals[1], one)
+        if signal is None or None not in signals or (divides and signal is signals[1]) or len(args) + len(kwargs) > 2:
+            self.refuse(f"{words.name(func)} multiplies signals: {words.NO_PRODUCTS}")
         return self._scaled(signal, 1 / by if divides else by, constant, ".times")
 
     def _sum(self, func: Callable, args: tuple, constant: Tensor) -> Signal:
@@ -314,7 +313,8 @@ class Writer(TorchFunctionMode):
         dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
         if dim % constant.dim() != 1:
             self.refuse("joins values along another axis than that of channels: NIR cannot say it")
-        shape, nodes, start = self.images(constant), [], 0
+        shape, start = self.images(constant), 0
+        nodes: list[str] = []
         for part in parts:
             width, signal = part.shape[1], self.signals.get(part)
             if signal is not None:
@@ -350,7 +350,7 @@ class Writer(TorchFunctionMode):
             stride = words.pair(how.get("stride") or kernel)
             plain = not how.get("ceil_mode") and (padding == (0, 0) or how.get("count_include_pad", True))
         else:
-            kernel, stride, padding, plain = x.shape[1:], x.shape[1:], (0, 0), whole
+            kernel, stride, padding, plain = (x.shape[1], x.shape[2]), (x.shape[1], x.shape[2]), (0, 0), whole
         if not plain:
             self.refuse(f"{words.name(func)} in this form is nothing that NIR can say: use plain average pooling")
         weight = torch.eye(x.shape[0], dtype=constant.dtype)[..., None, None].expand(-1, -1, *kernel) / math.prod(
@@ -369,7 +369,7 @@ class Writer(TorchFunctionMode):
             self.refuse(f"{shape[1]}×{shape[2]} pixels are no multiple of the {self.coarsest} that are up-sampled")
         return side // self.coarsest
 
-    def images(self, value: Tensor) -> tuple[int, int, int]:
+    def images(self, value: Tensor) -> tuple[int, ...]:
         """[C, H, W] of the images that hold a value [1, C, H, W] or [1, F]; of a vector, one pixel."""
         if value.dim() not in (2, 4) or len(value) != 1:
             self.refuse(f"values of shape {list(value.shape)} are neither images nor vectors: NIR cannot say them")

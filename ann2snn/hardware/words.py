@@ -60,12 +60,9 @@ def bound(names: tuple[str, ...], args: tuple, kwargs: dict) -> dict:
     return dict(zip(names, args, strict=False)) | kwargs
 
 
-def pair(value: object) -> tuple[int, int] | None:
-    """None for a word."""
-    if isinstance(value, str):
-        return None
-    both = tuple(value) if isinstance(value, tuple | list | torch.Size) else (value,) * 2
-    return both * 2 if len(both) == 1 else both
+def pair(value: object) -> tuple[int, int]:
+    both = tuple(value) if isinstance(value, tuple | list) else (value,)
+    return both[0], both[-1]
 
 
 def interpolation(args: tuple, kwargs: dict) -> str:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from quant.place import first_argument
-
 from ..config import require
+from ..quant.place import first_argument
 from .calls import map_tensors
 
 #: What is quantized in front of, transposed convolutions included.
@@ -84,7 +83,7 @@ class Reach(TorchDispatchMode):
 
     def has_marked(self, value: object) -> bool:
         """Whether a tensor in `value` is marked."""
-        found = []
+        found: list[bool] = []
         map_tensors(value, lambda x: found.append(getattr(_storage(x), _MARK, None) is self.own))
         return any(found)
 

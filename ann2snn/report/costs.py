@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ..config import DirectSpiking
-from .parse import MALFORMED, clean, listed_reports, number, parse_direct, whole
+from .parse import MALFORMED, Json, clean, listed_reports, number, parse_direct, whole
 
 MOST_REPORTS, MOST_LAYERS = 12, 1000
 #: Price list and part of an energy, with its heading.
@@ -72,7 +72,7 @@ class CostFile:
         return [row for account in self.accounts for row in account.rows]
 
 
-def parse_costs(raw: object, name: str, notes: list[str]) -> CostFile | None:
+def parse_costs(raw: Json, name: str, notes: list[str]) -> CostFile | None:
     """A cost file's content. An account that makes no sense is left out with a note."""
     listed = listed_reports(raw, name, notes)
     if listed is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -22,7 +23,7 @@ from .style import WIDTH
 from .summary import all_reports
 
 LIGHT = "#b5b5b5"
-STYLE = {
+STYLE: dict[Any, Any] = {  # matplotlib's own type lists the names there are
     "font.size": 10,
     "font.family": "DejaVu Sans",
     "text.parse_math": False,  # names come from files

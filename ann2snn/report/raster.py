@@ -10,6 +10,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from ..config import DirectSpiking
 from ..convert.raster import Raster
 from .modes import BLUE, Mode
 from .parse import clean
@@ -71,9 +72,11 @@ def _panel(axes, raster: Raster, events: np.ndarray) -> None:
     axes.set_xlim(0.5, steps + 0.5)
     axes.set_ylim(layers * height, 0)
     axes.grid(visible=False)
-    title = clean(raster.spiking.label if raster.is_direct else Mode("converted", raster.spiking).schedule_label)
+    spiking = raster.spiking
+    direct = isinstance(spiking, DirectSpiking)
+    title = clean(spiking.label if direct else Mode("converted", spiking).schedule_label)
     axes.set_title(title, loc="left", fontweight="bold", fontsize=10, pad=16)
-    own = not raster.is_direct and raster.spiking.schedule == "layer_sync"
+    own = not isinstance(spiking, DirectSpiking) and spiking.schedule == "layer_sync"
     cut = f", the first {steps}" if steps < raster.events.shape[2] else ""
     axes.set_xlabel(("step of each layer's own window" if own else "time step") + cut)
     axes.set_xticks(_ticks(steps))

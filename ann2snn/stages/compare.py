@@ -12,7 +12,7 @@ from ..config import require
 from ..distributed.world import ALONE
 from ..errors import UserError
 from ..files.npz import read_npz
-from ..generate.images import NPZ_KEY, iter_folder
+from ..generate.images import MOST_NPZ_BYTES, NPZ_KEY, iter_folder
 from ..metrics.features import FeatureExtractor
 from ..metrics.frechet import FeatureStatistics
 from ..metrics.kid import SUBSETS, kid
@@ -22,7 +22,6 @@ from ..run.tables import show
 from .coverage import FeatureKeeper, neighbour_figures
 
 BATCH = 64
-MOST_BYTES = 2**36
 
 
 def compare(scored: Path, against: Path, extractor: FeatureExtractor, k: int) -> int:
@@ -58,7 +57,7 @@ def batches(path: Path) -> Iterator[Tensor]:
         yield from iter_folder(path, BATCH)
         return
     try:
-        array = read_npz(path, {NPZ_KEY: "u"}, MOST_BYTES).get(NPZ_KEY)
+        array = read_npz(path, {NPZ_KEY: "u"}, MOST_NPZ_BYTES).get(NPZ_KEY)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{path} is neither a folder nor an npz of images ({why})") from None

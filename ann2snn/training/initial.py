@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
-
-from quant.calibrate import calibrate_activations
 
 from ..config import FULL_PRECISION, require
 from ..convert import SpikingNetwork
@@ -15,6 +14,7 @@ from ..errors import UserError
 from ..generate.probe import sampler_states
 from ..nets.architecture import Network, NetworkConfig, build_network
 from ..nets.direct import DirectDenoiser
+from ..quant.calibrate import calibrate_activations
 
 IMAGES, TIMES = 8, 8  # whose sampling path activations are calibrated on, and times on it
 BATCH = 16
@@ -38,7 +38,7 @@ def begun_from(config: NetworkConfig, bits: int | None, dropout: float | None, p
         bits != FULL_PRECISION or config.bits == FULL_PRECISION,
         f"--bit={bits:g} contradicts {path}, which is a quantized network of {config.bits} bits",
     )
-    changed = {"bits": bits} | ({} if dropout is None else {"dropout": dropout})
+    changed: dict[str, Any] = {"bits": bits} | ({} if dropout is None else {"dropout": dropout})
     return replace(config, **{name: changed[name] for name in changed if name in {f.name for f in fields(config)}})
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import ann2snn
 from ann2snn import UserError
-from quant import QuantConv2d, QuantLinear, QuantReLU
+from ann2snn.quant import QuantConv2d, QuantLinear, QuantReLU
 from tests.hardware.simulated import run
 
 TIME = 417

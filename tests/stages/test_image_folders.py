@@ -45,6 +45,14 @@ def test_the_npz_holds_the_images_of_the_folder(logdir, tmp_path):
     assert (in_npz(images) != first).any()
 
 
+def test_an_npz_of_an_earlier_run_with_another_count_is_named(logdir, tmp_path):
+    images, older = tmp_path / "images", tmp_path / "images_2.npz"
+    check(evaluate(logdir, images, "--num_images=2"))
+    assert str(older) not in check(evaluate(logdir, images)), "the same images, but fewer"
+    shutil.rmtree(images)
+    assert f"{older} holds other images" in check(evaluate(logdir, images, "--seed=7"))
+
+
 @pytest.mark.parametrize("name", ["0.png", "000001 (copy).png", "other/000000.png", "1000000.png", "000000.jpg"])
 def test_foreign_images_are_refused_before_sampling(logdir, tmp_path, name):
     images = tmp_path / "images"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -35,7 +36,6 @@ class Sampler:
     stochastic: bool | None
     skips: tuple[str, ...] = ()
     max_order: int = 0
-    needs_currents: bool = False  # a network on synaptic currents, told their spike_steps
 
     def __call__(self, *args: object, **options: object) -> Tensor:
         return self.function(*args, **options)
@@ -44,7 +44,7 @@ class Sampler:
         """Network calls per image, exactly. Raises UserError as `times`."""
         return len(self.times(process, **options))
 
-    def draws_noise(self, options: Mapping[str, object]) -> bool:
+    def draws_noise(self, options: Mapping[str, Any]) -> bool:
         """Whether the sampler draws noise after x_T."""
         return options.get("eta", 0.0) > 0 if self.stochastic is None else self.stochastic
 
@@ -87,10 +87,8 @@ SAMPLERS: dict[str, Sampler] = {
         ("steps", "skip", "spike_steps"),
         stochastic=False,
         skips=WHOLE,
-        needs_currents=True,
     ),
 }
-IMAGE_SAMPLERS = tuple(name for name, sampler in SAMPLERS.items() if not sampler.needs_currents)  # of any network
 
 
 def options_of(

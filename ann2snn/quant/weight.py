@@ -13,20 +13,21 @@ branch, a network's output), `keep_scale` multiplies the standard deviation back
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from quant.functional import (
+from .functional import (
     absmax_quantize,
     apot_quantize,
     positive_scale,
     ternary_quantize,
     uniform_quantize,
 )
-from quant.levels import FULL_PRECISION, check_bits, whole_levels
+from .levels import FULL_PRECISION, check_bits, whole_levels
 
 WGT_ALPHA_INIT = 3.0
 # Keeps an all-equal tensor (zero-initialized layers) at 0 instead of 0 / 0; far below any deviation met in use.
@@ -64,15 +65,23 @@ class Held:
     """A quantized weight that is kept; derived: what a layer makes of it, to be kept as long (None: not worth it)."""
 
     weight: Tensor
-    derived: dict[str, object] | None
+    derived: dict[str, Any] | None
 
     def __deepcopy__(self, memo: dict) -> None:
         """A copy of a layer is on its own: nobody keeps anything for it."""
 
 
-class _QuantizedWeight:
+# What the mixin is mixed into; in a running program it is a plain class.
+if TYPE_CHECKING:
+    _Layer = nn.Module
+else:
+    _Layer = object
+
+
+class _QuantizedWeight(_Layer):
     """Mixin: `quantized_weight()` for a layer with a `weight`. Both layers share its options and rule."""
 
+    weight: Tensor
     held: Held | None = None  # what `quantized_once` keeps
 
     def _init_quantizer(
@@ -160,7 +169,7 @@ class QuantConv2d(_QuantizedWeight, nn.Conv2d):
         bits: 2..8, the sign included, or 32.
         power: (additive) powers of two instead of uniform levels; no effect at 2 bits.
         additive: sums of powers of two instead of plain powers.
-        grad_scale: factor on the gradient of `wgt_alpha`, see `quant.functional.lsq_gradient_scale`.
+        grad_scale: factor on the gradient of `wgt_alpha`, see `ann2snn.quant.functional.lsq_gradient_scale`.
         keep_scale: give the quantized weight the standard deviation of `weight` instead of 1.
     Raises:
         ValueError: bits not in 2..8 or 32; fewer than 2 weights to quantize.
