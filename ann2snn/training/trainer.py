@@ -32,10 +32,10 @@ from ..nets.architecture import NetworkConfig, build_network
 from ..nets.direct import DirectDenoiser
 from ..nets.fsddim import FSDDIMConfig
 from ..nets.parts import BatchDropout
-from ..neurons import StepBatchNorm
 from ..quant import UniformQuantizer
 from ..quant.calibrate import calibrate_activations
 from . import by_time
+from .norms import begin_statistics, counted, running
 from .state import load_optimizer, load_schedule
 
 #: Settings that a resumed run must share with its beginning, or the result is that of neither.
@@ -140,7 +140,9 @@ class Trainer:
             t = draw_times(self.process, len(x_0), self.device)
             noise = torch.randn(len(x_0), self.net.in_channels, *x_0.shape[2:], device=self.device)
             pair = network_pair(self.process, self.diffusion, x_0, t, noise)
-            calibrate_activations(self.net, [pair if labels is None else (*pair, labels.to(self.device))])
+            call = pair if labels is None else (*pair, labels.to(self.device))
+            begin_statistics(self.net, call)
+            calibrate_activations(self.net, [call])
         else:
             clip = float(self.train_config.act_init)
             for name, parameter in self.net.named_parameters():
@@ -164,7 +166,7 @@ class Trainer:
         Returns the share's mean loss and the whole batch's gradient norm before clipping, both 0-dim. If it raises, the
         state is that before the step, as long as `whole` is True.
         """
-        running = _counted(self.net)
+        running = counted(self.net)
         kept = [statistic.clone() for statistic in running]
         try:
             with in_tf32(self.tf32):
@@ -263,7 +265,7 @@ class Trainer:
     def update_ema(self) -> None:
         """ema += (1 − decay)·(net − ema), on parameters and on batch norm's running statistics; constants stay."""
         decay = ema_decay_at(self.step, self.train_config.ema_decay, self.train_config.ema_warmup)
-        averaged, current = ([*net.parameters(), *_running(net)] for net in (self.ema, self.net))
+        averaged, current = ([*net.parameters(), *running(net)] for net in (self.ema, self.net))
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
     def payload(self, x_T: Tensor) -> dict:
@@ -353,20 +355,7 @@ def _content(dataset: ImageDataset, network: NetworkConfig) -> str:
     return dataset.fingerprint(labels=count > 0)
 
 
-def _running(net: nn.Module) -> list[Tensor]:
-    """Batch norm's running statistics."""
-    norms = [module for module in net.modules() if isinstance(module, StepBatchNorm)]
-    kept = (statistic for norm in norms for statistic in (norm.running_mean, norm.running_var))
-    return [statistic for statistic in kept if statistic is not None]
-
-
-def _counted(net: nn.Module) -> list[Tensor]:
-    """All that a forward pass changes: batch norm's running statistics and its count of batches."""
-    norms = [module for module in net.modules() if isinstance(module, StepBatchNorm)]
-    counts = (norm.num_batches_tracked for norm in norms)
-    return [*_running(net), *(count for count in counts if count is not None)]
-
-
+@torch.no_grad()
 def averaging(net: nn.Module) -> DistributedDataParallel:
     """`net` with gradients that are the mean over all processes; buffers are constants and need no exchange."""
     known = inspect.signature(DistributedDataParallel.__init__).parameters

@@ -10,6 +10,7 @@ from ann2snn.errors import UserError
 from ann2snn.generate.classes import columns
 from ann2snn.generate.probe import sampler_calls, sampler_states
 from ann2snn.generate.sampling import generate, generate_all
+from ann2snn.hardware.export import check_exported
 from ann2snn.nets import UNet
 from ann2snn.nets.attention_unet import AttentionUNet, AttentionUNetConfig
 from tests.helpers import assert_close, assert_equal, random_ann, random_batch
@@ -138,6 +139,10 @@ class TestConversion:
         own = Own().double()
         q = ann2snn.quantize(own, bits=4, calibrate=[call])
         assert_equal(ann2snn.convert(q)(*call), q(*call))
+
+    def test_a_graph_for_hardware_has_no_place_for_a_class_and_is_refused(self, snn):
+        with pytest.raises(UserError, match="told classes has no NIR graph"):
+            check_exported(snn)
 
     def test_costs_are_those_of_the_branches_and_differ_between_classes(self, ann, snn):
         calls = ann2snn.trajectory(ann, 2, guidance=1.0, labels=[0, 2], steps=3)
