@@ -1,6 +1,7 @@
-"""Report on a run: python -m ann2snn.report LOGDIR
+"""Report on a run: python -m ann2snn.report LOGDIR [OTHER]
 
-Prints the summary, writes LOGDIR/report.html (one file, nothing outside it needed) and LOGDIR/figures/*.png.
+Prints the summary, writes LOGDIR/report.html (one file, nothing outside it needed) and LOGDIR/figures/*.svg. With two
+folders: LOGDIR/report_vs_OTHER.html, both runs side by side.
 """
 
 from __future__ import annotations
@@ -17,30 +18,37 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 2 for a folder that cannot be reported on or written to."""
     parser = argparse.ArgumentParser(
         prog="python -m ann2snn.report",
-        description="Summarise a run folder on one page, report.html, made from whatever the stages left there.",
+        description="Summarise a run folder on one page, report.html, made from whatever the stages left there; or two "
+        "run folders side by side, on report_vs_OTHER.html in the first.",
     )
     parser.add_argument("logdir", metavar="LOGDIR", type=Path, help="the --logdir of the run")
-    logdir = parser.parse_args(arguments).logdir
+    parser.add_argument("other", metavar="OTHER", type=Path, nargs="?", help="that of a run to compare it with")
+    given = parser.parse_args(arguments)
     with unbreakable_output():
-        return report(logdir)
+        return report(given.logdir, given.other)
 
 
-def report(logdir: Path) -> int:
-    """Write the report and print its summary; the exit code."""
+def report(logdir: Path, other: Path | None = None) -> int:
+    """Write the report, or the comparison, and print the summary of every run; the exit code."""
     from .collect import collect  # what takes seconds to import is imported where it is used: --help does without
     from .summary import summary_text, verdict
-    from .writer import write
+    from .writer import write, write_comparison
 
     try:
-        run = collect(logdir)
-        path = write(run)
+        if other is not None and logdir.resolve() == other.resolve():
+            raise UserError(f"{other}: is the same folder twice; give two runs to compare them")
+        runs = [collect(folder) for folder in (logdir, other) if folder is not None]
+        path = write(*runs) if other is None else write_comparison(*runs)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(verdict(run))
-    print(summary_text(run))
-    for note in dict.fromkeys(run.notes):
-        print(f"note: {note}")
+    for run in runs:
+        if other is not None:
+            print(f"{run.logdir}:")
+        print(verdict(run))
+        print(summary_text(run))
+        for note in dict.fromkeys(run.notes):
+            print(f"note: {note}")
     print(path)
     return 0
 
