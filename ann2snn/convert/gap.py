@@ -18,6 +18,7 @@ from ..ptq.calls import leaves
 from .network import SpikingNetwork
 
 PREDICTION = "prediction"  # the row of the network's output
+MOST_TIMES = 32  # that an error is told for one by one
 
 
 @dataclass(frozen=True)
@@ -152,13 +153,14 @@ class GapMeter:
         self.by_image.setdefault(name, []).append(squares)
 
     def report(self, t: Tensor | None = None) -> GapReport:
-        """The gap so far; with t [images], the diffusion times of all of them, also of each time alone.
+        """The gap so far; with t [images], the diffusion times of all of them, also of each time alone if they are few.
 
         Raises ValueError before the first update.
         """
         if not self.images:
             raise ValueError("no batch has been measured yet")
-        times = () if t is None else tuple(dict.fromkeys(t.tolist()))
+        times = () if t is None or t.dim() != 1 else tuple(dict.fromkeys(t.tolist()))
+        times = times if len(times) <= MOST_TIMES else ()
         chosen = [t.cpu() == time for time in times]
         steps = self.images * self.snn.clock.spike_steps
 

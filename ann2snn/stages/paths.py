@@ -32,14 +32,16 @@ class FirstPath:
     def __init__(self, net: nn.Module) -> None:
         values = MOST_IMAGES * image_channels(net) * net.image_size**2
         self.kept = Trajectory(max(LEAST_FRAMES, min(MOST_FRAMES, MOST_VALUES // values)))
-        self._pictures = as_pictures(net)
+        self._pictures, self._images = as_pictures(net), 0
 
     def watch(self, time: float, state: Tensor) -> None:
-        self.kept.add(self._pictures(state[:MOST_IMAGES]), float(time))
+        pictures = self._pictures(state[:MOST_IMAGES])
+        self._images = len(pictures)  # one, where the processes share so few images that a batch has one
+        self.kept.add(pictures, float(time))
 
     def frames(self, images: Tensor) -> np.ndarray:
         """uint8 [F, N, C, H, W], the finished ones of `images` [N', C, H, W] last."""
-        return self.kept.frames(images[:MOST_IMAGES]).numpy()
+        return self.kept.frames(images[: self._images]).numpy()
 
 
 def write_paths(

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -18,6 +19,7 @@ from ann2snn.errors import UserError
 from ann2snn.generate.probe import sampler_states
 from ann2snn.run.paths import load_paths, save_paths
 from ann2snn.stages.convert import gap_reports, write_gap, write_grids
+from ann2snn.stages.paths import FirstPath
 from tests.helpers import random_ann
 
 SAMPLE = SampleConfig("ddim", steps=5, seed=3)
@@ -57,6 +59,12 @@ def test_one_image_is_enough_and_many_add_none(tmp_path, ann):
     assert [kept(tmp_path, ann, count=n).ann.shape[1] for n in (1, 7)] == [1, 2]
 
 
+def test_a_batch_of_one_image_is_followed_alone(ann):
+    path, images = FirstPath(ann), torch.zeros(5, 1, 4, 4, dtype=torch.uint8)
+    path.watch(19, torch.ones(1, 1, 4, 4))
+    assert path.frames(images)[:, :, 0, 0, 0].tolist() == [[255], [0]]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -91,6 +99,8 @@ def test_the_gap_at_a_time_is_the_gap_of_that_time_s_images_alone(ann):
         for row, other in zip(whole.rows(), alone.rows(), strict=True):
             assert row.errors_at[index] == pytest.approx(other.error, rel=1e-9, abs=1e-15)
     assert whole.prediction.error > 1e-3
+    many = measure_gap(ann, snn, x[:1].expand(40, -1, -1, -1), torch.linspace(0, 19, 40).double(), how, batch_size=40)
+    assert many.times == () and many.prediction.errors_at == ()
 
 
 def test_the_file_of_gaps_holds_the_times_and_has_no_more_where_they_are_unknown(tmp_path, ann):
