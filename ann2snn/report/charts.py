@@ -16,7 +16,7 @@ from .modes import Mode, colours
 from .pareto import pareto_chart
 from .raster import raster_chart
 from .summary import all_reports, amount
-from .svg import Axis, Entry, Plot, Series, document, finite, legend, linear, logarithmic, named
+from .svg import Axis, Entry, Plot, Series, drawing, finite, legend, linear, logarithmic, named
 
 MOST_POINTS, MOST_MARKS = 400, 80  # of a loss curve
 SLANTED = 108  # user units below a plot, for the names of blocks
@@ -81,7 +81,7 @@ def loss_chart(loss: list[tuple[int, float]]) -> Chart:
     titles = [f"step {step:,}: {value:.4g}" for step, value in marked]
     plot.draw(Series("", "grey", marked, titles, "none"), 2.5)
     rows = [[f"{step:,}", f"{value:.4g}"] for step, value in marked]
-    return Chart(document("Training loss", [plot]), ["step", f"loss{', mean' if window > 1 else ''}"], rows, key)
+    return Chart(drawing("Training loss", [plot]), ["step", f"loss{', mean' if window > 1 else ''}"], rows, key)
 
 
 def _thinned(points: list, most: int) -> list:
@@ -148,7 +148,7 @@ def _by_block(label: str, names: list[str], lines: list[Line], y: Axis, place: C
         style = "dashed" if line.is_dashed else ""
         plot.draw(Series(line.label, line.colour, points, titles, style, hollow), 5 if hollow else 3)
         key.append((f"{line.label}{' (dashed)' if line.is_dashed else ''}", line.colour, hollow))
-    return Chart(document(label, [plot], SLANTED), ["block", *(line.label for line in lines)], rows, key)
+    return Chart(drawing(label, [plot], SLANTED), ["block", *(line.label for line in lines)], rows, key)
 
 
 def heat_chart(reports: dict[Mode, GapReport]) -> Chart | None:
@@ -182,7 +182,7 @@ def heat_chart(reports: dict[Mode, GapReport]) -> Chart | None:
                 corners = (column - 0.48, row + 0.04), (column + 0.48, row + 0.96)
                 title = f"{name} at t = {time:g}, {mode.label}: {show(error)}"
                 plot.cell(*corners, palette[mode], min(error / most, 1) if error == error else 0, title)
-    svg = document("Error by block and diffusion time", plots, SLANTED) if plots else ""
+    svg = drawing("Error by block and diffusion time", plots, SLANTED) if plots else ""
     header, rows = ["network", "block"], []
     header += [f"t = {time:g}" for time in sorted(next(iter(timed.values())).times, reverse=True)]
     for mode, report in timed.items():
@@ -215,7 +215,7 @@ def finetune_chart(tuned: FineTuned) -> Chart:
     key = [(label, colour, hollow) for label, colour, _, _, hollow in series]
     rows = [[name, *(show(values[i]) for _, _, values, _, _ in series[:3])] for i, name in enumerate(names)]
     header = ["block", *(label for label, *_ in series[:3])]
-    return Chart(document("Gap before and after tuning", [plot], SLANTED), header, rows, key)
+    return Chart(drawing("Gap before and after tuning", [plot], SLANTED), header, rows, key)
 
 
 def carry_chart(carried: CarryFile, other: CarryFile | None = None, of: Names = NO_NAMES) -> Chart:
@@ -238,7 +238,7 @@ def carry_chart(carried: CarryFile, other: CarryFile | None = None, of: Names = 
     rows = [
         [str(i + 1), *(amount(line.values[i]) if i < len(line.values) else "–" for line in lines)] for i in range(calls)
     ]
-    return Chart(document("Spikes of each call", [plot]), ["call", *(line.label for line in lines)], rows, key)
+    return Chart(drawing("Spikes of each call", [plot]), ["call", *(line.label for line in lines)], rows, key)
 
 
 def _block_names(*runs: dict[Mode, GapReport]) -> list[str]:

@@ -10,7 +10,7 @@ from .costs import CostAccount, CostRow, joules
 from .modes import Mode, colours
 from .parse import is_carried
 from .summary import amount, score_names
-from .svg import LEFT, RIGHT, TOP, WIDTH, Entry, Plot, Series, document, finite, linear, logarithmic
+from .svg import LEFT, RIGHT, TOP, WIDTH, Entry, Plot, Series, drawing, finite, linear, logarithmic
 
 #: Energies that are drawn, with the words for an axis.
 DRAWN = ((("int8", "compute_pj"), "arithmetic, int8"), (("int8", "total_pj"), "with memory, int8"))
@@ -97,7 +97,7 @@ def pareto_chart(run: Run) -> tuple[str, list[str], list[list[str]], list[Entry]
         ]
         for f in found
     ]
-    return document("Score, energy and time steps", plots), header, rows, key
+    return drawing("Score, energy and time steps", plots), header, rows, key
 
 
 def _panel(plot: Plot, found: list[Candidate], values: list[tuple[float, float]], label: str) -> Plot:

@@ -72,7 +72,7 @@ def panel_title(raster: Raster) -> str:
 
 def _layer_name(label: str, y: float) -> str:
     place = f'x="{LEFT - 7}" y="{units(y)}" dy=".33em" text-anchor="end"'
-    return f'<text class="tick" {place}>{escape(clean(label, 26))}</text>'
+    return f'<text class="tick" {place}>{escape(clean(label, 24))}</text>'
 
 
 def _panel(

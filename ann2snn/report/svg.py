@@ -195,7 +195,7 @@ def legend(entries: Sequence[Entry], top: float = 0) -> tuple[str, float]:
     return "".join(parts), LEGEND_LINE * (line + 1) if entries else 0
 
 
-def document(label: str, plots: Sequence[Plot], below: float = BOTTOM) -> str:
+def drawing(label: str, plots: Sequence[Plot], below: float = BOTTOM) -> str:
     """The plots. below: units that their labels take under them."""
     bottom = max(plot.top + plot.height for plot in plots) + below
     return svg(label, bottom, "".join(part for plot in plots for part in plot.parts))
