@@ -9,6 +9,7 @@ The same command continues an interrupted run. --eval scores the raw and the ave
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from ann2snn.cli import flags
@@ -69,7 +70,7 @@ def run_evaluation(world) -> int:
             *(logdir, source, sample, config, world, extractor, stats),
             stats_name=FLAGS.fid_cache,
             fad=fad,
-            accepted=lambda source=source: build.logdir("evaluate", world, source),
+            accepted=functools.partial(build.logdir, "evaluate", world, source),
         )
     return 0
 

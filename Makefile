@@ -14,7 +14,7 @@ EVAL   := $(PY) evaluate.py --flagfile config/SNN_evaluate
 CHECK_WITHOUT := tests/stages tests/benchmarks tests/hostile tests/conformance tests/docs/test_own_network.py \
 	tests/test_same_images.py tests/test_threads.py tests/test_lost_processes.py tests/test_toy.py
 
-.PHONY: demo check test test-long lint format install clean-demo
+.PHONY: demo check test test-long lint types format install clean-demo
 
 install: $(STAMP)
 
@@ -47,7 +47,7 @@ demo: $(STAMP)
 clean-demo:
 	rm -rf $(DEMO) $(SHIPPED)
 
-check: $(STAMP) lint
+check: $(STAMP) lint types
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu" $(CHECK_WITHOUT:%=--ignore %)
 
 test: $(STAMP) lint
@@ -61,6 +61,9 @@ lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m vulture
+
+types: $(STAMP)
+	$(PY) -m mypy
 
 format: $(STAMP)
 	$(PY) -m ruff check --fix .

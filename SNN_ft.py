@@ -35,9 +35,8 @@ def tune_tsm(world, sample) -> int:
     from ann2snn.generate import sampling
     from ann2snn.stages import direct
 
-    source = networks.load_pretrained()
+    source, steps = networks.load_pretrained()
     sampling.check_generation(source.net, sample)
-    steps = source.net.spike_steps if FLAGS.timestep is None else FLAGS.timestep
     folder = direct.tsm_folder(Path(FLAGS.logdir), steps, FLAGS.ft_name)
     code = direct.fine_tune(
         *(folder, source, build.dataset_for(source), build.tsm_config(source), sample),

@@ -96,10 +96,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
+def _imported(name: str) -> object:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+if not TYPE_CHECKING:  # a type checker knows the names that there are, and tells of others
+    __getattr__ = _imported
 
 
 def __dir__() -> list[str]:
@@ -109,8 +113,8 @@ def __dir__() -> list[str]:
 class _Package(types.ModuleType):
     """`ann2snn.convert` and `.cost` are the functions, though importing the packages of these names sets them."""
 
-    convert = property(lambda self: __getattr__("convert"), lambda self, package: None)
-    cost = property(lambda self: __getattr__("cost"), lambda self, package: None)
+    convert = property(lambda self: _imported("convert"), lambda self, package: None)
+    cost = property(lambda self: _imported("cost"), lambda self, package: None)
 
 
 sys.modules[__name__].__class__ = _Package

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -69,7 +70,7 @@ def load(
     image_size: int | None = None,
     norm_groups: int | None = None,
     device: str = "cpu",
-    **spiking: object,
+    **spiking: Any,
 ) -> Network | SpikingNetwork:
     """Read a network, ANN or SNN, of this program, of the published ones or of others, in eval mode.
 
@@ -127,10 +128,10 @@ def pretrained(name: str = "") -> Network:
     """
     names = shipped.names()
     require(name in names, f"pretrained({name!r}): use one of {', '.join(names)}")
-    return checkpoint.load(shipped.FOLDER / name).net
+    return checkpoint.load(shipped.FOLDER / name).unconverted
 
 
-def build_unet(*, bit: int = 8, diffusion: DiffusionConfig | None = None, **config: object) -> UNet:
+def build_unet(*, bit: int = 8, diffusion: DiffusionConfig | None = None, **config: Any) -> UNet:
     """A U-Net with fresh weights; `bit=32` is the plain ReLU network. `config`: fields of `UNetConfig`."""
     settings = UNetConfig(bits=bit, **config)
     return UNet(settings, diffusion=diffusion)
@@ -149,7 +150,7 @@ def sample(
     progress: bool = True,
     x_T: Tensor | None = None,
     statistics: Tensor | None = None,
-    **options: object,
+    **options: Any,
 ) -> Tensor:
     """Images 0..n−1 of seed `seed`, uint8 [n, C, H, W]; the same noise for every network and batch size.
 
@@ -163,7 +164,7 @@ def sample(
     The network runs in eval mode, and is left in the mode it was in. Raises UserError for arguments that nothing can be
     done with, and for what does not fit together.
     """
-    check_sampled(net)
+    net = check_sampled(net)
     n, batch_size = check_limits("n", n, "n"), check_limits("batch_size", batch_size, "batch_size")
     config = SampleConfig(sampler, steps, eta, clip, seed, **options)
     if x_T is not None:
@@ -171,7 +172,7 @@ def sample(
     return generate_all(net, config, n, batch_size, progress=progress, x_T=x_T, statistics=statistics)
 
 
-def noise_statistics(net: nn.Module, images: Tensor, **how: object) -> Tensor:
+def noise_statistics(net: nn.Module, images: Tensor, **how: Any) -> Tensor:
     """Γ_t = E‖ε̂(x_t, t)‖²/d of the network's own predictions, float64 [diffusion_steps]: for sampler="analytic_dpm".
 
     images: real ones, uint8 [N, C, H, W]; 256 are plenty. how: steps (50) and skip of the calls in which they will be
@@ -180,30 +181,30 @@ def noise_statistics(net: nn.Module, images: Tensor, **how: object) -> Tensor:
 
     The network runs in eval mode, and is left in the mode it was in. Raises UserError for what cannot be measured.
     """
-    check_sampled(net)
+    net = check_sampled(net)
     given_images(net, images)
     return measured_statistics(net, sampling(how | {"sampler": "analytic_dpm"}), images.split(BATCH))
 
 
-def trajectory(net: nn.Module, n: int = 1, **how: object) -> list[tuple[Tensor, Tensor]]:
+def trajectory(net: nn.Module, n: int = 1, **how: Any) -> list[tuple[Tensor, Tensor]]:
     """The calls of a sampler while it makes images 0..n−1: x [n, C, H, W] and t [n] of each, for `cost`.
 
     how: sampler, steps, seed, eta, clip and options as in `sample`. Raises UserError as that does.
     """
-    check_sampled(net)
+    net = check_sampled(net)
     n = check_limits("n", n, "n")
     require(n >= 1, f"n={n}: use at least 1")
     return sampler_calls(net, sampling(how), n)
 
 
-def gap(ann: nn.Module, snn: SpikingNetwork, *args: object, **kwargs: object) -> GapReport:
+def gap(ann: nn.Module, snn: SpikingNetwork, *args: Any, **kwargs: Any) -> GapReport:
     """Relative L2 error of the SNN's time-averaged output against the ANN's, block by block; see `GapReport`.
 
     args, kwargs: a call of either network, x [N, C, H, W], t [N] for a denoiser. Both run in eval mode and must share a
     dtype; float64 tells exactness from rounding.
     """
     if len(args) == 2 and not kwargs and snn.folds_time:
-        return measure_gap(ann, snn, *args)  # in batches
+        return measure_gap(ann, snn, args[0], args[1])  # in batches
     meter = GapMeter(ann, snn)
     meter.update(*args, **kwargs)
     return meter.report()

@@ -12,6 +12,7 @@ import os
 import select
 import sys
 from collections.abc import Iterator
+from typing import TextIO
 
 
 class _Patient(io.FileIO):
@@ -56,15 +57,16 @@ def _occupy_standard_descriptors() -> None:
             os.set_inheritable(number, True)
 
 
-def _unbreakable(stream: io.TextIOBase | None, number: int) -> io.TextIOBase:
+def _unbreakable(stream: TextIO | None, number: int) -> TextIO:
     """`stream` itself if it is no file, as in a notebook; `number`: the descriptor where there is no stream."""
-    try:
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-        number = stream.fileno()
-    except (AttributeError, OSError, ValueError):
-        if stream is not None and not getattr(stream, "closed", False):
-            return stream
+    if stream is not None:
+        try:
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+            number = stream.fileno()
+        except (AttributeError, OSError, ValueError):
+            if not getattr(stream, "closed", False):
+                return stream
     raw = _Patient(number, "wb", closefd=False)
     live = getattr(stream, "line_buffering", True) or raw.isatty()
     encoding = getattr(stream, "encoding", None) or "utf-8"

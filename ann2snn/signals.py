@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable, Mapping
+from types import FrameType
+
+#: What `signal.signal` takes and returns; None stands for a handler that was not Python's.
+Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 
 _NAMES = (
     "SIGINT",  # Ctrl-C
@@ -25,8 +30,8 @@ def answered() -> list[signal.Signals]:
     return [n for n in STOPPING if n in _ALWAYS or signal.getsignal(n) is not signal.SIG_IGN]
 
 
-def restore(handlers: dict[signal.Signals, object]) -> None:
-    """Set handlers that `signal.signal` has returned; None stands for one that was not Python's."""
+def restore(handlers: Mapping[int, Handler]) -> None:
+    """Set handlers, by number of their signal, that `signal.signal` has returned."""
     for number, handler in handlers.items():
         signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
@@ -41,6 +46,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.requested = 0
+        self.previous: dict[int, Handler] = {}
 
     def __enter__(self) -> Interruption:
         self.previous = {number: signal.signal(number, self._note) for number in answered()}
@@ -49,7 +55,7 @@ class Interruption:
     def __exit__(self, *exc) -> None:
         restore(self.previous)
 
-    def _note(self, number: int, frame) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = number
         if number in INSISTENT and "TORCHELASTIC_RUN_ID" not in os.environ:
             restore({number: self.previous[number]})

@@ -48,7 +48,7 @@ def power_levels(bits: int, additive: bool = True) -> tuple[float, ...]:
     if not additive:
         return (0.0, *sorted(2.0**-j for j in range(2**bits - 1)))
     n, odd = divmod(bits, 2)
-    terms = [(0.0, 2.0**-i, 2.0 ** -(i + n), 2.0 ** -(i + 2 * n + odd)) for i in range(n)]
+    terms: list[tuple[float, ...]] = [(0.0, 2.0**-i, 2.0 ** -(i + n), 2.0 ** -(i + 2 * n + odd)) for i in range(n)]
     if odd:
         terms.append((0.0, 2.0 ** -(2 * n)))
     sums = [0.0]

@@ -13,13 +13,15 @@ def quantize_input(module: nn.Module, quantizer: nn.Module) -> None:
     being given out again.
     """
     module.input_quantizer = quantizer
-    module.input_quantizer_hook = module.register_forward_pre_hook(_quantize_input, with_kwargs=True)
+    handle = module.register_forward_pre_hook(_quantize_input, with_kwargs=True)
+    module.input_quantizer_hook = handle  # type: ignore[assignment]  # torch declares submodules and tensors alone
 
 
 def quantize_output(module: nn.Module, quantizer: nn.Module) -> None:
     """The same for what `module` answers, as its submodule `output_quantizer`."""
     module.output_quantizer = quantizer
-    module.output_quantizer_hook = module.register_forward_hook(_quantize_output)
+    handle = module.register_forward_hook(_quantize_output)
+    module.output_quantizer_hook = handle  # type: ignore[assignment]
 
 
 def first_argument(module: nn.Module) -> str:
@@ -28,11 +30,12 @@ def first_argument(module: nn.Module) -> str:
 
 
 def _quantize_input(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    quantizer = module.get_submodule("input_quantizer")
     if args:
-        return (module.input_quantizer(args[0]), *args[1:]), kwargs
+        return (quantizer(args[0]), *args[1:]), kwargs
     name = first_argument(module)
-    return args, kwargs | {name: module.input_quantizer(kwargs[name])}
+    return args, kwargs | {name: quantizer(kwargs[name])}
 
 
 def _quantize_output(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-    return module.output_quantizer(output)
+    return module.get_submodule("output_quantizer")(output)

@@ -13,6 +13,7 @@ branch, a network's output), `keep_scale` multiplies the standard deviation back
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -64,15 +65,23 @@ class Held:
     """A quantized weight that is kept; derived: what a layer makes of it, to be kept as long (None: not worth it)."""
 
     weight: Tensor
-    derived: dict[str, object] | None
+    derived: dict[str, Any] | None
 
     def __deepcopy__(self, memo: dict) -> None:
         """A copy of a layer is on its own: nobody keeps anything for it."""
 
 
-class _QuantizedWeight:
+# What the mixin is mixed into; in a running program it is a plain class.
+if TYPE_CHECKING:
+    _Layer = nn.Module
+else:
+    _Layer = object
+
+
+class _QuantizedWeight(_Layer):
     """Mixin: `quantized_weight()` for a layer with a `weight`. Both layers share its options and rule."""
 
+    weight: Tensor
     held: Held | None = None  # what `quantized_once` keeps
 
     def _init_quantizer(

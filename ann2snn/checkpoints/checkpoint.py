@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,6 +38,20 @@ class Loaded:
     step: int = 0
     weights: str = "ema"
     raw: dict = field(default_factory=dict, repr=False)
+
+    @property
+    def unet(self) -> Network:
+        """`net`, or the network inside of a converted one."""
+        return _unet(self.net)
+
+    @property
+    def unconverted(self) -> Network:
+        """`net`. Raises UserError for a converted one."""
+        if isinstance(self.net, SpikingNetwork):
+            raise UserError(
+                f"{self.path} is a spiking network already: give the quantized network it was converted from"
+            )
+        return self.net
 
     @property
     def hash(self) -> str:
@@ -150,13 +165,13 @@ def read(path: str | os.PathLike) -> dict:
     """
     path = Path(path)
     if path.is_dir():
-        payload = dialects.from_folder(path)
+        found = dialects.from_folder(path)
         try:
-            bounds.plain(payload)
+            bounds.plain(found)
         except ValueError as error:
             raise UserError(f"refusing {path}: {error}") from None
-        _check_settings(payload, path)
-        return payload
+        _check_settings(found, path)
+        return found
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}: run the earlier stage with the same --logdir, or correct the path")
     try:
@@ -274,7 +289,9 @@ def _built(build: Callable[[], Network | SpikingNetwork], path: str | os.PathLik
 
 
 def _unet(net: Network | SpikingNetwork) -> Network:
-    return net.net if isinstance(net, SpikingNetwork) else net
+    inner = net.net if isinstance(net, SpikingNetwork) else net
+    assert isinstance(inner, Network)  # `load` builds no others
+    return inner
 
 
 def check_agreement(config: object, expected: dict[str, tuple[str, object]], where: str | os.PathLike) -> None:
@@ -312,11 +329,11 @@ class _Told:
     bit: int | None
     image_size: int | None
     spike_steps: int | None
-    expected: dict[str, tuple[str, object]]
+    expected: dict[str, tuple[str, Any]]
 
     @property
-    def all_expected(self) -> dict[str, tuple[str, object]]:
-        numbers = {"bits": ("bit", self.bit), "image_size": ("img_size", self.image_size)}
+    def all_expected(self) -> dict[str, tuple[str, Any]]:
+        numbers: dict[str, tuple[str, Any]] = {"bits": ("bit", self.bit), "image_size": ("img_size", self.image_size)}
         numbers |= {"spike_steps": ("timestep", self.spike_steps)}
         return self.expected | {field: given for field, given in numbers.items() if given[1] is not None}
 
@@ -324,6 +341,7 @@ class _Told:
 def _configs(
     payload: dict, state: dict, path: str | os.PathLike, told: _Told
 ) -> tuple[NetworkConfig, DiffusionConfig, SpikingConfig]:
+    config: NetworkConfig
     stored = payload.get("config")
     size = told.image_size or reference.image_size_of(payload)
     if isinstance(stored, dict):
@@ -344,8 +362,9 @@ def _configs(
         config, expected = published.completed(config, told.all_expected, path)
         diffusion, spiking = published.diffusion_of(config), SpikingConfig()
     else:
-        expected, groups = dict(told.expected), told.expected.get("norm_groups")
-        config = reference.infer_config(state, path, told.bit, size, groups and groups[1])
+        expected = dict(told.expected)
+        _, groups = told.expected.get("norm_groups", ("", None))
+        config = reference.infer_config(state, path, told.bit, size, groups)
         diffusion, spiking = DiffusionConfig(diffusion_steps=config.diffusion_steps), SpikingConfig()
     check_agreement(config, expected, path)
     check_agreement(diffusion, expected, path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -140,7 +141,12 @@ def _diffusion(path: Path) -> DiffusionConfig | None:
     """The process of a scheduler's settings; None where there is none. Raises UserError."""
     if not path.is_file():
         return None
-    about = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+    about: dict[str, Any] = {
+        "num_train_timesteps": 1000,
+        "beta_start": 1e-4,
+        "beta_end": 0.02,
+        "beta_schedule": "linear",
+    }
     about |= {"prediction_type": "epsilon", "variance_type": "fixed_large"}
     about |= folders.table(path)
     if about.get("trained_betas") is not None or about.get("rescale_betas_zero_snr"):

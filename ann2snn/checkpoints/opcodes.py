@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import pickletools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MOST_OPCODES = 2_000_000
 CALLS = {
@@ -78,8 +78,11 @@ class _Machine:
         self.outer: list[list] = []
         self.memo: dict[int, object] = {}
 
-    def step(self, name: str, argument: object) -> None:
-        """Raises _Refusal, or IndexError, KeyError or TypeError where the stack does not fit."""
+    def step(self, name: str, argument: Any) -> None:
+        """argument: as the disassembler reads it.
+
+        Raises _Refusal, or IndexError, KeyError or TypeError where the stack does not fit.
+        """
         if name in ATOMS:
             self.stack.append(argument)
         elif name in ("EMPTY_DICT", "EMPTY_LIST"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from quant import UniformQuantizer
 
 from ..config import FULL_PRECISION
@@ -13,13 +15,13 @@ from ..nets.direct import DirectDenoiser
 FORMAT = 1  # of files of ours; the reference's carry none
 
 
-def payload_of(net: Network | SpikingNetwork, **extra: object) -> dict:
+def payload_of(net: nn.Module, **extra: object) -> dict:
     """What a file of a network holds. extra: what else is known of it, such as its step.
 
     Raises UserError for a network that is not one of this program's.
     """
     inner = net.net if isinstance(net, SpikingNetwork) else net
-    if type(getattr(inner, "config", None)) not in CONFIGS.values():
+    if not isinstance(inner, Network) or type(inner.config) not in CONFIGS.values():
         raise UserError(
             f"a {type(inner).__name__} cannot be saved with its settings: only networks of this program can; keep "
             "its state_dict() beside the code that builds it"

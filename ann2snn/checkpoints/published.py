@@ -30,8 +30,8 @@ def with_weights_by_our_name(payload: dict) -> dict:
 def weights_in(payload: dict, asked: str) -> str:
     """ "ema" or "net": what to read where `asked` is wanted. SDDPM and FSDDIM do not average their weights."""
     state = payload.get("net_model")
-    alone = "config" not in payload and "ema_model" not in payload and isinstance(state, dict)
-    return "net" if alone and arch_of(state) else asked
+    alone = "config" not in payload and "ema_model" not in payload
+    return "net" if alone and isinstance(state, dict) and arch_of(state) else asked
 
 
 def arch_of(state: dict[str, Tensor]) -> type[DirectConfig] | None:
@@ -44,7 +44,7 @@ def arch_of(state: dict[str, Tensor]) -> type[DirectConfig] | None:
 
 def infer_direct_config(
     state: dict[str, Tensor], path: object, spike_steps: int | None, image_size: int
-) -> SDDPMConfig | FSDDIMConfig:
+) -> DirectConfig:
     """Read a published network's settings off names and shapes.
 
     spike_steps: time steps of a network call, which only the files of networks with TSM tell; default: 4 for SDDPM, 8

@@ -63,7 +63,7 @@ def infer_config(
             num_res_blocks=blocks,
             bits=bit,
             diffusion_steps=table.shape[0],
-            **({} if norm_groups is None else {"norm_groups": norm_groups}),
+            norm_groups=UNetConfig.norm_groups if norm_groups is None else norm_groups,
         )
     except UserError as error:
         raise UserError(f"refusing {path}: its shapes are those of no network here: {error}") from None

@@ -85,7 +85,7 @@ class _Walk:
         self._spend(size)
         self._token("tensor", f"{tensor.dtype} {list(tensor.shape)}")
         plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
-        self.digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+        self.digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
 
     def _spend(self, size: int) -> None:
         if self.budget is not None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..convert import prepare_for
 from ..errors import UserError
-from ..nets.architecture import Network
 from ..nets.attention_unet import AttentionUNetConfig
 from . import bounds
 
@@ -37,7 +36,7 @@ def _is_whole(name: str, value: Tensor) -> bool:
     return value.dtype == torch.int64 and shapes.get(name.rpartition(".")[2]) == tuple(value.shape)
 
 
-def load_state(net: Network, state: dict[str, Tensor], path: str | os.PathLike) -> None:
+def load_state(net: nn.Module, state: dict[str, Tensor], path: str | os.PathLike) -> None:
     """Copy `state` into `net`, in place but for optional entries. Raises UserError, naming what does not fit."""
     wanted = check_fit(net, state, path)
     for name, value in state.items():
@@ -49,7 +48,7 @@ def load_state(net: Network, state: dict[str, Tensor], path: str | os.PathLike) 
         raise UserError(f"refusing {path}: {error}") from None
 
 
-def check_fit(net: Network, state: dict[str, Tensor], path: str | os.PathLike) -> dict[str, Tensor]:
+def check_fit(net: nn.Module, state: dict[str, Tensor], path: str | os.PathLike) -> dict[str, Tensor]:
     """Make room for optional entries, compare names and shapes; the network's own state. Raises UserError."""
     try:
         prepare_for(net, state)

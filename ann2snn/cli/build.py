@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,7 +26,7 @@ from ..metrics.fad_encoder import load_autoencoder
 from ..metrics.features import FeatureExtractor, make_extractor
 from ..metrics.score import score_numbered, usual_splits
 from ..metrics.stats_file import ReferenceStatistics, read_stats
-from ..nets.architecture import NetworkConfig
+from ..nets.architecture import Network, NetworkConfig
 from ..stages.coverage import RealImages
 from ..stages.evaluate import require_spread
 from ..stages.fad import Fad
@@ -47,11 +47,11 @@ def world() -> World:
     compiled.enable(FLAGS.compile)
     joined = join(FLAGS.device)
     if FLAGS.amp and not computes_bfloat16(joined.device):
-        FLAGS.amp = False
+        FLAGS["amp"].value = False
         if joined.main:
             print("note: --amp: no bfloat16 arithmetic on this device; computing in float32")
     if FLAGS.tf32 and not computes_tf32(joined.device):
-        FLAGS.tf32 = False
+        FLAGS["tf32"].value = False
         if joined.main:
             print("note: --tf32: this device has no TF32; computing in float32")
     set_tf32(False)  # but where it is asked for, see there
@@ -76,15 +76,15 @@ def logdir(
 
 
 def _decided_by(source: checkpoint.Loaded, network: NetworkConfig | None) -> dict[str, object]:
-    net = source.net
-    spiking = net.spiking.to_dict() if isinstance(net, SpikingNetwork) else {}
+    net = source.unet
+    spiking = source.net.spiking.to_dict() if isinstance(source.net, SpikingNetwork) else {}
     return effective_flags(network or net.config, net.diffusion, source.raw) | spiking
 
 
 def dataset(train: bool = True) -> ImageDataset:
     """The data set the flags name. Raises UserError."""
-    kept = {"train": train, "channels": FLAGS.channels}
-    return _announced(load_dataset(FLAGS.dataset_type, FLAGS.data_dir, FLAGS.img_size, **kept))
+    where = FLAGS.dataset_type, FLAGS.data_dir, FLAGS.img_size
+    return _announced(load_dataset(*where, train=train, channels=FLAGS.channels))
 
 
 def dataset_for(source: checkpoint.Loaded) -> ImageDataset:
@@ -135,10 +135,11 @@ def sample_config() -> SampleConfig:
 
 
 def train_config() -> TrainConfig:
-    return TrainConfig(**{name: FLAGS[name].value for name in TrainConfig.__dataclass_fields__})
+    fields: dict[str, Any] = {name: FLAGS[name].value for name in TrainConfig.__dataclass_fields__}
+    return TrainConfig(**fields)
 
 
-def spiking_config(stored: SpikingConfig | None = None, **defaults: object) -> SpikingConfig:
+def spiking_config(stored: SpikingConfig | None = None, **defaults: Any) -> SpikingConfig:
     """How the SNN runs: flags given by hand, over a checkpoint's own settings, over the stage's defaults."""
     base = stored or SpikingConfig(**defaults)
     asked = {name: FLAGS[name].value for name in base.to_dict() if FLAGS[name].value is not None}
@@ -148,7 +149,7 @@ def spiking_config(stored: SpikingConfig | None = None, **defaults: object) -> S
 def tsm_config(source: checkpoint.Loaded) -> TrainConfig:
     """How SDM is fine-tuned: the flags of fine-tuning where it has its own, those of training otherwise."""
     require(FLAGS.ft_steps >= 1, f"--ft_steps={FLAGS.ft_steps}: use at least 1")
-    own = {"total_steps": FLAGS.ft_steps, "batch_size": FLAGS.ft_batch_size}
+    own: dict[str, Any] = {"total_steps": FLAGS.ft_steps, "batch_size": FLAGS.ft_batch_size}
     if not flags.given("warmup"):
         own["warmup"] = 0
     trained_on = source.raw.get("config", {}).get("train", {}).get("dataset_type")
@@ -237,12 +238,12 @@ def training(world: World, suits: Callable[[NetworkConfig, DiffusionConfig], Non
 
 def training_from(source: checkpoint.Loaded, world: World) -> Training:
     """The training the flags ask for, of the network of `source`, with its process. Raises UserError."""
-    kept = source.net.config
+    kept = source.unconverted.config
     bits = FLAGS.bit if flags.given("bit") or kept.bits == FULL_PRECISION else None
     network = begun_from(kept, bits, FLAGS.dropout if flags.given("dropout") else None, source.path)
-    diffusion, sample = source.net.diffusion, sample_config()
+    diffusion, sample = source.unconverted.diffusion, sample_config()
     check_sampling(diffusion, network.image_size, sample, spike_steps=current_steps(network))
-    own = {"dropout": network.dropout}
+    own: dict[str, Any] = {"dropout": network.dropout}
     trained_on = source.raw.get("config", {}).get("train", {}).get("dataset_type")
     if trained_on and not flags.given("dataset_type"):
         own["dataset_type"] = trained_on
@@ -268,7 +269,7 @@ def train_schedule(sample: SampleConfig, world: World) -> Schedule:
     )
 
 
-def scorer(sample: SampleConfig, world: World) -> tuple[Callable[[torch.nn.Module], dict[str, float]], dict]:
+def scorer(sample: SampleConfig, world: World) -> tuple[Callable[[Network], dict[str, float]], dict]:
     """Denoiser → named figures on --num_images fresh images, which are not kept; and `Schedule.how`. Raises UserError.
 
     All processes of `world` must call it together; all get the figures.
@@ -278,7 +279,7 @@ def scorer(sample: SampleConfig, world: World) -> tuple[Callable[[torch.nn.Modul
     # The statistics by their content: a path may come to name other ones, and a file may move.
     how = {"images": FLAGS.num_images, "extractor": features.name, "statistics": file_hash(FLAGS.fid_cache)}
 
-    def score(net: torch.nn.Module) -> dict[str, float]:
+    def score(net: Network) -> dict[str, float]:
         count = FLAGS.num_images
         images = generate_batches(net, sample, range(count), FLAGS.batch_size, world=world)
         scores = score_numbered(images, features, stats, splits=usual_splits(count), total=count, world=world)
@@ -298,7 +299,7 @@ def finetune_config() -> FineTuneConfig:
         resume=FLAGS.resume,
         seed=FLAGS.seed,
         method=FLAGS.ft_method,
-        learn=tuple(FLAGS.ft_learn) if FLAGS.ft_learn else None,
+        learn=tuple(FLAGS.ft_learn or ()),
         granularity=FLAGS.ft_granularity,
         neuron_lr=FLAGS.ft_neuron_lr,
         decay=FLAGS.lr_decay == "cosine",

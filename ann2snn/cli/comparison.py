@@ -15,7 +15,7 @@ def run(world: World) -> int:
     """Score one set of images against another. Raises UserError."""
     require(FLAGS.against is not None, f"--score={FLAGS.score}: name what to compare with, --against")
     require(world.size == 1, "--nproc, --parallel: one process compares images; drop the flag")
-    paths = [Path(FLAGS.score), Path(FLAGS.against)]
-    for path in paths:  # before the extractor is loaded
+    scored, against = Path(FLAGS.score), Path(FLAGS.against)
+    for path in (scored, against):  # before the extractor is loaded
         require(path.exists(), f"{path} does not exist: give a folder of images, or an npz with arr_0")
-    return compare(*paths, build.extractor(world.device), FLAGS.pr_k)
+    return compare(scored, against, build.extractor(world.device), FLAGS.pr_k)

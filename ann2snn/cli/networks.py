@@ -43,8 +43,7 @@ def load_checkpoint(path: Path, weights: str = "ema", free: tuple[str, ...] = ()
         expected=expected,
     )
     if flags.given("var_type"):  # a choice of the sampler, not of the network
-        unet = loaded.net.net if isinstance(loaded.net, SpikingNetwork) else loaded.net
-        unet.diffusion = replace(unet.diffusion, var_type=FLAGS.var_type)
+        loaded.unet.diffusion = replace(loaded.unet.diffusion, var_type=FLAGS.var_type)
     return loaded
 
 
@@ -63,7 +62,7 @@ def load_initial() -> checkpoint.Loaded | None:
 
 def initial_weights(source: checkpoint.Loaded, network: NetworkConfig, world: World) -> Callable[[], dict]:
     """Answers the weights of `source`, quantized as `network` is, when it is asked to."""
-    return lambda: quantized_state(place(source.net, world.device), network, FLAGS.seed)
+    return lambda: quantized_state(place(source.unconverted, world.device), network, FLAGS.seed)
 
 
 def load_convertible() -> checkpoint.Loaded:
@@ -75,11 +74,10 @@ def load_convertible() -> checkpoint.Loaded:
     if path is None or (path.name == CONVERTED and not path.exists()):  # published flagfiles name what comes out of it
         path = Path(FLAGS.logdir) / CHECKPOINT
     loaded = load_checkpoint(path)
-    if isinstance(loaded.net, SpikingNetwork):
-        raise UserError(f"{path} is a spiking network already: give the quantized network it was converted from")
-    if isinstance(loaded.net, DirectDenoiser):
-        raise UserError(f"{path} is a network with --arch={loaded.net.config.arch}: it is spiking already")
-    check_convertible(loaded.net)
+    net = loaded.unconverted
+    if isinstance(net, DirectDenoiser):
+        raise UserError(f"{path} is a network with --arch={net.config.arch}: it is spiking already")
+    check_convertible(net)
     return loaded
 
 
@@ -101,26 +99,27 @@ def load_network() -> checkpoint.Loaded:
     elif FLAGS.schedule is not None:
         raise UserError(f"--schedule={FLAGS.schedule}: {path} is not a converted network (SNN_conversion.py makes one)")
     if FLAGS.threshold is not None:
-        require(
-            isinstance(loaded.net, DirectDenoiser),
-            f"--threshold={FLAGS.threshold}: {path} is no directly trained spiking network",
-        )
+        if not isinstance(loaded.net, DirectDenoiser):
+            raise UserError(f"--threshold={FLAGS.threshold}: {path} is no directly trained spiking network")
         loaded.net.set_threshold(FLAGS.threshold)
     return loaded
 
 
-def load_pretrained() -> checkpoint.Loaded:
-    """The SDDPM that SDM is made of: --eval_model_path, else the best or last of --logdir. Raises UserError."""
+def load_pretrained() -> tuple[checkpoint.Loaded, int]:
+    """The SDDPM that SDM is made of: --eval_model_path, else the best or last of --logdir; and the time steps of SDM.
+
+    Raises UserError.
+    """
     path = given_path() or best_or_last(Path(FLAGS.logdir))
     loaded = load_checkpoint(path, free=("timestep", "tsm"))
-    require(
-        isinstance(loaded.net, SDDPM),
-        f"--ft_method=tsm: needs a network with --arch=sddpm; {path} is one with --arch={loaded.net.config.arch}",
-    )
+    if not isinstance(loaded.net, SDDPM):
+        raise UserError(
+            f"--ft_method=tsm: needs a network with --arch=sddpm; {path} is one with --arch={loaded.net.config.arch}"
+        )
     config = loaded.net.config
     require(not config.tsm, f"--ft_method=tsm: {path} has a factor per time step already; give the SDDPM")
     require(
         FLAGS.threshold in (None, config.threshold),
         f"--threshold={FLAGS.threshold}: {path} was trained with {config.threshold}, and is fine-tuned with it",
     )
-    return loaded
+    return loaded, config.spike_steps if FLAGS.timestep is None else FLAGS.timestep

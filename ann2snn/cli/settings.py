@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..config import FULL_PRECISION, DiffusionConfig, UNetConfig, require
+from ..errors import UserError
 from ..nets.architecture import NetworkConfig
 from ..nets.attention_unet import AttentionUNetConfig
 from ..nets.diffusers_unet import DiffusersUNetConfig
@@ -54,14 +57,15 @@ NEUTRAL = {
 
 def unet_config(in_channels: int) -> UNetConfig:
     """The network the flags describe. Raises UserError."""
-    fields = {field: FLAGS[name].value for name, field in NETWORK_FLAGS.items()}
+    fields: dict[str, Any] = {field: FLAGS[name].value for name, field in NETWORK_FLAGS.items()}
     return UNetConfig(in_channels=in_channels, dropout=FLAGS.dropout, **fields)
 
 
 def network_config(in_channels: int) -> NetworkConfig:
     """The network the flags describe, of the architecture they name. Raises UserError."""
     table, kind = ARCHITECTURES[FLAGS.arch]
-    require(kind is not DiffusersUNetConfig, "--arch=diffusers: has no weights to begin with; name them by --init_from")
+    if issubclass(kind, DiffusersUNetConfig):
+        raise UserError("--arch=diffusers: has no weights to begin with; name them by --init_from")
     for name, plain in NEUTRAL.items():
         value = FLAGS[name].value
         has_it = name in table or (name == "bit" and kind is AttentionUNetConfig)
@@ -70,10 +74,12 @@ def network_config(in_channels: int) -> NetworkConfig:
             has_it or not given(name) or value == plain,
             f"--{name}={written(value)}: --arch={FLAGS.arch} has no such setting; drop one of the two",
         )
-    if kind is UNetConfig:
+    if issubclass(kind, UNetConfig):
         return unet_config(in_channels)
     # A flag without a value leaves the choice to the architecture.
-    fields = {field: FLAGS[name].value for name, field in table.items() if FLAGS[name].value is not None}
+    fields: dict[str, Any] = {
+        field: FLAGS[name].value for name, field in table.items() if FLAGS[name].value is not None
+    }
     if kind is AttentionUNetConfig and given("bit"):  # which quantizes it; the flag's default is another network's
         fields["bits"] = FLAGS.bit
     if issubclass(kind, DirectConfig) and FLAGS.threshold is not None:
@@ -83,7 +89,7 @@ def network_config(in_channels: int) -> NetworkConfig:
 
 def diffusion_config() -> DiffusionConfig:
     """The process the flags describe. Raises UserError."""
-    fields = {field: FLAGS[name].value for name, field in DIFFUSION_FLAGS.items()}
+    fields: dict[str, Any] = {field: FLAGS[name].value for name, field in DIFFUSION_FLAGS.items()}
     suits = FLAGS.process == "cld" and FLAGS.cld_factor == "R"
     linear_first = suits if FLAGS.linear_first is None else FLAGS.linear_first
     return DiffusionConfig(var_type=FLAGS.var_type, linear_first=linear_first, **fields)
@@ -131,6 +137,4 @@ def expected_fields() -> dict[str, tuple[str, object]]:
     if "bits" in expected:
         bit = FLAGS.bit
         expected["bits"] = ("bit", int(bit) if bit == int(bit) else bit)
-    if "corrections" in expected:  # as a configuration has them
-        expected["corrections"] = ("corrections", sorted(FLAGS.corrections))
     return expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import re
+from typing import Any, ClassVar, Protocol
 
 from ..errors import UserError
 
@@ -24,7 +25,6 @@ WHOLE = {
     "block_size": "--block_size",
 }
 
-
 #: Whole number that a flag or an argument of the Python API gives → smallest and largest value.
 LIMITS = {
     **dict.fromkeys(("sample_step", "save_step", "eval_step", "log_step", "ft_cache", "warmup"), (0, 2**53)),
@@ -40,13 +40,26 @@ LIMITS = {
 }
 
 
+class Record(Protocol):
+    """A dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+class UNetRecord(Record, Protocol):
+    """A U-Net's configuration."""
+
+    @property
+    def ch_mult(self) -> tuple[int, ...]: ...
+
+
 def require(condition: bool, message: str) -> None:
     """Raise `UserError(message)` unless `condition` holds."""
     if not condition:
         raise UserError(message)
 
 
-def check_int(value: object, flag: str) -> int:
+def check_int(value: Any, flag: str) -> int:
     """Return `value` as an integer if it is one in value (2.0 and numpy's are, 2.5 and "2" not). Raises UserError."""
     whole = isinstance(value, numbers.Real) and not isinstance(value, bool) and value == value
     require(whole and abs(value) < 2**53 and value == int(value), f"{flag}={value}: must be a whole number")
@@ -62,7 +75,7 @@ def check_limits(name: str, value: object, flag: str = "") -> int:
     return whole
 
 
-def check_number(value: object, flag: str) -> float:
+def check_number(value: Any, flag: str) -> float:
     """Return `value` as a float if it is a finite number (numpy's are, texts not). Raises UserError."""
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     require(number and math.isfinite(value), f"{flag}={value}: must be a finite number")
@@ -74,7 +87,7 @@ def check_bool(value: object, flag: str) -> None:
     require(isinstance(value, bool), f"{flag}={value}: use True or False")
 
 
-def make_plain(config: object) -> None:
+def make_plain(config: Record) -> None:
     """Turn numpy's scalars into Python's in a frozen configuration: checkpoints and JSON files take no others."""
     for name in config.__dataclass_fields__:
         value = getattr(config, name)
@@ -106,7 +119,7 @@ def check_bits(bits: int, flag: str) -> int:
     return bits
 
 
-def make_whole(config: object) -> None:
+def make_whole(config: UNetRecord) -> None:
     """Turn what is whole in value into integers, in a U-Net's frozen configuration. Raises UserError."""
     make_plain(config)
     for name, flag in WHOLE.items():

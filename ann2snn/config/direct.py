@@ -29,7 +29,8 @@ class DirectSpiking:
     tsm: bool = False
 
     def __post_init__(self) -> None:
-        require(isinstance(self.arch, str) and re.fullmatch("[a-z0-9_]{1,20}", self.arch), "--arch: not a plain word")
+        plain = isinstance(self.arch, str) and re.fullmatch("[a-z0-9_]{1,20}", self.arch) is not None
+        require(plain, "--arch: not a plain word")
         object.__setattr__(self, "spike_steps", check_int(self.spike_steps, "--timestep"))
         require(1 <= self.spike_steps <= MOST_STEPS, f"--timestep={self.spike_steps}: use 1 to {MOST_STEPS}")
         number = isinstance(self.threshold, (int, float)) and not isinstance(self.threshold, bool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from .checks import check_int, make_plain, require
 
@@ -87,7 +88,7 @@ class SpikingConfig:
         published = self.stream_norm != "cumulative" or self.if_neuron != "bounded"
         require(not published, "carrying needs stream_norm=cumulative and if_neuron=bounded: others do not forget")
 
-    def changed(self, **changes: object) -> SpikingConfig:
+    def changed(self, **changes: Any) -> SpikingConfig:
         """A copy with other fields; leaving `stream` leaves settling and bursts behind, unless they are given too."""
         if changes.get("schedule") == "layer_sync":
             changes = {"settle_steps": 0, "burst": 1, **changes}

@@ -157,7 +157,9 @@ class Accumulator:
         return self.sums
 
     def error(self) -> float:
-        """Relative L2 distance of the sums to those that the levels have now, computed anew in float64."""
+        """Relative L2 distance of the sums to those that the levels have now, computed anew in float64; empty: 0."""
+        if self.sums is None or self.levels is None or self.linear is None:
+            return 0.0
         return relative_error(self.sums, self.linear(self.levels.double(), self.weight.double()))
 
 

@@ -8,6 +8,7 @@ activations into the weights is the parameter normalization of Rueckauer et al.,
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,14 +56,14 @@ def senders(description: Description) -> dict[str, str]:
         found.setdefault(synapses.name, set()).update(*synapses.reads)
         if len(synapses.reads) > 1 and found[synapses.name] != {REAL}:
             raise UserError(f"cannot fold thresholds: {synapses.name} multiplies spikes, which has no weights")
-    for name, names in found.items():
-        if len(names) > 1:
-            readable = " and ".join(sorted(sender or "real values" for sender in names))
+    for name, sources in found.items():
+        if len(sources) > 1:
+            readable = " and ".join(sorted(sender or "real values" for sender in sources))
             raise UserError(f"cannot fold thresholds: {name} reads {readable}, and its weights carry one θ")
     return {name: sender for name, (sender,) in found.items() if sender != REAL}
 
 
-def _absorb(layer: nn.Module, name: str, theta: Tensor) -> None:
+def _absorb(layer: Any, name: str, theta: Tensor) -> None:
     """theta: [], or per channel ([C, 1, 1] before a convolution, [F] before a linear layer): broadcasts over inputs."""
     plain = isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and getattr(layer, "groups", 1) == 1
     require(plain or theta.dim() == 0 and hasattr(layer, "weight"), f"cannot fold thresholds into {name}: its weights")

@@ -159,9 +159,10 @@ class GapMeter:
         """
         if not self.images:
             raise ValueError("no batch has been measured yet")
-        times = () if t is None or t.dim() != 1 else tuple(dict.fromkeys(t.tolist()))
+        of_images = [] if t is None or t.dim() != 1 else t.tolist()
+        times: tuple[float, ...] = tuple(dict.fromkeys(of_images))
         times = times if len(times) <= MOST_TIMES else ()
-        chosen = [t.cpu() == time for time in times]
+        chosen = [[image for image, own in enumerate(of_images) if own == time] for time in times]
         steps = self.images * self.snn.clock.spike_steps
 
         def row(name: str, rates: tuple[float, float]) -> BlockGap:
@@ -212,8 +213,9 @@ def blocks_of(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
     Lists and sequences of modules are looked into.
     """
-    if hasattr(net, "blocks"):
-        yield from net.blocks()
+    own_blocks = getattr(net, "blocks", None)
+    if own_blocks is not None:
+        yield from own_blocks()
         return
     for name, child in net.named_children():
         if isinstance(child, nn.ModuleList | nn.ModuleDict | nn.Sequential) and len(child):

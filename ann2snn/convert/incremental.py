@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,12 +102,12 @@ class DeviceNetwork(SpikingNetwork):
             errors[name] = max(accumulator.error(), errors.get(name, 0.0))
         return errors
 
-    def _carry_on(self, args: tuple, kwargs: dict) -> object:
+    def _carry_on(self, args: tuple, kwargs: dict, steps: int | str) -> Any:
         self.carried_calls += 1
         if self.refresh and self.carried_calls % self.refresh == 0:
             for accumulator in self.accumulators.values():
                 accumulator.empty()
-        return super()._carry_on(args, kwargs)
+        return super()._carry_on(args, kwargs, steps)
 
     def _chunk_size(self, args: tuple, kwargs: dict) -> int:
         return 1  # a device runs step by step

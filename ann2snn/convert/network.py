@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ class SpikingNetwork(nn.Module):
         weights = ("weight", "parametrizations")  # quantizers of weights show at the first call
         self._check_signs([name for name, _ in self.neurons() if not any(word in name for word in weights)])
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -135,17 +136,18 @@ class SpikingNetwork(nn.Module):
         if self._carried is not None:
             self._carried.shapes = None
 
-    def describe(self, *args: object, **kwargs: object) -> Description:
+    def describe(self, *args: Any, **kwargs: Any) -> Description:
         """Which layers are neurons, and which linear maps and products read spikes or real values.
 
         args, kwargs: an example of a call. They may be left out where the network has been called, was quantized by
         `ann2snn.quantize`, or is one of ours. Raises UserError where there is no example.
         """
-        if args or kwargs or self._description is None:
+        description = self._description
+        if args or kwargs or description is None:
             args, kwargs = (args, kwargs) if args or kwargs else self.example()
             with self._lock:
-                self._look(args, kwargs)
-        return self._description
+                description = self._look(args, kwargs)
+        return description
 
     @contextlib.contextmanager
     def running_as(self, spiking: SpikingConfig | None = None) -> Iterator[None]:
@@ -192,14 +194,14 @@ class SpikingNetwork(nn.Module):
             self._carried, self.clock.keeps = None, False
             self.reset()
 
-    def forward(self, *args: object, **kwargs: object) -> object:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the original network takes → what it answers."""
         if torch.compiler.is_compiling():
             return self._call(args, kwargs)
         with self._lock:
             return self._call(args, kwargs)
 
-    def _call(self, args: tuple, kwargs: dict) -> object:
+    def _call(self, args: tuple, kwargs: dict) -> Any:
         carried = self._carried
         if self._looks_first and not torch.compiler.is_compiling():
             self._look(args, kwargs)
@@ -214,7 +216,10 @@ class SpikingNetwork(nn.Module):
         done = False
         try:
             with quantized_once(self, many=False) if in_chunks else contextlib.nullcontext():
-                answer = self._carry_on(args, kwargs) if goes_on else self._from_rest(args, kwargs)
+                if carried is not None and goes_on:
+                    answer = self._carry_on(args, kwargs, carried.steps)
+                else:
+                    answer = self._from_rest(args, kwargs)
             done = True
         finally:
             if carried is None or not done:
@@ -225,7 +230,7 @@ class SpikingNetwork(nn.Module):
                     neuron.keep()
         return answer
 
-    def _from_rest(self, args: tuple, kwargs: dict) -> object:
+    def _from_rest(self, args: tuple, kwargs: dict) -> Any:
         """The whole call from rest."""
         if not self.clock.is_stream:
             return self._chunk(args, kwargs, 1)
@@ -233,14 +238,14 @@ class SpikingNetwork(nn.Module):
         wanted = AUTO if self._carried is not None else self.spiking.settle_steps
         return self._settle(args, kwargs, answer, wanted) if wanted else answer
 
-    def _carry_on(self, args: tuple, kwargs: dict) -> object:
-        """A call whose neurons are at the levels of the one before."""
+    def _carry_on(self, args: tuple, kwargs: dict, steps: int | str) -> Any:
+        """A call whose neurons are at the levels of the one before. steps: see `carrying`."""
         self.clock.ramp, self.clock.elapsed = False, self.clock.spike_steps
         if not self.clock.is_stream:
             return self._chunk(args, kwargs, 1)
-        return self._settle(args, kwargs, None, self._carried.steps)
+        return self._settle(args, kwargs, None, steps)
 
-    def _chunks(self, args: tuple, kwargs: dict, steps: int, answer: object = None) -> object:
+    def _chunks(self, args: tuple, kwargs: dict, steps: int, answer: Any = None) -> Any:
         """`_chunk` of `steps` time steps, as many at once as suit the machine."""
         size = min(self._chunk_size(args, kwargs) or steps, steps)
         for done in range(0, steps, size):
@@ -259,14 +264,14 @@ class SpikingNetwork(nn.Module):
         step = len(x) * self.config.ch * x.shape[2] * x.shape[3] * x.element_size()
         return max(1, CACHED_BYTES // max(1, step))
 
-    def _chunk(self, args: tuple, kwargs: dict, steps: int, before: object = None) -> object:
+    def _chunk(self, args: tuple, kwargs: dict, steps: int, before: Any = None) -> Any:
         """Run `steps` time steps → the average answer so far. before: that of earlier chunks."""
         clock = self.clock
         clock.begin(steps)
         if self.folds_time:
             if steps > 1:
                 args, kwargs = map_tensors((args, kwargs), lambda value: repeated(value, steps))
-            answer = clock.average(self.net(*args, **kwargs), before)
+            answer: Any = clock.average(self.net(*args, **kwargs), before)
         else:
             answer = self.net(*fresh(args), **fresh(kwargs))
             if clock.on_currents:
@@ -274,9 +279,9 @@ class SpikingNetwork(nn.Module):
         clock.elapsed += steps
         return answer
 
-    def _settle(self, args: tuple, kwargs: dict, answer: object, wanted: int | str) -> object:
+    def _settle(self, args: tuple, kwargs: dict, answer: Any, wanted: int | str) -> Any:
         """Run on: a fixed number of steps, or until no neuron fires."""
-        if wanted != AUTO:
+        if not isinstance(wanted, str):
             self.last_settle_steps = wanted
             return self._chunks(args, kwargs, wanted, answer)
         clock = self.clock
@@ -296,7 +301,7 @@ class SpikingNetwork(nn.Module):
         finally:
             clock.asks, clock.busy = False, None
 
-    def _look(self, args: tuple, kwargs: dict) -> None:
+    def _look(self, args: tuple, kwargs: dict) -> Description:
         """Follow what reads what through one pass from rest, under layer_sync."""
         carried, self._carried = self._carried, None
         keeps, self.clock.keeps = self.clock.keeps, False
@@ -304,7 +309,7 @@ class SpikingNetwork(nn.Module):
         try:
             with self.running_as(SpikingConfig()), self.monitored(None), torch.no_grad():
                 self.clock.begin(1)
-                self._description = trace(self.net, fresh(args), fresh(kwargs))
+                self._description = description = trace(self.net, fresh(args), fresh(kwargs))
         finally:
             self.reset()
             self._carried, self.clock.keeps = carried, keeps
@@ -315,6 +320,7 @@ class SpikingNetwork(nn.Module):
             raise UserError("no quantizer reads anything that depends on the call: there is nothing to send spikes for")
         self.clock.spike_steps = window(moving)
         self._check_signs([name for name, _ in self.neurons()])
+        return description
 
     def example(self) -> tuple[tuple, dict]:
         """Positional and keyword arguments of a call, on the network's device. Raises UserError if none is known."""
@@ -333,7 +339,8 @@ class SpikingNetwork(nn.Module):
         """Raise UserError where neurons that take nothing back would have to reach levels below 0."""
         if self.spiking.signed:
             return
-        below = [name for name in names if self.net.get_submodule(name).levels.lo < 0]
+        neurons = dict(self.neurons())
+        below = [name for name in names if neurons[name].levels.lo < 0]
         require(
             not below,
             f"neurons that take nothing back (--nosigned, signed=False) reach no levels below 0, which "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from ..config import require
 from ..kernels import Levels
 
 
-def read_brevitas(module: nn.Module) -> Levels | None:
+def read_brevitas(module: Any) -> Levels | None:
     """brevitas' activation proxy: y = (clip(round(f(x)/s + z), lo, hi) − z)·s with an activation f in front.
 
     Raises UserError for zero points that are no whole numbers, and for layers that hand out quantized tensors.

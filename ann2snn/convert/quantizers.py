@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,8 +15,8 @@ from ..errors import UserError
 from ..kernels import Levels, along
 from .other_quantizers import late_readers
 
-#: Answers None for a quantizer that quantizes nothing, which stays as it is.
-Read = Callable[[nn.Module], Levels | None]
+#: Is given a module of the class it is for; answers None for one that quantizes nothing, which stays as it is.
+Read = Callable[[Any], Levels | None]
 _READERS: dict[type[nn.Module], Read] = {}
 
 
@@ -58,8 +59,8 @@ def read_uniform(module: UniformQuantizer) -> Levels:
     return Levels(module.step(), module.lo, module.hi, level=module.levels, axis=axis)
 
 
-def read_torch_fake_quantize(module: nn.Module) -> Levels | None:
-    """torch.ao.quantization.FakeQuantize, which rounds half to even."""
+def read_torch_fake_quantize(module: Any) -> Levels | None:
+    """torch.ao.quantization.FakeQuantize (or torchao's), which rounds half to even."""
     if not bool(module.fake_quant_enabled[0]):
         return None
     if bool(module.observer_enabled[0]):

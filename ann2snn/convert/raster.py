@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,8 @@ def record_raster(snn: SpikingNetwork, x: Tensor, t: Tensor, neurons_per_layer: 
     trains, drives = _Events(chosen), _Drives(snn, chosen)
     with snn.monitored(trains), drives.watching():
         snn(x, t)
-    names, window = {neuron: name for name, neuron in snn.neurons()}, snn.clock.spike_steps
+    names: dict[nn.Module, str] = {neuron: name for name, neuron in snn.neurons()}
+    window = snn.clock.spike_steps
     rows = {layer: torch.cat(trains.rows[layer]) for layer in chosen}
     driven = {layer: torch.cat(drives.rows[layer]) for layer in chosen} if drives.rows else {}
     if not snn.clock.is_stream:  # each layer fires evenly over a window of its own, as if driven by its own level
@@ -100,7 +102,7 @@ def record_direct_raster(
     trains = {layer: torch.cat(rows) for layer, rows in spikes.rows.items()}
     chosen = _choose({layer: (train != 0).any(0) for layer, train in trains.items()}, neurons_per_layer, seed)
     events = torch.stack([trains[layer][:, neurons].T.to(torch.int8) for layer, neurons in chosen.items()])
-    names = {neuron: name for name, neuron in net.neurons()}
+    names: dict[nn.Module, str] = {neuron: name for name, neuron in net.neurons()}
     layers, neurons = tuple(names[layer] for layer in chosen), torch.stack(list(chosen.values()))
     return Raster(net.spiking, layers, neurons, events, net.spike_steps, float(t))
 
@@ -149,7 +151,7 @@ class _Drives:
             for handle in handles:
                 handle.remove()
 
-    def _keep(self, neuron: nn.Module, args: tuple[Tensor]) -> None:
+    def _keep(self, neuron: Any, args: tuple[Tensor, ...]) -> None:
         neurons, x = neuron.neurons(args[0]), args[0]
         x = x if neurons.levels.before is None else neurons.levels.before(x)
         arrived = self.clock.unfold((x - neurons.levels.offset) * neurons.levels.per_unit)

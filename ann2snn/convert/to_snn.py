@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from ..config import FULL_PRECISION, SpikingConfig, require
@@ -9,10 +11,10 @@ from ..errors import UserError
 from ..neurons import Clock, IFNeuron
 from ..ptq.calls import copied
 from .network import SpikingNetwork, window
-from .quantizers import reader_of
+from .quantizers import Read, reader_of
 
 
-def convert(net: nn.Module, spiking: SpikingConfig | None = None, **options: object) -> SpikingNetwork:
+def convert(net: nn.Module, spiking: SpikingConfig | None = None, **options: Any) -> SpikingNetwork:
     """Convert any network with quantizers into an integrate-and-fire network that shares none of its storage.
 
     Every quantizer that `register_quantizer` knows is replaced by neurons; everything else stays as it is. The window
@@ -71,17 +73,19 @@ def _with_neurons(net: nn.Module, clock: Clock) -> tuple[nn.Module, dict[str, IF
     replaced: dict[nn.Module, IFNeuron] = {}
     neurons: dict[str, IFNeuron] = {}
 
-    def neuron_of(module: nn.Module, name: str) -> IFNeuron:
+    def neuron_of(module: nn.Module, name: str, read: Read) -> IFNeuron:
         if module not in replaced:
-            replaced[module] = neurons[name] = IFNeuron(module, reader_of(module), clock)
+            replaced[module] = neurons[name] = IFNeuron(module, read, clock)
         return replaced[module]
 
-    if reader_of(net) is not None:
-        return neuron_of(net, ""), neurons
+    read = reader_of(net)
+    if read is not None:
+        return neuron_of(net, "", read), neurons
     for prefix, module in list(net.named_modules()):
         if module in replaced or any(prefix.startswith(f"{name}.") for name in neurons if name):
             continue  # inside a quantizer
         for name, child in list(module._modules.items()):
-            if child is not None and reader_of(child) is not None:
-                module._modules[name] = neuron_of(child, f"{prefix}.{name}" if prefix else name)
+            read = None if child is None else reader_of(child)
+            if child is not None and read is not None:
+                module._modules[name] = neuron_of(child, f"{prefix}.{name}" if prefix else name, read)
     return net, neurons

@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +39,8 @@ COPIES = {
     *(Tensor.clone, Tensor.__getitem__, Tensor.unflatten, Tensor.view_as, Tensor.type_as, Tensor.swapaxes),
     *(Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.detach, Tensor.repeat_interleave, Tensor.roll),
     *(
-        Tensor.mT.__get__,
-        Tensor.T.__get__,
+        Tensor.mT.__get__,  # type: ignore[attr-defined]  # of the class it is a descriptor
+        Tensor.T.__get__,  # type: ignore[attr-defined]
         Tensor.flip,
         Tensor.broadcast_to,
         Tensor.reshape_as,
@@ -264,7 +265,7 @@ class Follower(TorchFunctionMode):
                     self.origins[value._base] = origin | (self.origins.get(value._base) or frozenset())
         return None if func is Tensor.__setitem__ else out
 
-    def _note(self, func: Callable, args: tuple, kwargs: dict, out: object) -> bool:
+    def _note(self, func: Callable, args: tuple, kwargs: dict, out: Any) -> bool:
         """Keep a linear map or product; whether it is one."""
         if func is F.multi_head_attention_forward:
             self._note_attention(args, kwargs)
@@ -305,9 +306,9 @@ class Follower(TorchFunctionMode):
         reads = [value if isinstance(value, frozenset) else self.of(value) for value in operands]
         if real_first:
             reads[0] = frozenset([REAL])
-        reads = tuple(origin for origin in reads if origin is not None)
-        if reads:  # a product of weights alone happens once and for all
-            self.synapses.append(Synapses(f"{self.inside[-1] if self.inside else ''}{suffix}", reads, macs))
+        known = tuple(origin for origin in reads if origin is not None)
+        if known:  # a product of weights alone happens once and for all
+            self.synapses.append(Synapses(f"{self.inside[-1] if self.inside else ''}{suffix}", known, macs))
 
 
 def tensors_and_numbers(call: object) -> Iterator[Tensor | float]:

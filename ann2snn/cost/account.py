@@ -72,7 +72,9 @@ class CostReport:
     @property
     def passes_on(self) -> bool:
         """Whether every layer fires while it integrates, so that a spike crosses the network within a step."""
-        return isinstance(self.spiking, DirectSpiking) or (bool(self.spiking) and self.spiking.schedule == "stream")
+        if self.spiking is None or isinstance(self.spiking, DirectSpiking):
+            return self.spiking is not None
+        return self.spiking.schedule == "stream"
 
     def total(self, field: str) -> float:
         """A field of `LayerCost` summed over layers. Raises ValueError for one that does not add up."""
@@ -119,16 +121,20 @@ class CostReport:
     @property
     def latency_steps(self) -> int | None:
         """Time steps from input to prediction: layer_sync depth × T, others T + settling; None for an ANN."""
-        if self.spiking is None:
-            return None
         window = self.spike_steps
-        return window + self.settle_steps if self.passes_on else self.depth * window
+        if window is None:
+            return None
+        if self.passes_on:
+            return window + self.settle_steps
+        return None if self.depth is None else self.depth * window
 
     @property
     def latency_steps_delayed(self) -> int | None:
         """The same where every layer passes its spikes on one step later; layer_sync waits for whole windows anyway."""
         steps = self.latency_steps
-        return steps + self.depth if self.passes_on else steps
+        if steps is None or self.depth is None or not self.passes_on:
+            return steps
+        return steps + self.depth
 
     @property
     def activation_bits(self) -> int:
@@ -137,7 +143,7 @@ class CostReport:
             return self.bits
         if isinstance(self.spiking, DirectSpiking):
             return 1
-        most = self.spiking.burst if self.passes_on else self.spike_steps
+        most = self.spiking.burst if self.passes_on else self.window or 2**self.bits - 1
         takes_back = self.spiking.signed and (self.passes_on or self.carried)
         return math.ceil(math.log2(most * (1 + takes_back) + 1))
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ class Row:
 
     def take(self, images: int, parameters: list[int]) -> LayerCost:
         """What came since the last time, per image. parameters: sizes of its own."""
-        totals = Counter({name: amount / images for name, amount in self.sums.items()})
+        totals: defaultdict[str, Any] = defaultdict(float, {name: n / images for name, n in self.sums.items()})
         for (_, name), amount in self.fixed.items():
             totals[name] += amount
         self.sums.clear()
@@ -110,7 +111,7 @@ class EventCounter(EventFollower):
 
     def _parameters(self) -> dict[str, list[int]]:
         """Of each layer, sizes of its parameters; each goes to the layer with the longest name that fits."""
-        owned = {row.name: [] for row in self.rows.values()}
+        owned: dict[str, list[int]] = {row.name: [] for row in self.rows.values()}
         for name, parameter in self.net.named_parameters():
             owners = [owner for owner in owned if name.startswith(f"{owner}.")]
             owned[max(owners, key=len, default=next(iter(owned)))].append(parameter.numel())
@@ -205,13 +206,14 @@ class EventCounter(EventFollower):
             return func(*pytree.tree_map(lambda value: next(given) if isinstance(value, Tensor) else value, args))
 
         depends = [self.of(value) is not None for value in tensors]
-        if depends == [True, True]:
-            return self._product(*tensors, apply, out)
-        if depends == [True, False]:
-            return self._linear("linear", *tensors, apply, out, group)
-        if depends == [False, True]:
-            return self._linear("linear", *tensors[::-1], lambda x, weight: apply(weight, x), out, group)
-        raise UserError(f"cannot count the operations of a product of {len(tensors)} tensors")
+        if len(tensors) != 2 or not any(depends):
+            raise UserError(f"cannot count the operations of a product of {len(tensors)} tensors")
+        a, b = tensors
+        if all(depends):
+            return self._product(a, b, apply, out)
+        if depends[0]:
+            return self._linear("linear", a, b, apply, out, group)
+        return self._linear("linear", b, a, lambda x, weight: apply(weight, x), out, group)
 
     def _attention(self, args: tuple, kwargs: dict, out: Tensor) -> str:
         names = ("query", "key", "value")
@@ -253,7 +255,7 @@ class EventCounter(EventFollower):
         row, whole = self.row(key, self._carried(*reads)), [(x != 0).double() for x in (a, b)]
         if all(read.real is None for read in reads):
             old = (self.step_before(b, (key, "old"), 0.0).view_as(b) != 0).double()
-            spikes = [read.events.double() for read in reads]
+            spikes = [read.events.double() for read in reads if read.events is not None]  # what is not real
             units = [(events != 0).double() for events in spikes]
             both = [multiply(of_a, old).sum() + multiply(whole[0], of_b).sum() for of_a, of_b in (spikes, units)]
             self._accumulate(row, *map(float, both))

@@ -77,7 +77,9 @@ class _Run:
     ) -> None:
         self.is_ann = not isinstance(net, SpikingNetwork)
         quantized = any(reader_of(module) is not None for module in net.modules())
-        self.snn = convert(net) if self.is_ann and quantized else None if self.is_ann else net
+        self.snn: SpikingNetwork | None = None
+        if isinstance(net, SpikingNetwork) or quantized:
+            self.snn = net if isinstance(net, SpikingNetwork) else convert(net)
         self.net = net if self.snn is None else self.snn
         self.spiking = spiking or (None if self.snn is None else self.snn.spiking)
         self.carry, self.carry_steps = carry and not self.is_ann, carry_steps
@@ -100,7 +102,7 @@ class _Run:
             spiking=None if self.is_ann else self.spiking,
             bits=math.ceil(math.log2(window + 1)),
             images=sum(map(_images, calls[0])),
-            depth=None if self.is_ann else self.snn.depth,
+            depth=None if self.is_ann or self.snn is None else self.snn.depth,
             settle_steps=self.settle_steps,
             steps_run=self.steps_run,
             layers=_mean(found),
@@ -122,8 +124,8 @@ class _Run:
         with contextlib.ExitStack() as stack:
             if snn is not None:
                 stack.enter_context(snn.monitored(counter))
-            if carry:
-                stack.enter_context(snn.carrying(self.carry_steps))
+                if carry:
+                    stack.enter_context(snn.carrying(self.carry_steps))
             for index, batches in enumerate(calls):
                 for call in batches:
                     # What ever fires is told apart for the first call, from rest, and for those that carry on.
@@ -170,5 +172,6 @@ def _images(call: Call) -> int:
     """Images of a call: the rows of its first tensor that has some."""
     tensors = (value for value in pytree.tree_leaves(call) if isinstance(value, Tensor) and value.dim())
     first = next(tensors, None)
-    require(first is not None and len(first) > 0, "a call without a batch of images: give it a tensor [N, …]")
-    return len(first)
+    images = 0 if first is None else len(first)
+    require(images > 0, "a call without a batch of images: give it a tensor [N, …]")
+    return images

@@ -99,7 +99,7 @@ class DirectCounter(Counter):
         updates = out.numel()
         tally.add(neurons=updates // self.steps, spikes=float(out.count_nonzero()), updates=updates)
         tally.add(values=updates, activations=updates, states=2 * updates)
-        if tally.module.rule.decay != 1:
+        if isinstance(tally.module, LIFNeuron) and tally.module.rule.decay != 1:
             tally.add(mac=updates)
         self.sent.update(means(out))
 

@@ -148,7 +148,8 @@ class EventFollower(Follower):
 
     def read(self, x: Tensor, key: tuple) -> Read:
         """What a layer that is given x has to do with it."""
-        events, real, share = self.companions.get(x), x, 1.0
+        events, share = self.companions.get(x), 1.0
+        real: Tensor | None = x
         none = torch.zeros(self.lines(x), dtype=torch.bool, device=x.device)
         if events is not None:
             holes = events.isnan()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,18 +32,19 @@ def fan_out(apply: LinearMap, weight: Tensor, shape: torch.Size) -> tuple[Tensor
 def layer_fan_out(layer: nn.Module, shape: torch.Size) -> tuple[Tensor, float]:
     """`fan_out` of a convolution or linear layer."""
     weight = weight_in_use(layer)
-    if isinstance(layer, nn.Linear):
+    if not isinstance(layer, nn.Conv2d | nn.Conv3d):
         return fan_out(F.linear, weight, shape)
     if weight.dim() == 5:  # (k, k, 1): the time axis of a `StepConv`
         weight = weight[..., 0]
-    geometry = (layer.stride[:2], layer.padding[:2], layer.dilation[:2], layer.groups)
+    geometry: Any = (layer.stride[:2], layer.padding[:2], layer.dilation[:2], layer.groups)
     return fan_out(lambda x, w: F.conv2d(x, w, None, *geometry), weight, shape)
 
 
 def weight_in_use(layer: nn.Module) -> Tensor:
     """The weight a layer computes with: the quantized one, if it quantizes."""
     quantized = getattr(layer, "quantized_weight", None)
-    return (layer.weight if quantized is None else quantized()).detach()
+    weight: Any = layer.weight if quantized is None else quantized()
+    return weight.detach()
 
 
 def operations_by_channel(times: Tensor, reach: Tensor) -> Tensor:

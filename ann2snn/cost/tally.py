@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ class Tally:
     kind: str
     module: nn.Module
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(ADDITIVE, 0.0))
-    operations: Tensor | float = 0.0  # effective ones, by input channel
+    operations: Tensor | None = None  # effective ones, by input channel
     carried: Tensor | None = None  # by input channel, what it was found to carry in every chunk so far
     reach: dict[torch.Size, tuple[Tensor, float]] = field(default_factory=dict)
 
@@ -41,10 +42,16 @@ class Tally:
         is, as one of INPUTS or, by channel [C], as their indices. runs: how often the whole layer was computed.
         """
         reach, dense = self._fan_out(times.shape[1:])
-        self.operations += operations_by_channel(times, reach)
+        operations = operations_by_channel(times, reach)
+        self.operations = operations if self.operations is None else self.operations + operations
         found = torch.full(times.shape[1:2], INPUTS.index(carries)) if isinstance(carries, str) else carries.cpu()
         self.carried = found if self.carried is None else torch.where(self.carried == found, found, INPUTS.index(REAL))
-        self.add(dense=dense * runs, weight_reads=self.module.weight.numel() * runs)
+        self.add(dense=dense * runs, weight_reads=self._weights() * runs)
+
+    def _weights(self) -> int:
+        weight = self.module.weight
+        assert isinstance(weight, Tensor)
+        return weight.numel()
 
     def _fan_out(self, shape: torch.Size) -> tuple[Tensor, float]:
         if shape not in self.reach:
@@ -53,9 +60,9 @@ class Tally:
 
     def cost(self, images: int) -> LayerCost:
         """Averages over the images. An input channel is accumulated only if it carried spikes in every chunk."""
-        values = {name: value / images for name, value in self.sums.items()}
+        values: dict[str, Any] = {name: value / images for name, value in self.sums.items()}
         inputs = ""
-        if self.kind in SYNAPTIC and self.carried is not None:
+        if self.kind in SYNAPTIC and self.carried is not None and self.operations is not None:
             kinds = self.carried.unique().tolist()
             inputs = INPUTS[kinds[0]] if len(kinds) == 1 else MIXED
             spikes = (self.carried == INPUTS.index(SPIKES)).to(self.operations.device)
@@ -67,7 +74,7 @@ class Tally:
         values["parameters"] = sum(p.numel() for p in own)
         values["parameter_bits"] = 32 * values["parameters"]
         if self.kind in SYNAPTIC:
-            values["parameter_bits"] -= (32 - weight_bits) * self.module.weight.numel()
+            values["parameter_bits"] -= (32 - weight_bits) * self._weights()
         return LayerCost(self.name, self.kind, inputs, weight_bits=weight_bits, **values)
 
 

@@ -84,7 +84,7 @@ class ImageDataset:
 
         Where they are kept plays no part, so data may move. An image that changes but keeps name and size goes unseen.
         """
-        digest = getattr(self._read, "digest", "")
+        digest: Callable[[], str] | None = getattr(self._read, "digest", None)
         return f"{len(self)} images" + (f" {digest()}" if digest else "")
 
     def part(self, start: int, stop: int) -> "ImageDataset":
@@ -152,7 +152,7 @@ class _FromArray:
         return fit_square(Image.fromarray(self.array[index].numpy()), self.img_size)
 
     def digest(self) -> str:
-        return hashlib.blake2b(self.array.reshape(-1).numpy(), digest_size=8).hexdigest()
+        return hashlib.blake2b(self.array.reshape(-1).numpy().data, digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def read_idx(path: str | os.PathLike) -> torch.Tensor:
     return torch.frombuffer(data, dtype=torch.uint8).view(shape)
 
 
-def _unpacked(file: BinaryIO, path: Path) -> BinaryIO:
+def _unpacked(file: BinaryIO, path: Path) -> gzip.GzipFile | BinaryIO:
     return gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
 
 
@@ -56,7 +56,7 @@ def write_idx(array: torch.Tensor, path: str | os.PathLike) -> None:
     Path(path).write_bytes(packed)
 
 
-def _read_header(file, path: Path) -> tuple[int, ...]:
+def _read_header(file: gzip.GzipFile | BinaryIO, path: Path) -> tuple[int, ...]:
     magic = file.read(4)
     if len(magic) != 4 or magic[:2] != b"\0\0" or magic[2] != UNSIGNED_BYTE or not 1 <= magic[3] <= MAX_DIMS:
         raise UserError(f"{path} is not an IDX file of unsigned bytes; fetch it again")
@@ -69,7 +69,7 @@ def _read_header(file, path: Path) -> tuple[int, ...]:
     return shape
 
 
-def _read_at_most(file, count: int) -> bytearray:
+def _read_at_most(file: gzip.GzipFile | BinaryIO, count: int) -> bytearray:
     data = bytearray()
     while len(data) < count and (chunk := file.read(min(CHUNK, count - len(data)))):
         data += chunk

@@ -5,10 +5,11 @@ import functools
 import hashlib
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from .datasets import ImageDataset
 from ..errors import UserError
@@ -102,7 +103,7 @@ class _Plan:
         return coins[self.offset : self.offset + self.batch_size]
 
 
-class _BatchReader:
+class _BatchReader(Dataset[np.ndarray | UserError]):
     """Reads a batch by its list of indices, as a numpy array. Returns a UserError instead of raising it.
 
     A DataLoader would wrap an exception of its worker in a page of traceback; handed over as a value, the message
@@ -120,7 +121,7 @@ class _BatchReader:
             return error
 
 
-def _as_it_is(item: np.ndarray | UserError) -> np.ndarray | UserError:
+def _as_it_is(item: Any) -> Any:
     """In place of the DataLoader's conversion, which would make a tensor of an array inside the worker."""
     return item
 
@@ -132,7 +133,7 @@ def _drawn(images: torch.Tensor, plan: _Plan) -> Iterator[torch.Tensor]:
 
 def _read(dataset: ImageDataset, plan: _Plan, num_workers: int) -> Iterator[torch.Tensor]:
     # The generator keeps DataLoader from drawing its workers' seeds out of the global random state.
-    loader = DataLoader(
+    loader: DataLoader[np.ndarray | UserError] = DataLoader(
         _BatchReader(dataset),
         batch_size=None,
         sampler=plan,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..config import check_int, check_seed, require
+from ..errors import UserError
 
 RING_NOISE = 0.01 * math.sqrt(0.2)
 
@@ -50,7 +51,8 @@ def toy_distance(name: str, points: Tensor) -> Tensor:
     Raises UserError for an unknown name, or for a law whose set has no closed-form distance (swissroll).
     """
     toy = _toy(name)
-    require(toy.skeleton is not None, f"{name}: the distance to it has no closed form")
+    if toy.skeleton is None:
+        raise UserError(f"{name}: the distance to it has no closed form")
     raw = points.detach().double().cpu().numpy() * toy.std + toy.mean
     return torch.from_numpy(toy.skeleton(raw))
 

@@ -54,6 +54,8 @@ class BDMConfig:
 class BDM(LinearProcess):
     """Blur diffusion of square images. Sampling starts just before t = 1, where α is 1.6e-4."""
 
+    config: BDMConfig
+
     def __init__(self, config: BDMConfig | None = None) -> None:
         self.config = config or BDMConfig()
         size = self.config.image_size
@@ -147,9 +149,14 @@ class BDM(LinearProcess):
         matrix = sent(torch.as_tensor(self.dct_matrix, dtype=y.dtype), y.device)
         return matrix.T @ y @ matrix
 
-    network_input = idct
-    from_network = dct
-    data = idct
+    def network_input(self, state: Tensor) -> Tensor:
+        return self.idct(state)
+
+    def from_network(self, output: Tensor) -> Tensor:
+        return self.dct(output)
+
+    def data(self, state: Tensor) -> Tensor:
+        return self.idct(state)
 
     def diffuse(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """p(x_t | x_0) in pixels: x_0 and noise [N, C, H, W], t [N] → x_t. The network's target is `noise`."""

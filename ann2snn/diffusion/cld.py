@@ -67,6 +67,8 @@ class CLD(LinearProcess):
     can_denoise = True
     t_start = 1.0
 
+    config: CLDConfig
+
     def __init__(self, config: CLDConfig | None = None) -> None:
         self.config = config or CLDConfig()
         self.t_end = self.config.t_end

@@ -94,7 +94,7 @@ def sample_euler(
         pull = (1 + lam**2) / 2 * diffusion @ np.swapaxes(inverse, -1, -2)
         eps = _evaluate(net, process, state, now)
         state = process.apply(np.eye(process.n) + step * process.drift(now), state) + process.apply(step * pull, eps)
-        if lam > 0 and i < len(grid) - 2:
+        if lam > 0 and noise is not None and i < len(grid) - 2:
             # GGᵀ is diagonal in every process here, so its root is taken element by element.
             state = state + process.apply(lam * np.sqrt(-step * diffusion), noise())
     return _finish(net, process, state, grid[-1], factor, denoise, clip)
@@ -112,6 +112,7 @@ def _chosen_grid(
     require(not denoise or process.can_denoise, f"denoise: {type(process).__name__} has no final denoising step")
     if grid is not None:
         return check_grid(process, grid)
+    assert steps is not None  # the first requirement
     return time_grid(process, intervals_for(steps, corrector, denoise), power)
 
 
@@ -145,7 +146,7 @@ def _integrate(
             ahead = _evaluate(net, process, state, grid[i + 1])
             state = _combine(process, carried, coefficients.corrector[i], [ahead, *history])
             eps = ahead if corrector == "pec" else None
-        if coefficients.noise is not None and (i < last or last_noise):
+        if coefficients.noise is not None and noise is not None and (i < last or last_noise):
             state = state + process.apply(coefficients.noise[i], noise())
     return state
 

@@ -108,7 +108,8 @@ def _coefficients(
     process: LinearProcess, grid: tuple[float, ...], order: int, factor: str, corrector: str, lam: float
 ) -> Coefficients:
     steps = len(grid) - 1
-    predictor, corrected = [], []
+    predictor: list[tuple[np.ndarray, ...]] = []
+    corrected: list[tuple[np.ndarray, ...]] = []
     for i in range(steps):
         nodes = grid[i - min(i, order) : i + 1][::-1]
         if lam > 0:

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from ..config import DiffusionConfig, SampleConfig, require
+from ..errors import UserError
 from .blur import BDM, BDMConfig
 from .cld import CLD
 from .continuous_loss import noise_error, training_times
 from .continuous_vp import ContinuousVP
 from .gddim import sample_euler, sample_gddim, with_label_scale
 from .gddim_coefficients import check_options, intervals_for, time_grid
+from .linear_process import LinearProcess
 from .loss import training_loss
 from .precondition import LinearFirst, noise_weights
 from .samplers import SAMPLERS, check, options_of
@@ -85,6 +87,8 @@ def denoising_loss(
 ) -> Tensor:
     """Loss of each image [N]. noise ~ N(0, I) has the network's channels. `synaptic` is needed for "scl" alone."""
     if loss_type == "scl":
+        if synaptic is None or not isinstance(process, VP):
+            raise ValueError('loss_type="scl" is for VP alone, and needs `synaptic`')
         return synaptic_loss(net, process, x_0, t, noise, synaptic)
     if isinstance(process, VP):
         return training_loss(net, process, x_0, t, noise, loss_type)
@@ -97,7 +101,9 @@ def denoising_loss(
 
 def whole_prediction(net: Denoiser, process: Process, config: DiffusionConfig) -> Denoiser:
     """The noise prediction of a network that may have learned only what a linear one leaves."""
-    return LinearFirst(net, process, label_scale(config)) if config.linear_first else net
+    if not config.linear_first or isinstance(process, VP):
+        return net
+    return LinearFirst(net, process, label_scale(config))
 
 
 def check_sampling(
@@ -114,14 +120,14 @@ def check_sampling(
     sample.check_fits(config)
     process = make_process(config, image_size)
     if sample.sampler in SAMPLERS:
-        check(sample.sampler, process, **options_of(sample, statistics, spike_steps))
+        check(sample.sampler, _vp(process), **options_of(sample, statistics, spike_steps))
         return
-    process, options = _linear(process, config, sample)
+    linear, options = _linear(process, config, sample)
     corrector = options.get("corrector", "none")
     intervals = intervals_for(sample.steps, corrector, options["denoise"])
-    time_grid(process, intervals, sample.grid_power)
+    time_grid(linear, intervals, sample.grid_power)
     order = options.get("order", 0)
-    check_options(process, intervals, order, options.get("factor", "R"), corrector, sample.eta)
+    check_options(linear, intervals, order, options.get("factor", "R"), corrector, sample.eta)
 
 
 def run_sampler(
@@ -138,24 +144,30 @@ def run_sampler(
     process = make_process(config, image_size)
     if sample.sampler in SAMPLERS:
         options = options_of(sample, statistics, spike_steps)
-        run = SAMPLERS[sample.sampler]
-        return run(net, process, noise(), noise=noise, clip=sample.clip, on_step=on_step, **options)
+        chain = SAMPLERS[sample.sampler]
+        return chain(net, _vp(process), noise(), noise=noise, clip=sample.clip, on_step=on_step, **options)
     linear, options = _linear(process, config, sample)
     if not isinstance(process, VP):
         net = with_label_scale(whole_prediction(net, process, config), label_scale(config))
-    run = sample_gddim if sample.sampler == "gddim" else sample_euler
+    run: Callable[..., Tensor] = sample_gddim if sample.sampler == "gddim" else sample_euler
     common = {"steps": sample.steps, "power": sample.grid_power, "lam": sample.eta, "clip": sample.clip}
     return run(net, linear, linear.prior(noise()), noise=noise, on_step=on_step, **common, **options)
 
 
-def _linear(process: Process, config: DiffusionConfig, sample: SampleConfig) -> tuple[object, dict]:
+def _vp(process: Process) -> VP:
+    """The process that the samplers of `SAMPLERS` run. Raises UserError for others."""
+    if not isinstance(process, VP):
+        raise UserError(f"{type(process).__name__}: only gddim and euler sample this process")
+    return process
+
+
+def _linear(process: Process, config: DiffusionConfig, sample: SampleConfig) -> tuple[LinearProcess, dict]:
     """The process as a linear SDE, and what gDDIM or Euler take besides steps, power, lam and clip."""
-    if isinstance(process, VP):
-        process = ContinuousVP(replace(config, process="vp"))
-    options: dict = {"denoise": sample.denoise and process.can_denoise, **factor_of(process, config)}
+    linear = ContinuousVP(replace(config, process="vp")) if isinstance(process, VP) else process
+    options: dict = {"denoise": sample.denoise and linear.can_denoise, **factor_of(process, config)}
     if sample.sampler == "gddim":
         options |= {"order": sample.order, "corrector": sample.corrector}
-    return process, options
+    return linear, options
 
 
 def options_that_count(sample: SampleConfig) -> dict[str, object]:

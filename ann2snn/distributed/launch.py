@@ -14,11 +14,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
 from ..errors import MemoryUserError, UserError, is_out_of_memory, one_line
-from ..signals import INSISTENT, STOPPING, answered, restore
+from ..signals import INSISTENT, STOPPING, Handler, answered, restore
 from . import world
 from .runtime import choose_device
 
@@ -115,7 +116,7 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, stop) for number in answered()}
+    previous: dict[int, Handler] = {number: signal.signal(number, stop) for number in answered()}
     try:
         yield
     finally:
@@ -129,7 +130,7 @@ def tied_to_launcher() -> Iterator[None]:
 
     def watch() -> None:
         while not ended.wait(1.0):
-            if os.getppid() != int(launcher):
+            if str(os.getppid()) != launcher:
                 os.kill(os.getpid(), signal.SIGTERM)
                 # One that has not joined has nothing to finish, and waits for the launcher where no signal gets in.
                 if not ended.wait(SHUTDOWN_SECONDS if world.current().size > 1 else STARTING_SECONDS):
@@ -151,7 +152,7 @@ def start_workers(count: int) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the workers say what is wrong
-    options = {"shutdown_timeout": SHUTDOWN_SECONDS}  # torch 2.6 does not know it yet
+    options: dict[str, Any] = {"shutdown_timeout": SHUTDOWN_SECONDS}  # torch 2.6 does not know it yet
     known = {field.name for field in dataclasses.fields(LaunchConfig)}
     config = LaunchConfig(
         min_nodes=1,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
@@ -42,7 +43,10 @@ def _present() -> Callable[[], None]:
         try:
             products, convolutions = matmul.allow_tf32, cudnn.allow_tf32
         except RuntimeError:  # the caller uses the names since torch 2.9, which the old ones cannot tell
-            owners = [matmul, cudnn.conv, cudnn.rnn]
+            owners: list[Any] = [
+                matmul,
+                *(getattr(cudnn, name) for name in ("conv", "rnn")),
+            ]  # older versions lack them
             kept = [owner.fp32_precision for owner in owners]
 
             def put_new() -> None:

@@ -8,12 +8,15 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from ..errors import UserError
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 def choose_device(name: str) -> torch.device:
@@ -27,7 +30,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def place(net: nn.Module, device: torch.device) -> nn.Module:
+def place(net: Net, device: torch.device) -> Net:
     """Move a network to its device, its images and 2-D kernels in the layout that convolutions want there."""
     net.to(device)
     layout = layout_for(device)

@@ -7,6 +7,7 @@ GPU. A process that is alone needs none of it: every method then does nothing, a
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import secrets
@@ -36,6 +37,7 @@ CONNECT_SECONDS = 10
 GOODBYE = b"."
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 MOST_PROCESSES = 1 << 16
+Items = TypeVar("Items", Tensor, Sequence)
 Result = TypeVar("Result")
 
 
@@ -90,7 +92,8 @@ class World:
     """
 
     def __init__(self, device: torch.device, rank: int = 0, size: int = 1, store: dist.Store | None = None) -> None:
-        self.device, self.rank, self.size, self.store = device, rank, size, store
+        self.device, self.rank, self.size = device, rank, size
+        self.store = dist.HashStore() if store is None else store  # where processes leave word for each other
         self.lifelines = Lifelines({})
         self.group: dist.ProcessGroup | None = None  # for what travels on the CPU; None: torch's default group
         self._names = itertools.count()
@@ -99,7 +102,7 @@ class World:
     def main(self) -> bool:
         return self.rank == 0
 
-    def share(self, items: Sequence) -> Sequence:
+    def share(self, items: Items) -> Items:
         """This process's part of `items`: every `size`-th, from `rank` on."""
         return items[self.rank :: self.size]
 
@@ -373,12 +376,14 @@ def join(device: str) -> World:
 
 def _start_engine(world: World, store: dist.Store) -> None:
     """PyTorch's collectives: gloo, which waits long, on the CPU, and NCCL, which does not, between GPUs."""
-    shared = {"store": store, "rank": world.rank, "world_size": world.size}
+    begin = functools.partial(dist.init_process_group, store=store, rank=world.rank, world_size=world.size)
     if world.device.type != "cuda":
-        dist.init_process_group("gloo", timeout=PATIENCE, **shared)
+        begin("gloo", timeout=PATIENCE)
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl", timeout=patience(), **shared)
-    world.group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    begin("cpu:gloo,cuda:nccl", timeout=patience())
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    assert not isinstance(group, int)  # a number stands for a group that this process is not in
+    world.group = group
 
 
 def leave() -> None:

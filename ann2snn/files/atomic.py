@@ -19,7 +19,7 @@ from ..errors import UserError
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # there is no type for a module that may be missing
 
 HOST = re.sub(r"[^A-Za-z0-9-]", "_", socket.gethostname())[:64] or "localhost"
 SWEEP_DEPTH = 2  # folders below the one swept: {run}/SNN_2bit_ft/model_backpacks
@@ -80,7 +80,7 @@ def replacing(
 
 def cause(error: OSError) -> str:
     """Why writing failed and what to do about it, in a few words."""
-    cure = _CURES.get(error.errno, "choose another folder")
+    cure = _CURES.get(error.errno or 0, "choose another folder")
     return f"{error.strerror or error}; {cure}"
 
 
@@ -91,7 +91,7 @@ def sweep(folder: str | os.PathLike, depth: int = SWEEP_DEPTH) -> list[Path]:
     this host's name and numbers of its own for processes. Returns what was removed. Errors are not reported: litter
     harms nobody.
     """
-    removed = []
+    removed: list[Path] = []
     if os.name != "posix":  # elsewhere os.kill(pid, 0) is no harmless question
         return removed
     top = Path(folder)
@@ -189,7 +189,8 @@ def _is_abandoned(path: Path, pid: int) -> bool:
 
 def _keep(path: Path, previous: Path) -> None:
     """Give the file `path` the second name `previous`, on file systems without hard links a copy of that name."""
-    spare, handles = _temporary_name(previous), []
+    spare = _temporary_name(previous)
+    handles: list[int | None] = []
     try:
         try:
             if fcntl is not None:

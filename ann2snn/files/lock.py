@@ -19,7 +19,7 @@ from .warning import warn
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # there is no type for a module that may be missing
 
 LONGEST = 4096  # bytes read of a lock file
 _POLL = 0.1  # seconds between two attempts
@@ -71,8 +71,9 @@ def _guard(path: Path, handle: int | None) -> Callable[[Path], None]:
     folder, process = Path(os.path.realpath(path.parent)), os.getpid()
 
     def guard(written: Path) -> None:
-        mine = handle is not None and os.getpid() == process
-        if mine and Path(os.path.realpath(written.parent)).is_relative_to(folder) and not _still_names(path, handle):
+        if handle is None or os.getpid() != process:
+            return
+        if Path(os.path.realpath(written.parent)).is_relative_to(folder) and not _still_names(path, handle):
             raise UserError(
                 f"cannot write {written}: {path} is not the file that this run has locked: it was removed, or the "
                 "folder was deleted or made again, and another run may own it now"

@@ -7,7 +7,7 @@ import os
 import warnings
 import zipfile
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -58,7 +58,7 @@ def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, kinds: str, name: st
         return np.lib.format.read_array(member, allow_pickle=False)
 
 
-def _header(member: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and dtype of a .npy stream, which is left at the first byte of data. Raises what numpy raises."""
     version = np.lib.format.read_magic(member)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)

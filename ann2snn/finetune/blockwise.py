@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -139,7 +140,7 @@ def _optimizer(
     """Adam over what is learned of the subject; everything else of the student is frozen."""
     for parameter in student.parameters():
         parameter.requires_grad_(False)
-    groups = []
+    groups: list[dict[str, Any]] = []
     for kinds, lr in ((("weights",), tuning.lr), (("thresholds", "charges"), tuning.neuron_lr)):
         learn = tuple(kind for kind in kinds if kind in tuning.learn)
         parameters = [p for module in subject.modules for p in trainable_parameters(module, learn).values()]

@@ -35,7 +35,9 @@ def calibrate(subject: Subject, examples: list[Example], world: World = ALONE) -
 def _calibrate_neuron(neuron: IFNeuron, gap: Callable[[], float]) -> None:
     if neuron.charge is None:
         neuron.expand((), thresholds=False, charges=True)
-    _keep_best(neuron.charge, [neuron.charge + shift for shift in CHARGE_SHIFTS], gap)
+    charge = neuron.charge
+    assert charge is not None
+    _keep_best(charge, [charge + shift for shift in CHARGE_SHIFTS], gap)
     theta = getattr(neuron, "act_alpha", None)
     if theta is not None:
         _keep_best(theta, [theta * factor for factor in THRESHOLD_FACTORS], gap)
@@ -66,7 +68,7 @@ def _correct_bias(subject: Subject, examples: list[Example], world: World) -> No
 def output_bias(block: nn.Module) -> Tensor | None:
     """Bias [C] that a block adds to its output last; None where that is not known."""
     if isinstance(block, ResBlock):
-        return block.block2[-1].bias
+        return getattr(block.block2[-1], "bias", None)
     if isinstance(block, (DownSample, UpSample)):
-        return block.main.bias
+        return getattr(block.main, "bias", None)
     return getattr(block[-1], "bias", None) if isinstance(block, nn.Sequential) else None

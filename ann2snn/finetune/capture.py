@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class BlockInput:
     def mean_kwargs(self) -> dict:
         return self._means(1)
 
-    def _means(self, part: int) -> object:
+    def _means(self, part: int) -> Any:
         """Of args (0) or kwargs (1): the last step's, which are averages, or those of all steps' currents."""
         given = [(chunk.args, chunk.kwargs)[part] for chunk in self.chunks]
         steps = [chunk.steps for chunk in self.chunks]
@@ -80,7 +81,7 @@ def capture_inputs(net: nn.Module, name: str, x: Tensor, t: Tensor) -> BlockInpu
     """
     block = dict(blocks_of(_inside(net)))[name]
     clock = net.clock if isinstance(net, SpikingNetwork) else None
-    settles = clock is not None and net.spiking.settle_steps
+    settles = clock is not None and clock.config.settle_steps
     found, passes = BlockInput(), []
 
     def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -111,7 +112,8 @@ def run_block(net: nn.Module, name: str, inputs: BlockInput) -> Tensor:
     block = dict(blocks_of(_inside(net)))[name]
     if not isinstance(net, SpikingNetwork):
         return block(*inputs.chunks[0].args, **inputs.chunks[0].kwargs)
-    clock, answer = net.clock, None
+    clock = net.clock
+    answer: Tensor | None = None
     net.reset()
     try:
         for chunk in inputs.chunks:
@@ -120,6 +122,7 @@ def run_block(net: nn.Module, name: str, inputs: BlockInput) -> Tensor:
             answer = clock.average(block(*chunk.args, **chunk.kwargs), answer)
     finally:
         net.reset()
+    assert answer is not None, f"block {name} was never reached"
     return answer
 
 

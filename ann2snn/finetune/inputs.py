@@ -13,7 +13,7 @@ from ..diffusion.process import draw_times, make_process, network_pair
 from ..distributed.runtime import seed_from
 from ..distributed.world import ALONE, World
 from ..generate.sampling import generate, image_groups
-from ..nets import UNet
+from ..nets.architecture import Network
 from .subject import Batch
 
 HELD_BACK = 32  # images of the validation batch, never tuned on
@@ -31,7 +31,7 @@ def hold_back(dataset: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
 
 
 def noised_batches(
-    dataset: ImageDataset, net: UNet, batch_size: int, seed: int, start_step: int, world: World = ALONE
+    dataset: ImageDataset, net: Network, batch_size: int, seed: int, start_step: int, world: World = ALONE
 ) -> Iterator[Batch]:
     """Endless (x_t, t): real images noised at t uniform over all diffusion steps; a function of (seed, step).
 
@@ -40,8 +40,9 @@ def noised_batches(
     process = make_process(net.diffusion, net.image_size)
     like = next(net.parameters())
     rows = world.rows(batch_size, "--ft_batch_size")
-    share = {"rank": world.rank, "world_size": world.size, "seed": seed, "start_step": start_step}
-    for step, images in enumerate(batches(dataset, rows.stop - rows.start, **share), start_step):
+    each = rows.stop - rows.start
+    stream = batches(dataset, each, seed=seed, start_step=start_step, rank=world.rank, world_size=world.size)
+    for step, images in enumerate(stream, start_step):
         generator = torch.Generator().manual_seed(seed_from(seed, step))
         x_0 = to_model_range(images)
         t = draw_times(process, batch_size, generator=generator)[rows]
@@ -51,7 +52,7 @@ def noised_batches(
 
 
 def sampler_batches(
-    net: UNet, sample: SampleConfig, batch_size: int, seed: int, start_step: int, world: World = ALONE
+    net: Network, sample: SampleConfig, batch_size: int, seed: int, start_step: int, world: World = ALONE
 ) -> Iterator[Batch]:
     """Endless (x, t) drawn from states of `net`'s own sampling paths; a function of (seed, step). Shared as above.
 

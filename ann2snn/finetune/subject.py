@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from ..convert import SpikingNetwork
 from ..convert.gap import blocks_of
 from ..distributed.world import ALONE, World
-from ..neurons import IFNeuron
 from .capture import BlockInput, BlockIO, capture_block, capture_inputs, run_block
 
 #: Blocks fed by constant currents alone: their spikes are exact, so there is nothing to tune but rounding noise.
@@ -24,27 +23,28 @@ NETWORK = "network"
 LEARNABLE = ("weights", "thresholds", "charges")
 
 Batch = tuple[Tensor, Tensor]  # x_t [N, C, H, W], t [N]
+Inputs = TypeVar("Inputs")  # of a subject
 
 
 @dataclass
-class Example:
+class Example(Generic[Inputs]):
     """inputs: what the subject is run on; target: the quantized ANN's output for it [N, C, H, W]."""
 
-    inputs: BlockInput | Batch
+    inputs: Inputs
     target: Tensor
 
 
-class Subject(Protocol):
+class Subject(Protocol[Inputs]):
     """Something with inputs, a spiking output, a teacher's target and a differentiable stand-in."""
 
     name: str
     modules: list[nn.Module]
 
-    def example(self, batch: Batch) -> Example: ...
+    def example(self, batch: Batch) -> Example[Inputs]: ...
 
-    def output(self, example: Example) -> Tensor: ...
+    def output(self, example: Example[Inputs]) -> Tensor: ...
 
-    def stand_in(self, example: Example) -> Tensor: ...
+    def stand_in(self, example: Example[Inputs]) -> Tensor: ...
 
 
 class BlockSubject:
@@ -55,14 +55,14 @@ class BlockSubject:
         self.modules = [dict(blocks_of(student.net))[name]]
         self.proxy_block = dict(blocks_of(proxy))[name]
 
-    def example(self, batch: Batch) -> Example:
+    def example(self, batch: Batch) -> Example[BlockInput]:
         target = capture_block(self.teacher, self.name, *batch).output
         return Example(capture_inputs(self.student, self.name, *batch), target)
 
-    def output(self, example: Example) -> Tensor:
+    def output(self, example: Example[BlockInput]) -> Tensor:
         return run_block(self.student, self.name, example.inputs)
 
-    def stand_in(self, example: Example) -> Tensor:
+    def stand_in(self, example: Example[BlockInput]) -> Tensor:
         return self.proxy_block(*example.inputs.mean(), **example.inputs.mean_kwargs())
 
 
@@ -73,18 +73,18 @@ class NetworkSubject:
         self.name, self.teacher, self.student, self.proxy = NETWORK, teacher, student, proxy
         self.modules = [module for name, module in blocks_of(student.net) if name not in EXACT_BLOCKS]
 
-    def example(self, batch: Batch) -> Example:
+    def example(self, batch: Batch) -> Example[Batch]:
         with torch.no_grad():
             return Example(batch, self.teacher(*batch))
 
-    def output(self, example: Example) -> Tensor:
+    def output(self, example: Example[Batch]) -> Tensor:
         return self.student(*example.inputs)
 
-    def stand_in(self, example: Example) -> Tensor:
+    def stand_in(self, example: Example[Batch]) -> Tensor:
         return self.proxy(*example.inputs)
 
 
-def make_subject(name: str, teacher: nn.Module, student: SpikingNetwork, proxy: nn.Module) -> Subject:
+def make_subject(name: str, teacher: nn.Module, student: SpikingNetwork, proxy: nn.Module) -> Subject[Any]:
     """The subject called `name`: a block's name, or `NETWORK`. Raises KeyError for an unknown name."""
     if name == NETWORK:
         return NetworkSubject(teacher, student, proxy)
@@ -114,7 +114,7 @@ def expand_neurons(snn: SpikingNetwork, learn: tuple[str, ...], granularity: str
 
     Must come before `tied_proxy`, which shares the thresholds. The network computes what it did before.
     """
-    channels: dict[IFNeuron, tuple[int, ...]] = {}
+    channels: dict[nn.Module, tuple[int, ...]] = {}
     neurons = [neuron for _, neuron in snn.neurons()]
 
     def remember(module: nn.Module, args: tuple) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from quant import quantized_once
@@ -17,8 +17,8 @@ from ..checkpoints import checkpoint
 from ..config import SampleConfig, require
 from ..convert import SpikingNetwork
 from ..data import ImageDataset, to_model_range
-from ..diffusion import analytic_statistics
-from ..diffusion.process import make_process, require_vp
+from ..diffusion import VP, analytic_statistics
+from ..diffusion.process import require_vp
 from ..diffusion.samplers.grids import whole_times
 from ..distributed.runtime import evaluating, place, seed_from
 from ..distributed.world import World
@@ -26,6 +26,7 @@ from ..errors import UserError
 from ..files.atomic import replacing
 from ..files.npz import read_npz
 from ..nets.direct import DirectDenoiser
+from .subject import Sampled
 
 BATCH = 32
 MOST_BYTES = 2**24
@@ -66,7 +67,7 @@ def statistics_path(source: checkpoint.Loaded, sample: SampleConfig, count: int,
 
 
 def measured_statistics(
-    net: nn.Module, sample: SampleConfig, batches: Iterable[Tensor], device: torch.device | None = None
+    net: Sampled, sample: SampleConfig, batches: Iterable[Tensor], device: torch.device | None = None
 ) -> Tensor:
     """Γ_t of `net`, which runs in eval mode, at the times `sample` visits, float64 [diffusion_steps], NaN elsewhere.
 
@@ -75,7 +76,7 @@ def measured_statistics(
     Raises UserError for a network of another process, and where there are no images.
     """
     require_vp(net.diffusion, "--sampler=analytic_dpm")
-    process = make_process(net.diffusion, net.image_size)
+    process = VP(net.diffusion)
     if device is not None:
         place(net, device)
     like = next(net.parameters())
@@ -85,9 +86,10 @@ def measured_statistics(
         return analytic_statistics(net, process, images, visited_times(net, sample), generator)
 
 
-def visited_times(net: nn.Module, sample: SampleConfig) -> list[int]:
+def visited_times(net: Sampled, sample: SampleConfig) -> list[int]:
     """The times of the network calls that `sample` asks for."""
-    return whole_times(make_process(net.diffusion, net.image_size), sample.steps, sample.skip)
+    assert sample.skip is not None  # the constructor has chosen
+    return whole_times(VP(net.diffusion), sample.steps, sample.skip)
 
 
 def _batches(dataset: ImageDataset, count: int) -> Iterator[Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ class Compiled(nn.Module):
         super().__init__()
         self.net = net
         # inductor's own random numbers would give other dropout masks.
-        options = {"fallback_random": True} if backend == "inductor" else None
+        options: dict[str, Any] | None = {"fallback_random": True} if backend == "inductor" else None
         # In one piece or not at all: a failure then comes before anything has been computed.
         self._call: Callable | None = torch.compile(net.forward, fullgraph=True, backend=backend, options=options)
 
@@ -76,9 +77,10 @@ def unsuitable(net: nn.Module) -> str:
         return "levels are carried from call to call"
     if not isinstance(net, SpikingNetwork) or not net.clock.is_stream:
         return ""
-    if net.spiking.settle_steps == "auto":
+    settle = net.spiking.settle_steps
+    if isinstance(settle, str):  # auto
         return "how long it settles depends on what it computes"
-    steps = net.clock.spike_steps + net.spiking.settle_steps
+    steps = net.clock.spike_steps + settle
     return f"{steps} time steps under stream, {MOST_STEPS} at most are compiled" if steps > MOST_STEPS else ""
 
 

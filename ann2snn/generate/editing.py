@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ from .sampling import Rows, check_generation, run_chain
 from .subject import check_edited, given_images, sampling
 
 
-def edit(net: nn.Module, images: Tensor, strength: float = 0.5, **how: object) -> Tensor:
+def edit(net: nn.Module, images: Tensor, strength: float = 0.5, **how: Any) -> Tensor:
     """Images uint8 [N, C, H, W], diffused over the first `strength` of all diffusion steps and sampled from there.
 
     Of one image, N copies are N variations: image i has the noise of image i of the seed. strength: above 0 (next to
@@ -20,7 +22,7 @@ def edit(net: nn.Module, images: Tensor, strength: float = 0.5, **how: object) -
     otherwise. `steps` counts the network calls of the part that is left, whatever its length; ddpm visits all of it.
     Networks of the process "vp" on images; any sampler but gddim, euler, analytic_dpm. Raises UserError.
     """
-    check_edited(net, "--start")
+    net = check_edited(net, "--start")
     x_0 = given_images(net, images)
     strength = check_number(strength, "--strength")
     require(0 < strength <= 1, f"--strength={strength}: use a value above 0, at most 1")

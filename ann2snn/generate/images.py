@@ -134,7 +134,7 @@ def save_npz(source: str | os.PathLike | torch.Tensor, path: str | os.PathLike) 
     images = source if isinstance(source, torch.Tensor) else torch.cat(list(iter_folder(source, _READ_AT_ONCE)))
     _check(images)
     array = images.cpu().permute(0, 2, 3, 1).contiguous().numpy()
-    _write(Path(path), lambda file: np.savez(file, **{NPZ_KEY: array}))
+    _write(Path(path), lambda file: np.savez(file, array))  # the first is called NPZ_KEY
 
 
 def stale_npzs(folder: Path, images: torch.Tensor) -> list[Path]:

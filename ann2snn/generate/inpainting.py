@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +17,7 @@ from .subject import check_edited, given_images
 
 
 def inpaint(
-    net: nn.Module, images: Tensor, mask: Tensor, steps: int = 50, *, resamples: int = 10, **how: object
+    net: nn.Module, images: Tensor, mask: Tensor, steps: int = 50, *, resamples: int = 10, **how: Any
 ) -> Tensor:
     """Images uint8 [N, C, H, W] with the pixels in `mask`, bool [H, W], made anew; the others stay as they are.
 
@@ -25,7 +27,7 @@ def inpaint(
     copies are N variations. (steps − 1)·resamples + 1 network calls. how: seed, clip, skip, carry, carry_steps, amp,
     tf32 of `SampleConfig`. Networks of the process "vp" on images. Raises UserError.
     """
-    check_edited(net, "--inpaint")
+    net = check_edited(net, "--inpaint")
     x_0 = given_images(net, images)
     side = net.image_size
     require(
@@ -36,6 +38,7 @@ def inpaint(
     config = SampleConfig("ddpm_strided", steps, **how)
     check_generation(net, config)
     process = VP(net.diffusion)
+    assert config.skip is not None  # the constructor has chosen
     times = whole_times(process, config.steps, config.skip)
 
     def chain(rows: Rows) -> Tensor:

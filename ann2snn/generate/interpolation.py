@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from ..config import SampleConfig, check_limits, check_seed, require
@@ -11,13 +13,13 @@ from .sampling import check_generation, generate
 from .subject import check_sampled, sampling
 
 
-def interpolate(net: nn.Module, seed_a: int, seed_b: int, n: int, **how: object) -> Tensor:
+def interpolate(net: nn.Module, seed_a: int, seed_b: int, n: int, **how: Any) -> Tensor:
     """n images, uint8 [n, C, H, W], whose noise goes from that of seed_a's image 0 to that of seed_b's (`slerp`).
 
     how: fields of `SampleConfig`; a sampler that draws no noise on the way, DDIM in 50 steps unless asked otherwise.
     Raises UserError for another one, and as `ann2snn.sample`.
     """
-    check_sampled(net)
+    net = check_sampled(net)
     n = check_limits("n", n, "n")
     seeds = [check_seed(seed) for seed in (seed_a, seed_b)]
     config = sampling(how)

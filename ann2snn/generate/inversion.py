@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,11 @@ from ..diffusion import VP
 from ..diffusion.samplers import whole_times
 from ..diffusion.samplers.call import estimate
 from .sampling import Rows, check_generation, generate, run_chain
-from .subject import check_edited, given_images
+from .subject import check_edited, check_sampled, given_images
 
 
 def invert(
-    net: nn.Module, images: Tensor, steps: int = 50, *, iterations: int = 1, skip: str = "uniform", **how: object
+    net: nn.Module, images: Tensor, steps: int = 50, *, iterations: int = 1, skip: str = "uniform", **how: Any
 ) -> Tensor:
     """Noise [N, C, H, W], float, that deterministic DDIM in `steps` steps makes the images uint8 [N, C, H, W] from.
 
@@ -27,7 +27,7 @@ def invert(
     The predicted image is not limited to [−1, 1], and must not be on the way back: sample with clip=False.
     how: carry, carry_steps, amp, tf32 of `SampleConfig`. Networks of the process "vp" on images. Raises UserError.
     """
-    check_edited(net, "--invert")
+    net = check_edited(net, "--invert")
     x_0 = given_images(net, images)
     iterations = check_limits("invert_iterations", iterations)
     config = way_back(steps, skip, **how)
@@ -65,15 +65,15 @@ class RoundTrip(NamedTuple):
 
 
 def round_trip(
-    net: nn.Module, images: Tensor, steps: int = 50, *, iterations: int = 1, skip: str = "uniform", **how: object
+    net: nn.Module, images: Tensor, steps: int = 50, *, iterations: int = 1, skip: str = "uniform", **how: Any
 ) -> RoundTrip:
     """`invert` the images, and sample from that noise. Arguments and errors as `invert`."""
     noise = invert(net, images, steps, iterations=iterations, skip=skip, **how)
-    again = generate(net, way_back(steps, skip, **how), range(len(images)), x_T=noise)
+    again = generate(check_sampled(net), way_back(steps, skip, **how), range(len(images)), x_T=noise)
     mse = float((again.double() - images.double()).square().mean())
     return RoundTrip(again, noise, mse**0.5, 10 * math.log10(255**2 / mse) if mse else math.inf)
 
 
-def way_back(steps: int, skip: str = "uniform", **how: object) -> SampleConfig:
+def way_back(steps: int, skip: str = "uniform", **how: Any) -> SampleConfig:
     """How the noise of `invert` is sampled."""
     return SampleConfig("ddim", steps, eta=0.0, clip=False, skip=skip, **how)

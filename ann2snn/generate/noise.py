@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import require
+from .subject import Sampled
 
 
 class StartingWith:
@@ -24,7 +25,7 @@ class StartingWith:
         return draw
 
 
-def check_noise(net: nn.Module, x_T: Tensor, n: int) -> None:
+def check_noise(net: Sampled, x_T: Tensor, n: int) -> None:
     """Raise UserError unless x_T is finite noise, in floating point, for n images of `net`."""
     shape = [n, net.in_channels, net.image_size, net.image_size]
     tensor = isinstance(x_T, Tensor) and x_T.is_floating_point()

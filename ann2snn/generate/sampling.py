@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from quant import quantized_once
 
@@ -24,9 +24,11 @@ from ..diffusion.process import check_sampling, current_steps, image_channels, r
 from ..distributed.precision import in_tf32
 from ..distributed.runtime import evaluating, layout_for, steady_convolutions
 from ..distributed.world import ALONE, World
+from ..errors import UserError
 from .compiled import compiled
 from .noise import StartingWith
 from .spikes import ImageSpikes, SpikeTally
+from .subject import Sampled
 
 #: A group has 512 / image_size images, rounded down to a power of two, and no more or fewer than this. Measured on the
 #: demo's network and larger ones: within 5 % of batches of 64. No single image: it takes other routines.
@@ -67,7 +69,7 @@ Chain = Callable[[Rows], Tensor]
 
 
 def generate(
-    net: nn.Module,
+    net: Sampled,
     config: SampleConfig,
     indices: Sequence[int],
     *,
@@ -103,7 +105,7 @@ def generate(
 
 
 def run_chain(
-    net: nn.Module, config: SampleConfig, indices: Sequence[int], chain: Chain, hooks: Hooks = NO_HOOKS
+    net: Sampled, config: SampleConfig, indices: Sequence[int], chain: Chain, hooks: Hooks = NO_HOOKS
 ) -> Tensor:
     """What `chain` makes of the images `indices` (at least one), [len(indices), …] on the CPU.
 
@@ -119,7 +121,7 @@ def run_chain(
     return torch.cat(made)[[place[index] for index in indices]]
 
 
-def image_groups(net: nn.Module, indices: Sequence[int]) -> list[list[int]]:
+def image_groups(net: Sampled, indices: Sequence[int]) -> list[list[int]]:
     """`indices` in ascending order, those that are computed together in one list."""
     if not _on_cpu(net):
         return [sorted(set(indices))] if len(indices) else []
@@ -135,7 +137,7 @@ def group_size(image_size: int) -> int:
     return max(FEWEST_ROWS, min(MOST_ROWS, 1 << fitting.bit_length() >> 1))
 
 
-def computed_rows(net: nn.Module, part: list[int]) -> list[int]:
+def computed_rows(net: Sampled, part: list[int]) -> list[int]:
     """The indices that are computed for one of the `image_groups`, at least two: a single image rounds differently."""
     if not _on_cpu(net):
         return part if len(part) > 1 else part * 2
@@ -144,12 +146,12 @@ def computed_rows(net: nn.Module, part: list[int]) -> list[int]:
     return list(range(first, first + size))
 
 
-def _on_cpu(net: nn.Module) -> bool:
+def _on_cpu(net: Sampled) -> bool:
     return next(net.parameters()).device.type == "cpu"
 
 
 def _group(
-    net: nn.Module, config: SampleConfig, rows: list[int], wanted: list[int], chain: Chain, hooks: Hooks
+    net: Sampled, config: SampleConfig, rows: list[int], wanted: list[int], chain: Chain, hooks: Hooks
 ) -> Tensor:
     """What `chain` makes of the images `rows`, computed together: of those at the places `wanted`."""
     denoiser, like = compiled(net), next(net.parameters())
@@ -167,27 +169,30 @@ def _group(
     step = None if on_step is None else lambda time, state: on_step(time, state[wanted])
     with contextlib.ExitStack() as stack:
         if config.carry:
-            stack.enter_context(net.carrying(config.carry_steps))
+            stack.enter_context(_spiking(net).carrying(config.carry_steps))
         if hooks.on_spikes is not None:
-            stack.enter_context(net.monitored(tally))
+            stack.enter_context(_spiking(net).monitored(tally))
         made = chain(Rows(called, rows, noise, step))
     if hooks.on_spikes is not None:
-        hooks.on_spikes(tally.of([rows[row] for row in wanted], wanted, net.restarts))
+        hooks.on_spikes(tally.of([rows[row] for row in wanted], wanted, _spiking(net).restarts))
     return made[wanted].cpu()
 
 
-def check_generation(net: nn.Module, config: SampleConfig, statistics: Tensor | None = None) -> None:
+def _spiking(net: Sampled) -> SpikingNetwork:
+    if isinstance(net, SpikingNetwork):
+        return net
+    raise UserError("--carry: only a converted network has levels to keep (ann2snn.convert)")
+
+
+def check_generation(net: Sampled, config: SampleConfig, statistics: Tensor | None = None) -> None:
     """Raise UserError, before anything is computed, where sampler and network do not fit together."""
     check_sampling(net.diffusion, net.image_size, config, statistics, current_steps(net))
     if config.carry:
-        require(
-            isinstance(net, SpikingNetwork), "--carry: only a converted network has levels to keep (ann2snn.convert)"
-        )
-        net.check_carrying(config.carry_steps)
+        _spiking(net).check_carrying(config.carry_steps)
 
 
 def generate_batches(
-    net: nn.Module,
+    net: Sampled,
     config: SampleConfig,
     indices: Sequence[int],
     batch_size: int,
@@ -207,6 +212,7 @@ def generate_batches(
     """
     require(batch_size >= 1, f"batch_size={batch_size}: use at least 1")
     calls = config.calls(net.diffusion)
+    batches: Sequence[Sequence[int]]
     if _on_cpu(net):
         batches = image_groups(net, indices)
     else:
@@ -228,20 +234,30 @@ def generate_batches(
 
 
 def generate_all(
-    net: nn.Module,
+    net: Sampled,
     config: SampleConfig,
     n: int,
     batch_size: int,
     world: World = ALONE,
     progress: bool = True,
-    **options: object,
+    statistics: Tensor | None = None,
+    x_T: Tensor | None = None,
+    on_step: Callable[[float, Tensor], None] | None = None,
 ) -> Tensor:
     """Images 0..n−1 in one tensor, uint8 [n, C, H, W], on every process.
 
-    options: statistics, x_T and on_step of `generate_batches`.
+    statistics, x_T, on_step: as in `generate_batches`.
     """
     images = torch.empty(n, image_channels(net), net.image_size, net.image_size, dtype=torch.uint8)
-    found = list(generate_batches(net, config, range(n), batch_size, progress=progress, world=world, **options))
+    batches = generate_batches(
+        *(net, config, range(n), batch_size),
+        progress=progress,
+        world=world,
+        statistics=statistics,
+        on_step=on_step,
+        x_T=x_T,
+    )
+    found = list(batches)
     indices = torch.tensor([i for batch, _ in found for i in batch], dtype=torch.int64)
     mine = torch.cat([pictures for _, pictures in found]) if found else images[:0]
     for where, pictures in zip(world.collect(indices), world.collect(mine), strict=True):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..files.lines import append_line
 from ..files.plain import read_text
+from ..neurons import IFNeuron
 
 SPIKES_FILE = "spikes.jsonl"
 EXACT_IN_SINGLE = 2**24
@@ -44,6 +45,7 @@ class SpikeTally:
 
     def record(self, neuron: nn.Module, events: Tensor, is_count: bool) -> None:
         """events [L, N, *S]."""
+        assert isinstance(neuron, IFNeuron)  # a converted network has no others
         self._first = self._first or neuron
         if neuron is self._first:
             self.time_steps += len(events)
@@ -55,6 +57,7 @@ class SpikeTally:
 
     def of(self, images: Sequence[int], rows: Sequence[int], restarts: int) -> list[ImageSpikes]:
         """The tallies of `rows`, which became `images`."""
+        assert self.spikes is not None, "the network has not been called"
         spikes = self.spikes.long().tolist()
         return [
             ImageSpikes(image, spikes[row], self.time_steps, restarts) for image, row in zip(images, rows, strict=True)

@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 
 from ..config import SampleConfig, require
+from ..convert import SpikingNetwork
 from ..data import to_model_range
 from ..diffusion.process import image_channels, require_vp
+from ..nets.architecture import Network
+
+#: What samplers call. A module of a user's that knows its `in_channels`, `image_size` and `diffusion` counts as one.
+Sampled = Network | SpikingNetwork
 
 
-def check_sampled(net: object) -> None:
-    """Raise UserError for what no sampler can call."""
+def check_sampled(net: object) -> Sampled:
+    """Return `net`. Raises UserError for what no sampler can call."""
     missing = [name for name in ("in_channels", "image_size", "diffusion") if not hasattr(net, name)]
     require(
         isinstance(net, nn.Module) and not missing,
         f"net={type(net).__name__}: not a network that can be sampled; it lacks {', '.join(missing) or 'parameters'}",
     )
+    return cast(Sampled, net)  # it has all that they ask for
 
 
-def sampling(how: dict[str, object]) -> SampleConfig:
+def sampling(how: dict[str, Any]) -> SampleConfig:
     """Fields of `SampleConfig` that a caller gives, DDIM in 50 steps unless asked otherwise. Raises UserError."""
-    return SampleConfig(**{"sampler": "ddim", "steps": 50} | how)
+    settings: dict[str, Any] = {"sampler": "ddim", "steps": 50} | how
+    return SampleConfig(**settings)
 
 
-def check_edited(net: object, what: str) -> None:
-    """Raise UserError for networks that `what` is not defined for: those of other processes, or on currents."""
-    check_sampled(net)
-    require_vp(net.diffusion, what)
+def check_edited(net: object, what: str) -> Sampled:
+    """Return `net`. Raises UserError where `what` is not defined: for other processes than VP, or on currents."""
+    sampled = check_sampled(net)
+    require_vp(sampled.diffusion, what)
     require(not getattr(net, "currents", False), f"{what} needs a network on images, not on synaptic currents")
+    return sampled
 
 
-def given_images(net: nn.Module, images: Tensor) -> Tensor:
+def given_images(net: Sampled, images: Tensor) -> Tensor:
     """uint8 images [N, C, H, W] that fit `net`, N at least 1, in [−1, 1]. Raises UserError."""
     shape = [image_channels(net), net.image_size, net.image_size]
     tensor = isinstance(images, Tensor)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from torch.autograd.function import once_differentiable
 
 #: Receives the events [N, *S] of each step.
 Report = Callable[[Tensor], None]
+_Value = TypeVar("_Value", Tensor, Tensor | float, Tensor | None)
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ class Levels:
         """The same for inputs of so many dimensions, with one value per channel where they can be broadcast."""
         if self.axis is None:
             return self
-        step, offset, scale = (along(value, self.axis, dims) for value in (self.step, self.offset, self.scale))
-        return replace(self, step=step, offset=offset, scale=scale)
+        step, scale = along(self.step, self.axis, dims), along(self.scale, self.axis, dims)
+        return replace(self, step=step, offset=along(self.offset, self.axis, dims), scale=scale)
 
     @property
     def per_unit(self) -> Tensor:
@@ -68,7 +70,7 @@ class Levels:
         return min(max(0, self.lo), self.hi)
 
 
-def along(value: object, axis: int | None, dims: int) -> object:
+def along(value: _Value, axis: int | None, dims: int) -> _Value:
     """A value per channel [C], or with ones around, as it is broadcast to inputs of `dims` dimensions; others alike."""
     if axis is None or not isinstance(value, Tensor) or value.numel() == 1:
         return value
@@ -148,7 +150,7 @@ def follow(
     )
     if level is None and (smooth or learns or len(x) > 1 or paces[0].most is not None):
         level = neurons.rest(x[0])
-    if smooth or (learns and torch.compiler.is_compiling()):
+    if level is not None and (smooth or (learns and torch.compiler.is_compiling())):
         return soft_follow(x, level, neurons, paces, report, smooth)
     if learns:
         offset = levels.offset if isinstance(levels.offset, Tensor) else None
@@ -158,6 +160,7 @@ def follow(
         target = neurons.target(working(now), pace.share)
         level, hole = advance(level, target, neurons, pace, report)
         send(level, neurons, pace, answer, hole)
+    assert level is not None  # there is a step at least
     return answers, level
 
 

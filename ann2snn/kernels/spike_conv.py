@@ -52,7 +52,7 @@ class SpikeConv:
     integers [C_out, C_in, kH, kW], whole numbers of any type that `fits_spike_conv`; step [].
     """
 
-    def __init__(self, integers: Tensor, step: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> None:
+    def __init__(self, integers: Tensor, step: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> None:
         self.integers, self.step = integers.to(torch.int8), step
         self.sides = list(stride), list(padding), [1, 1], 1  # dilation, groups
         self._packed: dict[int, Tensor] = {}
@@ -72,7 +72,7 @@ class SpikeConv:
                 self.integers, self._scales[0], 1.0, spikes.zero, *self.sides
             )
         weights = self._packed[spikes.zero], *self._scales, None
-        output = 1.0, 0, torch.float32, "none", [], ""
+        output: tuple[object, ...] = (1.0, 0, torch.float32, "none", [], "")
         return torch.ops.onednn.qconv2d_pointwise(spikes.bytes, 1.0, spikes.zero, *weights, *self.sides, *output)
 
 

@@ -192,7 +192,7 @@ def norm_follow(
             float(norm.eps), stride_l=x[0].numel(), SCALE=_stride(scale), CHARGE=_stride(charge), WORTH=_stride(worth),
             TAKES_BACK=neurons.takes_back, BYTES=dtype == torch.uint8, **places,
         )  # fmt: skip
-    if state is not level:
+    if level is not None and state is not None and state is not level:
         level.copy_(state)
     return answers
 
@@ -216,7 +216,7 @@ def _pixels_in_line(x: Tensor) -> Tensor:
     return x if min(height, width) == 1 or x.stride(-2) == width * x.stride(-1) else x.contiguous()
 
 
-def _plan(x: Tensor, norm: NormRule) -> tuple[tuple[int], dict[str, object]]:
+def _plan(x: Tensor, norm: NormRule) -> tuple[tuple[int], dict[str, int]]:
     """x [N, C, H, W], dense, pixels in line → one program per sample and group, and where each finds its values."""
     samples, channels, height, width = x.shape
     stride_n, stride_c, stride_h, stride_w = x.stride()

@@ -69,9 +69,11 @@ class AutoEncoder(nn.Module):
         batch_statistics: normalize by mean and variance of this very batch (as in training mode) instead of the
         stored running ones: the vector of one image then depends on the others.
         """
-        for conv, norm, activation in self.encoder:
-            stored = (None, None) if batch_statistics else (norm.running_mean, norm.running_var)
-            x = F.batch_norm(conv(x), *stored, norm.weight, norm.bias, training=batch_statistics, eps=norm.eps)
+        for stage in self.encoder.children():
+            conv, norm, activation = stage.children()
+            assert isinstance(norm, nn.BatchNorm2d)
+            mean, variance = (None, None) if batch_statistics else (norm.running_mean, norm.running_var)
+            x = F.batch_norm(conv(x), mean, variance, norm.weight, norm.bias, training=batch_statistics, eps=norm.eps)
             x = activation(x)
         return self.latent_layer(x.flatten(1))
 

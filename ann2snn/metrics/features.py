@@ -84,7 +84,8 @@ class InceptionExtractor:
         net.fc = torch.nn.Identity()
         self._net, self._device = net, torch.device(device)
         self._chunk = chunk or (8 if self._device.type == "cpu" else None)
-        self.notes = () if published else (f"{path} is not the published Inception file: no FID or IS to compare",)
+        foreign = f"{path} is not the published Inception file: no FID or IS to compare"
+        self.notes: tuple[str, ...] = () if published else (foreign,)
         if fc_bias:
             self.notes += ("IS uses logits with the last layer's bias, which the original IS code leaves out",)
 

@@ -54,7 +54,7 @@ class FeatureStatistics:
             whole.scatter = world.sum(torch.from_numpy(scatter)).numpy()
         return whole
 
-    def compute(self):
+    def compute(self) -> tuple[np.ndarray, np.ndarray, int]:
         """Returns mu [D], sigma [D,D] (unbiased: divided by count - 1, as np.cov does) and count.
 
         Raises:

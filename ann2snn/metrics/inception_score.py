@@ -87,7 +87,7 @@ class InceptionScore:
                     f"Inception Score: got {images} images in splits of {self.count.tolist()}, announced were "
                     f"{self.total}: correct total, and pass indices where ranks share the images"
                 )
-        if (self.count == 0).any():
+        if self.probability is None or (self.count == 0).any():
             raise UserError(
                 f"Inception Score: {images} images do not fill {self.splits} splits: use splits=1 or more images"
             )

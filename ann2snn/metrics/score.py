@@ -28,10 +28,11 @@ def score_numbered(batches, extractor, stats, splits=10, total=None, progress=Tr
         UserError: the statistics are another extractor's, or the images are too few or malformed.
     """
     _check_match(extractor, stats)  # before the long work
-    gathered = accumulate(batches, extractor, splits, total, progress and world.main)
-    gathered = reduce_over(world, *gathered, splits, total)
+    features, inception = accumulate(batches, extractor, splits, total, progress and world.main)
+    features, inception = reduce_over(world, features, inception, splits, total)
     # The decompositions take seconds on all cores: once is enough.
-    return json.loads(world.from_main(json.dumps(figures(*gathered, extractor, stats)) if world.main else ""))
+    found = json.dumps(figures(features, inception, extractor, stats)) if world.main else ""
+    return json.loads(world.from_main(found))
 
 
 def usual_splits(total):

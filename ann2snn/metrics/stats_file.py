@@ -81,7 +81,7 @@ def write_stats(path, mu, sigma, count, extractor, overwrite=False):
                 file,
                 mu=stats.mu,
                 sigma=stats.sigma,
-                count=np.int64(stats.count),
+                count=np.int64(count),
                 extractor=np.str_(stats.extractor),
             )
     except OSError as error:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..config import DiffusionConfig, UNetConfig, require
+from ..errors import UserError
 from .attention_unet import AttentionUNet, AttentionUNetConfig
 from .diffusers_unet import DiffusersUNet, DiffusersUNetConfig
 from .direct import DirectConfig, DirectDenoiser
@@ -28,8 +31,8 @@ def stored_config(arch: object, stored: dict) -> NetworkConfig:
     Raises UserError for an unknown architecture, and for one whose output is not like its input; TypeError for
     unknown fields.
     """
-    known = isinstance(arch, str) and arch in CONFIGS
-    require(known, f"architecture {str(arch)[:40]!r}: use one of {', '.join(CONFIGS)}")
+    if not isinstance(arch, str) or arch not in CONFIGS:
+        raise UserError(f"architecture {str(arch)[:40]!r}: use one of {', '.join(CONFIGS)}")
     config = CONFIGS[arch](**stored)
     if isinstance(config, AttentionUNetConfig):
         require(
@@ -41,4 +44,5 @@ def stored_config(arch: object, stored: dict) -> NetworkConfig:
 
 def build_network(config: NetworkConfig, diffusion: DiffusionConfig | None = None) -> Network:
     """The network of a configuration, with fresh weights."""
-    return NETWORKS[type(config)](config, diffusion=diffusion)
+    network: Callable[..., Network] = NETWORKS[type(config)]
+    return network(config, diffusion=diffusion)

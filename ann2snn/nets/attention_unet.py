@@ -159,7 +159,7 @@ class AttentionUNet(nn.Module):
         for level in reversed(range(len(config.ch_mult))):
             ways_up.append((f"level_{level}", self._way_up(level, width, skips)))
             width = config.ch * config.ch_mult[level]
-        self.upsamples = nn.ModuleDict(reversed(ways_up))  # in the published order of parameters
+        self.upsamples = nn.ModuleDict(dict(reversed(ways_up)))  # in the published order of parameters
         self.out_conv = nn.Sequential(
             group_norm(width, config), nn.SiLU(), nn.Conv2d(width, config.denoised_channels * pixels, 3, padding=1)
         )
@@ -223,7 +223,8 @@ class AttentionUNet(nn.Module):
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.xavier_uniform_(module.weight, gain=NEAR_ZERO_GAIN if module in near_zero else 1.0)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     @property
     def in_channels(self) -> int:
@@ -238,13 +239,13 @@ class AttentionUNet(nn.Module):
         temb = self.embed(features.to(self.in_conv.weight.dtype))  # [N, 4·ch]
         h = self.in_conv(F.pixel_unshuffle(x, self.config.block_size))  # [N, ch, H/B, W/B], B = block_size
         skips = [h]
-        for blocks in self.downsamples.values():
-            for block in blocks:
+        for level in self.downsamples.values():
+            for block in level.children():
                 h = block(h, temb)
                 skips.append(h)
         h = self.middle(h, temb)
-        for blocks in reversed(self.upsamples.values()):
-            for block in blocks:
+        for level in reversed(list(self.upsamples.values())):
+            for block in level.children():
                 if not isinstance(block, Resampling):
                     h = torch.cat([h, skips.pop()], dim=1)
                 h = block(h, temb)
@@ -258,7 +259,7 @@ def group_norm(channels: int, config: AttentionUNetConfig) -> nn.GroupNorm:
 class Chain(nn.Sequential):
     """Blocks f(x, temb) one after the other."""
 
-    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:  # type: ignore[override]  # for the order of its blocks alone
         for block in self:
             x = block(x, temb)
         return x
@@ -267,7 +268,7 @@ class Chain(nn.Sequential):
 class Resampling(nn.Sequential):
     """Change of resolution; called like a block, deaf to the time embedding."""
 
-    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:  # type: ignore[override]  # as other blocks
         return super().forward(x)
 
 

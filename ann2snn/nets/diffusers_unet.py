@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class DiffusersUNetConfig:
         _check_values(settings)
         object.__setattr__(self, "settings", json.dumps(settings, sort_keys=True))
 
-    def value(self, name: str) -> object:
+    def value(self, name: str) -> Any:
         return json.loads(self.settings).get(name)
 
     @property
@@ -86,7 +87,8 @@ def _check_values(settings: dict) -> None:
     answered = settings.get("out_channels")
     require(answered == channels, f"{str(answered)[:40]} output channels for {channels} input channels: must agree")
     widths, layers = settings.get("block_out_channels"), settings.get("layers_per_block")
-    require(isinstance(widths, list) and 1 <= len(widths) <= 8, "block_out_channels: give 1 to 8 levels")
+    if not isinstance(widths, list) or not 1 <= len(widths) <= 8:
+        raise UserError("block_out_channels: give 1 to 8 levels")
     for width in widths:
         require(1 <= check_int(width, "block_out_channels") <= 4096, f"block_out_channels={width}: use 1 to 4096")
     require(1 <= check_int(layers, "layers_per_block") <= 16, f"layers_per_block={layers}: use 1 to 16")
@@ -116,7 +118,7 @@ class DiffusersUNet(nn.Module):
 
     def _quantize(self, bits: int) -> None:
         """Quantizers, of levels below 0 as well, as SiLU and attention have such answers."""
-        model = self.model
+        model: Any = self.model
         first = (model.conv_in, model.time_embedding.linear_1)  # they read the image and the time, no other layer
         for module in list(model.modules()):
             if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in first:

@@ -155,6 +155,7 @@ class FSDDIM(DirectDenoiser):
     """
 
     config: FSDDIMConfig
+    pe: Tensor
     currents: ClassVar[bool] = FSDDIMConfig.currents
 
     def __init__(self, config: FSDDIMConfig, diffusion: DiffusionConfig | None = None) -> None:
@@ -196,14 +197,16 @@ class FSDDIM(DirectDenoiser):
     def _u_net(self, first: Tensor, temb: Tensor) -> Tensor:
         """Currents of the first convolution [L·N, ch, H, W] → currents [L·N, C, H, W]."""
         h, skips = first, [first]
-        for *blocks, resample in self.downs:
+        for level in self.downs:
+            *blocks, resample = level.children()
             for block in blocks:
                 h = self.run_block(block, h, temb)
                 skips.append(h)
             h = self.run_block(resample, h)
         uppermost = skips[: 1 + self.config.num_res_blocks]
         h = self.run_block(self.mid_block2, self.run_block(self.mid_block1, h, temb), temb)
-        for *blocks, resample in self.ups:
+        for level in self.ups:
+            *blocks, resample = level.children()
             sent = []
             for block in blocks:
                 h = self.run_block(block, torch.cat([h, skips.pop()], dim=1), temb)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,17 +85,24 @@ class SpikeConv2d(QuantConv2d):
         return held and convolves_spikes(self.weight) and self._spike_conv() is not None
 
     def _spike_conv(self) -> SpikeConv | None:
-        """None for weights that are no bytes."""
-        derived = self.held.derived
+        """None for weights that are no bytes, or that are not held for many calls."""
+        derived = None if self.held is None else self.held.derived
+        if derived is None:
+            return None
         if "spike_conv" not in derived:
             whole = self.whole_weight()
-            fits = whole is not None and fits_spike_conv(whole[0])
-            derived["spike_conv"] = SpikeConv(*whole, self.stride, self.padding) if fits else None
+            if whole is None or isinstance(self.padding, str) or not fits_spike_conv(whole[0]):
+                derived["spike_conv"] = None
+            else:
+                derived["spike_conv"] = SpikeConv(*whole, self.stride, self.padding)
         return derived["spike_conv"]
 
     def convolve(self, x: Tensor | Spikes, bias: Tensor | None) -> Tensor:
         if isinstance(x, Spikes):
-            return self._spike_conv()(x, bias)
+            spike_conv = self._spike_conv()
+            if spike_conv is None:
+                raise ValueError("a convolution is given spikes that it cannot read: ask `reads_spikes` first")
+            return spike_conv(x, bias)
         return self._conv_forward(x, self.quantized_weight(), bias)
 
     def forward(self, x: Tensor | Spikes) -> Tensor:
@@ -108,9 +116,10 @@ def activate(norm: nn.Module, activation: nn.Module, x: Tensor, *readers: nn.Mod
     The answer may be `Spikes` (uint8) if all `readers`, the layers it goes to, read them, and it may have the type of
     autocast if they do nothing but cast it.
     """
-    if isinstance(norm, nn.GroupNorm) and hasattr(activation, "after_norm") and not torch.is_grad_enabled():
+    after_norm = getattr(activation, "after_norm", None)
+    if isinstance(norm, nn.GroupNorm) and after_norm is not None and not torch.is_grad_enabled():
         if not _heard(norm, activation):
-            active = activation.after_norm(norm, x, _type_for(readers, norm, x))
+            active = after_norm(norm, x, _type_for(readers, norm, x))
             if active is not None:
                 return active
     return activation(norm(x))
@@ -129,13 +138,18 @@ def _type_for(readers: tuple[nn.Module, ...], norm: nn.GroupNorm, x: Tensor) -> 
     if not readers or _heard(*readers):
         return None
     # A network that has diverged is to answer NaN, which bytes cannot tell from silence.
-    if all(hasattr(reader, "reads_spikes") and reader.reads_spikes() for reader in readers):
+    if all(_reads_spikes(reader) for reader in readers):
         if bool(torch.isfinite(x.sum() + norm.weight.sum() + norm.bias.sum())):
             return torch.uint8
     casts = torch.is_autocast_enabled(x.device.type) and norm.weight.dtype == torch.float32
     if casts and all(isinstance(reader, nn.Conv2d) or _is_nothing(reader) for reader in readers):
         return torch.get_autocast_dtype(x.device.type)
     return None
+
+
+def _reads_spikes(layer: nn.Module) -> bool:
+    asked = getattr(layer, "reads_spikes", None)
+    return asked is not None and asked()
 
 
 def _is_nothing(layer: nn.Module) -> bool:
@@ -147,10 +161,10 @@ class Layers(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         norm, activation, *others = self
-        x = activate(norm, activation, x, *others)
+        active: Any = activate(norm, activation, x, *others)  # spikes only where all the others read them
         for layer in others:
-            x = layer(x)
-        return x
+            active = layer(active)
+        return active
 
 
 class BatchDropout(nn.Dropout):
@@ -186,6 +200,8 @@ class SinusoidalTime(nn.Module):
     They are computed, so `t` may be fractional. The table of all integer times is kept as buffer `weight`
     [diffusion_steps, dim] only because the reference's checkpoints carry it; it is never read.
     """
+
+    weight: Tensor
 
     def __init__(self, diffusion_steps: int, dim: int) -> None:
         super().__init__()

@@ -181,7 +181,8 @@ class SDDPM(DirectDenoiser):
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in kept:
                 nn.init.xavier_uniform_(module.weight, gain=TAIL_GAIN if module in tail and near_zero else 1.0)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         steps = self.spike_steps
@@ -203,9 +204,12 @@ class SDDPM(DirectDenoiser):
 
     def _stem(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] → currents [L·N, ch, H, W]. The input does not change, so the convolution runs once."""
-        constant = over_time((self.conv.tsmconv if self.config.tsm else self.conv)(x), self.spike_steps)
-        h = self.bn(self.conv.scale(constant) if self.config.tsm else constant)
-        return self.bn_identity(self.conv_identity(self.neuron(h)))
+        conv, steps = self.conv, self.spike_steps
+        if isinstance(conv, TSMConv):
+            currents = conv.scale(over_time(conv.tsmconv(x), steps))
+        else:
+            currents = over_time(conv(x), steps)
+        return self.bn_identity(self.conv_identity(self.neuron(self.bn(currents))))
 
     def readout(self, h: Tensor) -> Tensor:
         """h [L, N, C, H, W] → Σ_s 0.8^(L−1−s)·h_s: the membrane of a leaky neuron that never fires [N, C, H, W]."""

@@ -63,10 +63,11 @@ class UNet(nn.Module):
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         near_zero = [m.block2[-1] for m in self.modules() if isinstance(m, ResBlock)] + [self.tail[-1]]
         for conv in near_zero:
-            nn.init.xavier_uniform_(conv.weight, gain=1e-5)
+            nn.init.xavier_uniform_(conv.get_parameter("weight"), gain=1e-5)
 
     @property
     def in_channels(self) -> int:

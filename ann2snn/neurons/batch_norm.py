@@ -21,6 +21,10 @@ class StepBatchNorm(nn.BatchNorm2d):
     update: False leaves the running statistics alone, for a pass that repeats another.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
     update: bool = True
 
     def __init__(self, channels: int, gain: float = 1.0) -> None:

@@ -17,6 +17,16 @@ from ..kernels import Pace
 AT_ONCE = (Pace(1.0),)  # the only step of `layer_sync`
 
 
+class Stateful(Protocol):
+    """A layer of neurons that has a state."""
+
+    def reset(self) -> None:
+        """Forget all input."""
+
+    def keep(self) -> None:
+        """Part the state from how it came about."""
+
+
 class Monitor(Protocol):
     """Receives the events of every neuron layer, chunk by chunk."""
 
@@ -43,7 +53,7 @@ class Clock:
     keeps: bool = False  # levels outlive the call
     smooth: bool = False  # levels are not rounded: the differentiable network that bptt's gradients belong to
     monitor: Monitor | None = field(default=None, repr=False)
-    awake: list[nn.Module] = field(default_factory=list, repr=False)  # neurons that have a state
+    awake: list[Stateful] = field(default_factory=list, repr=False)  # neurons that have a state
     _known: tuple = field(default=(None, ()), repr=False)  # the paces of a chunk, and what they depend on
 
     @property

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,8 @@ from ..errors import UserError
 from ..kernels import IFState, Levels, Neurons, NormRule, Spikes, follow, if_scan, norm_follow
 from .clock import Clock
 
-Read = Callable[[nn.Module], Levels]
+Read = Callable[[Any], Levels | None]
+_State = TypeVar("_State")
 
 
 class IFNeuron(nn.Module):
@@ -35,6 +37,7 @@ class IFNeuron(nn.Module):
     step either integrates what arrives.
     """
 
+    quantizer: nn.Module
     charge: nn.Parameter | None
     unit_events: bool = False  # True where Δ is in the weights of the layers that follow (convert/fold.py)
     is_constant: bool = False  # what it quantizes does not depend on the call, as a weight: it stays a quantizer
@@ -51,7 +54,11 @@ class IFNeuron(nn.Module):
 
     @property
     def levels(self) -> Levels:
-        return self.read(self.quantizer)
+        """As the quantizer has them now. Raises UserError where it has been switched off."""
+        levels = self.read(self.quantizer)
+        if levels is None:
+            raise UserError(f"a {type(self.quantizer).__name__} has been switched off: neurons need its levels")
+        return levels
 
     @property
     def theta(self) -> Tensor:
@@ -68,10 +75,10 @@ class IFNeuron(nn.Module):
         self.quantizer.training = mode  # its submodules are this module's
         return super().train(mode)
 
-    def _save_to_state_dict(self, *args: object) -> None:
+    def _save_to_state_dict(self, *args: Any) -> None:
         self.quantizer._save_to_state_dict(*args)  # with whatever it keeps beside parameters and buffers
 
-    def _load_from_state_dict(self, *args: object) -> None:
+    def _load_from_state_dict(self, *args: Any) -> None:
         self.quantizer._load_from_state_dict(*args)
 
     def neurons(self, x: Tensor) -> Neurons:
@@ -82,7 +89,7 @@ class IFNeuron(nn.Module):
 
     def reset(self) -> None:
         """Forget all input."""
-        self.states: list[object] = []  # a level [N, *S] for each call in a pass
+        self.states: list[Any] = []  # for each call in a pass, a level [N, *S], or an `_Integrated`
         self.at = _Place()
 
     def keep(self) -> None:
@@ -150,7 +157,7 @@ class IFNeuron(nn.Module):
             return neurons.worth
         return (neurons.worth / neurons.worth.new_tensor(shares)).repeat_interleave(x.shape[1]).view(-1, 1, 1, 1)
 
-    def _state(self, rest: Callable[[], object]) -> object:
+    def _state(self, rest: Callable[[], _State]) -> _State:
         """The state of this call: calls of one module in a pass are told apart by their order."""
         at, clock = self.at, self.clock
         if at.chunk != clock.chunk:
@@ -175,8 +182,9 @@ class IFNeuron(nn.Module):
         else:
             events = state.follow(current, neurons, clock)
         report = self._report()
-        for event in events if report is not None else ():
-            report(event.detach())
+        if report is not None:
+            for event in events:
+                report(event.detach())
         if clock.on_currents:
             return events * size
         counts, state.count = events.cumsum(0) + state.count, state.count + events.sum(0)
@@ -203,9 +211,10 @@ class IFNeuron(nn.Module):
         Raises UserError for thresholds where the quantizer does not keep them in one parameter `act_alpha`.
         """
         if thresholds:
-            if not isinstance(self._parameters.get("act_alpha"), nn.Parameter):
+            common = self._parameters.get("act_alpha")
+            if not isinstance(common, nn.Parameter):
                 raise UserError(f"thresholds of a {type(self.quantizer).__name__} cannot be learned one by one")
-            self.act_alpha = nn.Parameter(self.act_alpha.detach().expand(shape).clone())
+            self.act_alpha = nn.Parameter(common.detach().expand(shape).clone())
         if charges:
             now = 0.5 if self.charge is None else self.charge.detach()
             self.charge = nn.Parameter(torch.zeros(shape).to(self.levels.step.detach()) + now)

@@ -50,6 +50,10 @@ class ProjectedAttention(nn.MultiheadAttention):
     As `in_proj_bias` is None, `nn.TransformerEncoderLayer` does not take its fast path, which skips its submodules.
     """
 
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+
     def forward(
         self,
         query: Tensor,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..config import require
 from ..errors import UserError
+
+_Net = TypeVar("_Net", bound=nn.Module)
 
 HOW = "give an iterable of calls: tuples of arguments, dicts of keyword arguments, or pairs (tuple, dict)"
 
@@ -31,12 +33,12 @@ class Call(NamedTuple):
         return map_tensors(self, lambda x: x.detach().to("cpu", copy=True))
 
 
-def fresh(value: object) -> object:
+def fresh(value: Any) -> Any:
     """A copy of arguments: what a forward pass changes or takes out of containers is there again the next time."""
     return map_tensors(value, Tensor.clone)
 
 
-def copied(net: nn.Module) -> nn.Module:
+def copied(net: _Net) -> _Net:
     """A copy of the network. Raises UserError where it has none."""
     try:
         return copy.deepcopy(net)
@@ -44,12 +46,13 @@ def copied(net: nn.Module) -> nn.Module:
         raise UserError(f"net cannot be copied, which keeps the original as it is: {error}") from error
 
 
-def map_tensors(value: object, change: Callable[[Tensor], Tensor]) -> object:
+def map_tensors(value: Any, change: Callable[[Tensor], object]) -> Any:
     """`value` with its tensors changed, in new tuples, lists, dicts and dataclasses; other objects are the same."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(item, change) for item in value))
+        make: Callable[..., tuple] = type(value)  # a named tuple takes its fields one by one
+        return make(*(map_tensors(item, change) for item in value))
     if type(value) is tuple:
         return tuple(map_tensors(item, change) for item in value)
     if is_record(value):

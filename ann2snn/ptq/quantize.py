@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import chain
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,13 +109,13 @@ def quantize(
             place(site.module, rules.quantizer(site))
         _calibrate(net, sites, calls, rules)
     _tell(net, rules.bits)
-    net.example_call = tuple(calls[0].stored())
+    net.example_call = tuple(calls[0].stored())  # type: ignore[assignment]  # torch declares tensors and modules alone
     return net
 
 
 def _tell(net: nn.Module, bits: int) -> None:
     """Set the bits in the configuration of a network of this program, if such a one has these very quantizers."""
-    config = getattr(net, "config", None)
+    config: Any = getattr(net, "config", None)
     if type(config) not in NETWORKS or not hasattr(config, "bits"):
         return
     config = replace(config, bits=bits)
@@ -220,7 +221,7 @@ def _calibrate(net: nn.Module, sites: list[Site], calls: list[Call], rules: Rule
     """
     hooks, fits = [], [_Fit(site.name, rules) for site in sites]
     for site, fit in zip(sites, fits, strict=True):
-        quantizer = site.module.output_quantizer if site.behind else site.module.input_quantizer
+        quantizer = site.module.get_submodule("output_quantizer" if site.behind else "input_quantizer")
         hooks.append(quantizer.register_forward_pre_hook(fit))
     for call in calls:
         call.run(net)

@@ -84,7 +84,7 @@ class Reach(TorchDispatchMode):
 
     def has_marked(self, value: object) -> bool:
         """Whether a tensor in `value` is marked."""
-        found = []
+        found: list[bool] = []
         map_tensors(value, lambda x: found.append(getattr(_storage(x), _MARK, None) is self.own))
         return any(found)
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from .costs import CostFile, parse_costs
-from .parse import MALFORMED, clean, listed_reports, number, whole
+from .parse import MALFORMED, Json, clean, listed_reports, number, whole
 
 MOST_CALLS = 5000
 
@@ -30,7 +30,7 @@ class CarryFile:
         return totals[1] / totals[0] if len(totals) == 2 and totals[0] else math.nan
 
 
-def parse_carry(raw: object, name: str, notes: list[str]) -> CarryFile | None:
+def parse_carry(raw: Json, name: str, notes: list[str]) -> CarryFile | None:
     """The content of a file that `SNN_conversion.py --carry` wrote; None, with a note, for what makes no sense."""
     costs = parse_costs(raw, name, notes)
     listed = listed_reports(raw, name, [])

@@ -161,7 +161,8 @@ def heat_chart(reports: dict[Mode, GapReport]) -> Chart | None:
     }
     if not timed:
         return None
-    names, top, plots = [*_block_names(timed), "prediction"], 0.0, []
+    names, top = [*_block_names(timed), "prediction"], 0.0
+    plots: list[Plot] = []
     most = max((e for r in differing.values() for b in r.rows() for e in finite(b.errors_at)), default=1.0)
     palette = colours(list(reports))
     for index, (mode, report) in enumerate(differing.items()):
@@ -218,8 +219,11 @@ def finetune_chart(tuned: FineTuned) -> Chart:
     return Chart(drawing("Gap before and after tuning", [plot], SLANTED), header, rows, key)
 
 
-def carry_chart(carried: CarryFile, other: CarryFile | None = None, of: Names = NO_NAMES) -> Chart:
-    """Spikes of every call along the sampler's path, from rest and carried. other, of: as of `gap_chart`."""
+def carry_chart(carried: CarryFile | None, other: CarryFile | None = None, of: Names = NO_NAMES) -> Chart:
+    """Spikes of every call along the sampler's path, from rest and carried. other, of: as of `gap_chart`.
+
+    Either may be missing, not both.
+    """
     lines = [
         Line(f"{run}: {label}" if run else label, colour, list(series), run == of[1])
         for run, found in zip(of, (carried, other), strict=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..config import FULL_PRECISION, DirectSpiking
+from ..config import FULL_PRECISION, DirectSpiking, SpikingConfig
 from ..convert.raster import Raster
 from ..errors import UserError
 from ..files.flagfile import MOST_BYTES
@@ -45,7 +45,9 @@ HOW = (
 MOST_SCORES = 200  # lines that are shown: a table of more is not read
 #: Of these, the ones that may differ between two lines where the newer replaces the older.
 INCIDENTAL = ("notes", "device", "date", "time_steps", "spikes_per_call", "time_steps_per_call", "restarts_per_image")
-NO_OPTIONS = {"sampler_options": {}}  # what lines have in effect that were written before there were any
+NO_OPTIONS: dict[str, object] = {
+    "sampler_options": {}
+}  # what lines have in effect that were written before there were any
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Run:
     @property
     def direct(self) -> DirectSpiking | None:
         """How the network runs that this run has trained as a spiking network; None for a run of another kind."""
-        known = [raster.spiking for raster in self.rasters]
+        known: list[SpikingConfig | DirectSpiking | None] = [raster.spiking for raster in self.rasters]
         known += [account.direct for account in (self.costs.accounts if self.costs else ())]
         known += [direct_of_flags(self.flagfiles.get("flagfile.txt", "")), direct_of_name(self.logdir.name)]
         known += [score.mode.spiking for score in self.scores] + [found.mode.spiking for found in self.image_sets]

@@ -50,12 +50,13 @@ def run_names(first: Run, second: Run) -> tuple[str, str]:
 
 def _charts(runs: tuple[Run, Run], names: tuple[str, str]) -> dict[str, Chart]:
     """What either run measured, in the same axes."""
-    drawn, reports = {}, [all_reports(run) for run in runs]
-    if any(reports):
-        drawn["gap"] = gap_chart(*reports, of=names)
-    carried = [run.carried if run.carried and run.carried.spikes else None for run in runs]
-    if any(carried):
-        drawn["carry"] = carry_chart(*carried, of=names)
+    drawn: dict[str, Chart] = {}
+    first, second = (all_reports(run) for run in runs)
+    if first or second:
+        drawn["gap"] = gap_chart(first, second, names)
+    carried, other = (run.carried if run.carried and run.carried.spikes else None for run in runs)
+    if carried or other:
+        drawn["carry"] = carry_chart(carried, other, names)
     return drawn
 
 
@@ -84,14 +85,14 @@ def _scores(runs: tuple[Run, Run], names: tuple[str, str]) -> str:
     """A row for each network as it was run and sampled, with the scores of either run."""
     scored = list(dict.fromkeys(name for run in runs for name in score_names(run)))
     columns = ("count", "extractor", "sampler", "sampler_steps", "eta", "sampler_options", "seed", "reference_count")
-    rows = []
+    ordered = []
     for run, name in zip(runs, names, strict=True):
         for score in run.scores:
             values = [score_value(score, key) if key in score.values else "–" for key in scored]
             how = [clean(score.text(column), 60) for column in columns]
             network = [score.mode.network_label(run.bits), score.mode.schedule_label, name]
-            rows.append((score.mode.order, [*network, *values, *how]))
-    rows = [row for _, row in sorted(rows, key=lambda entry: entry[0])]
+            ordered.append((score.mode.order, [*network, *values, *how]))
+    rows = [row for _, row in sorted(ordered, key=lambda entry: entry[0])]
     header = ["network", "schedule", "run", *scored, *(column.replace("_", " ") for column in columns)]
     note = "<p class=note>Compare lines that share extractor, images, sampler, seed and reference alone.</p>"
     return text_table(header, rows, range(3, 3 + len(scored))) + note if rows else ""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ..config import DirectSpiking, SpikingConfig
-from .parse import MALFORMED, clean, listed_reports, number, parse_direct, parse_spiking, whole
+from .parse import MALFORMED, Json, clean, listed_reports, number, parse_direct, parse_spiking, whole
 
 MOST_REPORTS, MOST_LAYERS = 12, 1000
 #: Price list and part of an energy, with its heading.
@@ -77,7 +77,7 @@ class CostFile:
         return [row for account in self.accounts for row in account.rows]
 
 
-def parse_costs(raw: object, name: str, notes: list[str]) -> CostFile | None:
+def parse_costs(raw: Json, name: str, notes: list[str]) -> CostFile | None:
     """A cost file's content. An account that makes no sense is left out with a note."""
     listed = listed_reports(raw, name, notes)
     if listed is None:
@@ -119,7 +119,7 @@ def parse_account(raw: dict) -> CostAccount:
     return CostAccount(label, tuple(rows), layers, direct, how, raw.get("carried") is True)
 
 
-def _converted(raw: object) -> SpikingConfig | None:
+def _converted(raw: Json) -> SpikingConfig | None:
     """How a converted network ran; None for an ANN, and where a file does not tell."""
     try:
         return None if raw is None else parse_spiking(raw)

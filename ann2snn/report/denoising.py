@@ -45,7 +45,7 @@ def denoising(paths: SamplingPaths | None) -> str:
         if sum(len(strip.png) for strip in strips) <= MOST_BYTES or len(kept) <= FEWEST_FRAMES:
             break
         kept = kept[np.linspace(0, len(kept) - 1, max(FEWEST_FRAMES, len(kept) // 2)).round().astype(int)]
-    labels = [frame_label(index, paths) for index in kept]
+    labels = [frame_label(index, paths) for index in kept.tolist()]
     apart = np.abs(paths.ann.astype(np.int16) - paths.snn)[kept]
     rows = [[escape(label), f"{part.max()}", f"{part.mean():.3g}"] for label, part in zip(labels, apart, strict=True)]
     exact = (

@@ -6,11 +6,10 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 
 from ..run.tables import show
-from .parse import MALFORMED, clean, number, read_json, whole
+from .parse import MALFORMED, Json, clean, number, read_json, whole
 
 MOST_RUNS, MOST_BLOCKS = 12, 200
 
@@ -67,15 +66,15 @@ def find_finetuned(logdir: Path, notes: list[str]) -> list[FineTuned]:
     return [run for run in runs if run]
 
 
-def parse_finetuned(raw: object, folder: str, notes: list[str]) -> FineTuned | None:
+def parse_finetuned(raw: Json, folder: str, notes: list[str]) -> FineTuned | None:
     """The content of `finetune.json`, older ones with fewer fields too; None, with a note, if it makes no sense."""
     if raw is None:
         return None
     try:
         identity, gaps = raw.get("identity", {}), [number(gap) for gap in _listed(raw["prediction_gap"])]
         listed = _listed(raw["blocks"])[:MOST_BLOCKS]
-        pairs = list(zip_longest(listed, gaps[1:], fillvalue=math.nan))[: len(listed)]
-        blocks = tuple(parse_block(block, gap) for block, gap in pairs)
+        reached = gaps[1:] + [math.nan] * len(listed)
+        blocks = tuple(parse_block(block, gap) for block, gap in zip(listed, reached, strict=False))
         source, spiking = identity.get("source"), identity.get("spiking")
         signed = spiking.get("signed") if isinstance(spiking, dict) else None
         best = number(raw.get("best_gap"))

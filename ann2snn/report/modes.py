@@ -52,8 +52,8 @@ class Mode:
         """Such as "stream +auto unsigned", or "4 steps, threshold 1"; "–" for an ANN."""
         if self.spiking is None:
             return "–"
-        if self.direct:
-            return f"{self.direct.steps_label}, threshold {self.direct.threshold:g}"
+        if isinstance(self.spiking, DirectSpiking):
+            return f"{self.spiking.steps_label}, threshold {self.spiking.threshold:g}"
         parts = [self.spiking.label]
         if self.spiking.stream_norm != "cumulative":
             parts.append(f"{self.spiking.stream_norm.replace('_', '-')} norm")
@@ -75,19 +75,19 @@ class Mode:
         if self.direct:
             direct = self.direct
             return (rank, True, direct.name, direct.spike_steps, direct.threshold, self.label)
-        settle = self.converted.settle_steps if self.converted else 0
-        settle = float("inf") if settle == AUTO else settle
+        steps = self.converted.settle_steps if self.converted else 0
+        settle = float("inf") if steps == AUTO else steps
         return (rank, self.spiking is not None, self.schedule_label.split(" ")[0], settle, 0.0, self.label)
 
     def same_slot(self, other: Mode) -> bool:
         """Whether both belong in one line of the summary, minor settings aside; fine-tuned ones whatever settles."""
         if (self.network, self.weights) != (other.network, other.weights):
             return False
-        if not (self.converted and other.converted):
+        mine, theirs = self.converted, other.converted
+        if not (mine and theirs):
             return self.spiking == other.spiking
-        mine, theirs = ((s.settle_steps, s.burst) for s in (self.spiking, other.spiking))
-        same_settling = mine == theirs
-        return self.spiking.schedule == other.spiking.schedule and (same_settling or self.network == "finetuned")
+        same_settling = (mine.settle_steps, mine.burst) == (theirs.settle_steps, theirs.burst)
+        return mine.schedule == theirs.schedule and (same_settling or self.network == "finetuned")
 
 
 STREAM = SpikingConfig("stream")
@@ -104,7 +104,8 @@ USUAL_COLOURS = (GREY, BLUE, ORANGE, GREEN, PURPLE)
 
 def colours(modes: list[Mode]) -> dict[Mode, str]:
     """A colour for each mode: the usual ones keep theirs on every chart."""
-    result, left = {}, list(OTHER_COLOURS)
+    result: dict[Mode, str] = {}
+    left = list(OTHER_COLOURS)
     for mode in modes:
         usual = [c for m, c in zip(USUAL_MODES, USUAL_COLOURS, strict=True) if m.same_slot(mode)]
         if usual and usual[0] not in result.values():

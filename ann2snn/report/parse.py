@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from ..config import DirectSpiking, SpikingConfig
 from ..convert import BlockGap, GapReport
@@ -21,6 +22,8 @@ LARGEST = 1e100  # of a figure: spans of those beyond overflow
 MOST_GAPS, MOST_GAP_BLOCKS = 100, 500  # reports of a file and blocks of a report that are shown
 MOST_TIMES = 50  # diffusion times of a report
 MOST_JSON, MOST_LINES = 1 << 25, 1 << 28  # bytes of a JSON file; of a log, in which 800,000 steps take some 100 MB
+#: What a file of JSON holds, of which nothing is known yet.
+Json = Any
 #: What parsing foreign JSON can raise; UserError is a ValueError.
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
 
@@ -73,7 +76,7 @@ def sampling_text(settings: dict) -> str:
     return ", ".join(part for part in (told["sampler"], f"{told['sampler_steps']} steps", *more) if part)
 
 
-def read_json(path: Path, notes: list[str]) -> object:
+def read_json(path: Path, notes: list[str]) -> Json:
     """The file's content; None if it is missing, or damaged, which adds a note."""
     if not path.is_file():
         return None
@@ -119,13 +122,14 @@ def parse_spiking(raw: dict) -> SpikingConfig:
     return SpikingConfig(**given)
 
 
-def parse_direct(raw: dict, arch: object) -> DirectSpiking:
+def parse_direct(raw: dict, arch: str) -> DirectSpiking:
     """Raises one of MALFORMED."""
     return DirectSpiking(arch, raw["spike_steps"], raw.get("threshold", 1.0), raw.get("tsm", False))
 
 
 def parse_mode(raw: dict) -> Mode:
     """Mode of a line of scores or of a folder's settings. Raises one of MALFORMED."""
+    spiking: SpikingConfig | DirectSpiking | None
     if raw.get("direct") is not None:
         spiking = parse_direct(raw["direct"], raw["arch"])
     else:
@@ -154,7 +158,7 @@ def listed_reports(raw: object, name: str, notes: list[str]) -> list | None:
     return None
 
 
-def parse_gaps(raw: object, name: str, notes: list[str]) -> GapFile | None:
+def parse_gaps(raw: Json, name: str, notes: list[str]) -> GapFile | None:
     """A gap file's content. A report that makes no sense is left out with a note."""
     listed = listed_reports(raw, name, notes)
     if listed is None:
@@ -182,7 +186,9 @@ def parse_report(raw: dict) -> GapReport:
     rows = [
         BlockGap(
             clean(b["block"], 40),
-            *(number(b.get(k)) for k in ("error", "firing_rate", "negative_share")),
+            number(b.get("error")),
+            number(b.get("firing_rate")),
+            number(b.get("negative_share")),
             tuple(number(error) for error in (b.get("errors_at") or ())[:MOST_TIMES]),
         )
         for b in (*inner, *(b for b in raw["blocks"] if b["block"] == PREDICTION))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..config import SpikingConfig
 from ..convert.raster import Raster
 from .modes import Mode
 from .parse import clean
@@ -90,7 +91,7 @@ def _panel(
         for place_in_layer, neuron in enumerate(rows[layer]):
             y = top + layer * pitch + (place_in_layer + 1) * (pitch / (rows.shape[1] + 1))
             parts.append(_neuron(raster, events[layer, neuron], (layer, int(neuron)), labels[layer], (left, y, unit)))
-    own = not raster.is_direct and raster.spiking.schedule == "layer_sync"
+    own = isinstance(raster.spiking, SpikingConfig) and raster.spiking.schedule == "layer_sync"
     cut = f", the first {steps}" if steps < raster.events.shape[2] else ""
     bottom, middle = top + layers * pitch, units((left + right) / 2)
     for step in _ticks(steps):

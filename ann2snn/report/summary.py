@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ..config import FULL_PRECISION
+from ..config import FULL_PRECISION, DirectSpiking
 from ..convert import GapReport
 from ..run.tables import distance, percent, show, text_table
 from .collect import Run, Score
@@ -86,8 +86,8 @@ def steps_per_call(run: Run, mode: Mode, report: GapReport | None) -> str:
     """Time steps of one network call: "3 × depth" for layer_sync, "3 + 2" for a settling stream."""
     if mode.spiking is None:
         return "–"
-    if mode.direct:
-        return str(mode.direct.spike_steps)
+    if isinstance(mode.spiking, DirectSpiking):
+        return str(mode.spiking.spike_steps)
     steps = "T" if run.spike_steps is None else str(run.spike_steps)
     if mode.spiking.schedule == "layer_sync":
         depth = run.gaps.depth if run.gaps else None
@@ -232,7 +232,7 @@ def _gap_clauses(run: Run) -> list[str]:
         if row.mode.network != "converted" or row.gap != row.gap:
             continue
         name = row.mode.schedule_label
-        if row.mode.spiking.schedule == "stream":
+        if row.mode.converted and row.mode.converted.schedule == "stream":
             name += f" ({row.steps} steps)"
         clauses.append(f"{name} {distance(row.gap)}")
     return clauses

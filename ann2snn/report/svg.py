@@ -109,7 +109,7 @@ class Plot:
 
     def __init__(self, x: Axis, y: Axis, height: float, left: float = LEFT, width: float = WIDTH - LEFT - RIGHT):
         """height: of the area between the axes. left, width: of it."""
-        self.x, self.y, self.height, self.left, self.width, self.top = x, y, height, left, width, TOP
+        self.x, self.y, self.height, self.left, self.width, self.top = x, y, height, left, width, float(TOP)
         self.parts: list[str] = []
 
     def at(self, x: float, y: float) -> Point:
@@ -151,9 +151,11 @@ class Plot:
         body = f'<path class="line {series.line}" d="{"".join(pieces)}"/>' if series.line != "none" else ""
         for point, title in zip(series.points, series.titles, strict=True):
             if marked and math.isfinite(point[1]):
-                x, y = map(units, self.at(*point))
+                left, top = map(units, self.at(*point))
                 kind = "mark hollow" if series.hollow else "mark"
-                body += f'<circle class="{kind}" cx="{x}" cy="{y}" r="{size}"><title>{escape(title)}</title></circle>'
+                body += (
+                    f'<circle class="{kind}" cx="{left}" cy="{top}" r="{size}"><title>{escape(title)}</title></circle>'
+                )
         self.parts.append(f'<g class="{series.colour}">{body}</g>')
         return self
 

@@ -41,13 +41,14 @@ class Board:
     @staticmethod
     def _new_file(folder: Path) -> Path:
         stem = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-        for number in itertools.count():
-            path = folder / f"{stem}.{number}"
+        names = (f"{stem}.{number}" for number in itertools.count())
+        while True:
+            path = folder / next(names)
             try:
                 path.touch(exist_ok=False)
+                return path
             except FileExistsError:
                 continue
-            return path
 
     def scalar(self, step: int, name: str, value: float) -> None:
         from torch.utils.tensorboard.summary import scalar

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -20,7 +21,11 @@ RESULTS = "snn_eval.txt"
 LONGEST = 2**30  # bytes of a log that is read
 LINES, BOARD, WANDB = "log.jsonl", "TensorBoard's file", "Weights & Biases' log"
 #: What a log may fail with: one that a foreign package sends to a server, with anything.
-FAILURES = {LINES: (OSError, UserError), BOARD: (OSError, UserError), WANDB: Exception}
+FAILURES: dict[str, tuple[type[Exception], ...]] = {
+    LINES: (OSError, UserError),
+    BOARD: (OSError, UserError),
+    WANDB: (Exception,),
+}
 
 
 class RunLog:
@@ -40,16 +45,15 @@ class RunLog:
         self.stage = stage
         self.board: Board | None = None
         self.wandb: weights_and_biases.Wandb | None = None
-        self.lost: set[str] = {WANDB} if wandb is None else set()
+        self.lost: set[str] = set()
         self._try(LINES, lambda: self._forget_after(start_step))
         self._try(BOARD, lambda: setattr(self, "board", Board(logdir, start_step or None)))
-        self._try(WANDB, lambda: self._join(wandb, config or {}))
+        if wandb is not None:
+            self._try(WANDB, lambda: self._join(wandb, config or {}))
 
     def _join(self, project: str, config: dict) -> None:
         package = weights_and_biases.module()
-        if package is None:
-            self.lost.add(WANDB)
-        else:
+        if package is not None:
             self.wandb = weights_and_biases.Wandb(package, project, self.path.parent, config)
 
     def _try(self, name: str, write: Callable[[], None]) -> None:
@@ -59,8 +63,10 @@ class RunLog:
             write()
         except FAILURES[name] as error:
             self.lost.add(name)
-            of_disk = isinstance(error, OSError) and name != WANDB
-            reason = cause(error) if of_disk else one_line(str(error) or type(error).__name__)
+            if isinstance(error, OSError) and name != WANDB:
+                reason = cause(error)
+            else:
+                reason = one_line(str(error) or type(error).__name__)
             warn(f"{name} in {self.path.parent} is not continued ({reason}); the run goes on without it")
 
     def _forget_after(self, start_step: int) -> None:
@@ -75,20 +81,26 @@ class RunLog:
     def scalars(self, step: int, **values: float) -> None:
         line = json.dumps({"stage": self.stage, "step": step, **values})
         self._try(LINES, lambda: append_line(self.path, line))
-        for name, value in values.items():
-            self._try(BOARD, lambda name=name, value=value: self.board.scalar(step, name, value))
-        self._try(WANDB, lambda: self.wandb.log(step, **values))
+        if self.board is not None:
+            for name, value in values.items():
+                self._try(BOARD, partial(self.board.scalar, step, name, value))
+        if self.wandb is not None:
+            self._try(WANDB, partial(self.wandb.log, step, **values))
 
     def image(self, step: int, name: str, picture: Tensor) -> None:
         """picture uint8 [C, H, W]."""
-        self._try(BOARD, lambda: self.board.image(step, name, picture))
-        self._try(WANDB, lambda: self.wandb.image(step, name, picture))
+        if self.board is not None:
+            self._try(BOARD, partial(self.board.image, step, name, picture))
+        if self.wandb is not None:
+            self._try(WANDB, partial(self.wandb.image, step, name, picture))
 
     def close(self) -> None:
         """Write out what is still in memory."""
-        self._try(BOARD, lambda: self.board.flush())
-        self._try(WANDB, lambda: self.wandb.finish())
-        self.lost.add(WANDB)
+        if self.board is not None:
+            self._try(BOARD, self.board.flush)
+        if self.wandb is not None:
+            self._try(WANDB, self.wandb.finish)
+        self.wandb = None
 
 
 def _is_after(step: object, start_step: int) -> bool:

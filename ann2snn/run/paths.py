@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -33,8 +34,8 @@ class SamplingPaths:
 def save_paths(path: str | os.PathLike, paths: SamplingPaths) -> None:
     """Write the arrays to one npz, whole or not at all; `how` is a JSON object. No pickles."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        arrays = {"ann": paths.ann, "snn": paths.snn, "times": paths.times.astype(np.float64)}
-        np.savez_compressed(file, **arrays, how=np.array(json.dumps(paths.how)))
+        times, how = paths.times.astype(np.float64), np.array(json.dumps(paths.how))
+        np.savez_compressed(file, ann=paths.ann, snn=paths.snn, times=times, how=how)
 
 
 def load_paths(path: str | os.PathLike) -> SamplingPaths:
@@ -51,7 +52,7 @@ def load_paths(path: str | os.PathLike) -> SamplingPaths:
         )
         fits = times.dtype == np.float64 and times.shape == (frames - 1,) and bool(np.isfinite(times).all())
         _require(fits, "its times do not fit the states")
-        settings = json.loads(str(how)) if how.ndim == 0 else None
+        settings: Any = json.loads(str(how)) if how.ndim == 0 else None
         _require(isinstance(settings, dict), "it does not say how the states came about")
     except (KeyError, TypeError, OverflowError, RecursionError, OSError, ValueError) as error:
         raise UserError(f"cannot read {path} as sampling paths: {' '.join(str(error).split())}") from None

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,12 @@ def save_rasters(path: str | os.PathLike, rasters: Sequence[Raster]) -> None:
         same = (other.layers, other.window, other.t) == (first.layers, first.window, first.t)
         if not same or not torch.equal(other.neurons, first.neurons):
             raise ValueError("rasters in one file must be of the same neurons, image and time")
+    events: dict[str, Any] = {f"events_{index}": raster.events.numpy() for index, raster in enumerate(rasters)}
+    potentials: dict[str, Any] = {
+        f"potentials_{index}": raster.potentials.numpy()
+        for index, raster in enumerate(rasters)
+        if raster.potentials is not None
+    }
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file,
@@ -43,8 +50,8 @@ def save_rasters(path: str | os.PathLike, rasters: Sequence[Raster]) -> None:
             window=np.int64(first.window),
             t=np.float64(first.t),
             modes=np.array([json.dumps(raster.spiking.to_dict()) for raster in rasters]),
-            **{f"events_{index}": raster.events.numpy() for index, raster in enumerate(rasters)},
-            **{f"potentials_{i}": r.potentials.numpy() for i, r in enumerate(rasters) if r.potentials is not None},
+            **events,
+            **potentials,
         )
 
 
@@ -64,7 +71,7 @@ def _checked(arrays: dict[str, np.ndarray]) -> list[Raster]:
     _require(layers.dtype.kind == "U" and layers.ndim == 1 and len(layers) > 0, "layers are no list of names")
     _require(neurons.dtype == np.int64 and neurons.ndim == 2 and len(neurons) == len(layers), "neurons do not fit")
     single = window.dtype == np.int64 and window.ndim == 0
-    _require(single and 1 <= window <= MOST_WINDOW, f"no window of 1 to {MOST_WINDOW} steps")
+    _require(single and bool(1 <= window <= MOST_WINDOW), f"no window of 1 to {MOST_WINDOW} steps")
     _require(t.dtype == np.float64 and t.ndim == 0 and bool(np.isfinite(t)), "no diffusion time")
     _require(modes.dtype.kind == "U" and modes.ndim == 1, "no list of modes")
     _require(1 <= len(modes) <= MOST_MODES, f"no list of 1 to {MOST_MODES} modes")
@@ -79,7 +86,7 @@ def _checked(arrays: dict[str, np.ndarray]) -> list[Raster]:
         _require(window <= events.shape[2] <= MOST_STEPS, f"events are not of {window} to {MOST_STEPS} steps")
         spiking = _spiking(json.loads(str(mode)))
         least, most = (0, 1) if isinstance(spiking, DirectSpiking) else (-spiking.burst, spiking.burst)
-        _require(least <= events.min() and events.max() <= most, f"events are not of {least} to {most} spikes")
+        _require(bool(least <= events.min() and events.max() <= most), f"events are not of {least} to {most} spikes")
         tensors = torch.from_numpy(neurons), torch.from_numpy(events)
         rasters.append(Raster(spiking, names, *tensors, int(window), float(t), _potentials(arrays, index)))
     return rasters

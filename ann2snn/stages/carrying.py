@@ -15,6 +15,7 @@ from ..convert import SpikingNetwork, relative_error
 from ..cost import CostReport, count_calls
 from ..files.atomic import write_text
 from ..generate.probe import sampler_calls
+from ..nets.architecture import Network
 from ..report.costs import cost_table, parse_costs
 from ..run.tables import text_table
 from .cost import entry, price_lists
@@ -34,7 +35,7 @@ def carried_errors(
 
 
 def measure_carrying(
-    path: Path, ann: nn.Module, snn: SpikingNetwork, sample: SampleConfig, images: int, name: str = "converted"
+    path: Path, ann: Network, snn: SpikingNetwork, sample: SampleConfig, images: int, name: str = "converted"
 ) -> None:
     """Count `ann`, and `snn` from rest and carried, on all calls that `sample` makes; write `path` and print the table.
 
@@ -69,7 +70,9 @@ def measure_carrying(
 
 def print_carrying(content: dict, rest: CostReport, carried: CostReport) -> None:
     """The table, and the saving in a sentence."""
-    header, rows, _ = cost_table(parse_costs(content, CARRY_FILE, notes=[]))
+    costs = parse_costs(content, CARRY_FILE, notes=[])
+    assert costs is not None  # it has reports
+    header, rows, _ = cost_table(costs)
     print(text_table(header, rows))
     share = carried.total("spikes") / (rest.total("spikes") or 1)
     print(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoints import checkpoint, folders
 from ..config import AUTO, SampleConfig, SpikingConfig
@@ -22,7 +22,8 @@ from ..files.atomic import file_hash, write_text
 from ..generate.images import save_grid
 from ..generate.probe import halfway_state, sampler_states
 from ..generate.sampling import generate_all
-from ..nets import UNet
+from ..generate.subject import Sampled
+from ..nets.architecture import Network
 from ..nets.direct import DirectDenoiser
 from ..run.rasters import save_rasters
 from ..run.tables import distance, gap_table
@@ -61,7 +62,7 @@ def run(
     """
     if sample.carry:
         spiking.check_carrying()
-    ann: UNet = place(source.net, world.device)
+    ann = place(source.unconverted, world.device)
     snn = converted(ann, spiking, spike_chunk)
     if exported is not None:
         folders.check_free(exported)
@@ -86,7 +87,7 @@ def run(
 
 
 def measure(
-    logdir: Path, ann: UNet, snn: SpikingNetwork, spiking: SpikingConfig, sample: SampleConfig, images: int
+    logdir: Path, ann: Network, snn: SpikingNetwork, spiking: SpikingConfig, sample: SampleConfig, images: int
 ) -> None:
     """Write `gap.json`, `cost.json`, `raster.npz`, and where levels are carried `carry.json`; print the tables."""
     reports = gap_reports(ann, snn, spiking, images, sample.seed)
@@ -108,7 +109,7 @@ def converted(ann: nn.Module, spiking: SpikingConfig, spike_chunk: int = 0) -> S
     return snn
 
 
-def gap_reports(ann: UNet, snn: SpikingNetwork, spiking: SpikingConfig, images: int, seed: int) -> list[GapReport]:
+def gap_reports(ann: Network, snn: SpikingNetwork, spiking: SpikingConfig, images: int, seed: int) -> list[GapReport]:
     """Gap under layer_sync, under stream without settling, and (cumulative norm) under stream with auto settling."""
     stream = replace(spiking, schedule="stream", settle_steps=0, burst=1)
     modes = [spiking.changed(schedule="layer_sync"), stream]
@@ -127,7 +128,9 @@ def settling(spiking: SpikingConfig) -> SpikingConfig | None:
         return None
 
 
-def gaps_under(ann: UNet, snn: SpikingNetwork, modes: list[SpikingConfig], images: int, seed: int) -> list[GapReport]:
+def gaps_under(
+    ann: Network, snn: SpikingNetwork, modes: list[SpikingConfig], images: int, seed: int
+) -> list[GapReport]:
     """Gap of `snn` run in each of `modes`, in float64, on states of the ANN's sampling path."""
     ann, snn = copy.deepcopy(ann).double(), copy.deepcopy(snn).double()
     x, t = sampler_states(ann, images, GAP_TIMES, seed)
@@ -140,7 +143,7 @@ def write_gap(path: Path, reports: list[GapReport], images: int, **extra: object
     write_text(path, json.dumps(content | extra | {"reports": [r.to_dict() for r in reports]}, indent=1) + "\n")
 
 
-def write_raster(path: Path, ann: UNet, snn: SpikingNetwork, seed: int) -> None:
+def write_raster(path: Path, ann: Network, snn: SpikingNetwork, seed: int) -> None:
     """Spikes of a few neurons of every layer under layer_sync and stream, in float64, halfway along a sampling path.
 
     Stream settles as `snn` is set to, or if it is not, until nothing fires: its first T steps are those without.
@@ -178,14 +181,15 @@ def grid_name(net: nn.Module, carried: bool = False) -> str:
 
 
 def write_grids(
-    logdir: Path, nets: Iterable[nn.Module], sample: SampleConfig, count: int, batch_size: int, world: World
+    logdir: Path, nets: Iterable[Sampled], sample: SampleConfig, count: int, batch_size: int, world: World
 ) -> None:
     """A picture of each network's images, all from the same noise, named by `grid_name`.
 
     Where levels are carried, a spiking network's are drawn without that as well. The way of the first images, as the
     quantized and the spiking network take it, goes to `trajectory.npz`.
     """
-    nrow, paths = max(1, math.isqrt(count)), {}
+    nrow = max(1, math.isqrt(count))
+    paths: dict[bool, tuple[FirstPath, Tensor]] = {}
     ways = [(net, sample.from_rest()) for net in nets]
     if sample.carry:
         ways += [(net, sample) for net, _ in ways if isinstance(net, SpikingNetwork)]

@@ -13,7 +13,7 @@ from ..convert import SpikingNetwork
 from ..cost import FP32, INT8, INT8_STATE16, CostReport, count_operations
 from ..files.atomic import write_text
 from ..generate.probe import sampler_states
-from ..nets import UNet
+from ..nets.architecture import Network
 from ..nets.direct import DirectDenoiser
 from ..report.costs import cost_table, generation_table, parse_costs
 from ..run.tables import text_table
@@ -25,7 +25,7 @@ COST_TIMES = 4  # diffusion times they are taken at
 
 def measure_and_write(
     path: Path,
-    ann: UNet,
+    ann: Network,
     snn_by_name: Mapping[str, SpikingNetwork],
     modes: Sequence[SpikingConfig],
     images: int,
@@ -92,6 +92,7 @@ def entry(report: CostReport, calls: int) -> dict:
 def print_costs(content: dict, whose: str) -> None:
     """The totals per network call and the energy of a generated image, as the report page shows them."""
     costs = parse_costs(content, COST_FILE, notes=[])
+    assert costs is not None  # it has reports
     for header, rows, _ in (cost_table(costs), generation_table(costs)):
         print(text_table(header, rows))
     print(

@@ -96,7 +96,8 @@ def score_with_coverage(
         return scores
     data = f"{real.dataset.name} ({real.dataset.split})"
     against = {"real_images": real.count, "real_data": data}
-    notes, figures = list(scores["notes"]), {}
+    notes = list(scores["notes"])
+    figures: dict[str, object] = {}
     if real.kid:
         mean, deviation, size = kid(real_features, generated_features)
         figures |= {"KID": mean, "KID_std": deviation, "kid_subset_size": size, **against}

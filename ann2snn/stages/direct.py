@@ -10,8 +10,9 @@ from ..config import SampleConfig, TrainConfig, check_ft_name
 from ..data import ImageDataset
 from ..distributed.runtime import place
 from ..distributed.world import World
+from ..errors import UserError
 from ..nets.direct import DirectConfig, DirectDenoiser
-from ..nets.sddpm import with_tsm
+from ..nets.sddpm import SDDPM, with_tsm
 from . import train
 from .common import owning
 from .convert import RASTER_FILE, write_grids
@@ -27,7 +28,9 @@ def export(logdir: Path, sample: SampleConfig, world: World, gap_images: int, gr
     gap_images: images of the cost account; 0 leaves account and raster out. Returns the exit code.
     """
     source = checkpoint.load(train.best_or_last(logdir))
-    net: DirectDenoiser = place(source.net, world.device)
+    if not isinstance(source.net, DirectDenoiser):
+        raise UserError(f"{source.path} is no directly trained spiking network: remove it, or choose another --logdir")
+    net = place(source.net, world.device)
     with owning(logdir, "export", world):
         if world.main:
             checkpoint.save(logdir / TRAINED, payload_of(source))
@@ -76,6 +79,7 @@ def fine_tune(
     The weights are inherited: at as many time steps, the first output is the pretrained network's. Returns the exit
     code. accepted: see `train.run`.
     """
+    assert isinstance(source.net, SDDPM)
     inherited = with_tsm(source.net, spike_steps)
     return train.run(
         *(folder, dataset, inherited.config, source.net.diffusion, config, sample, schedule, world),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -203,7 +204,9 @@ def follow(
 
     Called by the main process alone. States are shown as images: of CLD the positions, of blur diffusion the pixels.
     """
-    net, paths, images = place(source.net, world.device).eval(), [], []
+    net = place(source.net, world.device).eval()
+    paths: list[Trajectory] = []
+    images: list[Tensor] = []
     pictures = as_pictures(net)
     count = min(config.trajectory, config.num_images)
 
@@ -211,10 +214,13 @@ def follow(
         paths[-1].add(pictures(state))
 
     with ALONE.progress(count * sample.calls(net.diffusion), "trajectory", "call") as bar:
-        hooks = {"on_call": lambda x, t: bar.update(len(x)), "on_step": keep}
+
+        def seen(x: Tensor, t: Tensor) -> None:
+            bar.update(len(x))
+
         for part in image_groups(net, range(count)):
             paths.append(Trajectory())
-            images.append(generate(net, sample, part, statistics=statistics, **hooks))
+            images.append(generate(net, sample, part, on_call=seen, on_step=keep, statistics=statistics))
     frames = torch.cat([kept.frames(end) for kept, end in zip(paths, images, strict=True)], dim=1)
     for written in write_trajectory(frames, path, config.trajectory_format):
         print(f"{written}: the way of the first {count} images")
@@ -238,10 +244,10 @@ def score_and_record(
     beside: gives further fields of the line; called by the main process alone.
     """
     if extractor is None or stats is None:
-        scores = {"count": count, "extractor": "none", "notes": []}
+        scores: dict[str, Any] = {"count": count, "extractor": "none", "notes": []}
         made_with = made_with | {"reference": None, "reference_count": None}
     else:
-        score = score_numbered
+        score: Callable[..., dict] = score_numbered
         if real is not None:
             score = partial(score_with_coverage, real, dataset_batches(real.dataset, real.count, world))
         scores = score(batches, extractor, stats, splits=usual_splits(count), total=count, world=world)
@@ -286,7 +292,7 @@ def score_data(
         fad.extractor.require_channels(dataset.channels)
     count = min(count, len(dataset))
     require_spread(count)
-    made_with = {"network": f"real images ({dataset.name}, {dataset.split})", "spiking": None}
+    made_with: dict[str, Any] = {"network": f"real images ({dataset.name}, {dataset.split})", "spiking": None}
     made_with |= {"image_size": dataset.img_size, "reference": stats_name}
     batches = dataset_batches(dataset, count, world)
     beside = None if fad is None else partial(fad.score, dataset_batches(dataset, count, ALONE))

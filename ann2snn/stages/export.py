@@ -8,6 +8,7 @@ from pathlib import Path
 from ..checkpoints import folders
 from ..checkpoints.payload import payload_of
 from ..convert import SpikingNetwork
+from ..nets.architecture import Network
 from ..report.collect import Run, collect
 from ..report.costs import cost_table
 from ..report.parse import clean, sampling_text
@@ -29,6 +30,7 @@ def export(folder: Path, snn: SpikingNetwork, logdir: Path, hashes: Sequence[str
 def card(name: str, snn: SpikingNetwork, run: Run, hashes: Sequence[str], measured: bool) -> str:
     """Markdown; what was not measured has no line."""
     net = snn.net
+    assert isinstance(net, Network)  # or `payload_of` refuses it
     about = {
         "architecture": net.config.arch,
         "images": f"{net.image_size}×{net.image_size}, {net.in_channels} channels",
@@ -45,18 +47,18 @@ def card(name: str, snn: SpikingNetwork, run: Run, hashes: Sequence[str], measur
         f"```python\nimport ann2snn\n\nsnn = ann2snn.load({clean(name, 80)!r})\nimages = ann2snn.sample(snn, 4)\n```",
     ]
     if measured and run.gaps:
-        rows = [(report.label, show(report.prediction.error)) for report in run.gaps.reports.values()]
+        gaps = [(report.label, show(report.prediction.error)) for report in run.gaps.reports.values()]
         parts += [
             "## Gap",
             "Relative L2 error of the prediction against the quantized network, in float64.",
-            markdown_table(["schedule", "error"], rows),
+            markdown_table(["schedule", "error"], gaps),
         ]
     if measured and run.costs:
         header, rows, _ = cost_table(run.costs)
         parts += ["## Cost", "Per image and network call.", markdown_table(*_filled(header, rows))]
     scores = [score for score in run.scores if score.line.get("checkpoint") in hashes]
     if scores:
-        rows = [
+        told = [
             (
                 score.mode.label,
                 str(score.count or NOTHING),
@@ -66,7 +68,7 @@ def card(name: str, snn: SpikingNetwork, run: Run, hashes: Sequence[str], measur
             )
             for score in scores
         ]
-        parts += ["## Scores", markdown_table(*_filled(["network", "images", "sampler", "features", "scores"], rows))]
+        parts += ["## Scores", markdown_table(*_filled(["network", "images", "sampler", "features", "scores"], told))]
     return "\n\n".join(parts) + "\n"
 
 

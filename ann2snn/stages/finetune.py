@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ..checkpoints import checkpoint
 from ..config import SampleConfig, SpikingConfig, require
+from ..convert import SpikingNetwork
 from ..data import ImageDataset
 from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import World
@@ -21,7 +22,6 @@ from ..finetune.subject import Batch
 from ..generate.images import save_grid
 from ..generate.probe import sampler_calls
 from ..generate.sampling import generate_all
-from ..nets import UNet
 from ..run.log import RunLog
 from ..signals import Interruption
 from .carrying import CARRY_FILE, MOST_CALLS, carried_errors, measure_carrying
@@ -54,7 +54,7 @@ def run(
         "--schedule=layer_sync equals the quantized network already: fine-tune --schedule=stream",
     )
     world.rows(config.batch_size, "--ft_batch_size")
-    ann: UNet = place(source.net, world.device)
+    ann = place(source.unconverted, world.device)
     if sample.carry:
         spiking.check_carrying()
         calls = sample.calls(ann.diffusion)
@@ -69,7 +69,7 @@ def run(
         run.restore()
         accepted()
         log = RunLog(run.folder, "finetune", run.log_step) if world.main else SilentLog()
-        if world.main:
+        if isinstance(log, RunLog):
             record_changes(log, run.log_step, run.changes)
         try:
             code = _tune_all(run, dataset, sample, log)
@@ -89,6 +89,7 @@ def measure_result(run: Run, images: int, sample: SampleConfig) -> None:
     Beside those of the converted network.
     """
     best = checkpoint.load(run.folder / BEST).net
+    assert isinstance(best, SpikingNetwork)  # `Run.keep_if_best` writes no other
     place(best, next(run.ann.parameters()).device)
     best.set_spike_chunk(run.config.spike_chunk)
     spiking, seed = run.snn.spiking, run.config.seed

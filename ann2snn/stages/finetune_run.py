@@ -29,7 +29,7 @@ from ..errors import UserError
 from ..files.atomic import cause, write_text
 from ..finetune import LEARNABLE, NETWORK, BlockReport, BlockTuning, expand_neurons, tied_proxy, tunable_blocks
 from ..finetune.inputs import HELD_BACK
-from ..nets import UNet
+from ..nets.architecture import Network
 from ..run.tables import text_table
 from ..training.state import parse_progress
 from .claims import told
@@ -63,10 +63,10 @@ def made_of(dataset: ImageDataset, sample: SampleConfig, diffusion: DiffusionCon
 class FineTuneConfig:
     """steps, lr: per block. sample_size 0: no sample grids. resume: continue from the last finished block.
 
-    method, learn, neuron_lr, decay, calibrate, cache: see `BlockTuning`. network_steps: of a last pass over all blocks
-    at once; 0 for none. granularity: one threshold and charge per "layer" or per "channel". inputs: "data" or
-    "sampler". name: goes to the end of the folder's name. resume_with: flags whose value may differ from that of the
-    run that is resumed.
+    method, learn, neuron_lr, decay, calibrate, cache: see `BlockTuning`. learn (): weights for proxy, all for bptt.
+    network_steps: of a last pass over all blocks at once; 0 for none. granularity: one threshold and charge per "layer"
+    or per "channel". inputs: "data" or "sampler". name: goes to the end of the folder's name. resume_with: flags whose
+    value may differ from that of the run that is resumed.
     """
 
     steps: int
@@ -77,7 +77,7 @@ class FineTuneConfig:
     resume: bool
     seed: int
     method: str = "proxy"
-    learn: tuple[str, ...] | None = None
+    learn: tuple[str, ...] = ()
     granularity: str = "channel"
     neuron_lr: float = 1e-3
     decay: bool = False
@@ -92,14 +92,14 @@ class FineTuneConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "resume_with", check_resume_with(self.resume_with))
-        if self.learn is None:
+        if not self.learn:
             object.__setattr__(self, "learn", ("weights",) if self.method == "proxy" else LEARNABLE)
         require(self.method in FT_METHODS, f"--ft_method={self.method}: use one of {', '.join(FT_METHODS)}")
         require(self.inputs in FT_INPUTS, f"--ft_inputs={self.inputs}: use one of {', '.join(FT_INPUTS)}")
         require(self.granularity in ("layer", "channel"), f"--ft_granularity={self.granularity}: use layer or channel")
         unknown = set(self.learn) - set(LEARNABLE)
         require(
-            bool(self.learn) and not unknown,
+            not unknown,
             f"--ft_learn={','.join(self.learn)}: give one or more of {', '.join(LEARNABLE)}",
         )
         require(
@@ -160,7 +160,7 @@ class Run:
     def __init__(
         self,
         folder: Path,
-        ann: UNet,
+        ann: Network,
         spiking: SpikingConfig,
         config: FineTuneConfig,
         source: str,
@@ -204,10 +204,10 @@ class Run:
 
     def restore(self) -> None:
         """Take up a run that stopped between two blocks. Raises UserError if it is another run's."""
-        path = self.folder / STATE
-        if path.exists() and not self.config.resume:
-            raise UserError(f"{path} exists and would be overwritten: drop --noresume, or remove the folder")
-        path = newest(path, self.world)
+        state = self.folder / STATE
+        if state.exists() and not self.config.resume:
+            raise UserError(f"{state} exists and would be overwritten: drop --noresume, or remove the folder")
+        path = newest(state, self.world)
         if path is None:
             return
         raw = checkpoint.load(path).raw

@@ -9,9 +9,10 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ..checkpoints import checkpoint
@@ -24,8 +25,8 @@ from ..errors import MemoryUserError, UserError, is_out_of_memory
 from ..files.warning import warn
 from ..generate.images import save_grid
 from ..generate.sampling import generate_all
-from ..nets.architecture import NetworkConfig
-from ..run.log import RESULTS, RunLog, append_result
+from ..nets.architecture import Network, NetworkConfig
+from ..run.log import LINES, RESULTS, RunLog, append_result, read_log
 from ..signals import Interruption
 from ..training import by_time
 from ..training.best import AVERAGED, BestKeeper
@@ -55,7 +56,7 @@ class Schedule:
     num_workers: int = 0
     resident: str = "auto"
     eval_step: int = 0
-    score: Callable[[nn.Module], dict[str, float]] | None = None
+    score: Callable[[Network], dict[str, float]] | None = None
     how: Mapping[str, object] = field(default_factory=dict)
     wandb: str | None = None
 
@@ -84,29 +85,31 @@ def run(
     trainer = Trainer(network, diffusion, train, world, amp, recompute, dataset, sample.tf32)
     prepare_folder(logdir)
     with owning(logdir, "train", world):
-        if network.ch == getattr(network, "norm_groups", None):
+        groups = getattr(network, "norm_groups", None)
+        if network.ch == groups:
             print(
-                f"note: --norm_groups={network.norm_groups} leaves one channel per group at --ch={network.ch}: such a "
+                f"note: --norm_groups={groups} leaves one channel per group at --ch={network.ch}: such a "
                 "norm cancels the time embedding; use fewer groups"
             )
         fresh = not (logdir / CHECKPOINT).exists()
         start(trainer, logdir / CHECKPOINT, dataset, resume, initial)
         accepted()
-        if trainer.step >= train.total_steps:
+        owed = owed_after(trainer, logdir, schedule)
+        if trainer.step >= train.total_steps and not any(owed):
             if fresh and trainer.step == 0:
                 keep_untrained(trainer, logdir / CHECKPOINT, sample, schedule.sample_size)
             else:
                 print(f"{logdir / CHECKPOINT} is at step {trainer.step} of {train.total_steps}: nothing left to train")
             return 0
-        if world.main:
+        if world.main and trainer.step < train.total_steps:
             print(_begun(logdir, trainer, dataset))
         stream = Batches(dataset, trainer, schedule.num_workers, home_of(dataset, schedule.resident, world.device))
         log = _run_log(logdir, trainer, schedule.wandb) if world.main else SilentLog()
-        if world.main:
+        if isinstance(log, RunLog):
             record_changes(log, trainer.step, trainer.changes)
             save_grid_of_real_images(logdir, dataset, log, schedule.sample_size)
         try:
-            return _loop(trainer, stream, log, logdir, sample, schedule)
+            return _loop(trainer, stream, log, logdir, sample, schedule, owed)
         finally:
             log.close()
 
@@ -148,17 +151,27 @@ def _run_log(logdir: Path, trainer: Trainer, wandb: str | None) -> RunLog:
 
 
 def _loop(
-    trainer: Trainer, stream: Batches, log: RunLog | SilentLog, logdir: Path, sample: SampleConfig, schedule: Schedule
+    trainer: Trainer,
+    stream: Batches,
+    log: RunLog | SilentLog,
+    logdir: Path,
+    sample: SampleConfig,
+    schedule: Schedule,
+    owed: Owed,
 ) -> int:
     total, world = trainer.train_config.total_steps, trainer.world
     keeper = Keeper(trainer, logdir / CHECKPOINT, _grid_noise(trainer, sample, schedule.sample_size))
-    how = schedule.how | sampling_settings(sample, trainer.diffusion) if schedule.score else None
+    how = {**schedule.how, **sampling_settings(sample, trainer.diffusion)} if schedule.score else None
     best = BestKeeper(trainer, logdir / BEST, keeper.x_T, how)
     bar = tqdm(total=total, initial=trainer.step, desc="train", unit="step", disable=None if world.main else True)
     with Interruption() as interruption, bar, kept_on_failure(keeper):
         stop = 0
+        if owed.grid:
+            write_sample_grid(trainer, sample, schedule.sample_size, logdir, log)
+        if owed.score and schedule.score is not None:
+            best.consider(score_both(trainer, schedule.score, logdir, log))
         while trainer.step < total and not stop:
-            rate = trainer.scheduler.get_last_lr()[0]
+            rate = float(trainer.scheduler.get_last_lr()[0])
             loss, norm = trainer.train_step(stream.next(trainer.step))
             step = trainer.step
             if due(step, schedule.log_step) or step == total or trainer.device.type == "cpu":
@@ -183,6 +196,26 @@ def _loop(
         print(f"stopped at step {trainer.step}; run the same command to continue")
         return 128 + stop
     return 0
+
+
+class Owed(NamedTuple):
+    """What was due after the step that a run continues from, where a fault kept the earlier run from it."""
+
+    grid: bool
+    score: bool
+
+
+def owed_after(trainer: Trainer, logdir: Path, schedule: Schedule) -> Owed:
+    """All processes call it, and answer alike."""
+    step, world = trainer.step, trainer.world
+    if step == 0:
+        return Owed(False, False)
+    grid = due(step, schedule.sample_step) and schedule.sample_size > 0 and not grid_path(logdir, step).exists()
+    score = due(step, schedule.eval_step) and schedule.score is not None
+    if score and world.main:
+        entries = (entry for entry in read_log(logdir / LINES) if entry.get("step") == step - 1)
+        score = not any(name.endswith(AVERAGED) for entry in entries for name in entry)
+    return Owed(bool(world.largest(world.main and grid)), bool(world.largest(world.main and score)))
 
 
 def keep_untrained(trainer: Trainer, path: Path, sample: SampleConfig, sample_size: int) -> None:
@@ -330,6 +363,11 @@ def _grid_noise(trainer: Trainer, sample: SampleConfig, count: int) -> Tensor:
     return ImageNoise(sample.seed, range(count), shape, "cpu")()
 
 
+def grid_path(logdir: Path, step: int) -> Path:
+    """Where the sample grid of a step is."""
+    return logdir / "sample" / f"{step}.png"
+
+
 def write_sample_grid(
     trainer: Trainer, sample: SampleConfig, count: int, logdir: Path, log: RunLog | SilentLog
 ) -> None:
@@ -339,7 +377,7 @@ def write_sample_grid(
     images = generate_all(trainer.ema, sample, count, count, trainer.world)
     if not trainer.world.main:
         return
-    save_grid(images, logdir / "sample" / f"{trainer.step}.png", nrow=max(1, math.isqrt(count)))
+    save_grid(images, grid_path(logdir, trainer.step), nrow=max(1, math.isqrt(count)))
     log.image(trainer.step, "sample", grid_for_board(images))
 
 

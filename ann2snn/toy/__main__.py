@@ -14,7 +14,7 @@ import sys
 import time
 from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from tqdm import tqdm
@@ -103,7 +103,9 @@ def settings_from(arguments: list[str]) -> tuple[ToySettings, argparse.Namespace
     if ALL in values["sampler"]:
         values["sampler"] = (*IMAGE_SAMPLERS, *SDE_SAMPLERS) if given.process == "vp" else SDE_SAMPLERS
     known = {field.name for field in fields(ToySettings)}
-    plain = {name: tuple(v) if isinstance(v, (list, tuple)) else v for name, v in values.items() if name in known}
+    plain: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, (list, tuple)) else v for name, v in values.items() if name in known
+    }
     return ToySettings(**plain), given
 
 
@@ -123,12 +125,12 @@ def run(settings: ToySettings, out: Path, network: Path | None = None) -> list[R
     seconds = time.perf_counter() - start
     data = fresh(settings)
     other = draw(settings.points, settings.samples, settings.seed)
-    floor = {"sampler": "data", "distance": distance(settings.points, data)}
+    floor: dict[str, object] = {"sampler": "data", "distance": distance(settings.points, data)}
     floor["sliced_wasserstein"] = sliced_wasserstein(data, other)
     results = [sample(net, settings, chosen) for chosen in settings.runs()]
-    head = {"settings": settings.to_dict(), "loss": loss if math.isfinite(loss) else None}
+    head: dict[str, object] = {"settings": settings.to_dict(), "loss": loss if math.isfinite(loss) else None}
     head["train_seconds"] = round(seconds, 1) if network is None else None
-    lines = [head, floor, *(result.to_dict() for result in results)]
+    lines: list[dict[str, Any]] = [head, floor, *(result.to_dict() for result in results)]
     write_text(out / RESULTS, "".join(json.dumps(line) + "\n" for line in lines))
     with replacing(out / PICTURE) as temporary:
         temporary.write_bytes(picture(data, results))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from .sample import Result
 
-STYLE = {
+STYLE: dict[Any, Any] = {  # matplotlib's own type lists the names there are
     "font.size": 8,
     "font.family": "DejaVu Sans",
     "axes.edgecolor": "#999999",

@@ -89,7 +89,7 @@ def _statistics(net: nn.Module, settings: ToySettings, run: SampleConfig) -> Ten
     process = make_process(settings.diffusion, SIZE)
     assert isinstance(process, VP)
     empty = torch.zeros(process.diffusion_steps, dtype=torch.float64)
-    times = check(run.sampler, process, steps=run.steps, skip=run.skip, statistics=empty)
+    times = [int(time) for time in check(run.sampler, process, steps=run.steps, skip=run.skip, statistics=empty)]
     data = draw(settings.points, STATISTICS, seed_from(settings.seed, 5)) / settings.scale
     generator = torch.Generator().manual_seed(seed_from(settings.seed, 6))
     return analytic_statistics(net, process, [data], times, generator)

@@ -35,7 +35,9 @@ def draw(name: str, count: int, seed: int) -> Tensor:
     require(name in NAMES, f"--points={name}: use one of {', '.join(NAMES)}")
     if name not in IMAGES:
         return toy_points(name, count, seed)
-    pictures = _squares() if name == SQUARES else to_model_range(load_dataset("fashion_mnist_10k", "", SIZE).images)
+    pictures = (
+        _squares() if name == SQUARES else to_model_range(load_dataset("fashion_mnist_10k", "", SIZE).all_images())
+    )
     chosen = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed]))).integers(len(pictures), size=count)
     return pictures[torch.from_numpy(chosen)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def begun_from(config: NetworkConfig, bits: int | None, dropout: float | None, p
         bits != FULL_PRECISION or config.bits == FULL_PRECISION,
         f"--bit={bits:g} contradicts {path}, which is a quantized network of {config.bits} bits",
     )
-    changed = {"bits": bits} | ({} if dropout is None else {"dropout": dropout})
+    changed: dict[str, Any] = {"bits": bits} | ({} if dropout is None else {"dropout": dropout})
     return replace(config, **{name: changed[name] for name in changed if name in {f.name for f in fields(config)}})
 
 

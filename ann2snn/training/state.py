@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,10 +103,10 @@ def parse_progress(
     if not all(_is_gap(gap) for gap in gaps):
         raise UserError(f"cannot resume from {path}: a gap in it is no number")
     parsed = [_report(report) for report in reports]
-    names = [report and report.block for report in parsed]
-    if names != list(subjects[: len(names)]):
+    known = [report for report in parsed if report is not None]
+    if len(known) < len(parsed) or [report.block for report in known] != list(subjects[: len(known)]):
         raise UserError(f"cannot resume from {path}: the blocks it reports on are not the first that this run tunes")
-    return parsed, [float(gap) for gap in gaps]
+    return known, [float(gap) for gap in gaps]
 
 
 def _report(raw: object) -> BlockReport | None:
@@ -117,5 +118,5 @@ def _report(raw: object) -> BlockReport | None:
     return BlockReport(**raw) if numbers and steps and isinstance(raw["block"], str) else None
 
 
-def _is_gap(value: object) -> bool:
+def _is_gap(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value >= 0

@@ -7,6 +7,7 @@ import copy
 import inspect
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from ..checkpoints import checkpoint
 from ..config import FULL_PRECISION, DiffusionConfig, TrainConfig, require
 from ..config.names import both
 from ..data import ImageDataset, to_model_range
+from ..diffusion import VP
 from ..diffusion.ema import ema_decay_at
 from ..diffusion.loss_weights import check_loss_weight, loss_weights
 from ..diffusion.process import denoising_loss, draw_times, make_process, network_pair
@@ -108,7 +110,8 @@ class Trainer:
         seed_step(train.seed, 0)
         self.net = place(build_network(network, diffusion), self.device)
         if recompute:
-            require(isinstance(self.net, DirectDenoiser), f"--recompute: not for --arch={network.arch}")
+            if not isinstance(self.net, DirectDenoiser):
+                raise UserError(f"--recompute: not for --arch={network.arch}")
             self.net.recompute = True
         self.dropouts = [module for module in self.net.modules() if isinstance(module, BatchDropout)]
         learned = [p for p in self.net.parameters() if p.requires_grad]
@@ -122,7 +125,7 @@ class Trainer:
         self.ema = copy.deepcopy(self.net).requires_grad_(False).eval()
         # Averages gradients over processes while they are computed.
         called = compiled(self.net)
-        self.parallel = averaging(called) if world.size > 1 else called
+        self.parallel: nn.Module = averaging(called) if world.size > 1 else called
 
     def initialize_activations(self, images: Tensor) -> None:
         """Set every activation's first clip value, from one batch uint8 [N, C, H, W] or to the number asked for."""
@@ -208,7 +211,9 @@ class Trainer:
             dropout.part = (self.rows.start + first, self.train_config.batch_size)
         seed_step(self.train_config.seed, self.step + 1, 1)  # the same masks for every part
         last = first + len(x_0) == self.share
-        alone = contextlib.nullcontext() if last or self.world.size == 1 else self.parallel.no_sync()
+        alone: contextlib.AbstractContextManager = contextlib.nullcontext()
+        if isinstance(self.parallel, DistributedDataParallel) and not last:
+            alone = self.parallel.no_sync()
         with alone:
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
                 kind = self.train_config.loss_type
@@ -230,6 +235,7 @@ class Trainer:
         name = self.train_config.loss_weight
         if name == "none":
             return losses
+        assert isinstance(self.process, VP)  # see `check_loss_weight`
         return losses * loss_weights(self.process, t, name, self.train_config.min_snr_gamma).to(losses)
 
     def check_finite(self, logdir: Path) -> None:
@@ -309,7 +315,7 @@ class Trainer:
                     _require_same(path, name, before, now, f", or allow it with --resume_with={name}")
         return changes
 
-    def _meaning(self, name: str, value: object) -> object:
+    def _meaning(self, name: str, value: Any) -> object:
         """What a setting comes to, so that two ways to write the same are equal."""
         if name == "flip" and value is None and self.dataset is not None:
             return self.dataset.flip
@@ -322,10 +328,10 @@ def synaptic_loss_of(train: TrainConfig, network: NetworkConfig) -> SynapticLoss
     """What --loss_type=scl is made of; None for the others. Raises UserError for a network without currents."""
     if train.loss_type != "scl":
         return None
-    require(
-        isinstance(network, FSDDIMConfig),
-        f"--loss_type=scl: needs synaptic currents, which --arch=fsddim has and --arch={network.arch} has not",
-    )
+    if not isinstance(network, FSDDIMConfig):
+        raise UserError(
+            f"--loss_type=scl: needs synaptic currents, which --arch=fsddim has and --arch={network.arch} has not"
+        )
     weights = (train.image_loss_weight, train.spike_loss_weight, train.reconstruction_loss_weight)
     return SynapticLoss(network.spike_steps, *weights)
 
@@ -333,20 +339,23 @@ def synaptic_loss_of(train: TrainConfig, network: NetworkConfig) -> SynapticLoss
 def _running(net: nn.Module) -> list[Tensor]:
     """Batch norm's running statistics."""
     norms = [module for module in net.modules() if isinstance(module, StepBatchNorm)]
-    return [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
+    kept = (statistic for norm in norms for statistic in (norm.running_mean, norm.running_var))
+    return [statistic for statistic in kept if statistic is not None]
 
 
 def _counted(net: nn.Module) -> list[Tensor]:
     """All that a forward pass changes: batch norm's running statistics and its count of batches."""
     norms = [module for module in net.modules() if isinstance(module, StepBatchNorm)]
-    return [*_running(net), *(norm.num_batches_tracked for norm in norms)]
+    counts = (norm.num_batches_tracked for norm in norms)
+    return [*_running(net), *(count for count in counts if count is not None)]
 
 
 def averaging(net: nn.Module) -> DistributedDataParallel:
     """`net` with gradients that are the mean over all processes; buffers are constants and need no exchange."""
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     newer = "forward_sync_buffers"  # the name since torch 2.15
-    return DistributedDataParallel(net, **{newer if newer in known else "broadcast_buffers": False})
+    option: dict[str, Any] = {newer if newer in known else "broadcast_buffers": False}
+    return DistributedDataParallel(net, **option)
 
 
 def lr_factor(step: int, config: TrainConfig) -> float:

@@ -85,3 +85,16 @@ def test_nothing_is_imported_that_is_not_there_already():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_quantizer_that_is_switched_off_after_the_conversion_is_refused():
+    from torch.ao.quantization import FakeQuantize, disable_fake_quant, disable_observer
+
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), FakeQuantize(), nn.Conv2d(4, 2, 3))
+    net(images())
+    snn = convert(net.apply(disable_observer))
+    snn(images())
+    for _, neuron in snn.neurons():
+        disable_fake_quant(neuron.quantizer)
+    with pytest.raises(UserError, match="a FakeQuantize has been switched off: neurons need its levels"):
+        snn(images())

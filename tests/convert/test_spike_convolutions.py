@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ann2snn.config import MAX_BURST, SpikingConfig
 from ann2snn.convert import convert
-from ann2snn.kernels import SpikeConv, kernels_by, spike_conv
+from ann2snn.kernels import SpikeConv, Spikes, kernels_by, spike_conv
 from ann2snn.nets.parts import ResBlock, SpikeConv2d
 from quant import quantized_once
 from tests.helpers import assert_close, assert_equal, random_ann, random_batch
@@ -159,3 +159,11 @@ def test_a_network_that_has_diverged_answers_so(where, calls):
         with quantized_once(net):
             assert net(x, t).isnan().any(), type(net)
     assert calls or where == "input"
+
+
+def test_a_convolution_padded_by_name_reads_no_spikes(calls):
+    layer = SpikeConv2d(4, 4, 3, padding="same", bits=2)
+    with quantized_once(layer):
+        assert not layer.reads_spikes()
+        with pytest.raises(ValueError, match="ask `reads_spikes` first"):
+            layer(Spikes(torch.zeros(1, 4, 8, 8, dtype=torch.uint8), 0, torch.tensor(1.0)))

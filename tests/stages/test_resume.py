@@ -10,7 +10,7 @@ import torch
 
 from ann2snn.run.log import read_log
 from ann2snn.stages import finetune, train
-from tests.scripts import check, script, train_flags
+from tests.scripts import SAMPLING, check, script, train_flags
 
 
 def losses(logdir):
@@ -60,6 +60,35 @@ def test_training_killed_between_checkpoints_continues_as_if_nothing_had_happene
     assert torch.load(killed / "ckpt.pt", weights_only=True)["step"] == 4
     assert "resuming" in check(script("ANN_train.py", *train_flags(killed, 8)))
     assert_same_run(whole, killed)
+
+
+def test_the_grid_and_the_score_of_the_step_in_which_a_run_ended_are_made_up_for(tmp_path):
+    whole, ended = tmp_path / "whole", tmp_path / "ended"
+    extra = ["--sample_step=4", "--sample_size=2", "--eval_step=4", *SAMPLING]
+
+    def scored() -> None:
+        from ann2snn.cli import build
+
+        build.scorer = lambda sample, world: (lambda net: {"FD": float(next(net.parameters()).sum())}, {"images": 2})
+
+    def unwritten() -> None:
+        scored()
+        train.save_grid = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+
+    def unscored() -> None:
+        scored()
+        train.score_both = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+
+    check(script("ANN_train.py", *train_flags(whole, 4, *extra), before=scored))
+    assert script("ANN_train.py", *train_flags(ended, 4, *extra), before=unscored).returncode == -signal.SIGKILL
+    assert (ended / "ckpt.pt").exists() and not (ended / "snn_eval.txt").exists()
+    picture = ended / "sample" / "4.png"
+    picture.unlink()
+    check(script("ANN_train.py", *train_flags(ended, 4, *extra), before=scored))
+    for name in ("sample/4.png", "snn_eval.txt"):
+        assert (ended / name).read_bytes() == (whole / name).read_bytes(), name
+    check(script("ANN_train.py", *train_flags(ended, 4, *extra), before=unwritten))
+    assert len((ended / "snn_eval.txt").read_text().splitlines()) == 1, "and once"
 
 
 def test_signals_end_training_with_a_checkpoint_and_the_usual_exit_code(tmp_path):

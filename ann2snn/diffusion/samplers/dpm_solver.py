@@ -98,4 +98,4 @@ def _third(predict: Noise, x: Tensor, start: Node, middle: Node, later: Node, en
     return bent(end, (predict(there, later) - eps) * 1.5)  # 1/r_2
 
 
-STEPS = {1: _first, 2: _second, 3: _third}
+STEPS: dict[int, Callable[..., Tensor]] = {1: _first, 2: _second, 3: _third}

@@ -54,7 +54,7 @@ def sample_dpmpp(
         h = end.lam - start.lam
         x = end.sigma / start.sigma * x + end.alpha * -math.expm1(-h) * images[0]
         slope, bend = _derivatives(images, nodes[max(i + 1 - len(images), 0) : i + 1], h)
-        if bend is not None:
+        if bend is not None and slope is not None:
             x = x + end.alpha * (1 + math.expm1(-h) / h) * slope
             x = x + end.alpha * (0.5 - (h + math.expm1(-h)) / h**2) * bend
         elif slope is not None:

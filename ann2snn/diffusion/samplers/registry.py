@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -44,7 +45,7 @@ class Sampler:
         """Network calls per image, exactly. Raises UserError as `times`."""
         return len(self.times(process, **options))
 
-    def draws_noise(self, options: Mapping[str, object]) -> bool:
+    def draws_noise(self, options: Mapping[str, Any]) -> bool:
         """Whether the sampler draws noise after x_T."""
         return options.get("eta", 0.0) > 0 if self.stochastic is None else self.stochastic
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...config import require
+from ...errors import UserError
 from ..predict import predicted_eps
 from ..vp import VP
 from .call import Denoiser, StepHook, estimate
@@ -63,7 +64,8 @@ def sample_ddpm_strided(
 def analytic_times(process: VP, steps: int, skip: str = "uniform", statistics: Tensor | None = None) -> list[int]:
     """Times of the network calls of `sample_analytic_dpm`. Raises UserError where `statistics` do not cover them."""
     times = whole_times(process, steps, skip)
-    require(statistics is not None, "--sampler=analytic_dpm: needs the network's statistics (analytic_statistics)")
+    if statistics is None:
+        raise UserError("--sampler=analytic_dpm: needs the network's statistics (analytic_statistics)")
     available = process.diffusion_steps
     require(
         tuple(statistics.shape) == (available,),
@@ -94,6 +96,7 @@ def sample_analytic_dpm(
     0 and 1 (theorem 2). With `clip`, the last noisy step also stays below LAST_VARIANCE.
     """
     times = analytic_times(process, steps, skip, statistics)
+    assert statistics is not None  # `analytic_times` has asked for them
     known, alphas_bar = statistics.tolist(), process.alphas_bar.tolist()
 
     def variance(i: int, step: ReverseStep) -> float:
