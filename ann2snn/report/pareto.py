@@ -41,7 +41,7 @@ def candidates(run: Run) -> list[Candidate]:
         row = _drawn_row(account)
         colour = "purple" if carried else palette[modes[key]]
         label = row.label if spiking is None else f"{modes[key].schedule_label}{' carried' if carried else ''}"
-        steps = math.nan if row.steps[0] is None else float(row.steps[0])
+        steps = math.nan if row.steps[0] is None or row.steps[0] < 1 else float(row.steps[0])
         found.append(Candidate(label, colour, row, steps, _scores_of(run, modes[key], carried)))
     return found
 
@@ -55,6 +55,12 @@ def _scores_of(run: Run, mode: Mode, carried: bool) -> dict[str, float]:
     """Of every score the newest of this network, run in this way."""
     alike = [s for s in run.scores if s.mode.network in ("trained", "converted") and s.mode.spiking == mode.spiking]
     return {name: value for s in alike if is_carried(s.line) == carried for name, value in s.values.items()}
+
+
+def microjoules(row: CostRow, energy: tuple[str, str]) -> float:
+    """One of a row's energies; nan where a file has nothing that a logarithmic axis could hold."""
+    picojoules = row.energies[energy]
+    return picojoules * 1e-6 if picojoules > 0 else math.nan
 
 
 def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -75,12 +81,10 @@ def pareto_chart(run: Run) -> tuple[str, list[str], list[list[str]], list[Entry]
     plots, width = [], (WIDTH - 2 * (LEFT + RIGHT)) / 2
     for line, name in enumerate([*names, "steps"]):
         for column, (energy, words) in enumerate(DRAWN):
-            values = [
-                (f.row.energies[energy] * 1e-6, f.steps if name == "steps" else f.scores.get(name, math.nan))
-                for f in found
-            ]
+            heights = [f.steps if name == "steps" else f.scores.get(name, math.nan) for f in found]
+            values = [(microjoules(f.row, energy), height) for f, height in zip(found, heights, strict=True)]
             label = "time steps a call" if name == "steps" else name.replace("_", " ")
-            y = (logarithmic if name == "steps" else linear)(label, [v for _, v in values])
+            y = (logarithmic if name == "steps" else linear)(label, heights)
             x = logarithmic(f"µJ per image and call, {words}", [e for e, _ in values])
             plot = Plot(x, y, HEIGHT, LEFT + column * (width + LEFT + RIGHT), width)
             plot.top = TOP + line * (HEIGHT + BETWEEN)

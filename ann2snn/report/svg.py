@@ -28,7 +28,9 @@ class Axis:
     is_log: bool = False
 
     def share(self, value: float) -> float:
-        """Where a value is, 0 at the low end and 1 at the high one."""
+        """Where a value is, 0 at the low end and 1 at the high one; values beyond the ends just beyond them."""
+        if self.is_log and value <= 0:
+            return -0.05
         low, high, value = (math.log10(v) if self.is_log else v for v in (self.low, self.high, value))
         return min(max((value - low) / (high - low), -0.05), 1.05)
 

@@ -20,6 +20,7 @@ from tests.report.run_folder import (
     AUTO,
     LAYER_SYNC,
     STREAM,
+    account,
     gap_file,
     report,
     score_line,
@@ -125,6 +126,19 @@ def test_score_energy_and_steps_stand_together_with_the_ann(logdir):
     write_lines(logdir / "snn_eval.txt", [*lines, score_line("trained", None, 21.0)])
     told = titles(charts(collect(logdir))["pareto"].svg)
     assert "2-bit ANN, zeros skipped: 5 µJ, FD efficientnet lite0 21.00" in told
+
+
+@pytest.mark.parametrize("energy", [-1.0, 0.0, 1e94, 1e-300])
+@pytest.mark.parametrize("steps", [-3, 0, 10**60])
+def test_costs_that_no_axis_can_hold_are_survived(logdir, energy, steps):
+    write_costs(logdir)
+    reports = [account("ANN", None, energy), account("converted stream", STREAM, 9.0, steps)]
+    reports.append(account("converted layer_sync", LAYER_SYNC, energy, 3))
+    reports[1]["spikes_by_call"] = [energy, -energy]
+    write_json(logdir / "cost.json", {"reports": reports})
+    write_json(logdir / "carry.json", {"errors": [-1.0], "calls": 2, "sampler": "ddim", "reports": reports})
+    write_json(logdir / "gap.json", gap_file(with_times(report("stream", STREAM, energy, 2.0), 1, -2)))
+    assert "nan" not in "".join(chart.svg for chart in charts(collect(logdir)).values())
 
 
 def frames(html: str) -> list[np.ndarray]:
