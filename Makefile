@@ -4,11 +4,8 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
-DEMO   := logs/demo
-SHIPPED := logs/shipped
 # Processes that share the tests.
 WORKERS ?= 2
-EVAL   := $(PY) evaluate.py --flagfile config/SNN_evaluate
 
 # Left out of `make check`: tests that start scripts, fill memory, or read the reference's recorded arrays.
 CHECK_WITHOUT := tests/stages tests/benchmarks tests/hostile tests/conformance tests/docs/test_own_network.py \
@@ -24,28 +21,16 @@ $(STAMP): requirements.txt requirements-dev.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --upgrade pip
 	$(PY) -m pip install -q -r requirements-dev.txt
+	$(PY) -m pip install -q --no-deps -e .  # importable from anywhere, and .venv/bin/ann2snn
 	$(PY) -m pip install -q --no-deps neurobench==2.3.0 snntorch==1.0.0  # its metrics alone: a test compares ours with them
 	touch $@
 
-# First the network that ships: converted, carried, scored. Then a small one of its own through the stages. Through the
-# scripts and flagfiles a user uses, on the data shipped with the package; what is there already is not made again.
+# Its steps are those of `ann2snn demo`, ann2snn/commands/demo.py.
 demo: $(STAMP)
-	$(PY) SNN_conversion.py --flagfile config/SNN_convert/shipped.txt
-	test -e $(SHIPPED)/stats.npz || $(EVAL)/shipped.txt --noeval --nocarry --make_stats --num_images 2000
-	$(EVAL)/shipped.txt --noeval --nocarry --score_data
-	$(EVAL)/shipped.txt
-	$(PY) -m ann2snn.report $(SHIPPED)
-	$(PY) ANN_train.py --flagfile config/train_ANN/demo.txt
-	$(PY) SNN_conversion.py --flagfile config/SNN_convert/demo.txt
-	test -e $(DEMO)/stats.npz || $(EVAL)/demo.txt --noeval --make_stats --num_images 2000
-	$(EVAL)/demo.txt --noeval --score_data
-	$(EVAL)/demo.txt --eval_model_path $(DEMO)/ckpt.pt
-	$(EVAL)/demo.txt --schedule stream
-	$(EVAL)/demo.txt --schedule stream --burst 3
-	$(PY) -m ann2snn.report $(DEMO)
+	$(PY) -m ann2snn demo
 
 clean-demo:
-	rm -rf $(DEMO) $(SHIPPED)
+	rm -rf logs/demo logs/shipped
 
 check: $(STAMP) lint types
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu" $(CHECK_WITHOUT:%=--ignore %)

@@ -1,48 +1,7 @@
-"""Convert ckpt.pt into an integrate-and-fire network.
+"""`ann2snn convert` as a script: see --help, or ann2snn/commands/convert.py."""
 
-    python SNN_conversion.py --flagfile config/SNN_convert/demo.txt
-    python SNN_conversion.py --flagfile config/SNN_convert/CIFAR10_snn.txt
-
-Reads ckpt.pt in --logdir; writes converted_snn.pt, gap.json, cost.json, raster.npz and images/. --export adds a folder
-to hand on: weights, settings, and a card of what was measured. Nothing is trained: the weights are those of the
-quantized network. The tables it prints say how far the spiking network is from it under each schedule, and what each
-costs in operations, energy and time steps.
-"""
-
-from __future__ import annotations
-
-from pathlib import Path
-
-from ann2snn.cli import flags
-from ann2snn.cli.flags import FLAGS
-
-# What takes seconds to import is imported where it is used: --help and typos are answered without it.
-flags.define()
-
-
-def main() -> int:
-    flags.require_action(FLAGS.eval, "eval")
-    from ann2snn.cli import build, networks
-    from ann2snn.generate.sampling import check_generation
-    from ann2snn.stages import convert
-
-    world, sample, spiking = build.world(), build.sample_config(), build.spiking_config()
-    source = networks.load_convertible()
-    check_generation(source.net, sample.from_rest())
-    return convert.run(
-        Path(FLAGS.logdir),
-        source,
-        spiking,
-        sample,
-        world,
-        grid_images=FLAGS.gen_images,
-        gap_images=FLAGS.gap_images,
-        batch_size=FLAGS.batch_size,
-        spike_chunk=FLAGS.spike_chunk,
-        exported=Path(FLAGS.export) if FLAGS.export else None,
-        accepted=lambda: build.logdir("convert", world, source),
-    )
-
+from ann2snn.cli.flags import run_script
+from ann2snn.commands import convert
 
 if __name__ == "__main__":
-    flags.run_script(main)
+    run_script(convert.main, convert.__doc__)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 NEEDED = ("absl", "numpy", "scipy", "torch", "torchvision", "tqdm", "PIL")
+CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def require_installed() -> None:
@@ -14,10 +15,12 @@ def require_installed() -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if not missing:
         return
-    message = (
-        f"{sys.executable} has no {', '.join(missing)}: run `make install` once, then .venv/bin/python in place of "
-        "python, or activate .venv"
+    cure = (
+        "run `make install` once, then .venv/bin/python in place of python, or activate .venv"
+        if (CHECKOUT / "Makefile").exists()
+        else "install ann2snn again with pip, which brings them"
     )
+    message = f"{sys.executable} has no {', '.join(missing)}: {cure}"
     if _by_script():
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
@@ -25,6 +28,6 @@ def require_installed() -> None:
 
 
 def _by_script() -> bool:
-    """Whether one of the scripts beside the package, or `python -m ann2snn.…`, is what runs."""
+    """Whether the command, one of the scripts beside the package, or `python -m ann2snn…`, is what runs."""
     started = Path(sys.argv[0] or ".") if sys.argv else Path(".")
-    return started.name == "-m" or started.resolve().parent == Path(__file__).resolve().parents[1]
+    return started.name == "-m" or started.stem == "ann2snn" or started.resolve().parent == CHECKOUT

@@ -14,10 +14,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
+from ann2snn.arguments import Parser
 from ann2snn.config import require
 from ann2snn.distributed import launch
 from ann2snn.distributed.runtime import choose_device, keep_freed_memory
@@ -32,15 +32,8 @@ from benchmarks.performance.run import GROUPS, measure
 from benchmarks.performance.targets import target_lines
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> Parser:
+    parser = Parser("python -m benchmarks", __doc__)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--quick", action="store_true", help="smaller networks and batches, fewer T: indicative")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch its own choice")

@@ -19,8 +19,8 @@ COLOURS = ("#eef3fb", "#e6f2ea")  # of every other floor
 
 def duty(room: str) -> str:
     """The first sentence of a room's docstring."""
-    places = (ROOT / "quant" / "__init__.py", ROOT / "ann2snn" / room / "__init__.py", ROOT / "ann2snn" / f"{room}.py")
-    path = places[0] if room == "quant" else next(place for place in places[1:] if place.exists())
+    places = (ROOT / "ann2snn" / room / "__init__.py", ROOT / "ann2snn" / f"{room}.py")
+    path = next(place for place in places if place.exists())
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return text.split("\n")[0].rstrip(".")
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ann2snn.kernels import Levels, Neurons, Pace, follow
-from quant.functional import uniform_levels
+from ann2snn.quant.functional import uniform_levels
 
 BITS, SPIKE_STEPS = 2, 3
 CURRENT = 0.6  # of the neuron in the middle panel, in units of θ

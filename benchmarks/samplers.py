@@ -20,11 +20,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from torch import Tensor
 
+from ann2snn.arguments import Parser
 from ann2snn.checkpoints import checkpoint
 from ann2snn.config import SampleConfig, SpikingConfig, require
 from ann2snn.convert import SpikingNetwork, convert
@@ -230,13 +230,8 @@ def table(rows: list[dict], network: str) -> str:
     return text_table([network, "sampling", *(f"NFE {n}" for n in calls)], lines)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser() -> Parser:
+    parser = Parser("python -m benchmarks.samplers", __doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="ckpt.pt of a quantized ANN")
     parser.add_argument("--stats", type=Path, required=True, help="reference statistics (evaluate.py --make_stats)")
     parser.add_argument("--out", type=Path, required=True, help="folder of samplers.json and samplers.png")

@@ -32,9 +32,9 @@ from ann2snn.distributed.runtime import prepare_folder
 from ann2snn.distributed.world import ALONE
 from ann2snn.files.atomic import write_text
 from ann2snn.nets import UNet
+from ann2snn.quant import QuantReLU
 from ann2snn.run.tables import text_table
 from ann2snn.stages import train
-from quant import QuantReLU
 
 BITS = (2, 3, 4)
 TIMES = (50, 700)

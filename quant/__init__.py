@@ -1,49 +1,15 @@
-"""Quantized activations and weights with learned scales. Knows torch, and nothing of the rest of the project."""
+"""The quantizers of `ann2snn.quant` under their short name, for code and pickles that say `quant`.
 
-from quant.activation import QuantAvgPool2d, QuantReLU, QuantSwish
-from quant.calibrate import calibrate_activations
-from quant.functional import (
-    MIN_SCALE,
-    absmax_quantize,
-    apot_quantize,
-    lsq_gradient_scale,
-    positive_scale,
-    scale_gradient,
-    step_levels,
-    step_quantize,
-    ternary_quantize,
-    uniform_levels,
-    uniform_quantize,
-    uniform_values,
-)
-from quant.levels import check_bits, power_levels
-from quant.uniform import UniformQuantizer, fit_step
-from quant.weight import FirstConv2d, LastLinear, QuantConv2d, QuantLinear, quantized_once
+A checkout has it; the installed package does not claim so common a name.
+"""
 
-__all__ = [
-    "MIN_SCALE",
-    "FirstConv2d",
-    "LastLinear",
-    "QuantAvgPool2d",
-    "QuantConv2d",
-    "QuantLinear",
-    "QuantReLU",
-    "QuantSwish",
-    "UniformQuantizer",
-    "absmax_quantize",
-    "apot_quantize",
-    "calibrate_activations",
-    "check_bits",
-    "fit_step",
-    "lsq_gradient_scale",
-    "positive_scale",
-    "power_levels",
-    "quantized_once",
-    "scale_gradient",
-    "step_levels",
-    "step_quantize",
-    "ternary_quantize",
-    "uniform_levels",
-    "uniform_quantize",
-    "uniform_values",
-]
+import sys
+
+from ann2snn.quant import *  # noqa: F403
+from ann2snn.quant import __all__, activation, calibrate, functional, levels, place, uniform, weight  # noqa: F401
+
+# The same modules, not second copies: a layer of `quant.weight` is one of `ann2snn.quant.weight`.
+sys.modules |= {
+    f"{__name__}.{module.__name__.rpartition('.')[2]}": module
+    for module in (activation, calibrate, functional, levels, place, uniform, weight)
+}

@@ -1,35 +1,41 @@
 """The rooms import downwards only, modules know no circles, and files and functions stay readable."""
 
 import ast
+import importlib
+import pickle
+import re
 from pathlib import Path
 
 import pytest
 
+from ann2snn.commands.table import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ["ANN_train.py", "SNN_train.py", "SNN_conversion.py", "SNN_ft.py", "evaluate.py"]
-SOURCES = [*sorted(ROOT.glob("ann2snn/**/*.py")), *sorted(ROOT.glob("quant/*.py")), *(ROOT / s for s in SCRIPTS)]
+SOURCES = [*sorted(ROOT.glob("ann2snn/**/*.py")), *(ROOT / s for s in SCRIPTS)]
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 # The floors of the house, from the top. A room (a package, or a file beside them) imports its own and rooms of lower
 # floors; rooms that share a floor do not know each other. A new import that runs upwards or sideways moves a room, or
 # is a mistake.
 FLOORS = [
+    {"commands"},
     {"cli", "fad"},
     {"stages"},
     {"toy", "training"},
     {"api", "finetune", "report"},
     {"generate", "metrics"},
-    {"checkpoints", "cost", "run"},
+    {"checkpoints", "cost", "hardware", "run"},
     {"convert"},
     {"diffusion", "ptq"},
     {"nets"},
-    {"data", "neurons"},
+    {"arguments", "data", "neurons"},
     {"config", "distributed", "files"},
     {"errors", "installed", "kernels", "output", "quant", "signals"},
 ]
 FLOOR = {room: len(FLOORS) - i for i, floor in enumerate(FLOORS) for room in floor}
 # The published conversion formula needs no other layer; saying so keeps these two usable on their own.
-STANDALONE = {"quant": {"torch", "quant"}, "kernels": {"torch", "triton"}}
+STANDALONE = {"quant": {"torch"}, "kernels": {"torch", "triton"}}
 
 
 def imports(path: Path) -> set[str]:
@@ -49,9 +55,9 @@ def imports(path: Path) -> set[str]:
 def layer_of(dotted: str) -> str | None:
     """The project's room a dotted name belongs to, None for everything else."""
     parts = dotted.split(".")
-    if parts[0] == "quant":
-        return "quant"
-    return parts[1] if parts[0] == "ann2snn" and len(parts) > 1 else None
+    if parts[0] != "ann2snn" or len(parts) == 1 or parts[1] == "__version__":
+        return None
+    return parts[1]
 
 
 def may_import(own: str, target: str) -> bool:
@@ -61,7 +67,7 @@ def may_import(own: str, target: str) -> bool:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_run_downwards_only(path):
     own = layer_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    if own is None or own == "__init__":
+    if own in (None, "__init__", "__main__"):
         return
     for name in imports(path):
         target = layer_of(name)
@@ -70,7 +76,7 @@ def test_imports_run_downwards_only(path):
 
 def test_every_room_has_one_floor_and_the_order_forbids_what_it_should():
     rooms = {path.stem for path in (ROOT / "ann2snn").iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
-    assert FLOOR.keys() == rooms - {"__init__"} | {"quant"}
+    assert FLOOR.keys() == rooms - {"__init__", "__main__"}
     assert sum(map(len, FLOORS)) == len(FLOOR)
     for own, target in (
         ("distributed", "report"),
@@ -131,13 +137,37 @@ def test_the_search_for_circles_finds_them():
 
 @pytest.mark.parametrize("name", STANDALONE)
 def test_quantizers_know_torch_alone_and_kernels_triton_too(name):
-    folder = ROOT / name if name == "quant" else ROOT / "ann2snn" / name
     standard = set(__import__("sys").stdlib_module_names)
-    for path in folder.glob("*.py"):
+    for path in (ROOT / "ann2snn" / name).glob("*.py"):
         roots = {dotted.split(".")[0] for dotted in imports(path)} - standard
-        assert roots <= STANDALONE[name] | {"ann2snn" if name == "kernels" else "quant"}, path
-        if name == "kernels":
-            assert all(layer_of(dotted) in (None, "kernels") for dotted in imports(path)), path
+        assert roots <= STANDALONE[name] | {"ann2snn"}, path
+        assert all(layer_of(dotted) in (None, name) for dotted in imports(path)), path
+
+
+def test_the_short_name_of_the_quantizers_is_no_second_copy():
+    from quant.weight import QuantConv2d
+
+    import ann2snn.quant
+    import quant
+
+    assert QuantConv2d is ann2snn.quant.weight.QuantConv2d is quant.QuantConv2d
+    assert set(quant.__all__) == set(ann2snn.quant.__all__) and all(hasattr(quant, name) for name in quant.__all__)
+    for path in sorted((ROOT / "ann2snn/quant").glob("[a-z]*.py")):
+        module = importlib.import_module(f"quant.{path.stem}")
+        assert module is importlib.import_module(f"ann2snn.quant.{path.stem}") is getattr(quant, path.stem)
+
+
+def test_the_installed_package_does_not_need_the_short_name():
+    """Which it does not bring."""
+    assert not [path for path in SOURCES for name in imports(path) if name.split(".")[0] == "quant"]
+
+
+def test_pickles_that_say_quant_are_read():
+    """Made before the quantizers moved: whole modules name their class's place."""
+    import quant
+
+    layer = pickle.loads(b"\x80\x04cquant.activation\nQuantReLU\n.")
+    assert layer is quant.QuantReLU
 
 
 def test_only_the_flags_know_absl():
@@ -155,7 +185,10 @@ def test_files_and_functions_stay_readable(path):
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_scripts_fit_a_screen_and_say_how_to_run_them(name):
-    text = (ROOT / name).read_text(encoding="utf-8")
-    assert text.count("\n") <= 90
+def test_scripts_hand_on_to_commands_that_fit_a_screen_and_say_how_to_run_them(name):
+    script = (ROOT / name).read_text(encoding="utf-8")
+    (module,) = re.findall(r"^from ann2snn.commands import (\w+)$", script, re.M)
+    text = (ROOT / f"ann2snn/commands/{module}.py").read_text(encoding="utf-8")
+    assert script.count("\n") <= 8 and text.count("\n") <= 90
     assert f"python {name} --flagfile" in ast.get_docstring(ast.parse(text))
+    assert [known.module for known in COMMANDS.values() if known.script == name] == [f"commands.{module}"]

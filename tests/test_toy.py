@@ -9,19 +9,18 @@ import torch
 from PIL import Image
 
 from ann2snn.checkpoints import checkpoint
-from ann2snn.config import UNetConfig
+from ann2snn.config import IMAGE_SAMPLERS, UNetConfig
 from ann2snn.data.toy import toy_points
 from ann2snn.diffusion.blur import BDM, BDMConfig
 from ann2snn.diffusion.cld import CLD
 from ann2snn.diffusion.precondition import LinearFirst, noise_weights
-from ann2snn.diffusion.samplers import IMAGE_SAMPLERS
 from ann2snn.errors import UserError
 from ann2snn.nets import UNet
 from ann2snn.nets.mlp import MLP
 from ann2snn.toy import learn, sets
 from ann2snn.toy.__main__ import main, settings_from
 from ann2snn.toy.learn import build, load, train
-from ann2snn.toy.settings import ToySettings
+from ann2snn.toy.settings import IMAGES, NAMES, REACH, ToySettings
 from tests.test_architecture import ROOT
 
 SMALL = ["--train_steps=3", "--batch_size=8", "--width=16", "--layers=1", "--samples=6", "--num_threads=1"]
@@ -185,8 +184,9 @@ def test_sliced_wasserstein_of_a_shift_and_of_an_order():
 
 
 def test_no_point_leaves_what_vp_samplers_can_return():
+    assert (*sets.TOYS, *IMAGES) == NAMES
     for name in sets.TOYS:
-        assert float((sets.draw(name, 20_000, 1) / sets.REACH).abs().max()) < 1
+        assert float((sets.draw(name, 20_000, 1) / REACH).abs().max()) < 1
 
 
 # ---- refusals --------------------------------------------------------------------------------------------------------

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
-from quant import UniformQuantizer
-
 from ..config import FULL_PRECISION
 from ..convert import SpikingNetwork
 from ..errors import UserError
 from ..nets.architecture import CONFIGS, Network
 from ..nets.direct import DirectDenoiser
+from ..quant import UniformQuantizer
 
 FORMAT = 1  # of files of ours; the reference's carry none
 

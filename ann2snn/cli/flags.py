@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from absl import flags
 
 from ..config import LIMITS, require
 from ..errors import UserError, one_line, show
+from ..files.flagfile import check_arguments, shipped_ones
 from ..output import unbreakable_output
 from .table import FLAGS, GROUPS, HELP, define
 
@@ -29,21 +32,39 @@ def require_action(chosen: bool, flag: str) -> None:
         raise UserError(f"nothing to do: add --{flag} (the flagfiles under config/ do), or see --help")
 
 
-def run_script(main: Callable[[], int | None]) -> None:
+def run_script(
+    main: Callable[[], int | None],
+    introduction: str,
+    worker: Sequence[str] | None = None,
+    arguments: Sequence[str] | None = None,
+) -> NoReturn:
     """Parse the command line and run `main`, in as many processes as asked for; see `launch.run` for the exit codes.
+
+    introduction: what --help begins with. worker: what Python is started with for each of several processes, and
+    arguments: the command line without the program's name; None: those of this process.
 
     Whatever takes long to import is imported after the parsing, so that --help and a typo are answered at once.
     """
+    worker = sys.argv if worker is None else worker
     with unbreakable_output():
-        _parse(sys.argv)
+        if "train" not in FLAGS:
+            define()
+        argv = ["ann2snn", *(sys.argv[1:] if arguments is None else arguments)]
+        _parse(argv, introduction)
         from ..distributed import launch
 
-        sys.exit(launch.run(main, lambda: launch.wanted(FLAGS.nproc, FLAGS.parallel, FLAGS.device)))
+        def start() -> int | None:
+            if os.environ.get("RANK", "0") == "0":
+                for line in shipped_ones(check_arguments(argv)):
+                    print(line)
+            return main()
+
+        sys.exit(launch.run(start, lambda: launch.wanted(FLAGS.nproc, FLAGS.parallel, FLAGS.device), worker))
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], introduction: str = "") -> list[str]:
     if {"--help", "-h", "--helpfull", "--helpshort"} & set(argv):
-        show(help_text(sys.modules["__main__"].__doc__ or ""))
+        show(help_text(introduction))
         sys.exit(0)
     try:
         rest = FLAGS(argv)

@@ -21,9 +21,10 @@ from .checks import (
 from .diffusion import BETA_SCHEDULES, MEAN_TYPES, PROCESSES, VAR_TYPES, DiffusionConfig
 from .direct import CORRECTION_NAMES, SURROGATE_NAMES, DirectSpiking
 from .network import ARCHS, UNetConfig
-from .sampling import CORRECTORS, DDIM_EPSILONS, SAMPLER_NAMES, SDE_SAMPLERS, SKIPS, SampleConfig
+from .sampling import CORRECTORS, DDIM_EPSILONS, IMAGE_SAMPLERS, SAMPLER_NAMES, SDE_SAMPLERS, SKIPS, SampleConfig
 from .spiking import AUTO, FROZEN, IF_NEURONS, MAX_BURST, SCHEDULES, STREAM_NORMS, SpikingConfig, check_carry_steps
 from .training import (
+    DATASET_TYPES,
     FT_INPUTS,
     FT_METHODS,
     LOSS_TYPES,
@@ -40,12 +41,14 @@ __all__ = [
     "BETA_SCHEDULES",
     "CORRECTION_NAMES",
     "CORRECTORS",
+    "DATASET_TYPES",
     "FROZEN",
     "FT_INPUTS",
     "FT_METHODS",
     "DDIM_EPSILONS",
     "FULL_PRECISION",
     "IF_NEURONS",
+    "IMAGE_SAMPLERS",
     "LIMITS",
     "LOSS_TYPES",
     "LOSS_WEIGHTS",

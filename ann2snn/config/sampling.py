@@ -13,6 +13,8 @@ SAMPLER_NAMES = (
     *("ddpm", "ddim", "ddpm_strided", "analytic_dpm", "dpm_solver", "dpmpp", "dpmpp_sde", "heun", "unipc", "fsddim"),
     *SDE_SAMPLERS,
 )
+#: Those of any network on images; fsddim needs one that emits currents.
+IMAGE_SAMPLERS = tuple(name for name in SAMPLER_NAMES if name not in ("fsddim", *SDE_SAMPLERS))
 CORRECTORS = ("none", "pec", "pece")
 #: What the noise of ddim's step is after the predicted image was clipped: recomputed to match, or the network's own.
 DDIM_EPSILONS = ("recomputed", "network")

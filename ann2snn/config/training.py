@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from .checks import check_accumulate, check_number, check_seed, make_plain, require
 
+DATASET_TYPES = ("fashion_mnist_10k", "cifar10", "mnist", "fashion_mnist", "celeba", "folder")
 LOSS_TYPES = ("mse", "kl", "scl")
 LOSS_WEIGHTS = ("none", "min_snr", "p2")
 FT_METHODS = ("proxy", "bptt", "tsm")

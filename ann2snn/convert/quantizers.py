@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from quant import QuantReLU, UniformQuantizer
-
 from ..config import require
 from ..errors import UserError
 from ..kernels import Levels, along
+from ..quant import QuantReLU, UniformQuantizer
 from .other_quantizers import late_readers
 
 #: Is given a module of the class it is for; answers None for one that quantizes nothing, which stays as it is.

@@ -14,6 +14,7 @@ from torchvision import datasets as tv
 
 from .decode import check_image, decode_image, fit_square, left_out, list_images
 from .idx import read_idx
+from ..config import DATASET_TYPES
 from ..errors import UserError, is_out_of_memory
 
 MAX_SIZE = 4096
@@ -292,4 +293,3 @@ _LOADERS: dict[str, Callable[[_Request], ImageDataset]] = {
     "celeba": _celeba,
     "folder": _folder,
 }
-DATASET_TYPES = tuple(_LOADERS)

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -53,8 +53,10 @@ def wanted(nproc: int, parallel: bool, device: str) -> int:
     return max(1, gpus)
 
 
-def run(main: Callable[[], int | None], processes: Callable[[], int]) -> int:
+def run(main: Callable[[], int | None], processes: Callable[[], int], worker: Sequence[str] | None = None) -> int:
     """Run `main` here, or this very command line in `processes()` workers. Returns the exit code.
+
+    worker: what Python is started with for each of these; by default what this process was.
 
     Bad input ends with one line on stderr and code 2, a stopping signal with 128 + its number (SIGINT 130, SIGTERM
     143), a lost process with 1.
@@ -62,7 +64,7 @@ def run(main: Callable[[], int | None], processes: Callable[[], int]) -> int:
     try:
         with stoppable(), tied_to_launcher():
             count = processes()
-            code = start_workers(count) if count > 1 else main() or 0
+            code = start_workers(count, worker) if count > 1 else main() or 0
             world.leave()  # in here, because it waits for the others
         return code
     except UserError as error:
@@ -145,8 +147,8 @@ def tied_to_launcher() -> Iterator[None]:
         ended.set()
 
 
-def start_workers(count: int) -> int:
-    """Run this command line in `count` processes of this machine; returns the exit code of the run."""
+def start_workers(count: int, worker: Sequence[str] | None = None) -> int:
+    """Run `worker`, see `run`, in `count` processes of this machine; returns the exit code of the run."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -170,7 +172,7 @@ def start_workers(count: int) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     try:
         _stop_workers_by_signal()
-        elastic_launch(config, sys.executable)(*sys.argv)
+        elastic_launch(config, sys.executable)(*(worker or sys.argv))
     except SignalException as stop:
         return 128 + stop.sigval
     except ChildFailedError as error:

@@ -6,16 +6,38 @@ import itertools
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
 
 from ..errors import UserError
 from .plain import read_text
 
 DIRECTIVES = ("--flagfile", "-flagfile")
 MOST_BYTES, MOST_LINE, MOST_FILES = 1 << 20, 10_000, 64
+FOLDER = "config"  # of the repository, whose flagfiles the build copies into the package
+PACKAGE = Path(__file__).resolve().parents[1]
+SHIPPED = next((p for p in (PACKAGE / "flagfiles", PACKAGE.parent / FOLDER) if p.is_dir()), PACKAGE / "flagfiles")
 
 
-def check_arguments(arguments: Sequence[str]) -> None:
-    """Check a command line and the flagfiles it names, those named inside them too.
+def found(name: str) -> str:
+    """Where a flagfile is read from: `name`, or if there is nothing and that names a shipped one, from the package."""
+    path = os.path.expanduser(name.strip())
+    parts = PurePath(path).parts
+    if os.path.lexists(path) or parts[:1] != (FOLDER,) or ".." in parts:
+        return path
+    shipped = os.path.join(SHIPPED, *parts[1:])
+    return shipped if os.path.isfile(shipped) else path
+
+
+def shipped_ones(files: Sequence[str]) -> list[str]:
+    """Lines that say which of these files are the package's own, where that is not the `config` of this folder."""
+    own = os.path.join(os.path.realpath(SHIPPED), "")
+    if os.path.join(os.path.realpath(FOLDER), "") == own:
+        return []
+    return [f"flagfile: {path}, as shipped" for path in map(os.path.realpath, files) if path.startswith(own)]
+
+
+def check_arguments(arguments: Sequence[str]) -> list[str]:
+    """Check a command line and the flagfiles it names, those named inside them too; where all of these lie.
 
     Raises UserError: control characters or bytes that are not UTF-8, a flagfile that is missing, no plain text file,
     too large, includes itself, or includes more than MOST_FILES others.
@@ -25,6 +47,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
     seen: list[str] = []
     for name in _named(arguments):
         _check_file(name, (), seen)
+    return seen
 
 
 def expanded(arguments: Sequence[str]) -> list[tuple[int, str]]:
@@ -43,7 +66,7 @@ def expanded(arguments: Sequence[str]) -> list[tuple[int, str]]:
                 name = name if equals else next(rest, "")
                 if not name.strip():
                     raise UserError(f"{directive} names no file: give one")
-                yield from of(_lines(os.path.expanduser(name.strip())), next(numbers))
+                yield from of(_lines(found(name)), next(numbers))
             else:
                 yield source, argument
                 if argument == "--" and source == 0:
@@ -65,7 +88,7 @@ def _named(arguments: Sequence[str]) -> Iterator[str]:
         if directive in DIRECTIVES:
             name = name if equals else "".join(arguments[index + 1 : index + 2])
             if name.strip():
-                yield os.path.expanduser(name.strip())
+                yield found(name)
 
 
 def _check_file(name: str, including: tuple[str, ...], seen: list[str]) -> None:

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from quant import quantized_once
-
 from ..checkpoints import checkpoint
 from ..config import SampleConfig, require
 from ..convert import SpikingNetwork
@@ -26,6 +24,7 @@ from ..errors import UserError
 from ..files.atomic import replacing
 from ..files.npz import read_npz
 from ..nets.direct import DirectDenoiser
+from ..quant import quantized_once
 from .subject import Sampled
 
 BATCH = 32

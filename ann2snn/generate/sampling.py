@@ -14,8 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from quant import quantized_once
-
 from ..config import SampleConfig, require
 from ..convert import SpikingNetwork
 from ..data import to_uint8
@@ -25,6 +23,7 @@ from ..distributed.precision import in_tf32
 from ..distributed.runtime import evaluating, layout_for, steady_convolutions
 from ..distributed.world import ALONE, World
 from ..errors import UserError
+from ..quant import quantized_once
 from .compiled import compiled
 from .noise import StartingWith
 from .spikes import ImageSpikes, SpikeTally

@@ -13,7 +13,7 @@ Quantizer = Callable[[Tensor, Tensor, int], Tensor]
 
 
 def fake_quant(x: Tensor, alpha: Tensor, bits: int, reference: Quantizer) -> Tensor:
-    """reference(x, alpha, bits), where `reference` is `quant.uniform_quantize`: specification, and what else runs.
+    """reference(x, alpha, bits), where `reference` is `uniform_quantize`: specification, and what else runs.
 
     x: any shape, memory format and type, all kept; alpha: positive clip, 0-dim. Triton's values and its gradient in x
     are the same to the last bit; alpha's gradient is a sum in another order.

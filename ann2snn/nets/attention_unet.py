@@ -16,9 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quant import UniformQuantizer
-from quant.place import quantize_input, quantize_output
-
 from ..config import FULL_PRECISION, DiffusionConfig, check_bits, check_int, require
 from ..config.checks import (
     check_blocks,
@@ -29,6 +26,8 @@ from ..config.checks import (
     check_number,
     make_whole,
 )
+from ..quant import UniformQuantizer
+from ..quant.place import quantize_input, quantize_output
 from .group_norm import GroupNorm
 from .parts import BatchDropout
 

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quant import UniformQuantizer
-from quant.place import quantize_input, quantize_output
-
 from ..config import FULL_PRECISION, DiffusionConfig, check_bits, check_int, require
 from ..errors import UserError
+from ..quant import UniformQuantizer
+from ..quant.place import quantize_input, quantize_output
 
 MOST_SETTINGS = 2**16  # characters
 #: Settings of networks that read more than an image and a time, or have weights that no convolution has.

@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quant import QuantReLU, UniformQuantizer, fit_step
-from quant.place import quantize_input, quantize_output
-
 from ..config import require
 from ..errors import UserError
 from ..nets.architecture import NETWORKS, build_network
 from ..neurons import IFNeuron
+from ..quant import QuantReLU, UniformQuantizer, fit_step
+from ..quant.place import quantize_input, quantize_output
 from .attention import attended, project_all
 from .calls import Call, copied, read_calls
 from .reach import LAYERS, Site, check_finite, noting
@@ -78,7 +77,7 @@ def quantize(
     method: str = "mse",
     percentile: float = 99.9,
 ) -> nn.Module:
-    """A copy of any float network with uniform quantizers (`quant.UniformQuantizer`), ranges set, in eval mode.
+    """A copy of any float network with uniform quantizers (`ann2snn.quant.UniformQuantizer`), ranges set, in eval mode.
 
     Quantizers come before every convolution and linear layer but those that no other layer's output reaches (an
     image's first convolution, the first linear layer of a time embedding), and on q, k and v of known attention:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from quant.place import first_argument
-
 from ..config import require
+from ..quant.place import first_argument
 from .calls import map_tensors
 
 #: What is quantized in front of, transposed convolutions included.

@@ -6,42 +6,41 @@ folders: LOGDIR/report_vs_OTHER.html, both runs side by side.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+from ..arguments import Parser, answered, need
 from ..errors import UserError
-from ..output import unbreakable_output
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 2 for a folder that cannot be reported on or written to."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ann2snn.report",
-        description="Summarise a run folder on one page, report.html, made from whatever the stages left there; or two "
-        "run folders side by side, on report_vs_OTHER.html in the first.",
+    about = (
+        "Summarise a run folder on one page, report.html, made from whatever the stages left there; or two of\n"
+        "them side by side, on report_vs_OTHER.html in the first."
     )
+    parser = Parser("python -m ann2snn.report", about)
     parser.add_argument("logdir", metavar="LOGDIR", type=Path, help="the --logdir of the run")
     parser.add_argument("other", metavar="OTHER", type=Path, nargs="?", help="that of a run to compare it with")
-    given = parser.parse_args(arguments)
-    with unbreakable_output():
-        return report(given.logdir, given.other)
+
+    def answer() -> None:
+        given = parser.read(arguments)
+        report(given.logdir, given.other)
+
+    return answered(answer)
 
 
-def report(logdir: Path, other: Path | None = None) -> int:
-    """Write the report, or the comparison, and print the summary of every run; the exit code."""
+def report(logdir: Path, other: Path | None = None) -> None:
+    """Write the report, or the comparison, and print the summary of every run. Raises UserError."""
+    need("matplotlib", "report")
     from .collect import collect  # what takes seconds to import is imported where it is used: --help does without
     from .summary import summary_text, verdict
     from .writer import write, write_comparison
 
-    try:
-        if other is not None and logdir.resolve() == other.resolve():
-            raise UserError(f"{other}: is the same folder twice; give two runs to compare them")
-        runs = [collect(folder) for folder in (logdir, other) if folder is not None]
-        path = write(*runs) if other is None else write_comparison(*runs)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if other is not None and logdir.resolve() == other.resolve():
+        raise UserError(f"{other}: is the same folder twice; give two runs to compare them")
+    runs = [collect(folder) for folder in (logdir, other) if folder is not None]
+    path = write(runs[0]) if other is None else write_comparison(*runs)
     for run in runs:
         if other is not None:
             print(f"{run.logdir}:")
@@ -50,7 +49,6 @@ def report(logdir: Path, other: Path | None = None) -> int:
         for note in dict.fromkeys(run.notes):
             print(f"note: {note}")
     print(path)
-    return 0
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from ..generate.images import save_grid
 from ..generate.probe import halfway_state, sampler_states
 from ..generate.sampling import generate_all
 from ..generate.subject import Sampled
+from ..hardware.export import planned, write_graph
 from ..nets.architecture import Network
 from ..nets.direct import DirectDenoiser
 from ..run.rasters import save_rasters
@@ -51,13 +53,14 @@ def run(
     batch_size: int,
     spike_chunk: int = 0,
     exported: Path | None = None,
+    nir_file: tuple[Path, float] | None = None,
     accepted: Callable[[], object] = lambda: None,
 ) -> int:
     """Write `converted_snn.pt`, `gap.json`, `cost.json`, `raster.npz`, `images/` and `trajectory.npz` to `logdir`.
 
     Prints the tables.
 
-    exported: a new folder that gets the network and a card, too.
+    exported: a new folder that gets the network and a card, too. nir_file: a new file that gets its graph at that time.
     accepted: called when network and settings have passed all checks. Returns the exit code.
     """
     if sample.carry:
@@ -66,6 +69,7 @@ def run(
     snn = converted(ann, spiking, spike_chunk)
     if exported is not None:
         folders.check_free(exported)
+    graph: Any = None if nir_file is None else planned(snn, nir_file[1], nir_file[0])
     prepare_folder(logdir)
     with owning(logdir, "convert", world):
         accepted()
@@ -80,6 +84,9 @@ def run(
                 hashes = (source.hash, file_hash(logdir / CONVERTED))
                 export(exported, snn, logdir, hashes, measured=gap_images > 0)
                 print(f"{exported}: the network and its card; ann2snn.load reads it")
+            if nir_file is not None:
+                write_graph(graph, nir_file[0])
+                print(f"{nir_file[0]}: {len(graph.nodes)} nodes of NIR, the network at t = {nir_file[1]:g}")
         if grid_images:
             write_grids(logdir, (snn, ann), sample, grid_images, batch_size, world)
         world.wait()

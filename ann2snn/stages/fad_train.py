@@ -1,19 +1,10 @@
-"""Train the autoencoder of the Frechet autoencoder distance for another data set, and gather its statistics.
-
-    python -m ann2snn.fad --dataset_type fashion_mnist_10k --out logs/fad/fashion10k.pth --steps 400 --batch_size 64
-
-Writes OUT (a state dict in the layout of the published encoders) and beside it the statistics of the data set's
-test images in both modes, OUT_published.npz and OUT_eval.npz (OUT without .pth), which evaluate.py takes with
---fad_encoder and --fad_stats.
-"""
+"""Train the autoencoder of the Frechet autoencoder distance for another data set, and gather its statistics."""
 
 from __future__ import annotations
 
 import argparse
 import math
-import sys
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -21,49 +12,16 @@ from tqdm import tqdm
 
 from ..config import require
 from ..data import ImageDataset, load_dataset
-from ..data.datasets import DATASET_TYPES
 from ..data.loader import batches, to_model_range
 from ..distributed.runtime import choose_device, seed_from
 from ..distributed.world import ALONE
-from ..errors import UserError, one_line
+from ..errors import UserError
 from ..files.atomic import sweep
 from ..metrics.fad import MODES, FadExtractor
-from ..metrics.fad_encoder import WIDTHS, AutoEncoder, load_autoencoder, save_autoencoder
-from ..output import unbreakable_output
+from ..metrics.fad_encoder import AutoEncoder, load_autoencoder, save_autoencoder
 from .fad import make_stats
 
-PUBLISHED_BATCH, PUBLISHED_LR, PUBLISHED_EPOCHS = 250, 1e-3, 150
 MOST_STEPS, MOST_LR = 10**7, 100
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = _Parser(
-        prog="python -m ann2snn.fad",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = made.add_argument
-    add("--out", type=Path, required=True, help="the encoder's file, ending in .pth")
-    add("--dataset_type", choices=DATASET_TYPES, default="fashion_mnist_10k", help="data (default fashion_mnist_10k)")
-    add("--data_dir", type=Path, default=Path("data"), help="folder of the data set (default data)")
-    add("--img_size", type=int, choices=tuple(WIDTHS), default=32, help="side in pixels (default 32)")
-    add("--channels", type=int, choices=(1, 3), help="of --dataset_type folder (default 3)")
-    add("--latent", type=int, help="length of the latent vector (default 64 for grey images, 128 for colour)")
-    published = f"the published encoders were trained {PUBLISHED_EPOCHS} epochs"
-    add("--steps", type=int, default=1000, help=f"training steps (default 1000); {published}")
-    add("--batch_size", type=int, default=PUBLISHED_BATCH, help=f"(default {PUBLISHED_BATCH}, as published)")
-    add("--lr", type=float, default=PUBLISHED_LR, help=f"of AdamW (default {PUBLISHED_LR}, as published)")
-    add("--seed", type=int, default=0, help="(default 0)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU if there is one")
-    add("--num_threads", type=int, default=0, help="CPU threads; 0 leaves the choice to torch")
-    return made
 
 
 def train(
@@ -137,14 +95,3 @@ def _prepare(folder: Path) -> None:
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}; choose another --out") from None
     sweep(folder, depth=0)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code: 2 for bad input, with one line on the standard error stream."""
-    with unbreakable_output():
-        try:
-            run(parser().parse_args(sys.argv[1:] if arguments is None else arguments))
-        except UserError as error:
-            print(f"error: {one_line(str(error))}", file=sys.stderr)
-            return 2
-    return 0

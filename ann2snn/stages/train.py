@@ -86,7 +86,7 @@ def run(
     prepare_folder(logdir)
     with owning(logdir, "train", world):
         groups = getattr(network, "norm_groups", None)
-        if network.ch == groups:
+        if network.ch == groups and getattr(network, "norm", "group") == "group":
             print(
                 f"note: --norm_groups={groups} leaves one channel per group at --ch={network.ch}: such a "
                 "norm cancels the time embedding; use fewer groups"

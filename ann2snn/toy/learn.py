@@ -16,8 +16,8 @@ from ..diffusion.process import denoising_loss, make_process
 from ..diffusion.vp import VP
 from ..distributed.runtime import seed_from
 from ..nets.mlp import MLP
-from .sets import SIZE, draw
-from .settings import ToySettings
+from .sets import draw
+from .settings import SIZE, ToySettings
 
 POOL = 100_000  # elements that batches are drawn from
 EMA_DECAY = 0.998

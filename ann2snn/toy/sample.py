@@ -13,8 +13,8 @@ from ..config import SampleConfig
 from ..diffusion import VP, ImageNoise, analytic_statistics, check
 from ..diffusion.process import make_process, run_sampler
 from ..distributed.runtime import seed_from
-from .sets import SIZE, distance, draw, sliced_wasserstein
-from .settings import ToySettings
+from .sets import distance, draw, sliced_wasserstein
+from .settings import SIZE, ToySettings
 
 STATISTICS = 4096  # elements that analytic_dpm's statistics are gathered on
 

@@ -11,20 +11,10 @@ from torch import Tensor
 from ..config import require
 from ..data import load_dataset, to_model_range
 from ..data.toy import TOYS, toy_distance, toy_points
+from .settings import IMAGES, NAMES, SIZE, SQUARES
 
-SIZE = 8  # pixels
 SIDES = (3, 4)  # of a square
-SQUARES, FASHION = "squares", "fashion"
-IMAGES = (SQUARES, FASHION)
-NAMES = (*TOYS, *IMAGES)
 DIRECTIONS = 64
-# The samplers of VP limit the predicted data to [−1, 1]; no set reaches 2.5 standard deviations.
-REACH = 2.5
-
-
-def shape_of(name: str) -> tuple[int, ...]:
-    """Of one element: (2,), or (1, 8, 8)."""
-    return (1, SIZE, SIZE) if name in IMAGES else (2,)
 
 
 def draw(name: str, count: int, seed: int) -> Tensor:

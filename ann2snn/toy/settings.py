@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-import torch
-
 from ..config import DiffusionConfig, SampleConfig, check_int, check_seed, require
-from ..diffusion.process import check_sampling
-from ..diffusion.samplers import SAMPLERS
-from .sets import IMAGES, NAMES, REACH, SIZE, shape_of
 
+SIZE = 8  # pixels
+SQUARES, FASHION = "squares", "fashion"
+IMAGES = (SQUARES, FASHION)
+NAMES = ("gaussian8", "gaussian25", "swissroll", "rings", *IMAGES)
+# The samplers of VP limit the predicted data to [−1, 1]; no set reaches 2.5 standard deviations.
+REACH = 2.5
 LIMITS = {
     "train_steps": (1, 10**6),
     "batch_size": (1, 10**5),
@@ -21,6 +22,11 @@ LIMITS = {
     "samples": (1, 10**5),
 }
 MOST_ROWS, MOST_COLUMNS = 12, 8
+
+
+def shape_of(name: str) -> tuple[int, ...]:
+    """Of one element: (2,), or (1, 8, 8)."""
+    return (1, SIZE, SIZE) if name in IMAGES else (2,)
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,10 @@ class ToySettings:
         )
         require(1 <= len(self.sampler) <= MOST_ROWS, f"--sampler: name 1 to {MOST_ROWS} samplers")
         require(1 <= len(self.steps) <= MOST_COLUMNS, f"--steps: give 1 to {MOST_COLUMNS} numbers of network calls")
+        import torch  # not with this file: --help does without
+
+        from ..diffusion.process import check_sampling
+
         statistics = torch.zeros(self.diffusion.diffusion_steps, dtype=torch.float64)  # of no network: for the checks
         for sample in self.runs():
             check_sampling(self.diffusion, SIZE, sample, statistics)
@@ -105,6 +115,8 @@ class ToySettings:
         ]
 
     def _run(self, name: str, steps: int) -> SampleConfig:
+        from ..diffusion.samplers import SAMPLERS
+
         known = SAMPLERS.get(name)
         limits = {"order": min(self.order, known.max_order)} if known and known.max_order else {}
         return SampleConfig(

@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quant.calibrate import calibrate_activations
-
 from ..config import FULL_PRECISION, require
 from ..convert import SpikingNetwork
 from ..errors import UserError
 from ..generate.probe import sampler_states
 from ..nets.architecture import Network, NetworkConfig, build_network
 from ..nets.direct import DirectDenoiser
+from ..quant.calibrate import calibrate_activations
 
 IMAGES, TIMES = 8, 8  # whose sampling path activations are calibrated on, and times on it
 BATCH = 16

@@ -19,8 +19,8 @@ from ann2snn.nets.architecture import build_network
 from ann2snn.nets.attention_unet import AttentionUNetConfig
 from ann2snn.nets.fsddim import FSDDIMConfig
 from ann2snn.nets.sddpm import SDDPMConfig
+from ann2snn.quant.calibrate import calibrate_activations
 from ann2snn.training.trainer import Trainer
-from quant.calibrate import calibrate_activations
 
 
 @dataclass(frozen=True)

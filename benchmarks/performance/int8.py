@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ann2snn.config import SpikingConfig
 from ann2snn.convert import convert
 from ann2snn.kernels import SpikeConv, Spikes, convolves_spikes, kernels_by
-from quant import quantized_once
+from ann2snn.quant import quantized_once
 
 from .forward import STREAM, SYNC, call
 from .masked import MaskedDenoiser

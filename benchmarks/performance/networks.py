@@ -10,7 +10,7 @@ from ann2snn.convert import SpikingNetwork, convert
 from ann2snn.distributed.runtime import place
 from ann2snn.nets import UNet
 from ann2snn.nets.parts import ResBlock
-from quant.calibrate import calibrate_activations
+from ann2snn.quant.calibrate import calibrate_activations
 
 from .results import Bench
 

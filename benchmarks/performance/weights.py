@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from quant import quantized_once
+from ann2snn.quant import quantized_once
 
 from .networks import inputs, make_ann
 from .results import Bench, Section

@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
+from quant.functional import uniform_levels
 
 from ann2snn.checkpoints import checkpoint
 from ann2snn.config import SpikingConfig
 from ann2snn.convert import convert, measure_gap
 from ann2snn.data.datasets import ImageDataset
 from benchmarks import neuron_figure, settling
-from quant.functional import uniform_levels
 from tests.helpers import random_ann, random_batch
 
 

@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ann2snn.kernels.choice import kernels_by
 
 ROOT = Path(__file__).parents[2]
-OURS = (str(ROOT / "ann2snn"), str(ROOT / "quant"))
+OURS = (str(ROOT / "ann2snn"),)
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 aten = torch.ops.aten
 BY_VALUE = {aten.nonzero, aten.masked_select, aten._unique2, aten.unique_dim, aten.repeat_interleave, aten.equal}

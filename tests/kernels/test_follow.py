@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quant.functional import uniform_levels
 from torch import Tensor
 
 from ann2snn.kernels import Levels, Neurons, Pace, follow
 from ann2snn.kernels.follow import soft_follow
 from quant import uniform_quantize
-from quant.functional import uniform_levels
 from tests.helpers import assert_close, assert_equal
 
 few = settings(max_examples=30, deadline=None, derandomize=True, database=None)

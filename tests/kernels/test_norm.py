@@ -7,11 +7,11 @@ import types
 
 import pytest
 import torch
+from quant.functional import uniform_levels
 from torch import Tensor
 from torch.nn import functional as F
 
 from ann2snn.kernels import Levels, Neurons, NormRule, Pace, choice, follow, kernels_by, norm_follow
-from quant.functional import uniform_levels
 from tests.helpers import assert_close, assert_equal
 
 WINDOW = 7

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quant.functional import uniform_levels
 from torch import Tensor, nn
 
 from ann2snn.config import SpikingConfig
@@ -14,7 +15,6 @@ from ann2snn.errors import UserError
 from ann2snn.kernels import IFState, Spikes, if_scan
 from ann2snn.neurons import Clock, IFNeuron
 from quant import QuantReLU
-from quant.functional import uniform_levels
 from tests.helpers import assert_close, assert_equal
 
 few = settings(max_examples=20, deadline=None, derandomize=True, database=None)

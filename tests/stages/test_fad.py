@@ -9,16 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from ann2snn.data import load_dataset
+from ann2snn import fad as command
+from ann2snn.config import DATASET_TYPES
+from ann2snn.data import datasets, load_dataset
 from ann2snn.distributed.world import World
 from ann2snn.errors import UserError
 from ann2snn.metrics.fad import FadExtractor, fad, read_fad_stats
-from ann2snn.metrics.fad_encoder import AutoEncoder, digest, load_autoencoder, save_autoencoder
+from ann2snn.metrics.fad_encoder import WIDTHS, AutoEncoder, digest, load_autoencoder, save_autoencoder
 from ann2snn.metrics.features import Extracted
 from ann2snn.metrics.stats_file import ReferenceStatistics
 from ann2snn.stages import evaluate
 from ann2snn.stages.fad import Fad
-from ann2snn.stages.fad_train import main, train
+from ann2snn.stages.fad_train import train
 from tests.scripts import check, processes, script, train_flags
 from tests.stages.test_bad_input import refused
 
@@ -155,7 +157,7 @@ def trained(folder, out, *more):
         "--num_threads",
         "1",
     ]
-    return main(["--data_dir", str(folder), "--out", str(out), "--device", "cpu", *options, *more])
+    return command.main(["--data_dir", str(folder), "--out", str(out), "--device", "cpu", *options, *more])
 
 
 def test_training_writes_an_encoder_and_statistics_of_both_modes(folder, tmp_path, capsys):
@@ -201,7 +203,7 @@ def test_the_seed_decides_and_nothing_else(folder, tmp_path, capsys):
 )
 def test_bad_arguments_are_refused_with_one_line(arguments, told, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
+    assert command.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and told in error
     assert not list(tmp_path.iterdir())
@@ -219,3 +221,8 @@ def test_the_module_is_the_command(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("ann2snn.fad", run_name="__main__")
     assert stop.value.code == 2 and "must end in .pth" in capsys.readouterr().err
+
+
+def test_the_command_knows_the_names_that_data_and_encoders_have():
+    """It says them before any of these are imported."""
+    assert tuple(datasets._LOADERS) == DATASET_TYPES and tuple(WIDTHS) == command.SIDES

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 import ann2snn
-from ann2snn.config import SDE_SAMPLERS
-from ann2snn.diffusion.samplers import IMAGE_SAMPLERS
+from ann2snn.config import IMAGE_SAMPLERS, SDE_SAMPLERS
 from tests.scripts import check, processes, script, train_flags
 from tests.stages.test_bad_input import refused
 from tests.stages.test_parallel import CLOSE, distance, images, state

@@ -7,12 +7,11 @@ from .dpm_solver import sample_dpm_solver
 from .dpmpp import sample_dpmpp, sample_dpmpp_sde
 from .grids import real_times, uniform_times, whole_times
 from .heun import sample_heun
-from .registry import IMAGE_SAMPLERS, SAMPLERS, Sampler, check, options_of
+from .registry import SAMPLERS, Sampler, check, options_of
 from .strided import analytic_statistics, reverse_step, sample_analytic_dpm, sample_ddpm_strided
 from .unipc import sample_unipc
 
 __all__ = [
-    "IMAGE_SAMPLERS",
     "SAMPLERS",
     "Sampler",
     "analytic_statistics",

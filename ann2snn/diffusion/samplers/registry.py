@@ -36,7 +36,6 @@ class Sampler:
     stochastic: bool | None
     skips: tuple[str, ...] = ()
     max_order: int = 0
-    needs_currents: bool = False  # a network on synaptic currents, told their spike_steps
 
     def __call__(self, *args: object, **options: object) -> Tensor:
         return self.function(*args, **options)
@@ -88,10 +87,8 @@ SAMPLERS: dict[str, Sampler] = {
         ("steps", "skip", "spike_steps"),
         stochastic=False,
         skips=WHOLE,
-        needs_currents=True,
     ),
 }
-IMAGE_SAMPLERS = tuple(name for name, sampler in SAMPLERS.items() if not sampler.needs_currents)  # of any network
 
 
 def options_of(

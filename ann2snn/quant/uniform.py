@@ -5,8 +5,8 @@ import operator
 import torch
 from torch import Tensor, nn
 
-from quant.functional import MIN_SCALE, lsq_gradient_scale, positive_scale, step_levels, step_quantize
-from quant.levels import check_magnitude_bits
+from .functional import MIN_SCALE, lsq_gradient_scale, positive_scale, step_levels, step_quantize
+from .levels import check_magnitude_bits
 
 COARSE_STEPS, FINE_STEPS = 48, 16
 # Searches cover steps from the one that cuts nothing off down to 1/128 of it: a 2-bit optimum of a bell shape is near

@@ -6,8 +6,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from quant.activation import QuantReLU
-from quant.uniform import COARSE_STEPS, FINE_STEPS, SEARCH_RANGE, UniformQuantizer, fit_step
+from .activation import QuantReLU
+from .uniform import COARSE_STEPS, FINE_STEPS, SEARCH_RANGE, UniformQuantizer, fit_step
 
 # Values kept per layer call: enough for a stable optimum, small enough to search in milliseconds.
 SAMPLES_PER_CALL = 16384

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from quant.levels import check_magnitude_bits, nearest_power
+from .levels import check_magnitude_bits, nearest_power
 
 # Far below any clip met in training, and still safe to divide by in float32.
 MIN_SCALE = 1e-6

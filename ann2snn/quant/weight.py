@@ -20,14 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from quant.functional import (
+from .functional import (
     absmax_quantize,
     apot_quantize,
     positive_scale,
     ternary_quantize,
     uniform_quantize,
 )
-from quant.levels import FULL_PRECISION, check_bits, whole_levels
+from .levels import FULL_PRECISION, check_bits, whole_levels
 
 WGT_ALPHA_INIT = 3.0
 # Keeps an all-equal tensor (zero-initialized layers) at 0 instead of 0 / 0; far below any deviation met in use.
@@ -169,7 +169,7 @@ class QuantConv2d(_QuantizedWeight, nn.Conv2d):
         bits: 2..8, the sign included, or 32.
         power: (additive) powers of two instead of uniform levels; no effect at 2 bits.
         additive: sums of powers of two instead of plain powers.
-        grad_scale: factor on the gradient of `wgt_alpha`, see `quant.functional.lsq_gradient_scale`.
+        grad_scale: factor on the gradient of `wgt_alpha`, see `ann2snn.quant.functional.lsq_gradient_scale`.
         keep_scale: give the quantized weight the standard deviation of `weight` instead of 1.
     Raises:
         ValueError: bits not in 2..8 or 32; fewer than 2 weights to quantize.

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quant.functional import apot_quantize, positive_scale, uniform_quantize
-from quant.levels import FULL_PRECISION, check_bits
+from .functional import apot_quantize, positive_scale, uniform_quantize
+from .levels import FULL_PRECISION, check_bits
 
 
 class QuantReLU(nn.Module):
@@ -13,8 +13,8 @@ class QuantReLU(nn.Module):
 
     Uniform by default: y = k * (alpha / L), k = clamp(floor(x * (L / alpha) + 0.5), 0, L), L = `levels` = 2**bits - 1.
     Only this form is a spike count, so only this form can be converted to a spiking network. With `power` the levels
-    are (additive) powers of two, see `quant.levels.power_levels`. That the clip is learned is from Choi et al.,
-    "PACT", arXiv:1805.06085; its gradient is the one in `quant.functional`.
+    are (additive) powers of two, see `ann2snn.quant.levels.power_levels`. That the clip is learned is from Choi et al.,
+    "PACT", arXiv:1805.06085; its gradient is the one in `ann2snn.quant.functional`.
 
     `act_alpha` (0-dim parameter) exists only for bits < 32. It is unconstrained for the optimizer; the clip in use is
     `clip()` = max(act_alpha, MIN_SCALE), which whoever converts the network must use as the threshold.

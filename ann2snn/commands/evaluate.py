@@ -1,0 +1,76 @@
+"""Generate images with a network, ANN or SNN, and score them.
+
+    python evaluate.py --flagfile config/SNN_evaluate/demo.txt
+    python evaluate.py --flagfile config/SNN_evaluate/CIFAR10_snn.txt
+    python evaluate.py --eval --logdir logs/RUN --eval_model_path logs/RUN/ckpt.pt --sample_only --num_images 64
+    python evaluate.py --make_stats --dataset_type cifar10 --fid_cache stats/cifar10.train.npz
+    python evaluate.py --interpolate 1,2 --eval_model_path fashion-mnist-32-4bit --logdir logs/RUN
+
+Images are saved before they are scored, named by index, and not generated twice. Each score is one line of
+snn_eval.txt in --logdir, with every setting that makes it comparable.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..cli.flags import FLAGS, require_action
+from ..config import require
+
+
+def main() -> int:
+    drawing = FLAGS.interpolate or FLAGS.start or FLAGS.inpaint or FLAGS.invert
+    actions = FLAGS.eval or FLAGS.sample_only or FLAGS.make_stats or FLAGS.score_data or FLAGS.score or drawing
+    require_action(actions, "eval, --sample_only, --make_stats, --score_data or --score")
+    from ..cli import build, comparison, drawings, networks
+    from ..generate.analytic import noise_statistics
+    from ..generate.sampling import check_generation
+    from ..stages import evaluate, fad
+
+    world = build.world()
+    if drawing:
+        return drawings.run(world)
+    if FLAGS.score:
+        return comparison.run(world)
+    if FLAGS.make_stats:
+        evaluate.require_spread(FLAGS.num_images)
+    if FLAGS.make_stats and FLAGS.fad_encoder is not None:
+        encoder = build.fad_extractor(world.device)
+        require(not Path(FLAGS.fad_stats).exists(), f"{FLAGS.fad_stats} exists: name another file with --fad_stats")
+        return fad.make_stats(Path(FLAGS.fad_stats), build.dataset(), encoder, FLAGS.num_images, world)
+    if FLAGS.make_stats:
+        require(not Path(FLAGS.fid_cache).exists(), f"{FLAGS.fid_cache} exists: name another file with --fid_cache")
+        return evaluate.make_stats(
+            Path(FLAGS.fid_cache), build.dataset(), build.extractor(world.device), FLAGS.num_images, world=world
+        )
+    if FLAGS.score_data:
+        extractor, stats, beside = build.scored_with(world.device)
+        data = build.dataset(train=False)
+        real = build.real_images(build.dataset, min(FLAGS.num_images, len(data)))
+        logdir = build.logdir("evaluate", world)
+        return evaluate.score_data(
+            logdir, data, FLAGS.num_images, extractor, stats, FLAGS.fid_cache, world, real, beside
+        )
+    sample = build.sample_config()
+    config = evaluate.EvalConfig(
+        FLAGS.num_images,
+        FLAGS.batch_size,
+        FLAGS.images_dir,
+        FLAGS.pic_or_not,
+        FLAGS.gen_images,
+        trajectory=FLAGS.trajectory_images if FLAGS.trajectory else 0,
+        trajectory_format=FLAGS.trajectory_format,
+    )
+    source = networks.load_network()
+    statistics = noise_statistics(source, sample, lambda: build.dataset_for(source), FLAGS.analytic_images, world)
+    check_generation(source.net, sample, statistics)
+    extractor = stats = real = beside = None
+    if not FLAGS.sample_only:
+        # Before the sampling: a missing file must stop it now.
+        extractor, stats, beside = build.scored_with(world.device)
+        real = build.real_images(lambda: build.dataset_for(source), FLAGS.num_images)
+    return evaluate.run(
+        *(Path(FLAGS.logdir), source, sample, config, world, extractor, stats, FLAGS.fid_cache),
+        *(statistics, real, beside),
+        accepted=lambda: build.logdir("evaluate", world, source),
+    )

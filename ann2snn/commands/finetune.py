@@ -1,0 +1,62 @@
+"""Fine-tune the converted network block by block, so that its stream schedule comes closer to the quantized ANN.
+
+    python SNN_ft.py --flagfile config/SNN_ft/demo.txt
+    python SNN_ft.py --flagfile config/SNN_ft/CIFAR10_snnft.txt
+    python SNN_ft.py --flagfile config/SNN_train/sdm_cifar10.txt
+
+Reads ckpt.pt in --logdir and the training images; writes SNN_<bit>bit_ft/ with model_best.pt, model_backpacks/,
+ft_blocks_samples/, finetune.json, gap.json and cost.json. The same command continues an interrupted run at the next
+block; --ft_name keeps several runs apart in one --logdir.
+
+--ft_method=tsm makes SDM of the SDDPM that SNN_train.py left in --logdir: its weights are inherited, and trained on
+with a learned factor per convolution and time step. Writes SDM_<S>T/, a run folder like that of a training.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..cli.flags import FLAGS, require_action
+
+
+def main() -> int:
+    require_action(FLAGS.fine_tune, "fine_tune")
+    from ..cli import build
+
+    world, sample = build.world(), build.sample_config()
+    return tune_tsm(world, sample) if FLAGS.ft_method == "tsm" else tune_blocks(world, sample)
+
+
+def tune_tsm(world, sample) -> int:
+    from ..cli import build, networks
+    from ..generate import sampling
+    from ..stages import direct
+
+    source, steps = networks.load_pretrained()
+    sampling.check_generation(source.net, sample)
+    folder = direct.tsm_folder(Path(FLAGS.logdir), steps, FLAGS.ft_name)
+    code = direct.fine_tune(
+        *(folder, source, build.dataset_for(source), build.tsm_config(source), sample),
+        *(build.train_schedule(sample, world), world, steps),
+        resume=FLAGS.resume,
+        amp=FLAGS.amp,
+        recompute=FLAGS.recompute,
+        accepted=lambda: build.logdir("finetune", world, source),
+    )
+    return code or direct.export(folder, sample, world, FLAGS.gap_images, FLAGS.gen_images, FLAGS.batch_size)
+
+
+def tune_blocks(world, sample) -> int:
+    from ..cli import build, networks
+    from ..generate import sampling
+    from ..stages import finetune
+
+    spiking = build.spiking_config(schedule="stream")
+    source = networks.load_convertible()
+    sampling.check_generation(source.net, sample.from_rest())
+    dataset = build.dataset_for(source)
+    return finetune.run(
+        *(Path(FLAGS.logdir), source, dataset, spiking, build.finetune_config(), sample, world),
+        gap_images=FLAGS.gap_images,
+        accepted=lambda: build.logdir("finetune", world, source),
+    )
