@@ -221,13 +221,14 @@ def generate_batches(
     world: World = ALONE,
     statistics: Tensor | None = None,
     on_spikes: Callable[[list[ImageSpikes]], None] | None = None,
+    on_step: Callable[[float, Tensor], None] | None = None,
     x_T: Tensor | None = None,
     labels: Tensor | None = None,
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
     """Yield (indices of the batch, its images) until all `indices` are done, with one progress bar over calls.
 
     The processes of `world` share the batches, so each yields its own; no image depends on how many they are. On a CPU
-    batches are the `image_groups`, whatever `batch_size`.
+    batches are the `image_groups`, whatever `batch_size`. on_step: as `generate`'s; sees this process's first batch.
     """
     require(batch_size >= 1, f"batch_size={batch_size}: use at least 1")
     calls = config.calls(net.diffusion) * config.branches
@@ -238,13 +239,14 @@ def generate_batches(
         size = min(batch_size, max(1, -(-len(indices) // world.size)))  # small jobs keep everybody busy, too
         batches = [indices[start : start + size] for start in range(0, len(indices), size)]
     with world.progress(len(indices) * calls, label, "call", progress) as bar:
-        for batch in world.share(batches):
+        for place, batch in enumerate(world.share(batches)):
             yield (
                 batch,
                 generate(
                     *(net, config, batch),
                     on_call=lambda x, *constants: bar.update(len(x)),
                     on_spikes=on_spikes,
+                    on_step=on_step if place == 0 else None,
                     statistics=statistics,
                     x_T=x_T,
                     labels=labels,
@@ -262,14 +264,19 @@ def generate_all(
     statistics: Tensor | None = None,
     x_T: Tensor | None = None,
     labels: Tensor | None = None,
+    on_step: Callable[[float, Tensor], None] | None = None,
 ) -> Tensor:
-    """Images 0..n−1 in one tensor, uint8 [n, C, H, W], on every process; statistics, x_T, labels: as in `generate`."""
+    """Images 0..n−1 in one tensor, uint8 [n, C, H, W], on every process.
+
+    statistics, x_T, labels, on_step: as in `generate_batches`.
+    """
     images = torch.empty(n, image_channels(net), net.image_size, net.image_size, dtype=torch.uint8)
     batches = generate_batches(
         *(net, config, range(n), batch_size),
         progress=progress,
         world=world,
         statistics=statistics,
+        on_step=on_step,
         x_T=x_T,
         labels=labels,
     )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..config import DiffusionConfig, UNetConfig
 from .classes import ClassEmbedding, told
-from .parts import DownSample, Layers, Parts, Resampling, ResBlock, SpikeDrivenResBlock, TimeEmbedding, UpSample
+from .parts import DownSample, Parts, PreActivation, Resampling, ResBlock, SpikeDrivenResBlock, TimeEmbedding, UpSample
 
 
 class UNet(nn.Module):
@@ -58,7 +58,9 @@ class UNet(nn.Module):
             if level != 0:
                 self.upblocks.append(UpSample(width, parts, config.spike_driven))
 
-        self.tail = Layers(parts.norm(width), parts.activation(), parts.conv(width, config.in_channels, 3, edge=True))
+        self.tail = PreActivation(
+            parts.norm(width), parts.activation(), parts.conv(width, config.in_channels, 3, edge=True)
+        )
         self.initialize()
 
     def initialize(self) -> None:

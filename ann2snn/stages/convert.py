@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoints import checkpoint, folders
 from ..config import AUTO, SampleConfig, SpikingConfig
@@ -33,6 +33,7 @@ from .carrying import CARRY_FILE, measure_carrying
 from .common import owning
 from .cost import COST_FILE, COST_IMAGES, measure_and_write
 from .export import export
+from .paths import PATHS_FILE, FirstPath, write_paths
 
 CONVERTED = "converted_snn.pt"
 GAP_FILE = "gap.json"
@@ -55,7 +56,9 @@ def run(
     nir_file: tuple[Path, float] | None = None,
     accepted: Callable[[], object] = lambda: None,
 ) -> int:
-    """Write `converted_snn.pt`, `gap.json`, `cost.json`, `raster.npz` and `images/` to `logdir`; print the tables.
+    """Write `converted_snn.pt`, `gap.json`, `cost.json`, `raster.npz`, `images/` and `trajectory.npz` to `logdir`.
+
+    Prints the tables.
 
     exported: a new folder that gets the network and a card, too. nir_file: a new file that gets its graph at that time.
     accepted: called when network and settings have passed all checks. Returns the exit code.
@@ -189,14 +192,21 @@ def write_grids(
 ) -> None:
     """A picture of each network's images, all from the same noise, named by `grid_name`.
 
-    Where levels are carried, a spiking network's are drawn without that as well.
+    Where levels are carried, a spiking network's are drawn without that as well. The way of the first images, as the
+    quantized and the spiking network take it, goes to `trajectory.npz`.
     """
+    paths: dict[bool, tuple[FirstPath, Tensor]] = {}
     ways = [(net, sample.from_rest()) for net in nets]
     if sample.carry:
         ways += [(net, sample) for net, _ in ways if isinstance(net, SpikingNetwork)]
     for net, how in ways:
         path = logdir / grid_name(net, how.carry)
-        images = generate_all(net, how, count, batch_size, world)
+        kept = FirstPath(net)
+        images = generate_all(net, how, count, batch_size, world, on_step=kept.watch)
+        paths[isinstance(net, SpikingNetwork)] = kept, images  # of a spiking network the last way, that asked for
         if world.main:
             save_grid(images, path, columns(net, how, count))
             print(f"{path}: {count} images, {sample.sampler}, {sample.calls(net.diffusion)} network calls")
+    if world.main and len(paths) == 2:
+        spiking = next(net.spiking.to_dict() for net, _ in ways if isinstance(net, SpikingNetwork))
+        write_paths(logdir / PATHS_FILE, paths[False], paths[True], sample, spiking)
