@@ -190,8 +190,8 @@ class AttentionUNet(nn.Module):
         """Arguments that it can be called with: one image of zeros at t = 0."""
         return (torch.zeros(1, self.in_channels, self.image_size, self.image_size), torch.zeros(1)), {}
 
-    def _res_block(self, c_in: int, c_out: int) -> ResBlock:
-        return ResBlock(c_in, c_out, self.config)
+    def _res_block(self, c_in: int, c_out: int) -> AttentionResBlock:
+        return AttentionResBlock(c_in, c_out, self.config)
 
     def _level_block(self, level: int, c_in: int) -> nn.Module:
         c_out = self.config.ch * self.config.ch_mult[level]
@@ -226,7 +226,7 @@ class AttentionUNet(nn.Module):
     def initialize(self) -> None:
         """Xavier-uniform weights and zero biases; what ends a residual branch, and the output, start near zero."""
         near_zero = {self.out_conv[-1]}
-        near_zero |= {module.conv2 for module in self.modules() if isinstance(module, ResBlock)}
+        near_zero |= {module.conv2 for module in self.modules() if isinstance(module, AttentionResBlock)}
         near_zero |= {module.project_out for module in self.modules() if isinstance(module, AttentionBlock)}
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -289,7 +289,7 @@ class Resampling(nn.Sequential):
         return super().forward(x)
 
 
-class ResBlock(nn.Module):
+class AttentionResBlock(nn.Module):
     """Residual block of DDPM: norm, SiLU, convolution, twice, the time embedding added in between."""
 
     def __init__(self, c_in: int, c_out: int, config: AttentionUNetConfig) -> None:
