@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         convert,
         cost,
         edit,
+        export_nir,
         export_onnx,
         export_program,
         fold_thresholds,
@@ -63,7 +64,9 @@ _PLACES = {
         "ann2snn.api",
     ),
     **dict.fromkeys(("register_attention", "register_quantizer", "sample", "save", "trajectory"), "ann2snn.api"),
-    **dict.fromkeys(("edit", "inpaint", "interpolate", "invert", "noise_statistics", "round_trip"), "ann2snn.api"),
+    **dict.fromkeys(
+        ("edit", "export_nir", "inpaint", "interpolate", "invert", "noise_statistics", "round_trip"), "ann2snn.api"
+    ),
     **dict.fromkeys(("export_onnx", "export_program", "in_pipeline"), "ann2snn.api"),
     **dict.fromkeys(("DiffusionConfig", "SampleConfig", "SpikingConfig", "UNetConfig"), "ann2snn.config"),
     **dict.fromkeys(("Levels", "SpikingNetwork"), "ann2snn.convert"),
@@ -82,6 +85,7 @@ __all__ = [
     "convert",
     "cost",
     "edit",
+    "export_nir",
     "export_onnx",
     "export_program",
     "fold_thresholds",

@@ -22,6 +22,7 @@ NETWORK_FLAGS = OF_ALL | {
     "weight_quant": "weight_quant",
     "norm_groups": "norm_groups",
     "spike_driven": "spike_driven",
+    "norm": "norm",
     "T": "diffusion_steps",
 }
 ATTENTION_FLAGS = OF_ALL | {"norm_groups": "norm_groups", "attn": "attn", "block_size": "block_size"}
@@ -52,12 +53,15 @@ NEUTRAL = {
     **{"bit": FULL_PRECISION, "weight_bit": FULL_PRECISION, "spike_driven": False, "block_size": 1},
     **{"tsm": False, "corrections": None, "decay": None, "norm": None, "threshold": None, "timestep": None},
     **{"surrogate": None, "soft_reset": None, "detach_reset": None, "recompute": False},
+    "class_cond": False,
 }
 
 
 def unet_config(in_channels: int) -> UNetConfig:
     """The network the flags describe. Raises UserError."""
-    fields: dict[str, Any] = {field: FLAGS[name].value for name, field in NETWORK_FLAGS.items()}
+    fields: dict[str, Any] = {
+        field: FLAGS[name].value for name, field in NETWORK_FLAGS.items() if FLAGS[name].value is not None
+    }
     return UNetConfig(in_channels=in_channels, dropout=FLAGS.dropout, **fields)
 
 
@@ -69,6 +73,7 @@ def network_config(in_channels: int) -> NetworkConfig:
     for name, plain in NEUTRAL.items():
         value = FLAGS[name].value
         has_it = name in table or (name == "bit" and kind is AttentionUNetConfig)
+        has_it |= name == "class_cond" and hasattr(kind, "num_classes")
         has_it |= name in ("threshold", "recompute") and issubclass(kind, DirectConfig)
         require(
             has_it or not given(name) or value == plain,
@@ -101,6 +106,7 @@ def effective_flags(config: NetworkConfig, diffusion: DiffusionConfig, raw: dict
     found = {"arch": config.arch} | {name: getattr(config, field) for name, field in table.items()}
     found |= {name: getattr(diffusion, field) for name, field in DIFFUSION_FLAGS.items()}
     found |= {"var_type": diffusion.var_type, "linear_first": diffusion.linear_first, "dropout": config.dropout}
+    found["class_cond"] = getattr(config, "num_classes", 0) > 0
     trained_on = raw.get("config", {}).get("train", {}).get("dataset_type")
     if trained_on and not given("dataset_type"):
         found["dataset_type"] = trained_on

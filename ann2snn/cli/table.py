@@ -95,6 +95,10 @@ def _define_network() -> None:
     DEFINE_float("bit", 8, "activation bits b, 2 to 8; the SNN runs 2^b − 1 steps; 32 trains a plain ReLU network")
     DEFINE_integer("weight_bit", 32, "weight bits, 2 to 8, or 32 for full precision")
     DEFINE_enum("weight_quant", "apot", ["apot", "uniform"], "weight levels when --weight_bit is below 32")
+    DEFINE_enum(
+        *("norm", None, ["group", "batch", "plain", "scaled"]),
+        "unet: group (default), or batch, which is an affine map once trained; fsddim: batch norm plain, or times α",
+    )
     DEFINE_integer("norm_groups", 32, "groups of every GroupNorm; keep at least 2 channels in a group")
     DEFINE_integer("block_size", 1, "side of the squares of pixels that become channels; --arch=attention only")
     DEFINE_bool(
@@ -119,7 +123,6 @@ def _define_direct() -> None:
     DEFINE_float("decay", None, "fsddim: membrane left after a time step; default 0.8")
     DEFINE_bool("soft_reset", None, "fsddim: a spike subtracts the threshold; default: it resets to zero")
     DEFINE_bool("detach_reset", None, "fsddim: no gradient through the reset; default on")
-    DEFINE_enum("norm", None, ["plain", "scaled"], "fsddim: batch norm as the released code runs it, or times α")
     DEFINE_bool("recompute", False, "training: compute a block's activations again instead of keeping them")
 
 
@@ -193,6 +196,12 @@ def _define_training() -> None:
     DEFINE_string(
         "act_init", "calibrate", "first clip value of the activations: calibrate (from one batch) or a number"
     )
+    DEFINE_bool(
+        "class_cond", False, "the network is told each image's class, those of the data set; unet and attention only"
+    )
+    DEFINE_float(
+        "class_dropout", config.CLASS_DROPOUT, "--class_cond: share of the images whose class is kept from the network"
+    )
     DEFINE_integer("sample_step", 1000, "steps between sample grids; 0 for none")
     DEFINE_integer("save_step", None, "steps between checkpoints (training 5000, fine-tuning 2000); 0: only the last")
     DEFINE_integer("eval_step", 0, "steps between scores while training; 0 for none")
@@ -261,6 +270,14 @@ def _define_sampling() -> None:
     DEFINE_bool("denoise", True, "ddim, gddim, euler: end with a call that removes the last noise")
     DEFINE_enum("corrector", "none", config.CORRECTORS, "gddim: correct each step (pec), and predict again (pece)")
     DEFINE_float("grid_power", 2.0, "gddim, euler: times are evenly spaced in t^(1/grid_power)")
+    DEFINE_float(
+        *("guidance", 0.0),
+        "of a class-conditional network: w in (1 + w) * conditional - w * unconditional; 0: the conditional one alone",
+    )
+    DEFINE_string(
+        *("class_label", None),
+        "class of all images, by number or name, or none; default: each in turn; of --make_stats and --score_data, too",
+    )
     DEFINE_integer("analytic_images", 256, "analytic_dpm: training images its statistics are gathered on")
     DEFINE_bool("clip_x0", True, "clip the predicted image inside the chain; the published code does not")
     DEFINE_integer("sample_size", 64, "images in a training sample grid")
@@ -317,6 +334,8 @@ def _define_scores() -> None:
     DEFINE_bool("fid_use_torch", False, "accepted for compatibility; statistics are always float64")
     DEFINE_integer("gap_images", 8, "images the gap table is measured on")
     DEFINE_string("export", None, "SNN_conversion: a new folder for the network and a card of what was measured")
+    DEFINE_string("export_nir", None, "SNN_conversion: a new file for the network at --nir_time as a graph (NIR)")
+    DEFINE_float("nir_time", None, "diffusion time of --export_nir, 0 to below --T")
     DEFINE_string("export_onnx", None, "SNN_conversion: a new ONNX file of the layer_sync network, with Q/DQ nodes")
     DEFINE_string("export_program", None, "SNN_conversion: a new file of it for torch.export.load")
 

@@ -4,9 +4,10 @@
     python SNN_conversion.py --flagfile config/SNN_convert/CIFAR10_snn.txt
 
 Reads ckpt.pt in --logdir; writes converted_snn.pt, gap.json, cost.json, raster.npz and images/. --export adds a folder
-to hand on: weights, settings, and a card of what was measured; --export_onnx and --export_program write files that run
-without this program. Nothing is trained: the weights are those of the quantized network. The tables it prints say how
-far the spiking network is from it under each schedule, and what each costs in operations, energy and time steps.
+to hand on: weights, settings, and a card of what was measured; --export_nir the graph for hardware; --export_onnx and
+--export_program files that run without this program. Nothing is trained: the weights are those of the quantized
+network. The tables it prints say how far the spiking network is from it under each schedule, and what each costs in
+operations, energy and time steps.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from ..cli.flags import FLAGS, require_action
 def main() -> int:
     require_action(FLAGS.eval, "eval")
     from ..cli import build, networks
+    from ..generate.classes import resolved
     from ..generate.sampling import check_generation
     from ..stages import convert
 
     world, sample, spiking = build.world(), build.sample_config(), build.spiking_config()
+    nir_file = build.nir_file()
     source = networks.load_convertible()
+    sample = resolved(source.net, sample)
     check_generation(source.net, sample.from_rest())
     return convert.run(
         Path(FLAGS.logdir),
@@ -36,6 +40,7 @@ def main() -> int:
         batch_size=FLAGS.batch_size,
         spike_chunk=FLAGS.spike_chunk,
         exported=Path(FLAGS.export) if FLAGS.export else None,
+        nir_file=nir_file,
         programs=[
             (kind, Path(path))
             for kind, path in (("program", FLAGS.export_program), ("onnx", FLAGS.export_onnx))

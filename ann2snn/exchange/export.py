@@ -92,6 +92,8 @@ def _exported(net: nn.Module, path: str | os.PathLike, example: tuple, named: di
     require(not training, "the network is in training mode: call .eval() first")
     snn = net if isinstance(net, SpikingNetwork) else convert(net)
     args, kwargs = (example, named) if example or named else snn.example()
+    if not (example or named) and getattr(snn.net, "num_classes", None):
+        args = (*args, torch.zeros(len(args[0]), dtype=torch.int64))  # it is told its images' classes
     with torch.no_grad():
         inside = copied(snn.net).cpu()
         written = with_qdq(inside) if kind == ONNX else plain(inside)

@@ -15,6 +15,7 @@ class PipelineUNet(nn.Module):
     """`net`, ANN or SNN, with as much of a `UNet2DModel` as `DDPMPipeline` and `DDIMPipeline` ask for.
 
     Called with sample [N, C, H, W] and a timestep (a number, or [N]), it answers an object with `.sample`, or a tuple.
+    class_labels: int64 [N], of a network that knows classes.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -36,10 +37,15 @@ class PipelineUNet(nn.Module):
     def device(self) -> torch.device:
         return next(self.net.parameters()).device
 
-    def forward(self, sample: Tensor, timestep: Tensor | float, class_labels: None = None, return_dict: bool = True):
-        require(class_labels is None, "class_labels: this network knows no classes")
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> Any:
         t = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
-        answer = self.net(sample, t)
+        answer = self.net(sample, t) if class_labels is None else self.net(sample, t, class_labels)
         return SimpleNamespace(sample=answer) if return_dict else (answer,)
 
 

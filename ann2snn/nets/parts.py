@@ -22,12 +22,13 @@ from ..kernels import (
     norm_follow,
     upsample_nearest,
 )
+from ..neurons import StepBatchNorm
 from ..quant import QuantConv2d, QuantLinear, QuantReLU, uniform_quantize
 from .group_norm import GroupNorm
 
 
 class Parts:
-    """Quantized ReLU, GroupNorm, (quantized) convolutions: the network that is trained."""
+    """Quantized ReLU, norms, (quantized) convolutions: the network that is trained."""
 
     def __init__(self, config: UNetConfig) -> None:
         self.config = config
@@ -43,6 +44,8 @@ class Parts:
         return FusedReLU(self.config.bits)
 
     def norm(self, channels: int) -> nn.Module:
+        if self.config.norm == "batch":
+            return StepBatchNorm(channels)
         return GroupNorm(self.config.norm_groups, channels)
 
     def conv(self, c_in: int, c_out: int, kernel: int, stride: int = 1, edge: bool = False) -> nn.Conv2d:
@@ -155,8 +158,8 @@ def _is_nothing(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Dropout) and not layer.training
 
 
-class Layers(nn.Sequential):
-    """A norm, an activation and what follows them."""
+class PreActivation(nn.Sequential):
+    """A norm, an activation and what follows them: the pre-activation order."""
 
     def forward(self, x: Tensor) -> Tensor:
         norm, activation, *others = self
@@ -274,9 +277,11 @@ class ResBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, temb_dim: int, dropout: float, parts: Parts) -> None:
         super().__init__()
-        self.block1 = Layers(parts.norm(c_in), parts.activation(), parts.conv(c_in, c_out, 3))
+        self.block1 = PreActivation(parts.norm(c_in), parts.activation(), parts.conv(c_in, c_out, 3))
         self.temb_proj = nn.Sequential(parts.activation(), parts.linear(temb_dim, c_out))
-        self.block2 = Layers(parts.norm(c_out), parts.activation(), BatchDropout(dropout), parts.conv(c_out, c_out, 3))
+        self.block2 = PreActivation(
+            parts.norm(c_out), parts.activation(), BatchDropout(dropout), parts.conv(c_out, c_out, 3)
+        )
         self.shortcut = nn.Identity() if c_in == c_out else parts.conv(c_in, c_out, 1)
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:

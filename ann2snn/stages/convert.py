@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoints import checkpoint, folders
 from ..config import AUTO, SampleConfig, SpikingConfig
@@ -20,10 +20,12 @@ from ..distributed.world import World
 from ..errors import UserError
 from ..exchange import check_exported, export_to
 from ..files.atomic import file_hash, write_text
+from ..generate.classes import columns
 from ..generate.images import save_grid
 from ..generate.probe import halfway_state, sampler_states
 from ..generate.sampling import generate_all
 from ..generate.subject import Sampled
+from ..hardware.export import planned, write_graph
 from ..nets.architecture import Network
 from ..nets.direct import DirectDenoiser
 from ..run.rasters import save_rasters
@@ -32,6 +34,7 @@ from .carrying import CARRY_FILE, measure_carrying
 from .common import owning
 from .cost import COST_FILE, COST_IMAGES, measure_and_write
 from .export import export
+from .paths import PATHS_FILE, FirstPath, write_paths
 
 CONVERTED = "converted_snn.pt"
 GAP_FILE = "gap.json"
@@ -51,13 +54,16 @@ def run(
     batch_size: int,
     spike_chunk: int = 0,
     exported: Path | None = None,
+    nir_file: tuple[Path, float] | None = None,
     programs: Sequence[tuple[str, Path]] = (),
     accepted: Callable[[], object] = lambda: None,
 ) -> int:
-    """Write `converted_snn.pt`, `gap.json`, `cost.json`, `raster.npz` and `images/` to `logdir`; print the tables.
+    """Write `converted_snn.pt`, `gap.json`, `cost.json`, `raster.npz`, `images/` and `trajectory.npz` to `logdir`.
 
-    exported: a new folder that gets the network and a card, too. programs: new files that hold its one pass, as
-    `exchange` writes them: ("program" or "onnx", path).
+    Prints the tables.
+
+    exported: a new folder that gets the network and a card, too. nir_file: a new file that gets its graph at that time.
+    programs: new files that hold its one pass, as `exchange` writes them: ("program" or "onnx", path).
     accepted: called when network and settings have passed all checks. Returns the exit code.
     """
     if sample.carry:
@@ -68,6 +74,7 @@ def run(
         folders.check_free(exported)
     for kind, path in programs:
         check_exported(snn, path, kind)
+    graph: Any = None if nir_file is None else planned(snn, nir_file[1], nir_file[0])
     prepare_folder(logdir)
     with owning(logdir, "convert", world):
         accepted()
@@ -82,6 +89,9 @@ def run(
                 hashes = (source.hash, file_hash(logdir / CONVERTED))
                 export(exported, snn, logdir, hashes, measured=gap_images > 0)
                 print(f"{exported}: the network and its card; ann2snn.load reads it")
+            if nir_file is not None:
+                write_graph(graph, nir_file[0])
+                print(f"{nir_file[0]}: {len(graph.nodes)} nodes of NIR, the network at t = {nir_file[1]:g}")
             for kind, path in programs:
                 export_to(kind, snn, path)
                 print(f"{path}: one pass of the network, which is the quantized network's too")
@@ -98,7 +108,7 @@ def measure(
     reports = gap_reports(ann, snn, spiking, images, sample.seed)
     write_gap(logdir / GAP_FILE, reports, images, depth=snn.depth)
     print_gap(reports, images)
-    modes, calls = [report.spiking for report in reports], sample.calls(ann.diffusion)
+    modes, calls = [report.spiking for report in reports], sample.calls(ann.diffusion) * sample.branches
     measure_and_write(logdir / COST_FILE, ann, {"converted": snn}, modes, min(images, COST_IMAGES), sample.seed, calls)
     if sample.carry:
         measure_carrying(logdir / CARRY_FILE, ann, snn, sample, min(images, COST_IMAGES))
@@ -138,8 +148,8 @@ def gaps_under(
 ) -> list[GapReport]:
     """Gap of `snn` run in each of `modes`, in float64, on states of the ANN's sampling path."""
     ann, snn = copy.deepcopy(ann).double(), copy.deepcopy(snn).double()
-    x, t = sampler_states(ann, images, GAP_TIMES, seed)
-    return [measure_gap(ann, snn, x, t, mode) for mode in modes]
+    x, t, *classes = sampler_states(ann, images, GAP_TIMES, seed)
+    return [measure_gap(ann, snn, x, t, mode, y=classes[0] if classes else None) for mode in modes]
 
 
 def write_gap(path: Path, reports: list[GapReport], images: int, **extra: object) -> None:
@@ -154,13 +164,13 @@ def write_raster(path: Path, ann: Network, snn: SpikingNetwork, seed: int) -> No
     Stream settles as `snn` is set to, or if it is not, until nothing fires: its first T steps are those without.
     """
     ann, snn = copy.deepcopy(ann).double(), copy.deepcopy(snn).double()
-    x, t = halfway_state(ann, seed)
+    x, t, *classes = halfway_state(ann, seed)
     asked = replace(snn.spiking, schedule="stream")
     modes = [SpikingConfig("layer_sync"), asked if asked.settle_steps else settling(asked) or asked]
     rasters = []
     for mode in modes:
         with snn.running_as(mode):
-            rasters.append(record_raster(snn, x, t, seed=seed))
+            rasters.append(record_raster(snn, x, t, seed=seed, y=classes[0] if classes else None))
     save_rasters(path, rasters)
 
 
@@ -190,15 +200,21 @@ def write_grids(
 ) -> None:
     """A picture of each network's images, all from the same noise, named by `grid_name`.
 
-    Where levels are carried, a spiking network's are drawn without that as well.
+    Where levels are carried, a spiking network's are drawn without that as well. The way of the first images, as the
+    quantized and the spiking network take it, goes to `trajectory.npz`.
     """
-    nrow = max(1, math.isqrt(count))
+    paths: dict[bool, tuple[FirstPath, Tensor]] = {}
     ways = [(net, sample.from_rest()) for net in nets]
     if sample.carry:
         ways += [(net, sample) for net, _ in ways if isinstance(net, SpikingNetwork)]
     for net, how in ways:
         path = logdir / grid_name(net, how.carry)
-        images = generate_all(net, how, count, batch_size, world)
+        kept = FirstPath(net)
+        images = generate_all(net, how, count, batch_size, world, on_step=kept.watch)
+        paths[isinstance(net, SpikingNetwork)] = kept, images  # of a spiking network the last way, that asked for
         if world.main:
-            save_grid(images, path, nrow)
+            save_grid(images, path, columns(net, how, count))
             print(f"{path}: {count} images, {sample.sampler}, {sample.calls(net.diffusion)} network calls")
+    if world.main and len(paths) == 2:
+        spiking = next(net.spiking.to_dict() for net, _ in ways if isinstance(net, SpikingNetwork))
+        write_paths(logdir / PATHS_FILE, paths[False], paths[True], sample, spiking)

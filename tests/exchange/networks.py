@@ -66,8 +66,9 @@ def unet(**settings) -> nn.Module:
     torch.manual_seed(0)
     small = {"ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "norm_groups": 4, "image_size": 8, "bit": 2}
     net = ann2snn.build_unet(**(small | settings)).eval()
-    for parameter in net.tail[-1].parameters():
-        nn.init.normal_(parameter, std=0.3)  # it begins as good as silent
+    # These begin as good as silent.
+    for layer in [net.tail[-1], *(block.block2[-1] for block in net.modules() if hasattr(block, "block2"))]:
+        nn.init.xavier_uniform_(layer.weight)
     return net
 
 

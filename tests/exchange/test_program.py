@@ -164,3 +164,14 @@ def test_directly_trained_networks_are_refused(tmp_path):
     net = ann2snn.nets.sddpm.SDDPM(ann2snn.nets.sddpm.SDDPMConfig(ch=32, ch_mult=(1,), num_res_blocks=1, image_size=8))
     with pytest.raises(ann2snn.UserError, match="directly trained"):
         check_exported(net, tmp_path / "net", "program")
+
+
+def test_a_network_of_classes_takes_them_as_an_input(tmp_path):
+    net = unet(ch_mult=(1,), image_size=4, num_classes=3, bit=8)
+    torch.nn.init.normal_(net.class_embedding.weight)
+    program = written(tmp_path / "classes.pt2", net).module()
+    x, t = torch.randn(3, 3, 4, 4), torch.tensor([7.0, 7.0, 900.0])
+    answers = [plain_answer(net, x, t, torch.tensor(y)) for y in ([0, 1, 2], [3, 3, 3])]
+    assert_equal(program(x, t, torch.tensor([0, 1, 2])), answers[0])
+    assert_equal(answers[1], plain_answer(net, x, t))
+    assert not torch.equal(*answers)

@@ -87,6 +87,14 @@ def test_the_forms_of_a_call_and_what_is_refused():
         for t in (7, torch.tensor(7), torch.tensor([7, 7])):
             assert torch.equal(unet(x, t).sample, expected) and torch.equal(unet(x, t, return_dict=False)[0], expected)
     with pytest.raises(ann2snn.UserError, match="knows no classes"):
-        unet(x, 7, class_labels=torch.zeros(2))
+        unet(x, 7, class_labels=torch.zeros(2, dtype=torch.int64))
     with pytest.raises(ann2snn.UserError, match="does not say which images"):
         ann2snn.in_pipeline(torch.nn.Linear(2, 2))
+
+
+def test_a_network_of_classes_is_told_them():
+    settings = {"ch": 8, "ch_mult": (1,), "num_res_blocks": 1, "norm_groups": 4, "image_size": 4, "num_classes": 3}
+    net = ann2snn.build_unet(**settings).eval()
+    x, t, y = torch.randn(2, 3, 4, 4), torch.tensor([7, 7]), torch.tensor([0, 2])
+    with torch.no_grad():
+        assert torch.equal(ann2snn.in_pipeline(net)(x, 7, class_labels=y).sample, net(x, t, y))
