@@ -10,8 +10,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from .checkpoints import checkpoint, folders, shipped
-from .checkpoints.payload import payload_of
-from .config import DiffusionConfig, SampleConfig, UNetConfig, check_limits, require
+from .checkpoints.payload import check_pair, payload_of
+from .config import (
+    AUTO,
+    DiffusionConfig,
+    SampleConfig,
+    UNetConfig,
+    check_bool,
+    check_carry_steps,
+    check_limits,
+    require,
+)
 from .convert import (
     GapReport,
     SpikingNetwork,
@@ -32,11 +41,12 @@ from .generate.inversion import invert, round_trip
 from .generate.noise import check_noise
 from .generate.probe import sampler_calls
 from .generate.sampling import generate_all
-from .generate.subject import check_sampled, given_images, sampling
+from .generate.subject import check_call, check_sampled, given_images, sampling
 from .hardware import export_nir
 from .nets import UNet
 from .nets.architecture import Network
 from .ptq import quantize, register_attention
+from .ptq.calls import read_calls
 
 __all__ = [
     "as_device",
@@ -90,7 +100,7 @@ def load(
     """
     known = {"image_size": ("img_size", image_size), "norm_groups": ("norm_groups", norm_groups)}
     loaded = checkpoint.load(
-        path,
+        _file(path),
         weights=weights,
         bit=bit,
         spike_steps=spike_steps,
@@ -114,13 +124,22 @@ def save(net: nn.Module, path: str | os.PathLike, *, dtype: str = "float32", **a
 
     Raises UserError (a ValueError): there is something at `path`, it cannot be written, or the network is foreign.
     """
-    path, payload = Path(path), payload_of(net, **about)
+    path = Path(_file(path))
+    require(isinstance(dtype, str), f"dtype={dtype}: use one of {', '.join(folders.DTYPES)}")
+    payload = payload_of(net, **about)
     if path.suffix != ".pt":
         folders.write(path, payload, dtype)
         return
     require(dtype == "float32", f"dtype={dtype}: of folders; a .pt file keeps the weights as they are")
     require(not os.path.lexists(path), f"{path} exists: nothing is overwritten; choose another name")
     checkpoint.save(path, payload)
+
+
+def _file(path: object) -> str | os.PathLike:
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"path is a {type(path).__name__}: give the name of a file or folder")
+    require(bool(os.fspath(path)), "path is empty: give the name of a file or folder")
+    return path
 
 
 def pretrained(name: str = "") -> Network:
@@ -134,9 +153,18 @@ def pretrained(name: str = "") -> Network:
 
 
 def build_unet(*, bit: int = 8, diffusion: DiffusionConfig | None = None, **config: Any) -> UNet:
-    """A U-Net with fresh weights; `bit=32` is the plain ReLU network. `config`: fields of `UNetConfig`."""
+    """A U-Net with fresh weights; `bit=32` is the plain ReLU network. `config`: fields of `UNetConfig`.
+
+    It is told of as many diffusion steps as `diffusion` has. Raises UserError.
+    """
+    if diffusion is not None:
+        known = isinstance(diffusion, DiffusionConfig)
+        require(known, f"diffusion is a {type(diffusion).__name__}: give a DiffusionConfig")
+        config = {"diffusion_steps": diffusion.diffusion_steps} | config
     settings = UNetConfig(bits=bit, **config)
-    return UNet(settings, diffusion=diffusion)
+    net = UNet(settings, diffusion=diffusion)
+    check_pair(settings, net.diffusion)
+    return net
 
 
 def sample(
@@ -168,7 +196,9 @@ def sample(
     """
     net = check_sampled(net)
     n, batch_size = check_limits("n", n, "n"), check_limits("batch_size", batch_size, "batch_size")
+    check_bool(progress, "progress")
     config = SampleConfig(sampler, steps, eta, clip, seed, **options)
+    require(statistics is None or sampler == "analytic_dpm", f"statistics: only of sampler=analytic_dpm, not {sampler}")
     if x_T is not None:
         check_noise(net, x_T, n)
     return generate_all(net, config, n, batch_size, progress=progress, x_T=x_T, statistics=statistics)
@@ -205,9 +235,10 @@ def gap(ann: nn.Module, snn: SpikingNetwork, *args: Any, **kwargs: Any) -> GapRe
     args, kwargs: a call of either network, x [N, C, H, W], t [N] for a denoiser. Both run in eval mode and must share a
     dtype; float64 tells exactness from rounding.
     """
+    meter = GapMeter(ann, snn)
+    check_call(snn, args, kwargs)
     if len(args) == 2 and not kwargs and snn.folds_time:
         return measure_gap(ann, snn, args[0], args[1])  # in batches
-    meter = GapMeter(ann, snn)
     meter.update(*args, **kwargs)
     return meter.report()
 
@@ -228,7 +259,13 @@ def cost(
     See `CostReport` and docs/cost.md. Raises UserError for what cannot be counted.
     """
     if trajectory is None:
+        require(bool(args or kwargs), "cost: give the arguments of a call, or a trajectory of calls")
         trajectory = [(args, kwargs)]
     elif args or kwargs:
         raise UserError("cost: give the arguments of one call, or a trajectory of calls, not both")
-    return count_calls(net, trajectory, carry, carry_steps)
+    check_bool(carry, "carry")
+    require(check_carry_steps(carry_steps) == AUTO or carry, f"carry_steps={carry_steps}: only with carry=True")
+    calls = read_calls(trajectory, "trajectory")
+    for call in calls:
+        check_call(net, *call)
+    return count_calls(net, calls, carry, carry_steps)
