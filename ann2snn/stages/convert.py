@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from ..checkpoints import checkpoint, folders
+from ..checkpoints import checkpoint
 from ..config import AUTO, SampleConfig, SpikingConfig
 from ..convert import GapReport, SpikingNetwork, convert, measure_gap
 from ..convert.raster import record_raster
@@ -32,7 +32,7 @@ from ..run.tables import distance, gap_table
 from .carrying import CARRY_FILE, measure_carrying
 from .common import owning
 from .cost import COST_FILE, COST_IMAGES, measure_and_write
-from .export import export
+from .export import check_target, export
 
 CONVERTED = "converted_snn.pt"
 GAP_FILE = "gap.json"
@@ -65,9 +65,12 @@ def run(
     ann = place(source.unconverted, world.device)
     snn = converted(ann, spiking, spike_chunk)
     if exported is not None:
-        folders.check_free(exported)
+        check_target(exported, logdir)
     graph: Any = None if nir_file is None else planned(snn, nir_file[1], nir_file[0])
     prepare_folder(logdir)
+    for target, flag in ((exported, "--export"), (nir_file and nir_file[0], "--export_nir")):
+        if target is not None:
+            prepare_folder(target.parent, flag)  # now, not after everything has been measured
     with owning(logdir, "convert", world):
         accepted()
         if world.main:
