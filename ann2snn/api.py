@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .checkpoints import checkpoint, folders, shipped
@@ -32,7 +33,7 @@ from .convert import (
 )
 from .convert.gap import GapMeter
 from .cost import CostReport, count_calls
-from .errors import UserError
+from .errors import UserError, one_line
 from .generate.analytic import BATCH, measured_statistics
 from .generate.editing import edit
 from .generate.inpainting import inpaint
@@ -98,6 +99,8 @@ def load(
 
     Raises UserError (a ValueError) for a missing, damaged or foreign file.
     """
+    require(weights in ("ema", "net"), f'weights={weights}: use "ema" or "net"')
+    require(isinstance(device, str | torch.device), f"device={device}: give a device's name, such as cpu or cuda")
     known = {"image_size": ("img_size", image_size), "norm_groups": ("norm_groups", norm_groups)}
     loaded = checkpoint.load(
         _file(path),
@@ -107,7 +110,10 @@ def load(
         image_size=image_size,
         expected={name: given for name, given in known.items() if given[1] is not None},
     )
-    net = loaded.net.to(device)
+    try:
+        net = loaded.net.to(device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is none, or not there
+        raise UserError(f"device={device}: {one_line(str(error).splitlines()[0])}") from None
     if spiking:
         if not isinstance(net, SpikingNetwork):
             raise TypeError(f"{', '.join(spiking)} given, but {path} is no converted network: use ann2snn.convert")

@@ -174,3 +174,10 @@ def test_what_is_kept_with_a_network(given, about, tmp_path):
         refused(lambda name=name: ann2snn.save(given.ann, tmp_path / name, about=about), "about")
     refused(lambda: ann2snn.save(given.ann, tmp_path / "net", config={}), "config")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("device", ["gpu", "", None, 0.5, "cpu:x"], ids=repr)
+def test_where_a_network_is_put(given, device, tmp_path):
+    ann2snn.save(given.ann, tmp_path / "net")
+    refused(lambda: ann2snn.load(tmp_path / "net", device=device), "device=")
+    refused(lambda: ann2snn.load(tmp_path / "net", weights="best"), "weights=best")
