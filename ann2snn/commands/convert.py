@@ -21,12 +21,14 @@ def main() -> int:
     require_action(FLAGS.eval, "eval")
     asked.check("convert")
     from ..cli import build, networks
+    from ..generate.classes import resolved
     from ..generate.sampling import check_generation
     from ..stages import convert
 
     world, sample, spiking = build.world(), build.sample_config(), build.spiking_config()
     nir_file = build.nir_file()
     source = networks.load_convertible()
+    sample = resolved(source.net, sample)
     check_generation(source.net, sample.from_rest())
     return convert.run(
         Path(FLAGS.logdir),

@@ -26,6 +26,7 @@ def main() -> int:
     asked.check("evaluate")
     from ..cli import build, comparison, drawings, networks
     from ..generate.analytic import noise_statistics
+    from ..generate.classes import resolved
     from ..generate.sampling import check_generation
     from ..stages import evaluate, fad
 
@@ -39,16 +40,17 @@ def main() -> int:
     if FLAGS.make_stats and FLAGS.fad_encoder is not None:
         encoder = build.fad_extractor(world.device)
         require(not Path(FLAGS.fad_stats).exists(), f"{FLAGS.fad_stats} exists: name another file with --fad_stats")
-        return fad.make_stats(Path(FLAGS.fad_stats), build.dataset(), encoder, FLAGS.num_images, world)
+        return fad.make_stats(Path(FLAGS.fad_stats), build.of_class(build.dataset()), encoder, FLAGS.num_images, world)
     if FLAGS.make_stats:
         require(not Path(FLAGS.fid_cache).exists(), f"{FLAGS.fid_cache} exists: name another file with --fid_cache")
         return evaluate.make_stats(
-            Path(FLAGS.fid_cache), build.dataset(), build.extractor(world.device), FLAGS.num_images, world=world
+            *(Path(FLAGS.fid_cache), build.of_class(build.dataset()), build.extractor(world.device), FLAGS.num_images),
+            world=world,
         )
     if FLAGS.score_data:
         extractor, stats, beside = build.scored_with(world.device)
-        data = build.dataset(train=False)
-        real = build.real_images(build.dataset, min(FLAGS.num_images, len(data)))
+        data = build.of_class(build.dataset(train=False))
+        real = build.real_images(lambda: build.of_class(build.dataset()), min(FLAGS.num_images, len(data)))
         logdir = build.logdir("evaluate", world)
         return evaluate.score_data(
             logdir, data, FLAGS.num_images, extractor, stats, FLAGS.fid_cache, world, real, beside
@@ -64,13 +66,14 @@ def main() -> int:
         trajectory_format=FLAGS.trajectory_format,
     )
     source = networks.load_network()
+    sample = resolved(source.net, sample)
     statistics = noise_statistics(source, sample, lambda: build.dataset_for(source), FLAGS.analytic_images, world)
     check_generation(source.net, sample, statistics)
     extractor = stats = real = beside = None
     if not FLAGS.sample_only:
         # Before the sampling: a missing file must stop it now.
         extractor, stats, beside = build.scored_with(world.device)
-        real = build.real_images(lambda: build.dataset_for(source), FLAGS.num_images)
+        real = build.real_images(lambda: build.of_class(build.dataset_for(source)), FLAGS.num_images)
     return evaluate.run(
         *(Path(FLAGS.logdir), source, sample, config, world, extractor, stats, FLAGS.fid_cache),
         *(statistics, real, beside),

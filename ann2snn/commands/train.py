@@ -54,6 +54,7 @@ def run_training(world) -> int:
 def run_evaluation(world) -> int:
     """samples.png and samples_ema.png, and the scores of both sets of weights."""
     from ..cli import build, networks
+    from ..generate.classes import resolved
     from ..generate.sampling import check_generation
     from ..stages import evaluate, train
 
@@ -62,6 +63,7 @@ def run_evaluation(world) -> int:
     logdir = Path(FLAGS.logdir)
     for weights, grid in (("net", "samples.png"), ("ema", "samples_ema.png")):
         source = networks.load_checkpoint(logdir / train.CHECKPOINT, weights)
+        sample = resolved(source.net, sample)
         check_generation(source.net, sample)
         config = evaluate.EvalConfig(FLAGS.num_images, FLAGS.batch_size, None, True, 256, 16, grid)
         evaluate.run(

@@ -20,6 +20,7 @@ from .checks import (
     make_plain,
     require,
 )
+from .classes import CLASS_DROPOUT, NO_CLASS, check_class_label, check_classes, check_guidance, class_index
 from .diffusion import BETA_SCHEDULES, MEAN_TYPES, PROCESSES, VAR_TYPES, DiffusionConfig
 from .direct import CORRECTION_NAMES, SURROGATE_NAMES, DirectSpiking
 from .network import ARCHS, UNetConfig
@@ -41,6 +42,7 @@ __all__ = [
     "ARCHS",
     "AUTO",
     "BETA_SCHEDULES",
+    "CLASS_DROPOUT",
     "CORRECTION_NAMES",
     "CORRECTORS",
     "DATASET_TYPES",
@@ -58,6 +60,7 @@ __all__ = [
     "MAX_IMAGE_SIZE",
     "MAX_MULT",
     "MEAN_TYPES",
+    "NO_CLASS",
     "PROCESSES",
     "RESIDENT",
     "RESUME_WITH",
@@ -78,6 +81,10 @@ __all__ = [
     "check_bits",
     "check_bool",
     "check_choice",
+    "check_class_label",
+    "check_classes",
+    "check_guidance",
+    "class_index",
     "check_carry_steps",
     "check_ft_name",
     "check_int",

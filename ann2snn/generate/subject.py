@@ -37,7 +37,7 @@ def sampling(how: dict[str, Any]) -> SampleConfig:
 def check_call(net: object, args: tuple, kwargs: dict) -> None:
     """Raise UserError unless a denoiser of this program, converted or not, can be called so. Others take anything."""
     inner = net.net if isinstance(net, SpikingNetwork) else net
-    if not isinstance(inner, Network) or len(args) > 2:
+    if not isinstance(inner, Network) or len(args) > 3:
         return
     given = dict(zip(("x", "t"), args, strict=False)) | kwargs
     x, t = given.get("x"), given.get("t")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoints import checkpoint
 from ..config import AUTO, SampleConfig, SpikingConfig
@@ -20,6 +19,7 @@ from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import World
 from ..errors import UserError
 from ..files.atomic import file_hash, write_text
+from ..generate.classes import columns
 from ..generate.images import save_grid
 from ..generate.probe import halfway_state, sampler_states
 from ..generate.sampling import generate_all
@@ -33,6 +33,7 @@ from .carrying import CARRY_FILE, measure_carrying
 from .common import owning
 from .cost import COST_FILE, COST_IMAGES, measure_and_write
 from .export import check_target, export
+from .paths import PATHS_FILE, FirstPath, write_paths
 
 CONVERTED = "converted_snn.pt"
 GAP_FILE = "gap.json"
@@ -55,7 +56,9 @@ def run(
     nir_file: tuple[Path, float] | None = None,
     accepted: Callable[[], object] = lambda: None,
 ) -> int:
-    """Write `converted_snn.pt`, `gap.json`, `cost.json`, `raster.npz` and `images/` to `logdir`; print the tables.
+    """Write `converted_snn.pt`, `gap.json`, `cost.json`, `raster.npz`, `images/` and `trajectory.npz` to `logdir`.
+
+    Prints the tables.
 
     exported: a new folder that gets the network and a card, too. nir_file: a new file that gets its graph at that time.
     accepted: called when network and settings have passed all checks. Returns the exit code.
@@ -100,7 +103,7 @@ def measure(
     reports = gap_reports(ann, snn, spiking, images, sample.seed)
     write_gap(logdir / GAP_FILE, reports, images, depth=snn.depth)
     print_gap(reports, images)
-    modes, calls = [report.spiking for report in reports], sample.calls(ann.diffusion)
+    modes, calls = [report.spiking for report in reports], sample.calls(ann.diffusion) * sample.branches
     measure_and_write(logdir / COST_FILE, ann, {"converted": snn}, modes, min(images, COST_IMAGES), sample.seed, calls)
     if sample.carry:
         measure_carrying(logdir / CARRY_FILE, ann, snn, sample, min(images, COST_IMAGES))
@@ -140,8 +143,8 @@ def gaps_under(
 ) -> list[GapReport]:
     """Gap of `snn` run in each of `modes`, in float64, on states of the ANN's sampling path."""
     ann, snn = copy.deepcopy(ann).double(), copy.deepcopy(snn).double()
-    x, t = sampler_states(ann, images, GAP_TIMES, seed)
-    return [measure_gap(ann, snn, x, t, mode) for mode in modes]
+    x, t, *classes = sampler_states(ann, images, GAP_TIMES, seed)
+    return [measure_gap(ann, snn, x, t, mode, y=classes[0] if classes else None) for mode in modes]
 
 
 def write_gap(path: Path, reports: list[GapReport], images: int, **extra: object) -> None:
@@ -156,13 +159,13 @@ def write_raster(path: Path, ann: Network, snn: SpikingNetwork, seed: int) -> No
     Stream settles as `snn` is set to, or if it is not, until nothing fires: its first T steps are those without.
     """
     ann, snn = copy.deepcopy(ann).double(), copy.deepcopy(snn).double()
-    x, t = halfway_state(ann, seed)
+    x, t, *classes = halfway_state(ann, seed)
     asked = replace(snn.spiking, schedule="stream")
     modes = [SpikingConfig("layer_sync"), asked if asked.settle_steps else settling(asked) or asked]
     rasters = []
     for mode in modes:
         with snn.running_as(mode):
-            rasters.append(record_raster(snn, x, t, seed=seed))
+            rasters.append(record_raster(snn, x, t, seed=seed, y=classes[0] if classes else None))
     save_rasters(path, rasters)
 
 
@@ -192,15 +195,21 @@ def write_grids(
 ) -> None:
     """A picture of each network's images, all from the same noise, named by `grid_name`.
 
-    Where levels are carried, a spiking network's are drawn without that as well.
+    Where levels are carried, a spiking network's are drawn without that as well. The way of the first images, as the
+    quantized and the spiking network take it, goes to `trajectory.npz`.
     """
-    nrow = max(1, math.isqrt(count))
+    paths: dict[bool, tuple[FirstPath, Tensor]] = {}
     ways = [(net, sample.from_rest()) for net in nets]
     if sample.carry:
         ways += [(net, sample) for net, _ in ways if isinstance(net, SpikingNetwork)]
     for net, how in ways:
         path = logdir / grid_name(net, how.carry)
-        images = generate_all(net, how, count, batch_size, world)
+        kept = FirstPath(net)
+        images = generate_all(net, how, count, batch_size, world, on_step=kept.watch)
+        paths[isinstance(net, SpikingNetwork)] = kept, images  # of a spiking network the last way, that asked for
         if world.main:
-            save_grid(images, path, nrow)
+            save_grid(images, path, columns(net, how, count))
             print(f"{path}: {count} images, {sample.sampler}, {sample.calls(net.diffusion)} network calls")
+    if world.main and len(paths) == 2:
+        spiking = next(net.spiking.to_dict() for net, _ in ways if isinstance(net, SpikingNetwork))
+        write_paths(logdir / PATHS_FILE, paths[False], paths[True], sample, spiking)

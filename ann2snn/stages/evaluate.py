@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -18,12 +17,12 @@ from tqdm import tqdm
 from ..checkpoints import checkpoint
 from ..config import DiffusionConfig, SampleConfig, require
 from ..convert import SpikingNetwork
-from ..data import ImageDataset, to_uint8
-from ..diffusion import VP
-from ..diffusion.process import image_channels, make_process, options_that_count, uses_eta
+from ..data import ImageDataset
+from ..diffusion.process import image_channels, options_that_count, uses_eta
 from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import ALONE, World
 from ..files.atomic import sweep
+from ..generate.classes import columns
 from ..generate.images import ImageWriter, existing_indices, image_path, read_images, save_grid, save_npz, stale_npzs
 from ..generate.sampling import generate, generate_batches, image_groups
 from ..generate.spikes import keep_spikes, kept_spikes
@@ -39,6 +38,7 @@ from .claims import claim_folder
 from .common import keep_stats, owning
 from .coverage import RealImages, score_with_coverage
 from .fad import Fad
+from .paths import as_pictures
 
 SCORE_BATCH = 64
 
@@ -144,7 +144,7 @@ def run(
         accepted()
         generate_missing(folder, source, sample, config, world, statistics)
         if world.main:
-            present(logdir, folder, config)
+            present(logdir, folder, config, source.net, sample)
             if config.trajectory:
                 follow(logdir / "images" / f"trajectory_{folder.name}", source, sample, config, world, statistics)
         world.wait()
@@ -175,7 +175,7 @@ def carried_counts(folder: Path, count: int, calls: int) -> dict[str, object]:
     return {"spikes_per_call": spikes / calls, "time_steps_per_call": steps / calls, "restarts_per_image": restarts}
 
 
-def present(logdir: Path, folder: Path, config: EvalConfig) -> None:
+def present(logdir: Path, folder: Path, config: EvalConfig, net: nn.Module, sample: SampleConfig) -> None:
     """The images of `folder` in one npz beside it, and as a grid if asked for, named after the folder.
 
     The npz is written anew each time: an older one may hold images that the folder no longer has.
@@ -188,7 +188,7 @@ def present(logdir: Path, folder: Path, config: EvalConfig) -> None:
     if config.grid and config.grid_images:
         count = min(config.grid_images, config.num_images)
         path = logdir / (config.grid_path or f"images/{folder.name}.png")
-        write_grid(path, folder, count, config.grid_row or max(1, math.isqrt(count)))
+        write_grid(path, folder, count, config.grid_row or columns(net, sample, count))
         print(f"{path}: the first {count}")
     print(f"{folder}: {config.num_images} images")
 
@@ -208,15 +208,15 @@ def follow(
     net = place(source.net, world.device).eval()
     paths: list[Trajectory] = []
     images: list[Tensor] = []
-    process = make_process(net.diffusion, net.image_size)
+    pictures = as_pictures(net)
     count = min(config.trajectory, config.num_images)
 
     def keep(time: float, state: Tensor) -> None:
-        paths[-1].add(to_uint8(state if isinstance(process, VP) else process.data(state)))
+        paths[-1].add(pictures(state))
 
-    with ALONE.progress(count * sample.calls(net.diffusion), "trajectory", "call") as bar:
+    with ALONE.progress(count * sample.calls(net.diffusion) * sample.branches, "trajectory", "call") as bar:
 
-        def seen(x: Tensor, t: Tensor) -> None:
+        def seen(x: Tensor, *constants: Tensor) -> None:
             bar.update(len(x))
 
         for part in image_groups(net, range(count)):
