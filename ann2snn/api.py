@@ -8,11 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .checkpoints import checkpoint, folders, shipped
-from .checkpoints.payload import payload_of
-from .config import DiffusionConfig, SampleConfig, UNetConfig, check_limits, require
+from .checkpoints.payload import check_pair, payload_of
+from .config import (
+    AUTO,
+    DiffusionConfig,
+    SampleConfig,
+    UNetConfig,
+    check_bool,
+    check_carry_steps,
+    check_limits,
+    require,
+)
 from .convert import (
     GapReport,
     SpikingNetwork,
@@ -24,7 +34,7 @@ from .convert import (
 )
 from .convert.gap import GapMeter
 from .cost import CostReport, count_calls
-from .errors import UserError
+from .errors import UserError, one_line
 from .exchange import export_onnx, export_program
 from .generate.analytic import BATCH, measured_statistics
 from .generate.classes import given_labels
@@ -35,12 +45,13 @@ from .generate.inversion import invert, round_trip
 from .generate.noise import check_noise
 from .generate.probe import sampler_calls
 from .generate.sampling import generate_all
-from .generate.subject import check_sampled, given_images, sampling
+from .generate.subject import check_call, check_sampled, given_images, sampling
 from .hardware import export_nir
 from .nets import UNet
 from .nets.architecture import Network
 from .nets.in_pipeline import in_pipeline
 from .ptq import quantize, register_attention
+from .ptq.calls import read_calls
 
 __all__ = [
     "as_device",
@@ -95,16 +106,21 @@ def load(
 
     Raises UserError (a ValueError) for a missing, damaged or foreign file.
     """
+    require(weights in ("ema", "net"), f'weights={weights}: use "ema" or "net"')
+    require(isinstance(device, str | torch.device), f"device={device}: give a device's name, such as cpu or cuda")
     known = {"image_size": ("img_size", image_size), "norm_groups": ("norm_groups", norm_groups)}
     loaded = checkpoint.load(
-        path,
+        _file(path),
         weights=weights,
         bit=bit,
         spike_steps=spike_steps,
         image_size=image_size,
         expected={name: given for name, given in known.items() if given[1] is not None},
     )
-    net = loaded.net.to(device)
+    try:
+        net = loaded.net.to(device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is none, or not there
+        raise UserError(f"device={device}: {one_line(str(error).splitlines()[0])}") from None
     if spiking:
         if not isinstance(net, SpikingNetwork):
             raise TypeError(f"{', '.join(spiking)} given, but {path} is no converted network: use ann2snn.convert")
@@ -121,13 +137,22 @@ def save(net: nn.Module, path: str | os.PathLike, *, dtype: str = "float32", **a
 
     Raises UserError (a ValueError): there is something at `path`, it cannot be written, or the network is foreign.
     """
-    path, payload = Path(path), payload_of(net, **about)
+    path = Path(_file(path))
+    require(isinstance(dtype, str), f"dtype={dtype}: use one of {', '.join(folders.DTYPES)}")
+    payload = payload_of(net, **about)
     if path.suffix != ".pt":
         folders.write(path, payload, dtype)
         return
     require(dtype == "float32", f"dtype={dtype}: of folders; a .pt file keeps the weights as they are")
     require(not os.path.lexists(path), f"{path} exists: nothing is overwritten; choose another name")
     checkpoint.save(path, payload)
+
+
+def _file(path: object) -> str | os.PathLike:
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"path is a {type(path).__name__}: give the name of a file or folder")
+    require(bool(os.fspath(path)), "path is empty: give the name of a file or folder")
+    return path
 
 
 def pretrained(name: str = "") -> Network:
@@ -141,9 +166,18 @@ def pretrained(name: str = "") -> Network:
 
 
 def build_unet(*, bit: int = 8, diffusion: DiffusionConfig | None = None, **config: Any) -> UNet:
-    """A U-Net with fresh weights; `bit=32` is the plain ReLU network. `config`: fields of `UNetConfig`."""
+    """A U-Net with fresh weights; `bit=32` is the plain ReLU network. `config`: fields of `UNetConfig`.
+
+    It is told of as many diffusion steps as `diffusion` has. Raises UserError.
+    """
+    if diffusion is not None:
+        known = isinstance(diffusion, DiffusionConfig)
+        require(known, f"diffusion is a {type(diffusion).__name__}: give a DiffusionConfig")
+        config = {"diffusion_steps": diffusion.diffusion_steps} | config
     settings = UNetConfig(bits=bit, **config)
-    return UNet(settings, diffusion=diffusion)
+    net = UNet(settings, diffusion=diffusion)
+    check_pair(settings, net.diffusion)
+    return net
 
 
 def sample(
@@ -180,8 +214,10 @@ def sample(
     """
     net = check_sampled(net)
     n, batch_size = check_limits("n", n, "n"), check_limits("batch_size", batch_size, "batch_size")
+    check_bool(progress, "progress")
     of_all, of_each = _classes(net, labels, n)
     config = SampleConfig(sampler, steps, eta, clip, seed, guidance=guidance, **of_all, **options)
+    require(statistics is None or sampler == "analytic_dpm", f"statistics: only of sampler=analytic_dpm, not {sampler}")
     if x_T is not None:
         check_noise(net, x_T, n)
     return generate_all(
@@ -239,9 +275,10 @@ def gap(ann: nn.Module, snn: SpikingNetwork, *args: Any, **kwargs: Any) -> GapRe
     args, kwargs: a call of either network, x [N, C, H, W], t [N] for a denoiser. Both run in eval mode and must share a
     dtype; float64 tells exactness from rounding.
     """
+    meter = GapMeter(ann, snn)
+    check_call(snn, args, kwargs)
     if len(args) in (2, 3) and not kwargs and snn.folds_time:
         return measure_gap(ann, snn, args[0], args[1], y=args[2] if len(args) == 3 else None)  # in batches
-    meter = GapMeter(ann, snn)
     meter.update(*args, **kwargs)
     return meter.report()
 
@@ -262,7 +299,13 @@ def cost(
     See `CostReport` and docs/cost.md. Raises UserError for what cannot be counted.
     """
     if trajectory is None:
+        require(bool(args or kwargs), "cost: give the arguments of a call, or a trajectory of calls")
         trajectory = [(args, kwargs)]
     elif args or kwargs:
         raise UserError("cost: give the arguments of one call, or a trajectory of calls, not both")
-    return count_calls(net, trajectory, carry, carry_steps)
+    check_bool(carry, "carry")
+    require(check_carry_steps(carry_steps) == AUTO or carry, f"carry_steps={carry_steps}: only with carry=True")
+    calls = read_calls(trajectory, "trajectory")
+    for call in calls:
+        check_call(net, *call)
+    return count_calls(net, calls, carry, carry_steps)

@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 
-from ..config import FULL_PRECISION, MAX_IMAGE_SIZE, DiffusionConfig, SpikingConfig, UNetConfig, require
+from ..config import FULL_PRECISION, DiffusionConfig, SpikingConfig, UNetConfig
 from ..convert import SpikingNetwork, attach
-from ..diffusion.process import network_channels
 from ..errors import UserError, is_out_of_memory
 from ..files.atomic import file_hash, replacing
 from ..files.plain import open_plain
@@ -23,7 +22,7 @@ from ..files.warning import warn
 from ..nets.architecture import Network, NetworkConfig, build_network, stored_config
 from ..nets.direct import DirectConfig
 from . import bounds, dialects, published, reference, seal
-from .payload import FORMAT, payload_of
+from .payload import FORMAT, check_pair, payload_of
 from .states import check_fit, load_state, state_in
 
 __all__ = ["FORMAT", "Loaded", "check_agreement", "load", "load_state", "payload_of", "read", "read_newest", "save"]
@@ -352,7 +351,7 @@ def _configs(
             config = stored_config(stored.get("arch", UNetConfig.arch), stored["unet"])
             diffusion = DiffusionConfig(**stored["diffusion"])
             spiking = SpikingConfig(**stored.get("spiking", {}))
-            _check_pair(config, diffusion)
+            check_pair(config, diffusion)
         except UserError as error:  # before ValueError, which it is one of
             raise UserError(f"refusing {path}: its configuration is invalid: {error}") from None
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -369,12 +368,3 @@ def _configs(
     check_agreement(config, expected, path)
     check_agreement(diffusion, expected, path)
     return config, diffusion, spiking
-
-
-def _check_pair(config: NetworkConfig, diffusion: DiffusionConfig) -> None:
-    """Raise UserError unless the network is one for the process, and makes images of 1 or 3 channels."""
-    steps, channels = diffusion.diffusion_steps, config.in_channels / network_channels(diffusion, 1)
-    own = getattr(config, "diffusion_steps", steps)  # a network without a table of times takes any
-    require(own == steps, f"{own} diffusion steps in the network, {steps} in the process")
-    require(channels in (1, 3), f"{channels:g} image channels: images have 1 (grey) or 3 (colour)")
-    require(config.image_size <= MAX_IMAGE_SIZE, f"images of {config.image_size} pixels: at most {MAX_IMAGE_SIZE}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import nn
 
-from ..config import FULL_PRECISION
+from ..config import FULL_PRECISION, MAX_IMAGE_SIZE, DiffusionConfig, require
 from ..convert import SpikingNetwork
+from ..diffusion.process import network_channels
 from ..errors import UserError
-from ..nets.architecture import CONFIGS, Network
+from ..nets.architecture import CONFIGS, Network, NetworkConfig
 from ..nets.direct import DirectDenoiser
 from ..quant import UniformQuantizer
 
@@ -31,8 +34,31 @@ def payload_of(net: nn.Module, **extra: object) -> dict:
             f"a {type(inner).__name__} with quantizers elsewhere than its settings say (granularity, skip, or a "
             "--arch=unet, which has its own) cannot be saved with them: keep its state_dict() beside the code"
         )
+    taken = {"kind", "format", "ema_model", "config"} & set(extra)
+    require(not taken, f"{', '.join(sorted(taken))}: what every file holds of its network; choose another name")
+    for name, value in extra.items():
+        require(_is_plain(value), f"{name}={str(value)[:40]}: only plain values can be kept with a network")
+    check_pair(inner.config, inner.diffusion)
     kind = "direct" if isinstance(inner, DirectDenoiser) else "ann"
     config = {"arch": inner.config.arch, "unet": inner.config.to_dict(), "diffusion": inner.diffusion.to_dict()}
     if isinstance(net, SpikingNetwork):
         kind, config["spiking"] = "snn", net.spiking.to_dict()
     return {"kind": kind, "format": FORMAT, "ema_model": inner.state_dict(), "config": config, **extra}
+
+
+def _is_plain(value: object) -> bool:
+    """Whether JSON says it and gives it back."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(held) for key, held in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value))
+
+
+def check_pair(config: NetworkConfig, diffusion: DiffusionConfig) -> None:
+    """Raise UserError unless the network is one for the process, and makes images of 1 or 3 channels."""
+    steps, channels = diffusion.diffusion_steps, config.in_channels / network_channels(diffusion, 1)
+    own = getattr(config, "diffusion_steps", steps)  # a network without a table of times takes any
+    require(own == steps, f"{own} diffusion steps in the network, {steps} in the process")
+    require(channels in (1, 3), f"{channels:g} image channels: images have 1 (grey) or 3 (colour)")
+    require(config.image_size <= MAX_IMAGE_SIZE, f"images of {config.image_size} pixels: at most {MAX_IMAGE_SIZE}")

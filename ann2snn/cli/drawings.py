@@ -22,7 +22,6 @@ from .flags import FLAGS, given
 def run(world: World) -> int:
     """Draw what the flags ask for. Raises UserError."""
     actions = [name for name in ("interpolate", "inpaint", "invert") if FLAGS[name].value]
-    require(len(actions) < 2, f"--{' and --'.join(actions)}: one picture at a time; drop all but one")
     require(world.size == 1, "--nproc, --parallel: one process draws pictures; drop the flag")
     action = actions[0] if actions else "start"
     sample = sampling(action)
@@ -50,6 +49,9 @@ def sampling(action: str) -> SampleConfig:
         return sample
     only = "ddpm_strided" if action == "inpaint" else "ddim"
     require(not given("sampler") or sample.sampler == only, f"--sampler={sample.sampler}: --{action} has {only} alone")
+    require(not given("eta") or not sample.eta, f"--eta={sample.eta:g}: --{action} has none; use --eta=0")
+    clips = action == "invert" and given("clip_x0") and sample.clip
+    require(not clips, "--clip_x0: --invert clips nothing; use --noclip_x0")
     plain = replace(sample, sampler=only, eta=0.0)
     return replace(plain, clip=False) if action == "invert" else plain
 
@@ -58,7 +60,7 @@ def two_seeds() -> tuple[int, int]:
     """Those of --interpolate. Raises UserError."""
     texts = FLAGS.interpolate
     try:
-        first, last = (check_seed(int(text)) for text in texts)
+        first, last = (check_seed(int(text)) for text in texts if text.isascii() and text.isdecimal())
     except (UserError, ValueError):
         raise UserError(f"--interpolate={','.join(texts)}: give two seeds, as --interpolate=1,2") from None
     return first, last

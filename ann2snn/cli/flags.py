@@ -76,6 +76,7 @@ def _parse(argv: list[str], introduction: str = "") -> list[str]:
     return rest
 
 
+MAY_BE_EMPTY = ("attn", "corrections")  # lists of what a network has
 LONGEST_PATH, LONGEST_NAME = 4000, 255  # bytes; beyond these the system calls fail in ways of their own
 
 
@@ -86,6 +87,8 @@ def _check_values() -> None:
             encoded = flag.encode("utf-8", "surrogatepass")
             long = len(encoded) > LONGEST_PATH or any(len(part) > LONGEST_NAME for part in encoded.split(b"/"))
             require(not long, f"--{name}={flag}: too long; a path has at most {LONGEST_PATH} bytes")
+        empty = flag in ("", []) and flag != FLAGS[name].default and name not in MAY_BE_EMPTY
+        require(not empty or not given(name), f"--{name}=: is empty; give a value or drop the flag")
         if isinstance(flag, float):
             require(math.isfinite(flag), f"--{name}={flag}: must be a finite number")
         if type(flag) is int:

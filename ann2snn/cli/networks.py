@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..checkpoints import checkpoint, shipped
-from ..config import require
+from ..config import SpikingConfig, require
 from ..convert import SpikingNetwork
 from ..convert.to_snn import check_convertible
 from ..distributed.runtime import place
@@ -23,7 +23,7 @@ from ..training.initial import check_source, quantized_state
 from . import flags
 from .build import spiking_config
 from .flags import FLAGS
-from .settings import expected_fields
+from .settings import check_has, expected_fields
 
 
 def given_path() -> Path | None:
@@ -42,6 +42,7 @@ def load_checkpoint(path: Path, weights: str = "ema", free: tuple[str, ...] = ()
         spike_steps=FLAGS.timestep if flags.given("timestep") and "timestep" not in free else None,
         expected=expected,
     )
+    check_has(loaded.unet.config, path, free)
     if flags.given("var_type"):  # a choice of the sampler, not of the network
         loaded.unet.diffusion = replace(loaded.unet.diffusion, var_type=FLAGS.var_type)
     return loaded
@@ -96,13 +97,21 @@ def load_network() -> checkpoint.Loaded:
     if isinstance(loaded.net, SpikingNetwork):
         loaded.net.spiking = spiking_config(loaded.net.spiking)
         loaded.net.set_spike_chunk(FLAGS.spike_chunk)
-    elif FLAGS.schedule is not None:
-        raise UserError(f"--schedule={FLAGS.schedule}: {path} is not a converted network (SNN_conversion.py makes one)")
+    else:
+        _check_unconverted(path)
     if FLAGS.threshold is not None:
         if not isinstance(loaded.net, DirectDenoiser):
             raise UserError(f"--threshold={FLAGS.threshold}: {path} is no directly trained spiking network")
         loaded.net.set_threshold(FLAGS.threshold)
     return loaded
+
+
+def _check_unconverted(path: Path) -> None:
+    """Raise UserError for flags that say how a converted network runs, their defaults apart."""
+    for name, plain in SpikingConfig().to_dict().items():
+        value = FLAGS[name].value
+        same = value is None or (name != "schedule" and str(value) == str(plain))
+        require(same, f"--{name}={value}: {path} is not a converted network (SNN_conversion.py makes one)")
 
 
 def load_pretrained() -> tuple[checkpoint.Loaded, int]:

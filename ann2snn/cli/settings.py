@@ -131,6 +131,18 @@ def written_flagfile(effective: dict[str, object]) -> str:
     return settings + "\n".join(["# Of these, given on the command line or in a flagfile:", *by_hand]) + "\n"
 
 
+_FIELDS = DIRECT_FLAGS | NETWORK_FLAGS | {"class_cond": "num_classes"}
+
+
+def check_has(config: NetworkConfig, where: object, free: tuple[str, ...] = ()) -> None:
+    """Raise UserError for a flag, not `free`, that asks for what no network of this architecture has."""
+    for name, plain in NEUTRAL.items():
+        field, value = _FIELDS.get(name, name), FLAGS[name].value
+        has_it = hasattr(config, field) or name in (*free, "threshold", "recompute")  # these have checks of their own
+        message = f"--{name}={written(value)}: {where} has --arch={config.arch}, and no such setting; drop the flag"
+        require(has_it or not given(name) or value == plain, message)
+
+
 def expected_fields() -> dict[str, tuple[str, object]]:
     """{config field: (flag name, value)} of those flags set by hand that a checkpoint must agree with."""
     # A network without attention has none of its fields: the published flagfiles' --attn contradicts nothing.
@@ -138,6 +150,8 @@ def expected_fields() -> dict[str, tuple[str, object]]:
     for table in (*(table for table, _ in ARCHITECTURES.values()), DIFFUSION_FLAGS):
         tables |= table
     expected = {field: (name, FLAGS[name].value) for name, field in tables.items() if given(name)}
+    if FLAGS.linear_first is not None:
+        expected["linear_first"] = ("linear_first", FLAGS.linear_first)
     if "corrections" in expected:  # kept in this order
         expected["corrections"] = ("corrections", sorted(FLAGS.corrections or ()))
     if "bits" in expected:

@@ -15,7 +15,12 @@ from ..files.flagfile import check_arguments, expanded
 
 
 class Table(flags.FlagValues):
-    """The flags of this program alone: absl's own (profilers, debuggers, --only_check_args) are unknown to it."""
+    """The flags of this program alone: absl's own (profilers, debuggers, --only_check_args) are unknown to it.
+
+    by_hand: names of those on the command line itself, which flagfiles have not.
+    """
+
+    by_hand: set[str]
 
     def read_flags_from_files(self, argv: Sequence[str], force_gnu: bool = True) -> list[str]:
         """The arguments with those of flagfiles in the flagfile's place. A list that several of these sources give is
@@ -35,6 +40,7 @@ class Table(flags.FlagValues):
             given.append((source, name, [argument]))
             if name in self and not equals and not self[name].boolean:
                 value_of = name
+        self.__dict__["by_hand"] = {name for source, name, _ in given if not source}
         lists = {name: source for source, name, _ in given if name in self and isinstance(self[name], flags.MultiFlag)}
         return [word for source, name, words in given if lists.get(name, source) == source for word in words]
 

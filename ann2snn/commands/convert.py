@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..cli import asked
 from ..cli.flags import FLAGS, require_action
 
 
 def main() -> int:
     require_action(FLAGS.eval, "eval")
+    asked.check("convert")
     from ..cli import build, networks
     from ..generate.classes import resolved
     from ..generate.sampling import check_generation

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..cli import asked
 from ..cli.flags import FLAGS, require_action
 from ..config import require
 
@@ -22,6 +23,7 @@ def main() -> int:
     drawing = FLAGS.interpolate or FLAGS.start or FLAGS.inpaint or FLAGS.invert
     actions = FLAGS.eval or FLAGS.sample_only or FLAGS.make_stats or FLAGS.score_data or FLAGS.score or drawing
     require_action(actions, "eval, --sample_only, --make_stats, --score_data or --score")
+    asked.check("evaluate")
     from ..cli import build, comparison, drawings, networks
     from ..generate.analytic import noise_statistics
     from ..generate.classes import resolved

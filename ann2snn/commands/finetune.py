@@ -16,11 +16,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..cli import asked
 from ..cli.flags import FLAGS, require_action
 
 
 def main() -> int:
     require_action(FLAGS.fine_tune, "fine_tune")
+    asked.check("finetune")
     from ..cli import build
 
     world, sample = build.world(), build.sample_config()

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..cli import asked
 from ..cli.flags import FLAGS, require_action
 from ..config import require
 
 
 def main() -> int:
     require_action(FLAGS.train or FLAGS.eval, "train or --eval")
+    asked.check("train_snn")
     from ..cli import build
 
     world = build.world()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import re
+from collections.abc import Collection, Iterable
 from typing import Any, ClassVar, Protocol
 
 from ..errors import UserError
@@ -82,6 +83,11 @@ def check_number(value: Any, flag: str) -> float:
     return float(value)
 
 
+def check_choice(value: object, allowed: Collection[str], flag: str) -> None:
+    """Raise UserError for anything but one of these words."""
+    require(isinstance(value, str) and value in allowed, f"{flag}={value}: use one of {', '.join(allowed)}")
+
+
 def check_bool(value: object, flag: str) -> None:
     """Raise UserError for anything but True and False."""
     require(isinstance(value, bool), f"{flag}={value}: use True or False")
@@ -95,9 +101,9 @@ def make_plain(config: Record) -> None:
             object.__setattr__(config, name, value.item())
 
 
-def check_seed(seed: int) -> int:
+def check_seed(seed: int, flag: str = "--seed") -> int:
     """Seeds of 32 bits: numpy would split a larger one in two words, and image 0 of one could be image 1 of another."""
-    require(0 <= check_int(seed, "--seed") < 2**32, f"--seed={seed}: use 0 to {2**32 - 1}")
+    require(0 <= check_int(seed, flag) < 2**32, f"{flag}={seed}: use 0 to {2**32 - 1}")
     return int(seed)
 
 
@@ -125,7 +131,10 @@ def make_whole(config: UNetRecord) -> None:
     for name, flag in WHOLE.items():
         if hasattr(config, name):
             object.__setattr__(config, name, check_int(getattr(config, name), flag))
-    object.__setattr__(config, "ch_mult", tuple(check_int(mult, "--ch_mult") for mult in config.ch_mult))
+    mults = config.ch_mult
+    listed = isinstance(mults, Iterable) and not isinstance(mults, str | bytes)
+    require(listed, f"--ch_mult={mults}: give the multipliers in a list")
+    object.__setattr__(config, "ch_mult", tuple(check_int(mult, "--ch_mult") for mult in mults))
 
 
 def check_even_width(ch: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from .checks import check_bool, check_diffusion_steps, check_int, check_number, make_plain, require
+from .checks import check_bool, check_choice, check_diffusion_steps, check_int, check_number, make_plain, require
 
 MEAN_TYPES = ("epsilon", "xstart", "xprev", "v")
 BETA_SCHEDULES = ("linear", "quad", "cosine", "sigmoid", "const", "warmup10", "warmup50", "jsd")
@@ -50,12 +50,12 @@ class DiffusionConfig:
             0 < self.beta_1 <= self.beta_T < 1,
             f"--beta_1={self.beta_1}, --beta_T={self.beta_T}: need 0 < beta_1 <= beta_T < 1",
         )
-        require(self.mean_type in MEAN_TYPES, f"--mean_type={self.mean_type}: use one of {', '.join(MEAN_TYPES)}")
-        require(self.var_type in VAR_TYPES, f"--var_type={self.var_type}: use one of {', '.join(VAR_TYPES)}")
+        check_choice(self.mean_type, MEAN_TYPES, "--mean_type")
+        check_choice(self.var_type, VAR_TYPES, "--var_type")
         self._check_schedule()
         self._check_terminal()
-        require(self.process in PROCESSES, f"--process={self.process}: use one of {', '.join(PROCESSES)}")
-        require(self.factor in ("R", "L"), f"--cld_factor={self.factor}: use R or L")
+        check_choice(self.process, PROCESSES, "--process")
+        check_choice(self.factor, ("R", "L"), "--cld_factor")
         require(self.factor == "R" or self.process == "cld", f"--cld_factor={self.factor}: only --process=cld has one")
         require(isinstance(self.linear_first, bool), f"--linear_first={self.linear_first}: use True or False")
         require(
@@ -72,7 +72,7 @@ class DiffusionConfig:
 
     def _check_schedule(self) -> None:
         name = self.schedule
-        require(name in BETA_SCHEDULES, f"--beta_schedule={name}: use one of {', '.join(BETA_SCHEDULES)}")
+        check_choice(name, BETA_SCHEDULES, "--beta_schedule")
         for setting in ("cosine_offset", "sigmoid_start", "sigmoid_end", "sigmoid_tau"):
             value = getattr(self, setting)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)

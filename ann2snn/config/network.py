@@ -9,6 +9,7 @@ from .checks import (
     FULL_PRECISION,
     check_bits,
     check_blocks,
+    check_choice,
     check_diffusion_steps,
     check_halving,
     check_multipliers,
@@ -62,7 +63,7 @@ class UNetConfig:
         set_field(self, "num_classes", count)
         set_field(self, "class_names", names)
         require(isinstance(self.spike_driven, bool), f"--spike_driven={self.spike_driven}: use True or False")
-        require(self.weight_quant in ("apot", "uniform"), f"--weight_quant={self.weight_quant}: use apot or uniform")
+        check_choice(self.weight_quant, ("apot", "uniform"), "--weight_quant")
         require(
             self.in_channels in (1, 2, 3, 6),
             f"{self.in_channels} image channels: images have 1 (grey) or 3 (colour), twice as many with --process=cld",
@@ -72,7 +73,8 @@ class UNetConfig:
         check_diffusion_steps(self.diffusion_steps)
         check_multipliers(self.ch_mult, levels=4)
         require(self.ch % 2 == 0, f"--ch={self.ch}: must be even (sine and cosine halves of the time embedding)")
-        require(self.norm in UNET_NORMS, f"--norm={self.norm}: use group or batch with --arch=unet")
+        known = isinstance(self.norm, str) and self.norm in UNET_NORMS
+        require(known, f"--norm={self.norm}: use group or batch with --arch=unet")
         if self.norm == "group":
             check_norm_groups(self.norm_groups, self.ch)
         check_halving(self.image_size, len(self.ch_mult))

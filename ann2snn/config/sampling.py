@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .checks import check_bool, check_int, check_limits, check_number, check_seed, make_plain, require
+from .checks import check_bool, check_choice, check_int, check_limits, check_number, check_seed, make_plain, require
 from .classes import check_class_label, check_guidance
 from .diffusion import DiffusionConfig
 from .spiking import AUTO, check_carry_steps
@@ -69,15 +69,15 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         make_plain(self)
-        require(self.sampler in SAMPLER_NAMES, f"--sampler={self.sampler}: use one of {', '.join(SAMPLER_NAMES)}")
+        check_choice(self.sampler, SAMPLER_NAMES, "--sampler")
         if self.skip is None:
             object.__setattr__(self, "skip", "logsnr" if self.sampler in LOGSNR_SAMPLERS else "uniform")
         object.__setattr__(self, "steps", check_limits("sampler_steps", self.steps))
-        require(self.skip in SKIPS, f"--skip_type={self.skip}: use one of {', '.join(SKIPS)}")
+        check_choice(self.skip, SKIPS, "--skip_type")
         object.__setattr__(self, "order", check_int(self.order, "--sampler_order"))
         least = 0 if self.sampler == "gddim" else 1
         require(least <= self.order <= 3, f"--sampler_order={self.order}: use {least} to 3")
-        require(self.corrector in CORRECTORS, f"--corrector={self.corrector}: use one of {', '.join(CORRECTORS)}")
+        check_choice(self.corrector, CORRECTORS, "--corrector")
         require(
             self.corrector == "none" or self.sampler == "gddim",
             f"--corrector={self.corrector}: only --sampler=gddim has one",
@@ -91,9 +91,7 @@ class SampleConfig:
         object.__setattr__(self, "class_label", check_class_label(self.class_label))
         object.__setattr__(self, "carry_steps", check_carry_steps(self.carry_steps))
         require(self.carry or self.carry_steps == AUTO, f"--carry_steps={self.carry_steps}: only with --carry")
-        require(
-            self.ddim_epsilon in DDIM_EPSILONS, f"--ddim_epsilon={self.ddim_epsilon}: use {' or '.join(DDIM_EPSILONS)}"
-        )
+        check_choice(self.ddim_epsilon, DDIM_EPSILONS, "--ddim_epsilon")
         require(
             self.ddim_epsilon == "recomputed" or self.sampler == "ddim",
             f"--ddim_epsilon={self.ddim_epsilon}: only --sampler=ddim has the choice",

@@ -6,7 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from .checks import check_int, make_plain, require
+from ..errors import UserError
+from .checks import check_choice, check_int, make_plain, require
 
 SCHEDULES = ("layer_sync", "stream")
 STREAM_NORMS = ("cumulative", "per_step")
@@ -18,13 +19,16 @@ MAX_BURST = 127
 
 def check_carry_steps(steps: int | str) -> int | str:
     """Return the time steps of a carried call, 1 or more, as an integer, or "auto". Raises UserError."""
-    if steps == AUTO:
+    if isinstance(steps, str) and steps == AUTO:
         return AUTO
-    if isinstance(steps, str) and steps.isascii() and steps.isdecimal():  # as on a command line
-        steps = int(steps)
-    steps = check_int(steps, "--carry_steps")
+    steps = check_int(_typed(steps), "--carry_steps")
     require(1 <= steps <= 10_000, f"--carry_steps={steps}: use 1 to 10000 time steps, or auto")
     return steps
+
+
+def _typed(steps: object) -> object:
+    """Digits, as a command line gives them, as the number that they mean; anything else as it is."""
+    return int(steps) if isinstance(steps, str) and steps.isascii() and steps.isdecimal() else steps
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,12 @@ class SpikingConfig:
     def __post_init__(self) -> None:
         make_plain(self)
         require(
-            self.stream_norm != FROZEN,
+            not (isinstance(self.stream_norm, str) and self.stream_norm == FROZEN),
             "--stream_norm=frozen: norms with fixed statistics were worse in every measurement and are gone; use "
             "cumulative, which is exact once it has settled (--settle_steps=auto)",
         )
         for name, allowed in (("schedule", SCHEDULES), ("stream_norm", STREAM_NORMS), ("if_neuron", IF_NEURONS)):
-            value = getattr(self, name)
-            require(value in allowed, f"--{name}={value}: use one of {', '.join(allowed)}")
+            check_choice(getattr(self, name), allowed, f"--{name}")
         require(isinstance(self.signed, bool), f"--signed={self.signed}: use True or False")
         object.__setattr__(self, "settle_steps", self._parse_settle(self.settle_steps))
         object.__setattr__(self, "burst", check_int(self.burst, "--burst"))
@@ -107,13 +110,14 @@ class SpikingConfig:
 
     @staticmethod
     def _parse_settle(value: int | str) -> int | str:
-        if value == AUTO:
+        if isinstance(value, str) and value == AUTO:
             return AUTO
+        hint = f"--settle_steps={value}: use 0 to 10000, or auto"
         try:
-            steps = int(value)
-        except (TypeError, ValueError, OverflowError):
-            steps = -1
-        require(0 <= steps <= 10_000, f"--settle_steps={value}: use 0 to 10000, or auto")
+            steps = check_int(_typed(value), "--settle_steps")
+        except UserError:
+            raise UserError(hint) from None
+        require(0 <= steps <= 10_000, hint)
         return steps
 
     def to_dict(self) -> dict:

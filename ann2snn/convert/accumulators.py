@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..config import check_int, require
+from ..config import check_choice, check_int, require
 from .gap import relative_error
 
 KINDS = {name: getattr(torch, name) for name in ("int32", "float64", "float32", "float16", "bfloat16")}
@@ -34,7 +34,7 @@ class Arithmetic:
     weight_bits: int = 8
 
     def __post_init__(self) -> None:
-        require(self.kind in KINDS, f"accumulators={self.kind!r}: use one of {', '.join(KINDS)}")
+        check_choice(self.kind, KINDS, "accumulators")
         bits = check_int(self.weight_bits, "weight_bits")
         require(2 <= bits <= 16, f"weight_bits={bits}: use 2 to 16")
 

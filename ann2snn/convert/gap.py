@@ -116,7 +116,8 @@ class GapMeter:
     """
 
     def __init__(self, ann: nn.Module, snn: SpikingNetwork, spiking: SpikingConfig | None = None) -> None:
-        require(isinstance(snn, SpikingNetwork), f"a {type(snn).__name__} has no gap: convert it first")
+        require(isinstance(ann, nn.Module), f"ann is a {type(ann).__name__}: give the network that was converted")
+        require(isinstance(snn, SpikingNetwork), f"snn is a {type(snn).__name__}, which has no gap: convert it first")
         self.ann, self.snn, self.spiking = ann, snn, spiking or snn.spiking
         self.totals = SpikeTotals()
         self.squares: dict[str, tuple[float, float]] = {}  # block → Σ difference², Σ expected²

@@ -28,8 +28,14 @@ def convert(net: nn.Module, spiking: SpikingConfig | None = None, **options: Any
     if spiking is None:
         spiking = SpikingConfig(**options)
     elif options:
-        spiking = spiking.changed(**options)
-    return attach(copied(checked(net)), spiking)
+        spiking = _checked(spiking).changed(**options)
+    return attach(copied(checked(net)), _checked(spiking))
+
+
+def _checked(spiking: object) -> SpikingConfig:
+    if not isinstance(spiking, SpikingConfig):
+        raise UserError(f"spiking is a {type(spiking).__name__}: give a SpikingConfig, or its fields by name")
+    return spiking
 
 
 def attach(net: nn.Module, spiking: SpikingConfig) -> SpikingNetwork:

@@ -129,13 +129,13 @@ def seed_step(seed: int, step: int, stream: int = 0) -> None:
     torch.manual_seed(seed_from(seed, step, stream))
 
 
-def prepare_folder(path: str | os.PathLike) -> Path:
-    """Create a folder and check that it can be written. Raises UserError."""
+def prepare_folder(path: str | os.PathLike, flag: str = "--logdir") -> Path:
+    """Create a folder and check that it can be written. Raises UserError, which names the flag."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --logdir") from None
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another {flag}") from None
     return folder

@@ -22,7 +22,7 @@ def interpolate(net: nn.Module, seed_a: int, seed_b: int, n: int, **how: Any) ->
     """
     net = check_sampled(net)
     n = check_limits("n", n, "n")
-    seeds = [check_seed(seed) for seed in (seed_a, seed_b)]
+    seeds = [check_seed(seed, name) for name, seed in (("seed_a", seed_a), ("seed_b", seed_b))]
     config = without_class(net, sampling(how))
     check_generation(net, config)
     require(

@@ -11,6 +11,7 @@ from ..config import SampleConfig, require
 from ..convert import SpikingNetwork
 from ..data import to_model_range
 from ..diffusion.process import image_channels, require_vp
+from ..errors import UserError
 from ..nets.architecture import Network
 
 #: What samplers call. A module of a user's that knows its `in_channels`, `image_size` and `diffusion` counts as one.
@@ -31,6 +32,35 @@ def sampling(how: dict[str, Any]) -> SampleConfig:
     """Fields of `SampleConfig` that a caller gives, DDIM in 50 steps unless asked otherwise. Raises UserError."""
     settings: dict[str, Any] = {"sampler": "ddim", "steps": 50} | how
     return SampleConfig(**settings)
+
+
+def check_call(net: object, args: tuple, kwargs: dict) -> None:
+    """Raise UserError unless a denoiser of this program, converted or not, can be called so. Others take anything."""
+    inner = net.net if isinstance(net, SpikingNetwork) else net
+    if not isinstance(inner, Network) or len(args) > 3:
+        return
+    given = dict(zip(("x", "t"), args, strict=False)) | kwargs
+    x, t = given.get("x"), given.get("t")
+    weight = next(inner.parameters())
+    shape = [inner.in_channels, inner.image_size, inner.image_size]
+    fits = isinstance(x, Tensor) and x.layout == torch.strided and (x.dtype, x.device) == (weight.dtype, weight.device)
+    if not (fits and len(x) and (getattr(net, "currents", False) or list(x.shape[1:]) == shape)):
+        wanted = f"{_kind(weight.dtype)} [N, {', '.join(map(str, shape))}] on {weight.device}"
+        raise UserError(f"x: {_described(x)}, expected {wanted}")
+    numbers = isinstance(t, Tensor) and not t.is_complex() and t.dtype != torch.bool
+    if not (numbers and list(t.shape) == [len(x)] and t.device == x.device):
+        raise UserError(f"t: {_described(t)}, expected the numbers of {len(x)} diffusion times on {x.device}")
+
+
+def _kind(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _described(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    sparse = "" if value.layout == torch.strided else "sparse "
+    return f"{sparse}{_kind(value.dtype)} {list(value.shape)} on {value.device}"
 
 
 def check_edited(net: object, what: str) -> Sampled:

@@ -101,7 +101,7 @@ def _example(snn: SpikingNetwork) -> Tensor:
 def _time(snn: SpikingNetwork, t: float) -> Tensor:
     value = check_number(t, "t")
     steps = getattr(getattr(snn, "diffusion", None), "diffusion_steps", math.inf)
-    require(0 <= value < steps, f"t={t}: use a diffusion time from 0 to below {steps}")
+    require(0 <= value < steps, f"t={t} (--nir_time): use a diffusion time from 0 to below {steps}")
     return torch.tensor([value], dtype=torch.float64)
 
 

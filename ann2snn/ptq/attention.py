@@ -25,8 +25,15 @@ def register_attention(cls: type[nn.Module], *names: str | tuple[str, ...]) -> N
 
     `ann2snn.register_attention(MyAttention, "query", "key", "value")`. Of a tuple of names, the last that is called
     counts; names that a module does not have are passed over. What enters the output projection needs no mention: it
-    is the input of a layer.
+    is the input of a layer. Raises UserError for what is no class of modules, and for what are no names.
     """
+    known = isinstance(cls, type) and issubclass(cls, nn.Module)
+    require(known, f"register_attention: {cls!r} is no class of modules")
+    for name in names:
+        parts = name if isinstance(name, tuple) and name else (name,)
+        texts = all(isinstance(part, str) and part for part in parts)
+        require(texts, f"register_attention: {name!r} is no name of a submodule, nor a tuple of them")
+    require(bool(names), "register_attention: give the names of the submodules that answer q, k and v")
     _KNOWN[cls] = tuple((name,) if isinstance(name, str) else tuple(name) for name in names)
 
 

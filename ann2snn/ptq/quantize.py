@@ -44,11 +44,12 @@ class Rules:
         whole = hasattr(self.bits, "__index__") and not isinstance(self.bits, bool)
         require(whole and 2 <= operator.index(self.bits) <= 8, f"bits={self.bits!r}: use a whole number from 2 to 8")
         object.__setattr__(self, "bits", operator.index(self.bits))
-        known = isinstance(self.signed, bool) or self.signed == "auto"
+        known = isinstance(self.signed, bool) or (isinstance(self.signed, str) and self.signed == "auto")
         require(known, f'signed={self.signed!r}: use "auto", True or False')
         for name, allowed in (("granularity", ("tensor", "channel")), ("method", ("mse", "percentile"))):
             value = getattr(self, name)
-            require(value in allowed, f"{name}={value!r}: use {' or '.join(map(repr, allowed))}")
+            known = isinstance(value, str) and value in allowed
+            require(known, f"{name}={value!r}: use {' or '.join(map(repr, allowed))}")
         number = isinstance(self.percentile, Real) and not isinstance(self.percentile, bool)
         good = number and 0 < self.percentile <= 100
         require(good, f"percentile={self.percentile!r}: use a number above 0 and up to 100")
@@ -97,7 +98,10 @@ def quantize(
     rules = Rules(bits, signed, granularity, method, percentile)
     calls = read_calls(calibrate)
     _check_float(net)
-    skip = (skip,) if isinstance(skip, (str, type)) else tuple(skip)
+    skip = (skip,) if isinstance(skip, (str, type)) else skip
+    listed = isinstance(skip, Iterable) and not isinstance(skip, bytes)
+    require(listed, f"skip={skip!r}: use names or patterns of modules, or module classes")
+    skip = tuple(skip)
     # Parameters made in a caller's inference mode could never be trained.
     with torch.inference_mode(False), torch.no_grad(), _random_state_kept(net):
         net = copied(net).eval()

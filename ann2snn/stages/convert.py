@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..checkpoints import checkpoint, folders
+from ..checkpoints import checkpoint
 from ..config import AUTO, SampleConfig, SpikingConfig
 from ..convert import GapReport, SpikingNetwork, convert, measure_gap
 from ..convert.raster import record_raster
@@ -33,7 +33,7 @@ from ..run.tables import distance, gap_table
 from .carrying import CARRY_FILE, measure_carrying
 from .common import owning
 from .cost import COST_FILE, COST_IMAGES, measure_and_write
-from .export import export
+from .export import check_target, export
 from .paths import PATHS_FILE, FirstPath, write_paths
 
 CONVERTED = "converted_snn.pt"
@@ -71,11 +71,15 @@ def run(
     ann = place(source.unconverted, world.device)
     snn = converted(ann, spiking, spike_chunk)
     if exported is not None:
-        folders.check_free(exported)
+        check_target(exported, logdir)
     for kind, path in programs:
         check_exported(snn, path, kind)
     graph: Any = None if nir_file is None else planned(snn, nir_file[1], nir_file[0])
     prepare_folder(logdir)
+    targets = [(exported, "--export"), (nir_file and nir_file[0], "--export_nir")]
+    for target, flag in targets + [(path, f"--export_{kind}") for kind, path in programs]:
+        if target is not None:
+            prepare_folder(target.parent, flag)  # now, not after everything has been measured
     with owning(logdir, "convert", world):
         accepted()
         if world.main:

@@ -135,7 +135,8 @@ def run(
     if extractor is not None or fad is not None:
         require_spread(config.num_images)
     made_with = settings(source, sample)
-    folder = prepare_folder(config.images_dir or logdir / "generated" / folder_name(made_with))
+    flag = "--images_dir" if config.images_dir else "--logdir"
+    folder = prepare_folder(config.images_dir or logdir / "generated" / folder_name(made_with), flag)
     with owning(folder, "generate", world):
         if world.main:
             sweep(folder.parent, depth=0)  # of an npz that a killed run was writing beside the images

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..checkpoints import folders
 from ..checkpoints.payload import payload_of
+from ..config import require
 from ..convert import SpikingNetwork
 from ..nets.architecture import Network
 from ..report.collect import Run, collect
@@ -15,6 +17,13 @@ from ..report.parse import clean, sampling_text
 from ..run.tables import markdown_table, show
 
 NOTHING = "–"  # in a cell
+
+
+def check_target(folder: Path, logdir: Path) -> None:
+    """Raise UserError where `export` would find something in the way, that of the run itself included."""
+    folders.check_free(folder)
+    same = os.path.realpath(folder) == os.path.realpath(logdir)
+    require(not same, f"--export={folder}: is --logdir itself; name a new folder")
 
 
 def export(folder: Path, snn: SpikingNetwork, logdir: Path, hashes: Sequence[str], measured: bool) -> None:

@@ -327,7 +327,7 @@ REFUSED = {
     ),
     "published": (lambda: as_device(published()), "carrying needs stream_norm=cumulative and if_neuron=bounded"),
     "nothing reads": (lambda: as_device(shallow(), IMAGE), "no convolution or linear layer reads levels alone"),
-    "type": (lambda: as_device(wide(), ROW, accumulators="int16"), "accumulators='int16': use one of int32, float64"),
+    "type": (lambda: as_device(wide(), ROW, accumulators="int16"), "accumulators=int16: use one of int32, float64"),
     "bits": (lambda: as_device(wide(), ROW, weight_bits=1), "weight_bits=1: use 2 to 16"),
     "refresh": (lambda: as_device(wide(), ROW, refresh=-1), "refresh=-1: use 1 or more calls, or 0 for never"),
     "half": (lambda: as_device(wide().half(), ROW.half()), "half precision, which does not tell levels apart"),

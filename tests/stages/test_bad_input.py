@@ -6,7 +6,7 @@ import stat
 import pytest
 import torch
 
-from tests.scripts import SAMPLING, script, train_flags
+from tests.scripts import SAMPLING, check, script, train_flags
 
 ACTIONS = [("SNN_conversion.py", "--eval"), ("SNN_ft.py", "--fine_tune"), ("evaluate.py", "--sample_only")]
 
@@ -51,6 +51,12 @@ def snapshot(folder):
         (["--dataset_type=folder", "--data_dir=no/such/folder"], ["no/such/folder"]),
         (["--sampel_step=3"], ["--sampel_step", "did you mean --sample_step"]),
         (["loose"], ["loose"]),
+        (["--export=new"], ["--export=new", "SNN_conversion.py"]),
+        (["--score=a", "--against=b"], ["--score=a", "evaluate.py"]),
+        (["--kid"], ["--kid", "evaluate.py"]),
+        (["--dataset_type=folder", "--data_dir="], ["--data_dir=: is empty"]),
+        (["--logdir="], ["--logdir=: is empty"]),
+        (["--wandb="], ["--wandb=: is empty"]),
         (["--flagfile=no/such/file.txt"], ["no/such/file.txt"]),
     ],
     ids=lambda value: value[0] if value[0].startswith("-") else "",
@@ -116,6 +122,30 @@ def test_broken_checkpoints_are_refused_by_every_stage_and_left_alone(tmp_path, 
         refused(script("evaluate.py", "--sample_only", f"--logdir={logdir}", path, *SAMPLING), "ckpt.pt")
         assert snapshot(logdir) == before
     assert not proof.exists()
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--timestep=5", "--decay=0.5", "--tsm", "--surrogate=atan", "--block_size=2", "--soft_reset", "--corrections=tail"]
+    + ["--linear_first", "--settle_steps=3", "--burst=2", "--nosigned", "--stream_norm=per_step", "--schedule=stream"],
+)
+def test_settings_that_the_network_does_not_have_are_refused(finished_run, tmp_path, flag):
+    flags = ["--sample_only", "--num_images=1", f"--eval_model_path={finished_run[0]}/ckpt.pt", *SAMPLING]
+    name = flag.partition("=")[0].replace("--no", "--")
+    refused(script("evaluate.py", *flags, f"--logdir={tmp_path}/run", flag), name)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_flagfile_says_of_other_commands_is_theirs(finished_run, tmp_path):
+    file = tmp_path / "all.txt"
+    file.write_text("--export=new\n--kid\n--strength=0.2\n--interpolate=1,2\n--drawn_images=2\n--settle_steps=0\n")
+    flags = [
+        f"--flagfile={file}",
+        f"--eval_model_path={finished_run[0]}/ckpt.pt",
+        f"--logdir={tmp_path}/run",
+        *SAMPLING,
+    ]
+    assert "from seed 1 to seed 2" in check(script("evaluate.py", *flags))
 
 
 @pytest.mark.parametrize(

@@ -26,5 +26,11 @@ def test_the_exported_folder_is_the_network_and_its_card_has_no_empty_field(fini
     before = page
     refused(script("SNN_conversion.py", *flags, f"--export={tmp_path}/net"), "nothing is overwritten")
     assert (tmp_path / "net" / "README.md").read_text() == before
+    (tmp_path / "file").touch()
+    new = [*flags, f"--logdir={tmp_path}/new"]
+    for place in ("new", "new/../new", "file", "file/net"):  # before anything is computed
+        refused(script("SNN_conversion.py", *new, f"--export={tmp_path}/{place}"), place.split("/")[0])
+        assert not (tmp_path / "new" / "converted_snn.pt").exists()
+    refused(script("SNN_conversion.py", *new, "--export="), "--export=: is empty")
     check(script("SNN_conversion.py", *flags, "--gap_images=0", f"--export={tmp_path}/bare"))
     assert "## Gap" not in (tmp_path / "bare" / "README.md").read_text()
