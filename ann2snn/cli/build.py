@@ -78,7 +78,7 @@ def logdir(
 def _decided_by(source: checkpoint.Loaded, network: NetworkConfig | None) -> dict[str, object]:
     net = source.unet
     spiking = source.net.spiking.to_dict() if isinstance(source.net, SpikingNetwork) else {}
-    return effective_flags(network or net.config, net.diffusion, source.raw) | spiking
+    return effective_flags(network or net.config, net.diffusion, source.trained_on) | spiking
 
 
 def dataset(train: bool = True) -> ImageDataset:
@@ -89,8 +89,7 @@ def dataset(train: bool = True) -> ImageDataset:
 
 def dataset_for(source: checkpoint.Loaded) -> ImageDataset:
     """The images a checkpoint was trained on: its own data set unless `--dataset_type` says otherwise."""
-    trained_on = source.raw.get("config", {}).get("train", {}).get("dataset_type")
-    name = FLAGS.dataset_type if flags.given("dataset_type") or not trained_on else trained_on
+    name = FLAGS.dataset_type if flags.given("dataset_type") else source.trained_on or FLAGS.dataset_type
     net = source.net
     wanted = image_channels(net)
     channels = wanted if name == "folder" else None
@@ -121,7 +120,7 @@ def sample_config() -> SampleConfig:
         eta=FLAGS.eta,
         clip=FLAGS.clip_x0,
         seed=FLAGS.seed,
-        skip=FLAGS.skip_type,
+        skip=FLAGS.skip_type or "",
         order=FLAGS.sampler_order,
         denoise=FLAGS.denoise,
         corrector=FLAGS.corrector,
@@ -152,9 +151,8 @@ def tsm_config(source: checkpoint.Loaded) -> TrainConfig:
     own: dict[str, Any] = {"total_steps": FLAGS.ft_steps, "batch_size": FLAGS.ft_batch_size}
     if not flags.given("warmup"):
         own["warmup"] = 0
-    trained_on = source.raw.get("config", {}).get("train", {}).get("dataset_type")
-    if trained_on and not flags.given("dataset_type"):
-        own["dataset_type"] = trained_on
+    if source.trained_on and not flags.given("dataset_type"):
+        own["dataset_type"] = source.trained_on
     return replace(train_config(), **own)
 
 
@@ -244,9 +242,8 @@ def training_from(source: checkpoint.Loaded, world: World) -> Training:
     diffusion, sample = source.unconverted.diffusion, sample_config()
     check_sampling(diffusion, network.image_size, sample, spike_steps=current_steps(network))
     own: dict[str, Any] = {"dropout": network.dropout}
-    trained_on = source.raw.get("config", {}).get("train", {}).get("dataset_type")
-    if trained_on and not flags.given("dataset_type"):
-        own["dataset_type"] = trained_on
+    if source.trained_on and not flags.given("dataset_type"):
+        own["dataset_type"] = source.trained_on
     train = replace(train_config(), **own)
     schedule, images = train_schedule(sample, world), dataset_for(source)
     return Training(Path(FLAGS.logdir), images, network, diffusion, train, sample, schedule, world)
