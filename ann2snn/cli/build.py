@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -15,10 +15,10 @@ from ..convert import SpikingNetwork
 from ..data import ImageDataset, load_dataset
 from ..diffusion.process import check_sampling, current_steps, image_channels, network_channels
 from ..distributed.precision import set_tf32
-from ..distributed.runtime import computes_bfloat16, computes_tf32, keep_freed_memory, prepare_folder
+from ..distributed.runtime import computes_bfloat16, computes_tf32, keep_freed_memory
 from ..distributed.world import World, current, join
 from ..errors import UserError
-from ..files.atomic import file_hash, sweep, write_text
+from ..files.atomic import file_hash
 from ..generate import compiled
 from ..generate.sampling import generate_batches
 from ..metrics.fad import FadExtractor, read_fad_stats
@@ -27,11 +27,14 @@ from ..metrics.features import FeatureExtractor, make_extractor
 from ..metrics.score import score_numbered, usual_splits
 from ..metrics.stats_file import ReferenceStatistics, read_stats
 from ..nets.architecture import Network, NetworkConfig
+from ..run.folder import RunFolder
+from ..stages import direct
 from ..stages.coverage import RealImages
 from ..stages.evaluate import require_spread
 from ..stages.fad import Fad
 from ..stages.finetune_run import FineTuneConfig
-from ..stages.train import Schedule
+from ..stages.generation import Scoring
+from ..stages.plan import Options, Schedule, Training
 from ..training.initial import begun_from
 from ..training.trainer import synaptic_loss_of
 from . import flags
@@ -58,21 +61,14 @@ def world() -> World:
     return joined
 
 
-def logdir(
-    stage: str, world: World, source: checkpoint.Loaded | None = None, network: NetworkConfig | None = None
-) -> Path:
-    """The run's folder, created and writable, without what killed stages left half-written. Raises UserError.
+def run_folder(stage: str, source: checkpoint.Loaded | None = None, network: NetworkConfig | None = None) -> RunFolder:
+    """The folder that the flags name, and the settings that a stage keeps in it when it begins.
 
-    A stage's settings are kept beside its results: the flags, their defaults overruled by what `source`, the network in
-    use, was made with, and `network`, what it becomes. Training writes `flagfile.txt`, others `flagfile.{stage}.txt`.
-    A command that is refused must not replace those of the run that is there: call it after every check.
+    Those are the flags, their defaults overruled by what `source`, the network in use, was made with, and `network`,
+    what it becomes. Training writes `flagfile.txt`, others `flagfile.{stage}.txt`.
     """
-    folder = prepare_folder(FLAGS.logdir)
     name = "flagfile.txt" if stage == "train" else f"flagfile.{stage}.txt"
-    if world.main:
-        sweep(folder)
-        write_text(folder / name, written_flagfile(_decided_by(source, network) if source else {}))
-    return folder
+    return RunFolder(Path(FLAGS.logdir), name, written_flagfile(_decided_by(source, network) if source else {}))
 
 
 def _decided_by(source: checkpoint.Loaded, network: NetworkConfig | None) -> dict[str, object]:
@@ -168,19 +164,16 @@ def extractor_and_stats(device: torch.device) -> tuple[FeatureExtractor, Referen
     return features, read_stats(FLAGS.fid_cache, features.name, features.dim)
 
 
-def scored_with(device: torch.device) -> tuple[FeatureExtractor | None, ReferenceStatistics | None, Fad | None]:
-    """What `extractor_and_stats` gives, None twice for --extractor=none, and what the FAD needs, if it is asked for.
-
-    Raises UserError.
-    """
+def scoring(device: torch.device) -> Scoring:
+    """What images are scored with, without the real ones. Raises UserError."""
     require_spread(FLAGS.num_images)
     beside = fad(device)
     if FLAGS.extractor != "none":
-        return *extractor_and_stats(device), beside
+        return Scoring(*extractor_and_stats(device), FLAGS.fid_cache, fad=beside)
     require(beside is not None, "--extractor=none leaves no score: add --fad_encoder and --fad_stats")
     require(not FLAGS.precision_recall, "--precision_recall needs features: drop --extractor=none")
     require(not FLAGS.kid, "--kid needs features: drop --extractor=none")
-    return None, None, beside
+    return Scoring(stats_name=FLAGS.fid_cache, fad=beside)
 
 
 def fad_extractor(device: torch.device) -> FadExtractor:
@@ -206,19 +199,6 @@ def real_images(dataset: Callable[[], ImageDataset], scored: int) -> RealImages 
     return RealImages(dataset(), FLAGS.pr_images or FLAGS.num_images, FLAGS.pr_k, scored, **asked)
 
 
-class Training(NamedTuple):
-    """What `stages.train.run` takes, in its order."""
-
-    logdir: Path
-    dataset: ImageDataset
-    network: NetworkConfig
-    diffusion: DiffusionConfig
-    train: TrainConfig
-    sample: SampleConfig
-    schedule: Schedule
-    world: World
-
-
 def training(world: World, suits: Callable[[NetworkConfig, DiffusionConfig], None]) -> Training:
     """The training the flags ask for. `suits` raises UserError for what the script does not train, as this does."""
     require(FLAGS.init_from is None, "--init_from: of ANN_train.py; drop it")
@@ -231,7 +211,7 @@ def training(world: World, suits: Callable[[NetworkConfig, DiffusionConfig], Non
     schedule = train_schedule(sample, world)
     images = dataset()
     network = network_config(network_channels(diffusion, images.channels))
-    return Training(Path(FLAGS.logdir), images, network, diffusion, train, sample, schedule, world)
+    return Training(run_folder("train"), images, network, diffusion, train, sample, schedule, world)
 
 
 def training_from(source: checkpoint.Loaded, world: World) -> Training:
@@ -246,7 +226,20 @@ def training_from(source: checkpoint.Loaded, world: World) -> Training:
         own["dataset_type"] = source.trained_on
     train = replace(train_config(), **own)
     schedule, images = train_schedule(sample, world), dataset_for(source)
-    return Training(Path(FLAGS.logdir), images, network, diffusion, train, sample, schedule, world)
+    return Training(run_folder("train", source, network), images, network, diffusion, train, sample, schedule, world)
+
+
+def tsm_training(source: checkpoint.Loaded, sample: SampleConfig, spike_steps: int, world: World) -> Training:
+    """The training that makes SDM of the SDDPM of `source`. Raises UserError."""
+    folder = direct.tsm_folder(run_folder("finetune", source), spike_steps, FLAGS.ft_name)
+    net = source.unconverted
+    made_of = (dataset_for(source), net.config, net.diffusion, tsm_config(source))
+    return Training(folder, *made_of, sample, train_schedule(sample, world), world)
+
+
+def train_options(initial: Callable[[], dict[str, torch.Tensor]] | None = None) -> Options:
+    """How the training begins and computes. initial: the weights of a new run."""
+    return Options(FLAGS.resume, FLAGS.amp, FLAGS.recompute, initial)
 
 
 def train_schedule(sample: SampleConfig, world: World) -> Schedule:
@@ -308,4 +301,5 @@ def finetune_config() -> FineTuneConfig:
         spike_chunk=FLAGS.spike_chunk,
         accumulate=FLAGS.accumulate,
         resume_with=tuple(FLAGS.resume_with),
+        gap_images=FLAGS.gap_images,
     )

@@ -25,16 +25,11 @@ def main() -> int:
     world, sample, spiking = build.world(), build.sample_config(), build.spiking_config()
     source = networks.load_convertible()
     check_generation(source.net, sample.from_rest())
-    return convert.run(
-        Path(FLAGS.logdir),
-        source,
-        spiking,
-        sample,
-        world,
+    config = convert.ConvertConfig(
         grid_images=FLAGS.gen_images,
         gap_images=FLAGS.gap_images,
         batch_size=FLAGS.batch_size,
         spike_chunk=FLAGS.spike_chunk,
         exported=Path(FLAGS.export) if FLAGS.export else None,
-        accepted=lambda: build.logdir("convert", world, source),
     )
+    return convert.run(build.run_folder("convert", source), source, spiking, sample, config, world)

@@ -12,6 +12,7 @@ snn_eval.txt in --logdir, with every setting that makes it comparable.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ..cli.flags import FLAGS, require_action
@@ -44,13 +45,9 @@ def main() -> int:
             Path(FLAGS.fid_cache), build.dataset(), build.extractor(world.device), FLAGS.num_images, world=world
         )
     if FLAGS.score_data:
-        extractor, stats, beside = build.scored_with(world.device)
-        data = build.dataset(train=False)
-        real = build.real_images(build.dataset, min(FLAGS.num_images, len(data)))
-        logdir = build.logdir("evaluate", world)
-        return evaluate.score_data(
-            logdir, data, FLAGS.num_images, extractor, stats, FLAGS.fid_cache, world, real, beside
-        )
+        scoring, data = build.scoring(world.device), build.dataset(train=False)
+        scoring = replace(scoring, real=build.real_images(build.dataset, min(FLAGS.num_images, len(data))))
+        return evaluate.score_data(build.run_folder("evaluate"), data, FLAGS.num_images, scoring, world)
     sample = build.sample_config()
     config = evaluate.EvalConfig(
         FLAGS.num_images,
@@ -64,13 +61,10 @@ def main() -> int:
     source = networks.load_network()
     statistics = noise_statistics(source, sample, lambda: build.dataset_for(source), FLAGS.analytic_images, world)
     check_generation(source.net, sample, statistics)
-    extractor = stats = real = beside = None
+    scoring = evaluate.NO_SCORING
     if not FLAGS.sample_only:
         # Before the sampling: a missing file must stop it now.
-        extractor, stats, beside = build.scored_with(world.device)
-        real = build.real_images(lambda: build.dataset_for(source), FLAGS.num_images)
-    return evaluate.run(
-        *(Path(FLAGS.logdir), source, sample, config, world, extractor, stats, FLAGS.fid_cache),
-        *(statistics, real, beside),
-        accepted=lambda: build.logdir("evaluate", world, source),
-    )
+        scoring = build.scoring(world.device)
+        scoring = replace(scoring, real=build.real_images(lambda: build.dataset_for(source), FLAGS.num_images))
+    generation = evaluate.Generation(source, sample, world, statistics)
+    return evaluate.run(build.run_folder("evaluate", source), generation, config, scoring)

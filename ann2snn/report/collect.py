@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..files.flagfile import MOST_BYTES
 from ..files.plain import read_text
 from ..generate.images import existing_indices
-from ..run.log import RESULTS
+from ..run.folder import RESULTS
 from ..run.rasters import load_rasters
 from .carried import CarryFile, parse_carry
 from .costs import CostFile, parse_costs

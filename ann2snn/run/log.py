@@ -16,10 +16,10 @@ from ..files.plain import read_text
 from ..files.warning import warn
 from . import wandb as weights_and_biases
 from .board import Board
+from .folder import LINES
 
-RESULTS = "snn_eval.txt"
 LONGEST = 2**30  # bytes of a log that is read
-LINES, BOARD, WANDB = "log.jsonl", "TensorBoard's file", "Weights & Biases' log"
+BOARD, WANDB = "TensorBoard's file", "Weights & Biases' log"
 #: What a log may fail with: one that a foreign package sends to a server, with anything.
 FAILURES: dict[str, tuple[type[Exception], ...]] = {
     LINES: (OSError, UserError),

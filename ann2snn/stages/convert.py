@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -25,60 +25,65 @@ from ..generate.sampling import generate_all
 from ..generate.subject import Sampled
 from ..nets.architecture import Network
 from ..nets.direct import DirectDenoiser
+from ..run.folder import CARRY_FILE, CONVERTED, COST_FILE, GAP_FILE, PICTURES, RASTER_FILE, RunFolder
 from ..run.rasters import save_rasters
 from ..run.tables import distance, gap_table
-from .carrying import CARRY_FILE, measure_carrying
+from .carrying import measure_carrying
 from .common import owning
-from .cost import COST_FILE, COST_IMAGES, measure_and_write
+from .cost import COST_IMAGES, measure_and_write
 from .export import export
 
-CONVERTED = "converted_snn.pt"
-GAP_FILE = "gap.json"
-RASTER_FILE = "raster.npz"
 GAP_TIMES = 4  # diffusion times at which the gap is measured
 
 
+@dataclass(frozen=True)
+class ConvertConfig:
+    """gap_images, grid_images: that gap and cost are measured on, and that the grids show; 0 for none.
+
+    exported: a new folder that gets the network and a card, too. spike_chunk: see `SpikingNetwork.set_spike_chunk`.
+    """
+
+    grid_images: int
+    gap_images: int
+    batch_size: int
+    spike_chunk: int = 0
+    exported: Path | None = None
+
+
 def run(
-    logdir: Path,
+    folder: RunFolder,
     source: checkpoint.Loaded,
     spiking: SpikingConfig,
     sample: SampleConfig,
+    config: ConvertConfig,
     world: World,
-    *,
-    grid_images: int,
-    gap_images: int,
-    batch_size: int,
-    spike_chunk: int = 0,
-    exported: Path | None = None,
-    accepted: Callable[[], object] = lambda: None,
 ) -> int:
-    """Write `converted_snn.pt`, `gap.json`, `cost.json`, `raster.npz` and `images/` to `logdir`; print the tables.
+    """Write `converted_snn.pt`, `gap.json`, `cost.json`, `raster.npz` and `images/` to `folder`; print the tables.
 
-    exported: a new folder that gets the network and a card, too.
-    accepted: called when network and settings have passed all checks. Returns the exit code.
+    Returns the exit code.
     """
     if sample.carry:
         spiking.check_carrying()
     ann = place(source.unconverted, world.device)
-    snn = converted(ann, spiking, spike_chunk)
-    if exported is not None:
-        folders.check_free(exported)
-    prepare_folder(logdir)
+    snn = converted(ann, spiking, config.spike_chunk)
+    if config.exported is not None:
+        folders.check_free(config.exported)
+    logdir = prepare_folder(folder.path)
     with owning(logdir, "convert", world):
-        accepted()
+        folder.begin(world)
         if world.main:
             payload = checkpoint.payload_of(snn, stage="converted", source=source.hash, step=source.step)
             checkpoint.save(logdir / CONVERTED, payload)
             steps = f"T = {snn.clock.spike_steps} time steps"
             print(f"{logdir / CONVERTED}: {ann.config.bits} bits, {steps}, {spiking.schedule}")
-            if gap_images:
-                measure(logdir, ann, snn, spiking, sample, gap_images)
-            if exported is not None:
+            if config.gap_images:
+                measure(logdir, ann, snn, spiking, sample, config.gap_images)
+            if config.exported is not None:
                 hashes = (source.hash, file_hash(logdir / CONVERTED))
-                export(exported, snn, logdir, hashes, measured=gap_images > 0)
-                print(f"{exported}: the network and its card; ann2snn.load reads it")
-        if grid_images:
-            write_grids(logdir, (snn, ann), sample, grid_images, batch_size, world)
+                export(config.exported, snn, logdir, hashes, measured=config.gap_images > 0)
+                print(f"{config.exported}: the network and its card; ann2snn.load reads it")
+        if config.grid_images:
+            write_grids(logdir, (snn, ann), sample, config.grid_images, config.batch_size, world)
         world.wait()
     return 0
 
@@ -171,10 +176,10 @@ def grid_name(net: nn.Module, carried: bool = False) -> str:
     carried: `images/SNN_T{T}_carried.png`.
     """
     if isinstance(net, DirectDenoiser):
-        return f"images/{net.config.arch.upper()}_T{net.spike_steps}.png"
+        return f"{PICTURES}/{net.config.arch.upper()}_T{net.spike_steps}.png"
     if not isinstance(net, SpikingNetwork):
-        return "images/ANN.png"
-    return f"images/SNN_T{net.clock.spike_steps}{'_carried' if carried else ''}.png"
+        return f"{PICTURES}/ANN.png"
+    return f"{PICTURES}/SNN_T{net.clock.spike_steps}{'_carried' if carried else ''}.png"
 
 
 def write_grids(

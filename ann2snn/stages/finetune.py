@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 from torch import Tensor
 from tqdm import tqdm
@@ -22,33 +21,28 @@ from ..finetune.subject import Batch
 from ..generate.images import save_grid
 from ..generate.probe import sampler_calls
 from ..generate.sampling import generate_all
+from ..run.folder import BLOCK_SAMPLES, CARRY_FILE, COST_FILE, GAP_FILE, TUNED, RunFolder
 from ..run.log import RunLog
 from ..signals import Interruption
-from .carrying import CARRY_FILE, MOST_CALLS, carried_errors, measure_carrying
+from .carrying import MOST_CALLS, carried_errors, measure_carrying
 from .common import SilentLog, due, owning, record_changes
-from .convert import GAP_FILE, converted, gaps_under, print_gap, write_gap
-from .cost import COST_FILE, COST_IMAGES, measure_and_write
-from .finetune_run import BEST, FineTuneConfig, Run, made_of
+from .convert import converted, gaps_under, print_gap, write_gap
+from .cost import COST_IMAGES, measure_and_write
+from .finetune_run import FineTuneConfig, Run, made_of
 
 CARRIED_IMAGES = 8  # that carried calls are judged on: a trajectory has many calls of each
 
 
 def run(
-    logdir: Path,
+    outer: RunFolder,
     source: checkpoint.Loaded,
     dataset: ImageDataset,
     spiking: SpikingConfig,
     config: FineTuneConfig,
     sample: SampleConfig,
     world: World,
-    *,
-    gap_images: int = 0,
-    accepted: Callable[[], object] = lambda: None,
 ) -> int:
-    """Tune every block of the network converted from `source`; write `SNN_<bit>bit_ft/`. Returns the exit code.
-
-    accepted: called when network, settings and what is resumed have passed all checks.
-    """
+    """Tune every block of the network converted from `source`; write `SNN_<bit>bit_ft/`. Returns the exit code."""
     require(
         spiking.schedule == "stream",
         "--schedule=layer_sync equals the quantized network already: fine-tune --schedule=stream",
@@ -62,12 +56,12 @@ def run(
             calls <= MOST_CALLS,
             f"--carry judges on all calls of a sampler, {calls:,} an image: use {MOST_CALLS} at most (--sampler_steps)",
         )
-    folder = prepare_folder(logdir / config.folder_name(ann.config.bits))
+    folder = prepare_folder(outer.path / config.folder_name(ann.config.bits))
     with owning(folder, "finetune", world):
         inputs = made_of(dataset, sample, ann.diffusion, config.inputs)
         run = Run(folder, ann, spiking, config, source.hash, world, inputs)
         run.restore()
-        accepted()
+        outer.begin(world)
         log = RunLog(run.folder, "finetune", run.log_step) if world.main else SilentLog()
         if isinstance(log, RunLog):
             record_changes(log, run.log_step, run.changes)
@@ -77,22 +71,22 @@ def run(
             log.close()
         if code == 0 and world.main:
             run.finish()
-            if gap_images:
-                measure_result(run, gap_images, sample)
+            if config.gap_images:
+                measure_result(run, sample)
         world.wait()
     return code
 
 
-def measure_result(run: Run, images: int, sample: SampleConfig) -> None:
+def measure_result(run: Run, sample: SampleConfig) -> None:
     """`gap.json`, `cost.json` and with `sample.carry` `carry.json` of `model_best.pt`, in the run's folder.
 
     Beside those of the converted network.
     """
-    best = checkpoint.load(run.folder / BEST).net
+    best = checkpoint.load(run.folder / TUNED).net
     assert isinstance(best, SpikingNetwork)  # `Run.keep_if_best` writes no other
     place(best, next(run.ann.parameters()).device)
     best.set_spike_chunk(run.config.spike_chunk)
-    spiking, seed = run.snn.spiking, run.config.seed
+    spiking, seed, images = run.snn.spiking, run.config.seed, run.config.gap_images
     before = converted(run.ann, spiking, run.config.spike_chunk)
     gaps = {"converted": before, "fine-tuned": best}
     reports = [
@@ -210,5 +204,5 @@ def _snapshot(run: Run, name: str, report: BlockReport, sample: SampleConfig) ->
         images = generate_all(run.snn, sample, run.config.sample_size, run.config.sample_size, run.world)
         if not run.world.main:
             return
-        path = run.folder / "ft_blocks_samples" / f"{stem}_result.png"
+        path = run.folder / BLOCK_SAMPLES / f"{stem}_result.png"
         save_grid(images, path, max(1, math.isqrt(len(images))))
