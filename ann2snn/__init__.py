@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         convert,
         cost,
         edit,
+        export_nir,
         fold_thresholds,
         gap,
         inpaint,
@@ -60,7 +61,9 @@ _PLACES = {
         "ann2snn.api",
     ),
     **dict.fromkeys(("register_attention", "register_quantizer", "sample", "save", "trajectory"), "ann2snn.api"),
-    **dict.fromkeys(("edit", "inpaint", "interpolate", "invert", "noise_statistics", "round_trip"), "ann2snn.api"),
+    **dict.fromkeys(
+        ("edit", "export_nir", "inpaint", "interpolate", "invert", "noise_statistics", "round_trip"), "ann2snn.api"
+    ),
     **dict.fromkeys(("DiffusionConfig", "SampleConfig", "SpikingConfig", "UNetConfig"), "ann2snn.config"),
     **dict.fromkeys(("Levels", "SpikingNetwork"), "ann2snn.convert"),
     "UserError": "ann2snn.errors",
@@ -78,6 +81,7 @@ __all__ = [
     "convert",
     "cost",
     "edit",
+    "export_nir",
     "fold_thresholds",
     "gap",
     "inpaint",

@@ -33,6 +33,7 @@ from .generate.noise import check_noise
 from .generate.probe import sampler_calls
 from .generate.sampling import generate_all
 from .generate.subject import check_sampled, given_images, sampling
+from .hardware import export_nir
 from .nets import UNet
 from .nets.architecture import Network
 from .ptq import quantize, register_attention
@@ -43,6 +44,7 @@ __all__ = [
     "convert",
     "cost",
     "edit",
+    "export_nir",
     "fold_thresholds",
     "gap",
     "inpaint",

@@ -25,7 +25,7 @@ FLOORS = [
     {"toy", "training"},
     {"api", "finetune", "report"},
     {"generate", "metrics"},
-    {"checkpoints", "cost", "run"},
+    {"checkpoints", "cost", "hardware", "run"},
     {"convert"},
     {"diffusion", "ptq"},
     {"nets"},

@@ -109,6 +109,13 @@ def _announced(images: ImageDataset) -> ImageDataset:
     return images
 
 
+def nir_file() -> tuple[Path, float] | None:
+    """Where the network is written as a graph, and at which diffusion time; None if nowhere. Raises UserError."""
+    path, t = FLAGS.export_nir, FLAGS.nir_time
+    require((path is None) == (t is None), "--export_nir and --nir_time: give both, the file and a diffusion time")
+    return None if path is None else (Path(path), t)
+
+
 def sample_config() -> SampleConfig:
     return SampleConfig(
         sampler=FLAGS.sampler,

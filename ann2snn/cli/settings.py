@@ -22,6 +22,7 @@ NETWORK_FLAGS = OF_ALL | {
     "weight_quant": "weight_quant",
     "norm_groups": "norm_groups",
     "spike_driven": "spike_driven",
+    "norm": "norm",
     "T": "diffusion_steps",
 }
 ATTENTION_FLAGS = OF_ALL | {"norm_groups": "norm_groups", "attn": "attn", "block_size": "block_size"}
@@ -57,7 +58,9 @@ NEUTRAL = {
 
 def unet_config(in_channels: int) -> UNetConfig:
     """The network the flags describe. Raises UserError."""
-    fields: dict[str, Any] = {field: FLAGS[name].value for name, field in NETWORK_FLAGS.items()}
+    fields: dict[str, Any] = {
+        field: FLAGS[name].value for name, field in NETWORK_FLAGS.items() if FLAGS[name].value is not None
+    }
     return UNetConfig(in_channels=in_channels, dropout=FLAGS.dropout, **fields)
 
 

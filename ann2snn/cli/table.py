@@ -95,6 +95,10 @@ def _define_network() -> None:
     DEFINE_float("bit", 8, "activation bits b, 2 to 8; the SNN runs 2^b − 1 steps; 32 trains a plain ReLU network")
     DEFINE_integer("weight_bit", 32, "weight bits, 2 to 8, or 32 for full precision")
     DEFINE_enum("weight_quant", "apot", ["apot", "uniform"], "weight levels when --weight_bit is below 32")
+    DEFINE_enum(
+        *("norm", None, ["group", "batch", "plain", "scaled"]),
+        "unet: group (default), or batch, which is an affine map once trained; fsddim: batch norm plain, or times α",
+    )
     DEFINE_integer("norm_groups", 32, "groups of every GroupNorm; keep at least 2 channels in a group")
     DEFINE_integer("block_size", 1, "side of the squares of pixels that become channels; --arch=attention only")
     DEFINE_bool(
@@ -119,7 +123,6 @@ def _define_direct() -> None:
     DEFINE_float("decay", None, "fsddim: membrane left after a time step; default 0.8")
     DEFINE_bool("soft_reset", None, "fsddim: a spike subtracts the threshold; default: it resets to zero")
     DEFINE_bool("detach_reset", None, "fsddim: no gradient through the reset; default on")
-    DEFINE_enum("norm", None, ["plain", "scaled"], "fsddim: batch norm as the released code runs it, or times α")
     DEFINE_bool("recompute", False, "training: compute a block's activations again instead of keeping them")
 
 
@@ -317,6 +320,8 @@ def _define_scores() -> None:
     DEFINE_bool("fid_use_torch", False, "accepted for compatibility; statistics are always float64")
     DEFINE_integer("gap_images", 8, "images the gap table is measured on")
     DEFINE_string("export", None, "SNN_conversion: a new folder for the network and a card of what was measured")
+    DEFINE_string("export_nir", None, "SNN_conversion: a new file for the network at --nir_time as a graph (NIR)")
+    DEFINE_float("nir_time", None, "diffusion time of --export_nir, 0 to below --T")
 
 
 def _define_run() -> None:

@@ -4,9 +4,9 @@
     python SNN_conversion.py --flagfile config/SNN_convert/CIFAR10_snn.txt
 
 Reads ckpt.pt in --logdir; writes converted_snn.pt, gap.json, cost.json, raster.npz and images/. --export adds a folder
-to hand on: weights, settings, and a card of what was measured. Nothing is trained: the weights are those of the
-quantized network. The tables it prints say how far the spiking network is from it under each schedule, and what each
-costs in operations, energy and time steps.
+to hand on: weights, settings, and a card of what was measured; --export_nir the graph for hardware. Nothing is trained:
+the weights are those of the quantized network. The tables it prints say how far the spiking network is from it under
+each schedule, and what each costs in operations, energy and time steps.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ def main() -> int:
     from ..stages import convert
 
     world, sample, spiking = build.world(), build.sample_config(), build.spiking_config()
+    nir_file = build.nir_file()
     source = networks.load_convertible()
     check_generation(source.net, sample.from_rest())
     config = convert.ConvertConfig(
@@ -31,5 +32,6 @@ def main() -> int:
         batch_size=FLAGS.batch_size,
         spike_chunk=FLAGS.spike_chunk,
         exported=Path(FLAGS.export) if FLAGS.export else None,
+        nir_file=nir_file,
     )
     return convert.run(build.run_folder("convert", source), source, spiking, sample, config, world)

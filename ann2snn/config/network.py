@@ -19,6 +19,8 @@ from .checks import (
 
 ARCHS = ("unet", "attention", "sddpm", "fsddim", "diffusers")  # of `nets.architecture`, known without torch
 
+UNET_NORMS = ("group", "batch")
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -28,6 +30,7 @@ class UNetConfig:
     norm_groups: groups of every GroupNorm. With one channel per group a norm cancels the time embedding, which is
     added per channel just before it, so keep at least two channels per group in the narrowest block.
     spike_driven: every convolution but the head reads activations, so that in the spiking network it reads spikes.
+    norm: group, or batch, whose running statistics make it an affine map that hardware can be told.
     """
 
     arch = "unet"  # no field: the name of `--arch`
@@ -44,6 +47,7 @@ class UNetConfig:
     diffusion_steps: int = 1000
     norm_groups: int = 32
     spike_driven: bool = False
+    norm: str = "group"
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen; normalise types once, here
@@ -61,7 +65,9 @@ class UNetConfig:
         check_diffusion_steps(self.diffusion_steps)
         check_multipliers(self.ch_mult, levels=4)
         require(self.ch % 2 == 0, f"--ch={self.ch}: must be even (sine and cosine halves of the time embedding)")
-        check_norm_groups(self.norm_groups, self.ch)
+        require(self.norm in UNET_NORMS, f"--norm={self.norm}: use group or batch with --arch=unet")
+        if self.norm == "group":
+            check_norm_groups(self.norm_groups, self.ch)
         check_halving(self.image_size, len(self.ch_mult))
 
     def to_dict(self) -> dict:

@@ -204,7 +204,7 @@ class SpikingNetwork(nn.Module):
         carried = self._carried
         if self._looks_first and not torch.compiler.is_compiling():
             self._look(args, kwargs)
-        self._check_mode()
+        self.check_mode()
         self.last_settle_steps = 0
         goes_on = carried is not None and carried.goes_on(args, kwargs)
         if not goes_on:
@@ -346,7 +346,7 @@ class SpikingNetwork(nn.Module):
             f"{', '.join(below[:3])}{' …' if len(below) > 3 else ''} have: use signed=True",
         )
 
-    def _check_mode(self) -> None:
+    def check_mode(self) -> None:
         if self._random is None:
             self._random = [(name, module) for name, module in self.net.named_modules() if is_random(module)]
         for name, module in self._random:

@@ -22,12 +22,13 @@ from ..kernels import (
     norm_follow,
     upsample_nearest,
 )
+from ..neurons import StepBatchNorm
 from ..quant import QuantConv2d, QuantLinear, QuantReLU, uniform_quantize
 from .group_norm import GroupNorm
 
 
 class Parts:
-    """Quantized ReLU, GroupNorm, (quantized) convolutions: the network that is trained."""
+    """Quantized ReLU, norms, (quantized) convolutions: the network that is trained."""
 
     def __init__(self, config: UNetConfig) -> None:
         self.config = config
@@ -43,6 +44,8 @@ class Parts:
         return FusedReLU(self.config.bits)
 
     def norm(self, channels: int) -> nn.Module:
+        if self.config.norm == "batch":
+            return StepBatchNorm(channels)
         return GroupNorm(self.config.norm_groups, channels)
 
     def conv(self, c_in: int, c_out: int, kernel: int, stride: int = 1, edge: bool = False) -> nn.Conv2d:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -23,6 +24,7 @@ from ..generate.images import save_grid
 from ..generate.probe import halfway_state, sampler_states
 from ..generate.sampling import generate_all
 from ..generate.subject import Sampled
+from ..hardware.export import planned, write_graph
 from ..nets.architecture import Network
 from ..nets.direct import DirectDenoiser
 from ..run.folder import CARRY_FILE, CONVERTED, COST_FILE, GAP_FILE, PICTURES, RASTER_FILE, RunFolder
@@ -40,7 +42,8 @@ GAP_TIMES = 4  # diffusion times at which the gap is measured
 class ConvertConfig:
     """gap_images, grid_images: that gap and cost are measured on, and that the grids show; 0 for none.
 
-    exported: a new folder that gets the network and a card, too. spike_chunk: see `SpikingNetwork.set_spike_chunk`.
+    exported: a new folder that gets the network and a card, too. nir_file: a new file that gets its graph at that time.
+    spike_chunk: see `SpikingNetwork.set_spike_chunk`.
     """
 
     grid_images: int
@@ -48,6 +51,7 @@ class ConvertConfig:
     batch_size: int
     spike_chunk: int = 0
     exported: Path | None = None
+    nir_file: tuple[Path, float] | None = None
 
 
 def run(
@@ -68,6 +72,8 @@ def run(
     snn = converted(ann, spiking, config.spike_chunk)
     if config.exported is not None:
         folders.check_free(config.exported)
+    nir_file = config.nir_file
+    graph: Any = None if nir_file is None else planned(snn, nir_file[1], nir_file[0])
     logdir = prepare_folder(folder.path)
     with owning(logdir, "convert", world):
         folder.begin(world)
@@ -82,6 +88,9 @@ def run(
                 hashes = (source.hash, file_hash(logdir / CONVERTED))
                 export(config.exported, snn, logdir, hashes, measured=config.gap_images > 0)
                 print(f"{config.exported}: the network and its card; ann2snn.load reads it")
+            if nir_file is not None:
+                write_graph(graph, nir_file[0])
+                print(f"{nir_file[0]}: {len(graph.nodes)} nodes of NIR, the network at t = {nir_file[1]:g}")
         if config.grid_images:
             write_grids(logdir, (snn, ann), sample, config.grid_images, config.batch_size, world)
         world.wait()

@@ -44,7 +44,7 @@ def run(plan: Training, options: Options = AS_USUAL) -> int:
     logdir = prepare_folder(plan.folder.path)
     with owning(logdir, "train", world):
         groups = getattr(plan.network, "norm_groups", None)
-        if plan.network.ch == groups:
+        if plan.network.ch == groups and getattr(plan.network, "norm", "group") == "group":
             print(
                 f"note: --norm_groups={groups} leaves one channel per group at --ch={plan.network.ch}: such a "
                 "norm cancels the time embedding; use fewer groups"

@@ -137,6 +137,7 @@ class Trainer:
             t = draw_times(self.process, len(x_0), self.device)
             noise = torch.randn(len(x_0), self.net.in_channels, *x_0.shape[2:], device=self.device)
             pair = network_pair(self.process, self.diffusion, x_0, t, noise)
+            _begin_statistics(self.net, pair)
             calibrate_activations(self.net, [pair])
         else:
             clip = float(self.train_config.act_init)
@@ -347,6 +348,19 @@ def _counted(net: nn.Module) -> list[Tensor]:
     norms = [module for module in net.modules() if isinstance(module, StepBatchNorm)]
     counts = (norm.num_batches_tracked for norm in norms)
     return [*_running(net), *(count for count in counts if count is not None)]
+
+
+@torch.no_grad()
+def _begin_statistics(net: nn.Module, call: tuple) -> None:
+    """Let batch norm's running statistics be those of one call, so that what comes after them is calibrated on it."""
+    norms = [module for module in net.modules() if isinstance(module, StepBatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    if norms:
+        net(*call)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def averaging(net: nn.Module) -> DistributedDataParallel:
