@@ -9,6 +9,7 @@ setup(
         "ann2snn": ["py.typed", "pretrained/*/*"],
         "ann2snn.data": ["fashion_mnist_10k/*"],
         "ann2snn.flagfiles": ["*/*.txt"],
+        "ann2snn.report": ["page.css", "page.js"],
     },
     include_package_data=False,  # these files, whatever else a checkout holds
 )

@@ -71,6 +71,7 @@ def test_the_wheel_holds_the_program_its_data_and_its_flagfiles(wheel):
     assert {name.split("/")[0] for name in inside} == {"ann2snn"}
     flagfiles = {f"ann2snn/flagfiles/{path.relative_to(ROOT / 'config')}" for path in ROOT.glob("config/*/*.txt")}
     data = {"ann2snn/data/fashion_mnist_10k/images-idx3-ubyte.gz", "ann2snn/quant/weight.py"}
+    data |= {f"ann2snn/report/page.{ending}" for ending in ("css", "js")}
     assert flagfiles | data <= inside and any(name.endswith(".safetensors") for name in inside)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

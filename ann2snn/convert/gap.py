@@ -18,6 +18,7 @@ from ..ptq.calls import leaves
 from .network import SpikingNetwork
 
 PREDICTION = "prediction"  # the row of the network's output
+MOST_TIMES = 32  # that an error is told for one by one
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,22 @@ class BlockGap:
 
     firing_rate: spikes of either sign per neuron and window step (T steps; settling adds spikes, not steps).
     negative_share: share of the spikes that are negative. Both are nan for a block without neurons.
+    errors_at: the error at each of `GapReport.times` alone; nan where it cannot be told apart by image.
     """
 
     block: str
     error: float
     firing_rate: float
     negative_share: float
+    errors_at: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class GapReport:
-    """Gap of every block in data-flow order, and of the network's output (block "prediction")."""
+    """Gap of every block in data-flow order, and of the network's output (block "prediction").
+
+    times: the diffusion times that it was measured at, where they are known (`measure_gap`).
+    """
 
     spiking: SpikingConfig
     blocks: tuple[BlockGap, ...]
@@ -44,6 +50,7 @@ class GapReport:
     spikes_per_image: float
     settle_steps: int
     name: str = ""
+    times: tuple[float, ...] = ()
 
     def rows(self) -> list[BlockGap]:
         return [*self.blocks, self.prediction]
@@ -55,14 +62,22 @@ class GapReport:
 
     def to_dict(self) -> dict:
         """Plain values for JSON; nan becomes None."""
-        rows = [{k: None if v != v else v for k, v in dataclasses.asdict(row).items()} for row in self.rows()]
+        rows = [{k: _plain(v) for k, v in dataclasses.asdict(row).items() if v != ()} for row in self.rows()]
         return {
             "label": self.label,
             "spiking": self.spiking.to_dict(),
             "spikes_per_image": self.spikes_per_image,
             "settle_steps": self.settle_steps,
+            **({"times": list(self.times)} if self.times else {}),
             "blocks": rows,
         }
+
+
+def _plain(value: object) -> object:
+    """For JSON, which has no nan."""
+    if isinstance(value, tuple):
+        return [_plain(entry) for entry in value]
+    return None if value != value else value
 
 
 class SpikeTotals:
@@ -105,6 +120,7 @@ class GapMeter:
         self.ann, self.snn, self.spiking = ann, snn, spiking or snn.spiking
         self.totals = SpikeTotals()
         self.squares: dict[str, tuple[float, float]] = {}  # block → Σ difference², Σ expected²
+        self.by_image: dict[str, list[Tensor]] = {}  # block → the same of each image, [2, N] for each call
         self.images = 0
         self.settle_steps = 0
 
@@ -117,38 +133,56 @@ class GapMeter:
                 target = self.ann(*args, **kwargs)
             with snn.running_as(self.spiking), snn.monitored(self.totals), record_outputs(snn) as actual:
                 prediction = snn(*args, **kwargs)
+        images = len(next(value for value in leaves((args, kwargs)) if _is_batch(value)))
         for name, values in expected.items():
-            for value, other in zip(values, actual[name], strict=True):
-                self._add(name, other, value)
-        for value, other in zip(_values(target), _values(prediction), strict=True):
-            self._add(PREDICTION, other, value)
-        self.images += len(next(value for value in leaves((args, kwargs)) if _is_batch(value)))
+            self._add(name, list(zip(actual[name], values, strict=True)), images)
+        self._add(PREDICTION, list(zip(_values(prediction), _values(target), strict=True)), images)
+        self.images += images
         self.settle_steps = max(self.settle_steps, snn.last_settle_steps)
 
-    def _add(self, name: str, actual: Tensor, expected: Tensor) -> None:
+    def _add(self, name: str, pairs: list[tuple[Tensor, Tensor]], images: int) -> None:
+        """pairs: what both networks answered, (actual, expected), in each call of a block during one pass."""
+        squares, whole = torch.zeros(2, images, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+        for actual, expected in pairs:
+            parts = torch.stack([(actual.double() - expected.double()).square(), expected.double().square()]).cpu()
+            whole += parts.flatten(1).sum(1)
+            fits = parts.dim() > 1 and parts.shape[1] == images
+            squares = squares + (parts.reshape(2, images, -1).sum(2) if fits else math.nan)
         difference, scale = self.squares.get(name, (0.0, 0.0))
-        difference += float((actual.double() - expected.double()).square().sum())
-        scale += float(expected.double().square().sum())
-        self.squares[name] = difference, scale
+        self.squares[name] = difference + float(whole[0]), scale + float(whole[1])
+        self.by_image.setdefault(name, []).append(squares)
 
-    def report(self) -> GapReport:
-        """The gap so far. Raises ValueError before the first update."""
+    def report(self, t: Tensor | None = None) -> GapReport:
+        """The gap so far; with t [images], the diffusion times of all of them, also of each time alone if they are few.
+
+        Raises ValueError before the first update.
+        """
         if not self.images:
             raise ValueError("no batch has been measured yet")
+        of_images = [] if t is None or t.dim() != 1 else t.tolist()
+        times: tuple[float, ...] = tuple(dict.fromkeys(of_images))
+        times = times if len(times) <= MOST_TIMES else ()
+        chosen = [[image for image, own in enumerate(of_images) if own == time] for time in times]
         steps = self.images * self.snn.clock.spike_steps
+
+        def row(name: str, rates: tuple[float, float]) -> BlockGap:
+            squares = torch.cat(self.by_image[name], dim=1)
+            at = (_relative(*squares[:, rows].sum(1).tolist()) for rows in chosen)
+            return BlockGap(name, _relative(*self.squares[name]), *rates, tuple(at))
+
         blocks = [
-            BlockGap(name, self._error(name), *self.totals.rates(module.modules(), steps))
+            row(name, self.totals.rates(module.modules(), steps))
             for name, module in blocks_of(self.snn.net)
             if name in self.squares
         ]
-        overall = self.totals.rates(self.totals.neurons, steps)
-        prediction = BlockGap(PREDICTION, self._error(PREDICTION), *overall)
+        prediction = row(PREDICTION, self.totals.rates(self.totals.neurons, steps))
         spikes = self.totals.total() / self.images
-        return GapReport(self.spiking, tuple(blocks), prediction, spikes, self.settle_steps)
+        return GapReport(self.spiking, tuple(blocks), prediction, spikes, self.settle_steps, times=times)
 
-    def _error(self, name: str) -> float:
-        difference, scale = self.squares[name]
-        return math.sqrt(difference / scale) if scale > 0 else math.sqrt(difference)
+
+def _relative(difference: float, scale: float) -> float:
+    """Both are sums of squares."""
+    return math.sqrt(difference / scale) if scale > 0 else math.sqrt(difference)
 
 
 def measure_gap(
@@ -163,7 +197,7 @@ def measure_gap(
     meter = GapMeter(ann, snn, spiking)
     for start in range(0, len(x), batch_size):
         meter.update(x[start : start + batch_size], t[start : start + batch_size])
-    return meter.report()
+    return meter.report(t)
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +15,8 @@ from ..kernels import spread_counts
 from ..nets.direct import DirectDenoiser
 from .network import SpikingNetwork
 
+MOST_POTENTIAL = 1000.0  # thresholds: what a neuron at its highest level is driven beyond
+
 
 @dataclass(frozen=True)
 class Raster:
@@ -20,7 +25,9 @@ class Raster:
     spiking: how the network ran, a converted or a directly trained one.
     layers: names inside the U-Net, in the order in which they compute. neurons int64 [layers, K]: the chosen ones, as
     indices into a layer's flattened neurons. events int8 [layers, K, steps] in {−1, 0, 1}, settling steps included.
-    window: steps with the input on, T. t: diffusion time. Under `layer_sync` the steps are those of each layer's own
+    window: steps with the input on, T. t: diffusion time. potentials float16 [layers, K, steps]: the membrane potential
+    that each step leaves behind, in thresholds, at which a neuron fires (below 0 it takes a spike back); None where
+    neurons integrate in another way, or it was not recorded. Under `layer_sync` the steps are those of each layer's own
     window, and the windows follow one another.
     """
 
@@ -30,6 +37,7 @@ class Raster:
     events: Tensor
     window: int
     t: float
+    potentials: Tensor | None = None
 
     @property
     def is_direct(self) -> bool:
@@ -53,17 +61,30 @@ def record_raster(snn: SpikingNetwork, x: Tensor, t: Tensor, neurons_per_layer: 
         snn(x, t)
     chosen = _choose({layer: rows[0][0] != 0 for layer, rows in counts.rows.items()}, neurons_per_layer, seed)
 
-    trains = _Events(chosen)
-    with snn.monitored(trains):
+    trains, drives = _Events(chosen), _Drives(snn, chosen)
+    with snn.monitored(trains), drives.watching():
         snn(x, t)
     names: dict[nn.Module, str] = {neuron: name for name, neuron in snn.neurons()}
+    window = snn.clock.spike_steps
     rows = {layer: torch.cat(trains.rows[layer]) for layer in chosen}
-    if not snn.clock.is_stream:  # each layer fires evenly over a window of its own
-        rows = {layer: spread_counts(counts[0], snn.clock.spike_steps) for layer, counts in rows.items()}
-    events = [rows[layer].T.to(torch.int8) for layer in chosen]
-    layers = tuple(names[layer] for layer in chosen)
-    neurons = torch.stack(list(chosen.values()))
-    return Raster(snn.spiking, layers, neurons, torch.stack(events), snn.clock.spike_steps, float(t))
+    driven = {layer: torch.cat(drives.rows[layer]) for layer in chosen} if drives.rows else {}
+    if not snn.clock.is_stream:  # each layer fires evenly over a window of its own, as if driven by its own level
+        shares = torch.arange(1, window + 1, dtype=torch.float64)[:, None] / window
+        driven = {layer: 0.5 + shares * counts[0] for layer, counts in rows.items()}
+        rows = {layer: spread_counts(counts[0], window) for layer, counts in rows.items()}
+    events = torch.stack([rows[layer].T.to(torch.int8) for layer in chosen])
+    layers, neurons = tuple(names[layer] for layer in chosen), torch.stack(list(chosen.values()))
+    potentials = membrane_potentials(torch.stack([driven[m].T for m in chosen]), events) if driven else None
+    return Raster(snn.spiking, layers, neurons, events, window, float(t), potentials)
+
+
+def membrane_potentials(drives: Tensor, events: Tensor) -> Tensor:
+    """What each step leaves of the input, initial potential included, in thresholds: float16 [layers, K, steps].
+
+    drives [layers, K, steps]: c + r·(x − β)/Δ, what has arrived by step s, a share r = min(s / T, 1) of the window's
+    input, in levels and above the initial potential c. The spikes so far have taken the level k away from it.
+    """
+    return (drives - events.cumsum(2, dtype=torch.float64)).clamp(-MOST_POTENTIAL, MOST_POTENTIAL).to(torch.float16)
 
 
 @torch.no_grad()
@@ -108,6 +129,37 @@ def _choose_in(fires: Tensor, wanted: int, generator: torch.Generator) -> Tensor
     firing = order[fires[order]][: (wanted + 1) // 2]
     rest = order[~torch.isin(order, firing)]
     return torch.cat([firing, rest[: wanted - len(firing)]]).sort().values
+
+
+class _Drives:
+    """Keeps what arrives at the chosen neurons of the first image: per layer, the chunks in order, float64 [L, K].
+
+    Nothing of neurons that read the currents of a step, or are the published ones.
+    """
+
+    def __init__(self, snn: SpikingNetwork, chosen: dict[nn.Module, Tensor]) -> None:
+        self.clock, self.chosen = snn.clock, chosen
+        self.rows: dict[nn.Module, list[Tensor]] = {}
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        apart = self.clock.on_currents or self.clock.config.if_neuron == "reference"
+        handles = [] if apart else [neuron.register_forward_pre_hook(self._keep) for neuron in self.chosen]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _keep(self, neuron: Any, args: tuple[Tensor, ...]) -> None:
+        neurons, x = neuron.neurons(args[0]), args[0]
+        x = x if neurons.levels.before is None else neurons.levels.before(x)
+        arrived = self.clock.unfold((x - neurons.levels.offset) * neurons.levels.per_unit)
+        shares = [pace.share for pace in self.clock.paces()]
+        arrived = arrived * arrived.new_tensor(shares).view(-1, *[1] * (arrived.dim() - 1))
+        charged = arrived + (0.5 if neurons.charge is None else neurons.charge)
+        rows = charged[:, 0].flatten(1)[:, self.chosen[neuron].to(x.device)]
+        self.rows.setdefault(neuron, []).append(rows.to("cpu", torch.float64))
 
 
 class _Events:

@@ -15,7 +15,7 @@ from .tally import INPUTS, Counter, Tally, add_block_sums
 
 KINDS = {
     **{nn.Conv2d: "conv", StepConv: "conv", nn.Linear: "linear", sddpm.TSMConv: "factor", StepBatchNorm: "norm"},
-    **{LIFNeuron: "neuron", nn.SiLU: "activation", sddpm.ResBlock: "sum", fsddim.ResBlock: "sum"},
+    **{LIFNeuron: "neuron", nn.SiLU: "activation", sddpm.SDDPMBlock: "sum", fsddim.FSDDIMBlock: "sum"},
     DirectDenoiser: "readout",
 }
 #: Norms that are not folded, because what they read is no sum of convolutions and linear layers alone.

@@ -201,12 +201,13 @@ def generate_batches(
     world: World = ALONE,
     statistics: Tensor | None = None,
     on_spikes: Callable[[list[ImageSpikes]], None] | None = None,
+    on_step: Callable[[float, Tensor], None] | None = None,
     x_T: Tensor | None = None,
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
     """Yield (indices of the batch, its images) until all `indices` are done, with one progress bar over calls.
 
     The processes of `world` share the batches, so each yields its own; no image depends on how many they are. On a CPU
-    batches are the `image_groups`, whatever `batch_size`.
+    batches are the `image_groups`, whatever `batch_size`. on_step: as `generate`'s; sees this process's first batch.
     """
     require(batch_size >= 1, f"batch_size={batch_size}: use at least 1")
     calls = config.calls(net.diffusion)
@@ -217,13 +218,14 @@ def generate_batches(
         size = min(batch_size, max(1, -(-len(indices) // world.size)))  # small jobs keep everybody busy, too
         batches = [indices[start : start + size] for start in range(0, len(indices), size)]
     with world.progress(len(indices) * calls, label, "call", progress) as bar:
-        for batch in world.share(batches):
+        for place, batch in enumerate(world.share(batches)):
             yield (
                 batch,
                 generate(
                     *(net, config, batch),
                     on_call=lambda x, t: bar.update(len(x)),
                     on_spikes=on_spikes,
+                    on_step=on_step if place == 0 else None,
                     statistics=statistics,
                     x_T=x_T,
                 ),
@@ -239,11 +241,20 @@ def generate_all(
     progress: bool = True,
     statistics: Tensor | None = None,
     x_T: Tensor | None = None,
+    on_step: Callable[[float, Tensor], None] | None = None,
 ) -> Tensor:
-    """Images 0..n−1 in one tensor, uint8 [n, C, H, W], on every process; statistics, x_T: as in `generate`."""
+    """Images 0..n−1 in one tensor, uint8 [n, C, H, W], on every process.
+
+    statistics, x_T, on_step: as in `generate_batches`.
+    """
     images = torch.empty(n, image_channels(net), net.image_size, net.image_size, dtype=torch.uint8)
     batches = generate_batches(
-        *(net, config, range(n), batch_size), progress=progress, world=world, statistics=statistics, x_T=x_T
+        *(net, config, range(n), batch_size),
+        progress=progress,
+        world=world,
+        statistics=statistics,
+        on_step=on_step,
+        x_T=x_T,
     )
     found = list(batches)
     indices = torch.tensor([i for batch, _ in found for i in batch], dtype=torch.int64)

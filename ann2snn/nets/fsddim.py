@@ -66,7 +66,7 @@ class FSDDIMConfig(DirectConfig):
         )
 
 
-class Layers:
+class FSDDIMLayers:
     """Makes the layers of one network."""
 
     def __init__(self, config: FSDDIMConfig) -> None:
@@ -82,7 +82,7 @@ class Layers:
 class NormConv(StepConv):
     """Convolution and batch norm."""
 
-    def __init__(self, layers: Layers, c_in: int, c_out: int, kernel: int, alpha: float = 1.0) -> None:
+    def __init__(self, layers: FSDDIMLayers, c_in: int, c_out: int, kernel: int, alpha: float = 1.0) -> None:
         super().__init__(c_in, c_out, kernel)
         self.bn = layers.norm(c_out, alpha)
 
@@ -93,7 +93,7 @@ class NormConv(StepConv):
 class SpikingConv(NormConv):
     """Convolution, batch norm and neuron: where the outermost resolutions have no change of resolution."""
 
-    def __init__(self, layers: Layers, c_in: int, c_out: int) -> None:
+    def __init__(self, layers: FSDDIMLayers, c_in: int, c_out: int) -> None:
         super().__init__(layers, c_in, c_out, kernel=3)
         self.neuron = layers.neuron()
 
@@ -123,10 +123,10 @@ class UpSample(nn.Module):
         return self.conv(upsample_nearest(x))  # [L·N, C', 2H, 2W]
 
 
-class ResBlock(nn.Module):
+class FSDDIMBlock(nn.Module):
     """Two convolutions with batch norm and neurons, the second pair after the sum with the shortcut: spikes."""
 
-    def __init__(self, layers: Layers, c_in: int, c_out: int) -> None:
+    def __init__(self, layers: FSDDIMLayers, c_in: int, c_out: int) -> None:
         super().__init__()
         config = layers.config
         self.conv1 = StepConv(c_in, c_out, 3)
@@ -160,7 +160,7 @@ class FSDDIM(DirectDenoiser):
 
     def __init__(self, config: FSDDIMConfig, diffusion: DiffusionConfig | None = None) -> None:
         super().__init__(config, diffusion)
-        layers, ch, c = Layers(config), config.ch, config.in_channels
+        layers, ch, c = FSDDIMLayers(config), config.ch, config.in_channels
         self.register_buffer("pe", time_features(torch.arange(config.diffusion_steps), ch))
         self.temb = nn.Sequential(nn.Linear(ch, 4 * ch), nn.Linear(4 * ch, 4 * ch))
         self.temb_neuron = layers.neuron()
@@ -168,16 +168,16 @@ class FSDDIM(DirectDenoiser):
         widths = [ch, *(ch * mult for mult in config.ch_mult)]
         levels = list(zip(widths, widths[1:], strict=False))  # (upper, lower) end of each
         self.downs = nn.ModuleList(_down(layers, *level, last=level is levels[-1]) for level in levels)
-        self.mid_block1 = ResBlock(layers, widths[-1], widths[-1])
-        self.mid_block2 = ResBlock(layers, widths[-1], widths[-1])
+        self.mid_block1 = FSDDIMBlock(layers, widths[-1], widths[-1])
+        self.mid_block2 = FSDDIMBlock(layers, widths[-1], widths[-1])
         self.ups = nn.ModuleList(_up(layers, *level, last=level is levels[0]) for level in reversed(levels))
-        self.final_res_block = ResBlock(layers, 2 * ch, ch)
+        self.final_res_block = FSDDIMBlock(layers, 2 * ch, ch)
         self.conv_out = StepConv(2 * ch + config.num_res_blocks * (widths[0] + widths[1]), c, 1)
 
     @property
     def depth(self) -> int:
         """Neuron layers in sequence: time embedding, the first block's own, and from there on those of the images."""
-        blocks = sum(isinstance(module, ResBlock) for module in self.modules())
+        blocks = sum(isinstance(module, FSDDIMBlock) for module in self.modules())
         return super().depth - (blocks - 1)  # each block's neurons of the time embedding stand beside the others'
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -224,13 +224,13 @@ def time_features(t: Tensor, dim: int) -> Tensor:
     return torch.stack([torch.sin(angle), torch.cos(angle)], dim=-1).flatten(1)
 
 
-def _down(layers: Layers, c_in: int, c_out: int, last: bool) -> nn.ModuleList:
+def _down(layers: FSDDIMLayers, c_in: int, c_out: int, last: bool) -> nn.ModuleList:
     """Blocks of one resolution, then the way to the next; the last has none, but grows its channels all the same."""
-    blocks = [ResBlock(layers, c_in, c_in) for _ in range(layers.config.num_res_blocks)]
+    blocks = [FSDDIMBlock(layers, c_in, c_in) for _ in range(layers.config.num_res_blocks)]
     return nn.ModuleList([*blocks, SpikingConv(layers, c_in, c_out) if last else DownSample(c_in, c_out)])
 
 
-def _up(layers: Layers, c_out: int, c_in: int, last: bool) -> nn.ModuleList:
+def _up(layers: FSDDIMLayers, c_out: int, c_in: int, last: bool) -> nn.ModuleList:
     """The mirror image of `_down`; each block reads one of its outputs besides."""
-    blocks = [ResBlock(layers, c_in + c_out, c_in) for _ in range(layers.config.num_res_blocks)]
+    blocks = [FSDDIMBlock(layers, c_in + c_out, c_in) for _ in range(layers.config.num_res_blocks)]
     return nn.ModuleList([*blocks, SpikingConv(layers, c_in, c_out) if last else UpSample(c_in, c_out)])

@@ -158,8 +158,8 @@ def _is_nothing(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Dropout) and not layer.training
 
 
-class Layers(nn.Sequential):
-    """A norm, an activation and what follows them."""
+class PreActivation(nn.Sequential):
+    """A norm, an activation and what follows them: the pre-activation order."""
 
     def forward(self, x: Tensor) -> Tensor:
         norm, activation, *others = self
@@ -277,9 +277,11 @@ class ResBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, temb_dim: int, dropout: float, parts: Parts) -> None:
         super().__init__()
-        self.block1 = Layers(parts.norm(c_in), parts.activation(), parts.conv(c_in, c_out, 3))
+        self.block1 = PreActivation(parts.norm(c_in), parts.activation(), parts.conv(c_in, c_out, 3))
         self.temb_proj = nn.Sequential(parts.activation(), parts.linear(temb_dim, c_out))
-        self.block2 = Layers(parts.norm(c_out), parts.activation(), BatchDropout(dropout), parts.conv(c_out, c_out, 3))
+        self.block2 = PreActivation(
+            parts.norm(c_out), parts.activation(), BatchDropout(dropout), parts.conv(c_out, c_out, 3)
+        )
         self.shortcut = nn.Identity() if c_in == c_out else parts.conv(c_in, c_out, 1)
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class TSMConv(nn.Module):
         return (unfold_time(y, len(self.tsmp)) * self.tsmp).flatten(0, 1)
 
 
-class Layers:
+class SDDPMLayers:
     """Makes the layers of one network."""
 
     def __init__(self, config: SDDPMConfig) -> None:
@@ -111,10 +111,10 @@ class TimeEmbedding(nn.Module):
         return self.timembedding(t)
 
 
-class ResBlock(nn.Module):
+class SDDPMBlock(nn.Module):
     """Neuron, convolution, norm, twice, the time embedding added in between; the sum with the input is not spiked."""
 
-    def __init__(self, layers: Layers, c_in: int, c_out: int) -> None:
+    def __init__(self, layers: SDDPMLayers, c_in: int, c_out: int) -> None:
         super().__init__()
         config = layers.config
         self.spiking_shortcut = "shortcut" in config.corrections
@@ -138,7 +138,7 @@ class ResBlock(nn.Module):
 class Resampling(nn.Module):
     """Neuron, change of resolution, convolution, norm; deaf to the time embedding."""
 
-    def __init__(self, layers: Layers, channels: int, up: bool) -> None:
+    def __init__(self, layers: SDDPMLayers, channels: int, up: bool) -> None:
         super().__init__()
         self.neuron, self.up = layers.neuron(), up
         self.conv, self.bn = layers.conv(channels, channels, stride=1 if up else 2), layers.norm(channels)
@@ -158,7 +158,7 @@ class SDDPM(DirectDenoiser):
 
     def __init__(self, config: SDDPMConfig, diffusion: DiffusionConfig | None = None) -> None:
         super().__init__(config, diffusion)
-        layers, ch, c = Layers(config), config.ch, config.in_channels
+        layers, ch, c = SDDPMLayers(config), config.ch, config.in_channels
         self.time_embedding = TimeEmbedding(config.diffusion_steps, ch)
         self.conv, self.bn = layers.conv(c, ch), layers.norm(ch)
         self.neuron = layers.neuron()
@@ -195,7 +195,7 @@ class SDDPM(DirectDenoiser):
         for block in self.middleblocks:
             h = self.run_block(block, h, temb)
         for block in self.upblocks:
-            if isinstance(block, ResBlock):
+            if isinstance(block, SDDPMBlock):
                 h = torch.cat([h, skips.pop()], dim=1)
             h = self.run_block(block, h, temb)
         h = self.tail_conv(self.tail_neuron(self.tail_bn(h)))
@@ -239,7 +239,7 @@ def with_tsm(net: SDDPM, spike_steps: int | None = None) -> SDDPM:
     return new.train(net.training)
 
 
-def _u_shape(layers: Layers) -> tuple[nn.ModuleList, nn.ModuleList, nn.ModuleList]:
+def _u_shape(layers: SDDPMLayers) -> tuple[nn.ModuleList, nn.ModuleList, nn.ModuleList]:
     """(way down, middle, way up); before every residual block of the way up a skip is concatenated."""
     config = layers.config
     widths = [config.ch * mult for mult in config.ch_mult]
@@ -247,16 +247,16 @@ def _u_shape(layers: Layers) -> tuple[nn.ModuleList, nn.ModuleList, nn.ModuleLis
     skips, width = [config.ch], config.ch
     for level, c_out in enumerate(widths):
         for _ in range(config.num_res_blocks):
-            down.append(ResBlock(layers, width, c_out))
+            down.append(SDDPMBlock(layers, width, c_out))
             width = c_out
             skips.append(width)
         if level != len(widths) - 1:
             down.append(Resampling(layers, width, up=False))
             skips.append(width)
-    middle = nn.ModuleList([ResBlock(layers, width, width), ResBlock(layers, width, width)])
+    middle = nn.ModuleList([SDDPMBlock(layers, width, width), SDDPMBlock(layers, width, width)])
     for level, c_out in reversed(list(enumerate(widths))):
         for _ in range(config.num_res_blocks + 1):
-            up.append(ResBlock(layers, width + skips.pop(), c_out))
+            up.append(SDDPMBlock(layers, width + skips.pop(), c_out))
             width = c_out
         if level:
             up.append(Resampling(layers, width, up=True))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import DiffusionConfig, UNetConfig
-from .parts import DownSample, Layers, Parts, Resampling, ResBlock, SpikeDrivenResBlock, TimeEmbedding, UpSample
+from .parts import DownSample, Parts, PreActivation, Resampling, ResBlock, SpikeDrivenResBlock, TimeEmbedding, UpSample
 
 
 class UNet(nn.Module):
@@ -55,7 +55,9 @@ class UNet(nn.Module):
             if level != 0:
                 self.upblocks.append(UpSample(width, parts, config.spike_driven))
 
-        self.tail = Layers(parts.norm(width), parts.activation(), parts.conv(width, config.in_channels, 3, edge=True))
+        self.tail = PreActivation(
+            parts.norm(width), parts.activation(), parts.conv(width, config.in_channels, 3, edge=True)
+        )
         self.initialize()
 
     def initialize(self) -> None:

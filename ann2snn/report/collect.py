@@ -15,6 +15,7 @@ from ..files.flagfile import MOST_BYTES
 from ..files.plain import read_text
 from ..generate.images import existing_indices
 from ..run.folder import RESULTS
+from ..run.paths import SamplingPaths, load_paths
 from ..run.rasters import load_rasters
 from .carried import CarryFile, parse_carry
 from .costs import CostFile, parse_costs
@@ -97,6 +98,7 @@ class Run:
     rasters: list[Raster] = field(default_factory=list)
     costs: CostFile | None = None
     carried: CarryFile | None = None
+    paths: SamplingPaths | None = None
     scores: list[Score] = field(default_factory=list)
     training_scores: dict[int, dict[str, float]] = field(default_factory=dict)
     image_sets: list[ImageSet] = field(default_factory=list)
@@ -151,6 +153,7 @@ class Run:
             self.rasters,
             self.costs,
             self.carried,
+            self.paths,
             self.scores,
             self.training_scores,
         )
@@ -186,6 +189,7 @@ def _collect_files(run: Run) -> None:
         name = f"{run.finetuned.folder}/gap.json"
         run.gaps_finetuned = parse_gaps(read_json(logdir / name, notes), name, notes)
     run.rasters = find_rasters(logdir / "raster.npz", notes)
+    run.paths = find_paths(logdir / "trajectory.npz", notes)
     run.costs = parse_costs(read_json(logdir / "cost.json", notes), "cost.json", notes)
     run.carried = parse_carry(read_json(logdir / "carry.json", notes), "carry.json", notes)
     lines = read_json_lines(logdir / RESULTS, notes)
@@ -260,6 +264,15 @@ def find_rasters(path: Path, notes: list[str]) -> list[Raster]:
     except UserError:
         notes.append(f"{clean(path.name)} cannot be read as spike rasters and is left out")
         return []
+
+
+def find_paths(path: Path, notes: list[str]) -> SamplingPaths | None:
+    """The way of the first images from noise; None, with a note, if the file is damaged."""
+    try:
+        return load_paths(path) if path.is_file() else None
+    except UserError:
+        notes.append(f"{clean(path.name)} cannot be read as sampling paths and is left out")
+        return None
 
 
 def find_image_sets(logdir: Path, notes: list[str]) -> Iterable[ImageSet]:

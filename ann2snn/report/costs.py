@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..config import DirectSpiking
-from .parse import MALFORMED, Json, clean, listed_reports, number, parse_direct, whole
+from ..config import DirectSpiking, SpikingConfig
+from .parse import MALFORMED, Json, clean, listed_reports, number, parse_direct, parse_spiking, whole
 
 MOST_REPORTS, MOST_LAYERS = 12, 1000
 #: Price list and part of an energy, with its heading.
@@ -51,12 +51,17 @@ class CostRow:
 
 @dataclass(frozen=True)
 class CostAccount:
-    """One network: its rows in the table of totals, and its layers. direct: how a directly trained one ran."""
+    """One network: its rows in the table of totals, and its layers.
+
+    direct: how a directly trained one ran; spiking: how a converted one did; carried: whether it kept its levels.
+    """
 
     label: str
     rows: tuple[CostRow, ...]
     layers: tuple[LayerRow, ...]
     direct: DirectSpiking | None = None
+    spiking: SpikingConfig | None = None
+    carried: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,16 @@ def parse_account(raw: dict) -> CostAccount:
         name = f"{label}, all MAC" if way == "all_mac" else WAYS[way].format(bits=bits) if way in WAYS else label
         rows.append(CostRow(name, counts, steps, parse_energies(by_prices)))
     layers = tuple(parse_layer(layer) for layer in raw["layers"][:MOST_LAYERS])
-    return CostAccount(label, tuple(rows), layers, direct)
+    how = None if direct else _converted(raw.get("spiking"))
+    return CostAccount(label, tuple(rows), layers, direct, how, raw.get("carried") is True)
+
+
+def _converted(raw: Json) -> SpikingConfig | None:
+    """How a converted network ran; None for an ANN, and where a file does not tell."""
+    try:
+        return None if raw is None else parse_spiking(raw)
+    except MALFORMED:
+        return None
 
 
 def parse_energies(raw: dict) -> Energies:

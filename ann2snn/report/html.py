@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import math
 from collections.abc import Sequence
 
 from ..convert.raster import Raster
 from ..run.tables import show
+from .charts import Chart, charts
 from .collect import Run, Score
 from .costs import cost_table, generation_table, layer_table
+from .denoising import denoising
 from .direct import tuned_chart
+from .elements import details, document, figure, optional, section, table, text_table
 from .finetuned import blocks_table, finetuned_table
+from .generated import generated_spikes
 from .grids import Grid, GridGroup, sample_groups, training_grids
 from .modes import Mode, colours
 from .parse import clean, number, sampling_text, shareable
-from .style import CSS
 from .summary import (
     all_reports,
     amount,
@@ -30,12 +31,23 @@ from .summary import (
     summary_table,
     verdict,
 )
+from .svg import escape
 
 LONGEST_FLAGFILE = 200_000  # characters
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # nothing is fetched, and nothing runs
 GAP_CAPTION = (
     "<b>Gap.</b> Relative L2 error of each block's time-averaged output against the quantized ANN, in the order of "
-    "the data; <b>prediction</b> is the network's output. Logarithmic; errors below 1e-9 are rounding."
+    "the data; <b>prediction</b> is the network's output. Logarithmic; on the line at 0 stand errors below 1e-9, which "
+    "are rounding."
+)
+HEAT_CAPTION = (
+    "<b>Gap by block and diffusion time</b>, noise above, image below, of the networks that are not exact: the "
+    "stronger the colour, the larger."
+)
+PARETO_CAPTION = (
+    "<b>What a network call costs.</b> Lower and further left is better; the dashed steps join the networks that no "
+    "other beats in both. Energies are a model of 45 nm arithmetic, for one image and call. The ANN takes no time "
+    "steps and stands as a vertical line; so does it where it was not scored. Only scores that were measured are "
+    "drawn, though a spiking network that equals its ANN has the ANN's."
 )
 RATE_CAPTION = (
     "<b>Firing rate.</b> Spikes of either sign per neuron and time step of the window; settling adds spikes, not steps."
@@ -74,71 +86,28 @@ FINETUNE_CAPTION = (
 )
 
 
-def page(run: Run, charts: dict[str, bytes]) -> str:
-    """The whole document. charts: PNG files by name; see `figures.charts`."""
+def page(run: Run) -> str:
+    """The whole document."""
     groups, training = sample_groups(run), training_grids(run)  # first: they may add notes
-    tuned = [_tuned(found, charts, training_grids(found)) for found in run.tsm_runs]
+    drawn = charts(run)
+    tuned = [_tuned(found, drawn, training_grids(found)) for found in run.tsm_runs]
     sections = [
         _summary(run),
-        _settings(run),
-        optional("Training", *_training_parts(run, charts, training)),
+        denoising(run.paths),
+        settings_section(run),
+        optional("Training", *_training_parts(run, drawn, training)),
         _samples(run, groups),
         _scores(run),
-        _gap(charts),
-        _finetune(run, charts),
-        optional("Spikes", *_spike_parts(run, charts)),
-        optional("Cost", *_cost_parts(run)),
-        optional("Carrying", *_carry_parts(run, charts)),
+        optional("Score, energy, time steps", figure(drawn, "pareto", PARETO_CAPTION)),
+        optional("Gap, block by block", figure(drawn, "gap", GAP_CAPTION), figure(drawn, "gap_by_time", HEAT_CAPTION)),
+        _finetune(run, drawn),
+        optional("Spikes", *_spike_parts(run, drawn)),
+        optional("Cost", *cost_parts(run)),
+        optional("Carrying", *_carry_parts(run, drawn)),
         *tuned,
     ]
     title = f"{escape(run.name)}: {'' if run.direct else 'conversion '}report"
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{title}</title><style>{CSS}</style></head><body><main>\n"
-        + _header(run)
-        + "\n".join(section for section in sections if section)
-        + "\n</main></body></html>\n"
-    )
-
-
-def escape(value: object) -> str:
-    """Text for an element or a quoted attribute; what UTF-8 cannot hold becomes "?"."""
-    return html.escape(str(value).encode("utf-8", "replace").decode("utf-8"), quote=True)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], numeric: range) -> str:
-    """A table that scrolls sideways where it must. Cells are HTML; the columns in `numeric` align right."""
-
-    def line(tag: str, cells: Sequence[str]) -> str:
-        columns = (f"<{tag}{' class=num' if i in numeric else ''}>{c}</{tag}>" for i, c in enumerate(cells))
-        return f"<tr>{''.join(columns)}</tr>"
-
-    body = "\n".join(line("td", row) for row in rows)
-    head = line("th", header)
-    wide = " class=wide" if len(header) > 10 else ""
-    return f'<div class="scroll"><table{wide}><thead>{head}</thead>\n<tbody>{body}</tbody></table></div>'
-
-
-def section(title: str, *parts: str) -> str:
-    return f"<section><h2>{title}</h2>\n" + "\n".join(part for part in parts if part) + "</section>"
-
-
-def optional(title: str, *parts: str) -> str:
-    """A section; empty if all its parts are."""
-    return section(title, *parts) if any(parts) else ""
-
-
-def chart(charts: dict[str, bytes], name: str, caption: str) -> str:
-    """A chart and what it shows; empty if there is none."""
-    if name not in charts:
-        return ""
-    picture = base64.b64encode(charts[name]).decode("ascii")
-    return (
-        f'<figure class="chart"><figcaption>{caption}</figcaption>'
-        f'<div class="scroll"><img alt="{name} chart" src="data:image/png;base64,{picture}"></div></figure>'
-    )
+    return document(title, _header(run) + "\n".join(section for section in sections if section))
 
 
 def _header(run: Run) -> str:
@@ -162,7 +131,7 @@ def _summary(run: Run) -> str:
     header, rows = summary_table(run)
     palette = colours([row.mode for row in summary_rows(run)])
     cells = [
-        [f'<span class=dot style="background:{colour}"></span>{escape(row[0])}', *map(escape, row[1:])]
+        [f'<span class="dot {colour}"></span>{escape(row[0])}', *map(escape, row[1:])]
         for row, colour in zip(rows, palette.values(), strict=True)
     ]
     notes = "".join(f"<li>{escape(note)}</li>" for note in summary_notes(run))
@@ -225,42 +194,32 @@ def _pictures(grids: list[Grid]) -> str:
     return f"<div class=pictures>{cards}</div>" if cards else ""
 
 
-def _gap(charts: dict[str, bytes]) -> str:
-    picture = chart(charts, "gap", GAP_CAPTION)
-    return section("Gap, block by block", picture) if picture else ""
-
-
-def _finetune(run: Run, charts: dict[str, bytes]) -> str:
+def _finetune(run: Run, drawn: dict[str, Chart]) -> str:
     """All runs in a table; then the newest as a chart, and each one's blocks."""
     if not run.finetunings:
         return ""
-    details = [
-        f"<details{'' if index else ' open'}><summary>{escape(tuned.folder)}</summary>"
-        f"{_text_table(*blocks_table(tuned))}</details>"
+    blocks = [
+        details(escape(tuned.folder), text_table(*blocks_table(tuned)), is_open=index == 0)
         for index, tuned in enumerate(run.finetunings)
         if tuned.blocks
     ]
-    overview = _text_table(*finetuned_table(run.finetunings))
-    return section("Fine-tuning", overview, FINETUNE_NOTE, chart(charts, "finetune", FINETUNE_CAPTION), *details)
+    overview = text_table(*finetuned_table(run.finetunings))
+    return section("Fine-tuning", overview, FINETUNE_NOTE, figure(drawn, "finetune", FINETUNE_CAPTION), *blocks)
 
 
-def _text_table(header: list[str], rows: list[list[str]], numeric: range) -> str:
-    return table([escape(cell) for cell in header], [[escape(cell) for cell in row] for row in rows], numeric)
+def _spike_parts(run: Run, drawn: dict[str, Chart]) -> tuple[str, ...]:
+    return figure(drawn, "firing_rate", RATE_CAPTION), figure(drawn, "raster", raster_caption(run.rasters))
 
 
-def _spike_parts(run: Run, charts: dict[str, bytes]) -> tuple[str, ...]:
-    return chart(charts, "firing_rate", RATE_CAPTION), chart(charts, "raster", raster_caption(run.rasters))
-
-
-def _tuned(run: Run, charts: dict[str, bytes], grids: list[Grid]) -> str:
+def _tuned(run: Run, drawn: dict[str, Chart], grids: list[Grid]) -> str:
     """A fine-tuning with TSM: what its own folder holds, except for scores and images, which are with the others'."""
     folder = run.logdir.name
-    own = {kind: charts[name] for kind in ("loss", "raster") if (name := tuned_chart(kind, folder)) in charts}
-    parts = (*_training_parts(run, own, grids), *_spike_parts(run, own), *_cost_parts(run))
+    own = {kind: drawn[name] for kind in ("loss", "raster") if (name := tuned_chart(kind, folder)) in drawn}
+    parts = (*_training_parts(run, own, grids), *_spike_parts(run, own), *cost_parts(run))
     return section(f"Fine-tuning with TSM: {escape(folder)}", *parts)
 
 
-def _cost_parts(run: Run) -> list[str]:
+def cost_parts(run: Run) -> list[str]:
     """Totals of the networks and of the ANNs they are compared with, per call and per generated image; the layers."""
     costs = run.costs
     if not costs or not costs.accounts:
@@ -268,30 +227,31 @@ def _cost_parts(run: Run) -> list[str]:
     measured = f", on {counted(costs.images, 'image')} at {counted(costs.times, 'time')}" if costs.images else ""
     parts = [
         f"<p>Per image and network call{measured}.</p>",
-        _text_table(*cost_table(costs)),
+        text_table(*cost_table(costs)),
         f"<p class=note>{COST_INTRO}</p>",
     ]
     if costs.calls:
-        parts += [f"<p>Per generated image, {counted(costs.calls, 'call')}.</p>", _text_table(*generation_table(costs))]
+        parts += [f"<p>Per generated image, {counted(costs.calls, 'call')}.</p>", text_table(*generation_table(costs))]
     parts += [
-        f"<details><summary>{escape(account.label)}: layers</summary>{_text_table(*layer_table(account))}</details>"
-        for account in costs.accounts
+        details(f"{escape(account.label)}: layers", text_table(*layer_table(account))) for account in costs.accounts
     ]
     return parts
 
 
-def _carry_parts(run: Run, charts: dict[str, bytes]) -> list[str]:
+def _carry_parts(run: Run, drawn: dict[str, Chart]) -> list[str]:
     """What it takes if levels are carried from call to call."""
-    carried = run.carried
+    carried, generated = run.carried, generated_spikes(run.image_sets)
+    counted_images = f"<p>Counted while images were generated.</p>{text_table(*generated)}" if generated[1] else ""
     if carried is None:
-        return []
+        return [counted_images]
     saving = "" if math.isnan(carried.share) else f": {percent(carried.share)} of the spikes"
     return [
         f"<p>Levels carried from one call of the sampler ({escape(carried.sampler)}) to the next, so that spikes are "
         f"sent only for what changes{saving}; the network then {distance(carried.worst)} in every call.</p>",
-        chart(charts, "carry", CARRY_CAPTION),
-        _text_table(*cost_table(carried.costs)),
+        figure(drawn, "carry", CARRY_CAPTION),
+        text_table(*cost_table(carried.costs)),
         "<p class=note>Per image and call, the mean of all calls, the first from rest among them.</p>",
+        counted_images,
     ]
 
 
@@ -315,8 +275,8 @@ def raster_caption(rasters: Sequence[Raster]) -> str:
     )
 
 
-def _training_parts(run: Run, charts: dict[str, bytes], grids: list[Grid]) -> tuple[str, ...]:
-    loss = chart(charts, "loss", f"<b>Training loss</b>{'' if run.direct else ' of the ANN'}.")
+def _training_parts(run: Run, drawn: dict[str, Chart], grids: list[Grid]) -> tuple[str, ...]:
+    loss = figure(drawn, "loss", f"<b>Training loss</b>{'' if run.direct else ' of the ANN'}.")
     pictures = f"<p>Samples during training, always from the same noise.</p>{_pictures(grids)}" if grids else ""
     return loss, pictures, _training_scores(run)
 
@@ -390,11 +350,11 @@ def how_scored(score: Score, footnotes: dict[str, int]) -> dict[str, str]:
     }
 
 
-def _settings(run: Run) -> str:
+def settings_section(run: Run) -> str:
     if not run.flagfiles:
         return ""
     parts = [
-        f"<details><summary>{escape(name)}</summary><pre>{escape(shareable(text[:LONGEST_FLAGFILE]))}</pre></details>"
+        details(escape(name), f'<pre tabindex="0">{escape(shareable(text[:LONGEST_FLAGFILE]))}</pre>')
         for name, text in run.flagfiles.items()
     ]
     return section("Settings", "<p>The settings each stage ran with; below them the flags that were given.</p>", *parts)

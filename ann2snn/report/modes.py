@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from ..config import AUTO, FULL_PRECISION, DirectSpiking, SpikingConfig
 
 NETWORK_LABELS = {"trained": "quantized ANN", "converted": "converted SNN", "finetuned": "fine-tuned SNN"}
-GREY, BLUE, ORANGE, GREEN, PURPLE = "#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#9b3f8f"
-OTHER_COLOURS = ("#b8860b", "#56b4e9", "#8c564b", "#7f7f7f")
+#: Colours are classes of the page, which say what they look like on light and on dark ground.
+GREY, BLUE, ORANGE, GREEN, PURPLE = "grey", "blue", "orange", "green", "purple"
+OTHER_COLOURS = ("ochre", "sky", "brown", "silver")
 
 
 @dataclass(frozen=True)

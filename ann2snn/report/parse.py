@@ -20,6 +20,7 @@ from .modes import Mode
 LONGEST = 300  # characters of a string shown
 LARGEST = 1e100  # of a figure: spans of those beyond overflow
 MOST_GAPS, MOST_GAP_BLOCKS = 100, 500  # reports of a file and blocks of a report that are shown
+MOST_TIMES = 50  # diffusion times of a report
 MOST_JSON, MOST_LINES = 1 << 25, 1 << 28  # bytes of a JSON file; of a log, in which 800,000 steps take some 100 MB
 #: What a file of JSON holds, of which nothing is known yet.
 Json = Any
@@ -58,6 +59,12 @@ def options_text(settings: dict, between: str = ", ") -> str:
     if not isinstance(options, dict):
         return ""
     return clean(between.join(f"{name} {options[name]}" for name in sorted(options)))
+
+
+def is_carried(settings: dict) -> bool:
+    """Whether levels were carried from call to call, by the same settings."""
+    options = settings.get("sampler_options")
+    return isinstance(options, dict) and options.get("carry") is True
 
 
 def sampling_text(settings: dict) -> str:
@@ -177,13 +184,21 @@ def parse_report(raw: dict) -> GapReport:
     """The report behind `GapReport.to_dict`. Raises one of MALFORMED."""
     inner = itertools.islice((b for b in raw["blocks"] if b["block"] != PREDICTION), MOST_GAP_BLOCKS)
     rows = [
-        BlockGap(clean(b["block"], 40), *(number(b.get(k)) for k in ("error", "firing_rate", "negative_share")))
+        BlockGap(
+            clean(b["block"], 40),
+            number(b.get("error")),
+            number(b.get("firing_rate")),
+            number(b.get("negative_share")),
+            tuple(number(error) for error in (b.get("errors_at") or ())[:MOST_TIMES]),
+        )
         for b in (*inner, *(b for b in raw["blocks"] if b["block"] == PREDICTION))
     ]
     blocks = unique(row for row in rows if row.block != PREDICTION)
     [prediction] = [row for row in rows if row.block == PREDICTION]
     settle, spikes = whole(raw.get("settle_steps")) or 0, number(raw.get("spikes_per_image"))
-    return GapReport(parse_spiking(raw["spiking"]), blocks, prediction, spikes, settle)
+    times = tuple(dict.fromkeys(number(time) for time in (raw.get("times") or ())[:MOST_TIMES]))
+    times = times if all(time == time for time in times) else ()
+    return GapReport(parse_spiking(raw["spiking"]), blocks, prediction, spikes, settle, times=times)
 
 
 def unique(rows: Iterable[BlockGap]) -> tuple[BlockGap, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -22,19 +23,21 @@ FRAME_MS, LAST_MS = 80, 1600
 
 
 class Trajectory:
-    """Collects states uint8 [N, C, H, W] along a path of unknown length; keeps at most MOST_FRAMES, evenly spaced."""
+    """Collects states uint8 [N, C, H, W] along a path of unknown length; keeps at most `most`, evenly spaced."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_FRAMES) -> None:
         self._kept: list[Tensor] = []
-        self._stride, self._seen = 1, 0
+        self.times: list[float] = []  # of the states kept
+        self._stride, self._seen, self._most = 1, 0, most
 
-    def add(self, state: Tensor) -> None:
-        """The next state, in the order of the path."""
+    def add(self, state: Tensor, time: float = math.nan) -> None:
+        """The next state, in the order of the path, at a diffusion time."""
         if self._seen % self._stride == 0:
             self._kept.append(state.cpu())
+            self.times.append(time)
         self._seen += 1
-        if len(self._kept) == MOST_FRAMES:  # one place is left for the end
-            self._kept, self._stride = self._kept[::2], 2 * self._stride
+        if len(self._kept) == self._most:  # one place is left for the end
+            self._kept, self.times, self._stride = self._kept[::2], self.times[::2], 2 * self._stride
 
     def frames(self, end: Tensor) -> Tensor:
         """The states kept, and the finished images after them: uint8 [frames, N, C, H, W]."""

@@ -28,8 +28,8 @@ def save_rasters(path: str | os.PathLike, rasters: Sequence[Raster]) -> None:
 
     Arrays: layers, names [L]; neurons int64 [L, K]; window; t; modes, a JSON object of settings for each raster
     (of a `SpikingConfig`, or of a `DirectSpiking`, which has `arch`);
-    events_0, events_1, …, int8 [L, K, steps]. No pickles. Raises ValueError if the rasters differ in more than how
-    the network ran.
+    events_0, events_1, …, int8 [L, K, steps]; potentials_0, …, float16 of the same shape, where recorded. No pickles.
+    Raises ValueError if the rasters differ in more than how the network ran.
     """
     first = rasters[0]
     for other in rasters[1:]:
@@ -37,6 +37,11 @@ def save_rasters(path: str | os.PathLike, rasters: Sequence[Raster]) -> None:
         if not same or not torch.equal(other.neurons, first.neurons):
             raise ValueError("rasters in one file must be of the same neurons, image and time")
     events: dict[str, Any] = {f"events_{index}": raster.events.numpy() for index, raster in enumerate(rasters)}
+    potentials: dict[str, Any] = {
+        f"potentials_{index}": raster.potentials.numpy()
+        for index, raster in enumerate(rasters)
+        if raster.potentials is not None
+    }
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file,
@@ -46,6 +51,7 @@ def save_rasters(path: str | os.PathLike, rasters: Sequence[Raster]) -> None:
             t=np.float64(first.t),
             modes=np.array([json.dumps(raster.spiking.to_dict()) for raster in rasters]),
             **events,
+            **potentials,
         )
 
 
@@ -53,7 +59,8 @@ def load_rasters(path: str | os.PathLike) -> list[Raster]:
     """What `save_rasters` wrote. Nothing in the file is trusted. Raises UserError for anything else."""
     try:
         events = {f"events_{index}": "i" for index in range(MOST_MODES)}
-        return _checked(read_npz(path, KINDS | events, LARGEST))
+        potentials = {f"potentials_{index}": "f" for index in range(MOST_MODES)}
+        return _checked(read_npz(path, KINDS | events | potentials, LARGEST))
     except (KeyError, AttributeError, TypeError, OverflowError, RecursionError, OSError, ValueError) as error:
         raise UserError(f"cannot read {path} as spike rasters: {' '.join(str(error).split())}") from None
 
@@ -81,8 +88,18 @@ def _checked(arrays: dict[str, np.ndarray]) -> list[Raster]:
         least, most = (0, 1) if isinstance(spiking, DirectSpiking) else (-spiking.burst, spiking.burst)
         _require(bool(least <= events.min() and events.max() <= most), f"events are not of {least} to {most} spikes")
         tensors = torch.from_numpy(neurons), torch.from_numpy(events)
-        rasters.append(Raster(spiking, names, *tensors, int(window), float(t)))
+        rasters.append(Raster(spiking, names, *tensors, int(window), float(t), _potentials(arrays, index)))
     return rasters
+
+
+def _potentials(arrays: dict[str, np.ndarray], index: int) -> torch.Tensor | None:
+    """Those beside the events; None where there are none, as in older files."""
+    found = arrays.get(f"potentials_{index}")
+    if found is None:
+        return None
+    fits = found.dtype == np.float16 and found.shape == arrays[f"events_{index}"].shape
+    _require(fits and bool(np.isfinite(found).all()), "potentials do not fit the events")
+    return torch.from_numpy(found)
 
 
 def _spiking(raw: dict) -> SpikingConfig | DirectSpiking:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoints import checkpoint, folders
 from ..config import AUTO, SampleConfig, SpikingConfig
@@ -34,6 +34,7 @@ from .carrying import measure_carrying
 from .common import owning
 from .cost import COST_IMAGES, measure_and_write
 from .export import export
+from .paths import PATHS_FILE, FirstPath, write_paths
 
 GAP_TIMES = 4  # diffusion times at which the gap is measured
 
@@ -62,9 +63,9 @@ def run(
     config: ConvertConfig,
     world: World,
 ) -> int:
-    """Write `converted_snn.pt`, `gap.json`, `cost.json`, `raster.npz` and `images/` to `folder`; print the tables.
+    """Write `converted_snn.pt`, `gap.json`, `cost.json`, `raster.npz`, `images/` and `trajectory.npz` to `folder`.
 
-    Returns the exit code.
+    Prints the tables. Returns the exit code.
     """
     if sample.carry:
         spiking.check_carrying()
@@ -196,15 +197,22 @@ def write_grids(
 ) -> None:
     """A picture of each network's images, all from the same noise, named by `grid_name`.
 
-    Where levels are carried, a spiking network's are drawn without that as well.
+    Where levels are carried, a spiking network's are drawn without that as well. The way of the first images, as the
+    quantized and the spiking network take it, goes to `trajectory.npz`.
     """
     nrow = max(1, math.isqrt(count))
+    paths: dict[bool, tuple[FirstPath, Tensor]] = {}
     ways = [(net, sample.from_rest()) for net in nets]
     if sample.carry:
         ways += [(net, sample) for net, _ in ways if isinstance(net, SpikingNetwork)]
     for net, how in ways:
         path = logdir / grid_name(net, how.carry)
-        images = generate_all(net, how, count, batch_size, world)
+        kept = FirstPath(net)
+        images = generate_all(net, how, count, batch_size, world, on_step=kept.watch)
+        paths[isinstance(net, SpikingNetwork)] = kept, images  # of a spiking network the last way, that asked for
         if world.main:
             save_grid(images, path, nrow)
             print(f"{path}: {count} images, {sample.sampler}, {sample.calls(net.diffusion)} network calls")
+    if world.main and len(paths) == 2:
+        spiking = next(net.spiking.to_dict() for net, _ in ways if isinstance(net, SpikingNetwork))
+        write_paths(logdir / PATHS_FILE, paths[False], paths[True], sample, spiking)

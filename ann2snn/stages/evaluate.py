@@ -18,9 +18,8 @@ from tqdm import tqdm
 from ..checkpoints import checkpoint
 from ..config import DiffusionConfig, SampleConfig, require
 from ..convert import SpikingNetwork
-from ..data import ImageDataset, to_uint8
-from ..diffusion import VP
-from ..diffusion.process import image_channels, make_process, options_that_count, uses_eta
+from ..data import ImageDataset
+from ..diffusion.process import image_channels, options_that_count, uses_eta
 from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import ALONE, World
 from ..files.atomic import sweep
@@ -39,6 +38,7 @@ from .claims import claim_folder
 from .common import keep_stats, owning
 from .coverage import score_with_coverage
 from .generation import NO_SCORING, Generation, Scoring
+from .paths import as_pictures
 
 SCORE_BATCH = 64
 
@@ -187,11 +187,11 @@ def follow(path: Path, generation: Generation, config: EvalConfig) -> None:
     net = place(source.net, world.device).eval()
     paths: list[Trajectory] = []
     images: list[Tensor] = []
-    process = make_process(net.diffusion, net.image_size)
+    pictures = as_pictures(net)
     count = min(config.trajectory, config.num_images)
 
     def keep(time: float, state: Tensor) -> None:
-        paths[-1].add(to_uint8(state if isinstance(process, VP) else process.data(state)))
+        paths[-1].add(pictures(state))
 
     with ALONE.progress(count * sample.calls(net.diffusion), "trajectory", "call") as bar:
 

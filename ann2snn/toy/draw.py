@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..report.figures import STYLE, to_png
 from .sample import Result
 
+STYLE: dict[Any, Any] = {  # matplotlib's own type lists the names there are
+    "font.size": 8,
+    "font.family": "DejaVu Sans",
+    "axes.edgecolor": "#999999",
+    "axes.labelcolor": "#333333",
+    "axes.grid": False,
+}
 PANEL, LABEL = 1.55, 0.45  # inches
 MARGIN = 1.15  # of a panel, in largest coordinates of the data
 GRID = 6  # pictures to a side
@@ -24,7 +32,7 @@ def picture(data: Tensor, results: Sequence[Result]) -> bytes:
         rows.setdefault(result.sampler, []).append(result)
     columns = 1 + max(map(len, rows.values()))
     size = (PANEL * columns + LABEL, (PANEL + 0.2) * len(rows))
-    with matplotlib.rc_context(STYLE | {"axes.grid": False, "font.size": 8}):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(len(rows), columns, squeeze=False)
         for line, (name, found) in zip(axes, rows.items(), strict=True):
@@ -34,7 +42,9 @@ def picture(data: Tensor, results: Sequence[Result]) -> bytes:
                 _panel(place, result.samples, data, f"{result.calls} calls")
             for unused in line[1 + len(found) :]:
                 unused.set_visible(False)
-        return to_png(figure)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
+        return buffer.getvalue()
 
 
 def _panel(axes, samples: Tensor, data: Tensor, title: str) -> None:

@@ -112,6 +112,7 @@ def test_a_report_is_plain_json(pair):
         "error": pytest.approx(0, abs=1e-12),
         "firing_rate": None,
         "negative_share": None,
+        "errors_at": pytest.approx([0] * len(again["times"]), abs=1e-12),
     }
     assert SpikingConfig(**again["spiking"]) == STREAM
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from ann2snn.errors import UserError
 from ann2snn.kernels import SURROGATES, LIFRule, lif_scan
-from ann2snn.nets.fsddim import FSDDIM, DownSample, FSDDIMConfig, ResBlock, SpikingConv, UpSample, time_features
+from ann2snn.nets.fsddim import FSDDIM, DownSample, FSDDIMBlock, FSDDIMConfig, SpikingConv, UpSample, time_features
 from ann2snn.nets.parts import BatchDropout
 from ann2snn.neurons import LIFNeuron, StepBatchNorm
 from tests.fill import deterministic_fill
@@ -101,7 +101,7 @@ def test_only_linear_maps_between_blocks_are_real_valued():
         return lambda module, args, out: binary.update({name: bool(((out == 0) | (out == 1)).all())})
 
     for name, module in net.named_modules():
-        if isinstance(module, (ResBlock, SpikingConv, DownSample, UpSample, LIFNeuron)) or name in REAL:
+        if isinstance(module, (FSDDIMBlock, SpikingConv, DownSample, UpSample, LIFNeuron)) or name in REAL:
             module.register_forward_hook(look(name))
     net(batch(), TIMES)
     real = {name for name, is_binary in binary.items() if not is_binary}
@@ -207,7 +207,7 @@ def test_sizes_and_names_are_the_published_ones(channels, size):
     assert state == published_keys(channels) and len(state) == 452
     assert sum(p.numel() for p in net.parameters()) == size
     kinds = [type(module) for module in net.modules()]
-    assert (kinds.count(LIFNeuron), kinds.count(StepBatchNorm), kinds.count(ResBlock)) == (60, 59, 19)
+    assert (kinds.count(LIFNeuron), kinds.count(StepBatchNorm), kinds.count(FSDDIMBlock)) == (60, 59, 19)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from ann2snn.diffusion.samplers import sample_analytic_dpm, sample_dpm_solver
 from ann2snn.diffusion.samplers.strided import analytic_times
 from ann2snn.errors import UserError
 from ann2snn.kernels import LIFRule
-from ann2snn.nets.sddpm import CORRECTIONS, SDDPM, ResBlock, SDDPMConfig, TSMConv, with_tsm
+from ann2snn.nets.sddpm import CORRECTIONS, SDDPM, SDDPMBlock, SDDPMConfig, TSMConv, with_tsm
 from ann2snn.neurons import StepBatchNorm
 from tests.diffusion.vp_exact import Draws, no_noise
 from tests.fill import deterministic_fill
@@ -279,7 +279,7 @@ def test_without_its_projections_the_time_has_no_influence():
     net, later = small(), torch.tensor([900, 3])
     assert not torch.allclose(net(batch(), TIMES), net(batch(), later), atol=1e-2)
     for module in net.modules():
-        if isinstance(module, ResBlock):
+        if isinstance(module, SDDPMBlock):
             module.temb_proj[1].weight.zero_(), module.temb_proj[1].bias.zero_()
     assert_equal(net(batch(), TIMES), net(batch(), later))
 
@@ -430,7 +430,9 @@ def spiking_inputs(ending: str, **options) -> set[bool]:
 
 def test_corrected_shortcuts_and_tail_read_spikes():
     # A shortcut that is no convolution goes on adding the real-valued input.
-    convolutions = [b.shortcut for b in small().modules() if isinstance(b, ResBlock) and list(b.shortcut.parameters())]
+    convolutions = [
+        b.shortcut for b in small().modules() if isinstance(b, SDDPMBlock) and list(b.shortcut.parameters())
+    ]
     for options in ({}, {"tsm": True}):
         net = small(corrections=("shortcut",), **options)
         found = heard(net, batch(), TIMES, ending=".shortcut")

@@ -11,6 +11,7 @@ from ann2snn.config import SpikingConfig
 from ann2snn.convert.raster import Raster
 from ann2snn.report.collect import collect
 from ann2snn.report.writer import write
+from ann2snn.run.paths import SamplingPaths, save_paths
 from ann2snn.run.rasters import save_rasters
 
 LAYER_SYNC = {
@@ -122,6 +123,44 @@ def write_rasters(path: Path, names: tuple[str, ...] = ("head.1", "tail.1")) -> 
     neurons = torch.arange(4).expand(len(names), 4).clone()
     modes = ((SpikingConfig(**LAYER_SYNC), events[..., :3]), (SpikingConfig(**AUTO), events))
     save_rasters(path, [Raster(mode, names, neurons, shown, 3, 473.0) for mode, shown in modes])
+
+
+def with_times(report: dict, *factors: float) -> dict:
+    """The same, with the error at each of two times: the error itself times the factors."""
+    blocks = [block | {"errors_at": [block["error"] * factor for factor in factors]} for block in report["blocks"]]
+    return report | {"times": [900 - 800 * i for i in range(len(factors))], "blocks": blocks}
+
+
+def write_paths(path: Path, frames: int = 5, apart: int = 0) -> None:
+    """Frame f of image n is grey of value 10·f + 100·n; the spiking network's is brighter by `apart`."""
+    values = 10 * np.arange(frames)[:, None] + 100 * np.arange(2)
+    ann = np.broadcast_to(values[:, :, None, None, None], (frames, 2, 1, 8, 8)).astype(np.uint8)
+    how = {"sampler": "ddim", "sampler_steps": frames - 1, "eta": 0.0, "seed": 7, "carry": True, "spiking": LAYER_SYNC}
+    times = np.linspace(999, 0, frames - 1)
+    save_paths(path, SamplingPaths(ann, (ann + apart).astype(np.uint8), times, how))
+
+
+def account(label: str, spiking: dict | None, energy: float, steps: int | None = None, carried: bool = False) -> dict:
+    """A report of cost.json; energy: µJ of int8 arithmetic, of which everything else is a multiple."""
+    prices = {"compute_pj": 1e6 * energy, "total_pj": 1e7 * energy, "total_by_event_pj": 1e8 * energy}
+    ways = ("counted", "all_mac") if spiking else ("fp32", "quantized", "quantized_skipping_zeros")
+    return {
+        **{"label": label, "spiking": spiking, "bits": 2, "latency_steps": steps, "latency_steps_delayed": steps},
+        **{"carried": carried, "layers": [], "totals": {"spikes": 1e3, "ac": 1e6, "mac": 1e5, "dense_mac": 1e7}},
+        "energy": {way: {"fp32": prices, "int8": prices, "int8_state16": prices} for way in ways},
+        "spikes_by_call": [1000.0, 100.0 if carried else 900.0] if spiking else [],
+    }
+
+
+def write_costs(folder: Path) -> None:
+    """`cost.json` of an ANN and two ways of running, and `carry.json` of carried levels."""
+    ann, sync = account("ANN", None, 5.0), account("converted layer_sync", LAYER_SYNC, 4.0, 54)
+    content = {"images": 1, "times": 4, "calls_per_image": 2}
+    stream = account("converted stream", STREAM, 9.0, 3)
+    write_json(folder / "cost.json", content | {"reports": [ann, sync, stream]})
+    carried = account("converted layer_sync carried", LAYER_SYNC, 1.0, 54, carried=True)
+    more = {"errors": [0.0, 0.0], "calls": 2, "sampler": "ddim"}
+    write_json(folder / "carry.json", content | more | {"reports": [ann, sync, carried]})
 
 
 def write_run(folder: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 from ann2snn.config import SampleConfig
 from ann2snn.convert import convert
 from ann2snn.report.carried import parse_carry
+from ann2snn.report.charts import charts
 from ann2snn.report.collect import collect
-from ann2snn.report.figures import charts
 from ann2snn.report.html import page
 from ann2snn.stages.carrying import measure_carrying
 from tests.helpers import random_ann
@@ -25,10 +25,11 @@ def measured(tmp_path_factory):
 
 def test_page_shows_the_spikes_of_every_call_and_what_they_cost(measured):
     run = collect(measured.parent)
-    drawn = charts(run)
+    drawn = charts(run)["carry"]
     assert {len(series) for series in run.carried.spikes.values()} == {5} and 0 < run.carried.share < 1
-    text = page(run, drawn)
-    assert "carry" in drawn and "equals its quantized ANN exactly in every call" in Page(text).text
+    text = page(run)
+    assert drawn.svg in text and len(drawn.rows) == 5 and drawn.svg.count("<title>") == 10
+    assert "equals its quantized ANN exactly in every call" in Page(text).text
     assert "converted, from rest, stream" in text and "converted stream carried" in text
 
 
@@ -40,5 +41,5 @@ def test_a_file_that_makes_no_sense_is_left_out_or_harmless(measured, tmp_path, 
     (tmp_path / "carry.json").write_text(json.dumps(content))
     (tmp_path / "flagfile.txt").write_text("--bit=2\n")
     run = collect(tmp_path)
-    assert HOSTILE not in page(run, charts(run))
+    assert HOSTILE not in page(run)
     assert parse_carry(content, "carry.json", notes := []) is not None or notes

@@ -80,19 +80,19 @@ def test_table_has_the_ann_that_computes_differences_and_the_network_that_carrie
 
 def test_page_shows_totals_and_layers(measured, logdir):
     (logdir / "cost.json").write_text(measured[0].read_text())
-    source = page(collect(logdir), {})
+    source = page(collect(logdir))
     shown = Page(source)
     assert " Cost " in shown.text and "Not everything" not in shown.text
     for label in (*LABELS, "converted stream: layers", "downblocks.0.block1.2", "50 calls"):
         assert label in shown.text, label
     assert sum(tag == "details" for tag, _ in shown.tags) >= 4
     (logdir / "cost.json").unlink()
-    assert " Cost " not in Page(page(collect(logdir), {})).text
+    assert " Cost " not in Page(page(collect(logdir))).text
 
 
 def test_cost_file_alone_is_enough_for_a_report(measured):
     run = collect(measured[0].parent)
-    assert len(run.costs.accounts) == 4 and " Cost " in Page(page(run, {})).text
+    assert len(run.costs.accounts) == 4 and " Cost " in Page(page(run)).text
 
 
 def test_hostile_strings_are_shown_as_text(measured, logdir):
@@ -103,8 +103,8 @@ def test_hostile_strings_are_shown_as_text(measured, logdir):
         raw["layers"][0] |= {"name": HOSTILE, "kind": HOSTILE, "inputs": HOSTILE}
         raw["energy"][HOSTILE] = raw["energy"].popitem()[1]
     (logdir / "cost.json").write_text(json.dumps(content))
-    source = page(collect(logdir), {})
-    assert "<script" not in source and "\x1b" not in source and "alert(" in source
+    source = page(collect(logdir))
+    assert source.count("<script") == 1 and "\x1b" not in source and "alert(" in source
 
 
 WRONG = (
@@ -121,7 +121,7 @@ WRONG = (
 @pytest.mark.parametrize("content", WRONG, ids=range(len(WRONG)))
 def test_any_content_is_survived(logdir, content):
     (logdir / "cost.json").write_text(content)
-    assert "my_run" in Page(page(collect(logdir), {})).text
+    assert "my_run" in Page(page(collect(logdir))).text
 
 
 def test_malformed_report_is_noted_and_the_others_are_shown(measured, logdir):

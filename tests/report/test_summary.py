@@ -47,7 +47,7 @@ def test_table_has_the_numbers_of_the_files(logdir):
 
 def test_page_and_terminal_show_the_same_table(logdir):
     run = collect(logdir)
-    source = page(run, {})
+    source = page(run)
     body = re.search(r"<tbody>(.*?)</tbody>", source, flags=re.S)[1]
     cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", body)]
     assert [[re.sub(r"<.*?>", "", cell) for cell in row] for row in cells] == FULL_TABLE
@@ -126,7 +126,7 @@ def test_sampler_options_keep_scores_apart_and_tell_them_apart(logdir):
     [note] = [note for note in summary_notes(run) if "several ways" in note]
     assert note.startswith("quantized ANN was sampled") and "eta (0.0, 0.5)" in note
     assert "sampler options (order 3, order 3 and skip quadratic, default)" in note
-    [table] = re.findall(r"<h2>Scores</h2>.*?<tbody>(.*?)</tbody>", page(run, {}), flags=re.S)
+    [table] = re.findall(r"<h2>Scores</h2>.*?<tbody>(.*?)</tbody>", page(run), flags=re.S)
     ways = ["eta 0.0, order 3", "eta 0.0, order 3, skip quadratic", "eta 0.0", "eta 0.5, order 3"]
     assert re.findall(r"<td[^>]*>ddim, 50 steps, (.*?)</td>", table) == ways
 
@@ -140,7 +140,7 @@ def test_rows_sampled_with_other_options_are_not_comparable(logdir):
 @pytest.mark.parametrize("options", [None, 3, "x", [1], {"order": {"<b>": "\x1b"}}], ids=str)
 def test_malformed_sampler_options_are_shown_as_text_or_not_at_all(logdir, options):
     append(logdir, score_line("converted", STREAM, 7.5, sampler_options=options))
-    source = page(collect(logdir), {})
+    source = page(collect(logdir))
     assert "7.50" in source and "<b>'" not in source and "\x1b" not in source
 
 
@@ -178,7 +178,7 @@ def test_scores_during_training_stand_apart(logdir):
     run = collect(logdir)
     assert run.training_scores == {500: {"FID": 71.5, "FID_EMA": 62.25}} and not run.notes
     assert summary_table(run)[1] == FULL_TABLE
-    assert "<td>500</td><td class=num>71.50</td><td class=num>62.25</td>" in page(run, {})
+    assert "<td>500</td><td class=num>71.50</td><td class=num>62.25</td>" in page(run)
 
 
 def test_verdict_is_one_sentence_of_the_numbers(logdir):

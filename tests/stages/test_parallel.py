@@ -82,7 +82,7 @@ def test_conversion_writes_the_same_files(trained, tmp_path):
         assert check_all(processes(count, "SNN_conversion.py", *flags)).count("converted_snn.pt") == 1
     one, two = tmp_path / "1", tmp_path / "2"
     assert distance(state(two / "converted_snn.pt"), state(one / "converted_snn.pt")) == 0
-    for name in ("gap.json", "cost.json", "images/ANN.png", "images/SNN_T3.png"):
+    for name in ("gap.json", "cost.json", "images/ANN.png", "images/SNN_T3.png", "trajectory.npz"):
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
 
 

@@ -18,7 +18,15 @@ def test_every_stage_leaves_its_files(finished_run):
     logdir, _ = finished_run
     for name in ("ckpt.pt", "flagfile.txt", "log.jsonl", "real.png", "sample/6.png"):
         assert (logdir / name).is_file(), name
-    for name in ("converted_snn.pt", "gap.json", "cost.json", "raster.npz", "images/SNN_T3.png", "images/ANN.png"):
+    for name in (
+        "converted_snn.pt",
+        "gap.json",
+        "cost.json",
+        "raster.npz",
+        "images/SNN_T3.png",
+        "images/ANN.png",
+        "trajectory.npz",
+    ):
         assert (logdir / name).is_file(), name
     folder = logdir / "SNN_2bit_ft"
     assert (folder / "model_best.pt").is_file() and (folder / "finetune.json").is_file()

@@ -33,3 +33,25 @@ def test_a_neuron_that_may_never_fall_silent_is_measured_without_settling():
     spiking = SpikingConfig("stream", if_neuron="reference")  # cumulative norm
     labels = [report.label for report in gap_reports(ann, convert(ann, spiking), spiking, images=1, seed=0)]
     assert labels == ["layer_sync", "stream"]
+
+
+@pytest.mark.parametrize("burst", [1, 3])
+def test_a_silent_neuron_s_potential_lies_between_the_thresholds(tmp_path, burst):
+    """What is left of the input is less than a spike's worth, unless the neuron stands at the end of its levels."""
+    ann = random_ann().float()
+    write_raster(tmp_path / "raster.npz", ann, convert(ann, SpikingConfig("stream", burst=burst)), seed=0)
+    layer_sync, stream = load_rasters(tmp_path / "raster.npz")
+    for raster in (layer_sync, stream):
+        levels, left = raster.events.long().cumsum(2), raster.potentials.double()
+        assert left.shape == raster.events.shape
+        at_rest = left[..., -1][(levels[..., -1] > 0) & (levels[..., -1] < 3)]
+        assert len(at_rest) > 50 and at_rest.min() >= -1e-3 and at_rest.max() <= 1 + 1e-3
+    # Before a neuron spends what arrives, a spike sent in a step takes one threshold away from it.
+    first = stream.potentials[..., 0].double() + stream.events[..., 0]
+    assert ((stream.events[..., 0] == 1) == (first >= 1 - 1e-3)).float().mean() > 0.99
+
+
+def test_published_neurons_have_no_such_potential(tmp_path):
+    ann = random_ann().float()
+    write_raster(tmp_path / "raster.npz", ann, convert(ann, PUBLISHED), seed=0)
+    assert [raster.potentials is None for raster in load_rasters(tmp_path / "raster.npz")] == [False, True]

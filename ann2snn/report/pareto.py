@@ -1,0 +1,119 @@
+"""What a score and a network call cost, one network against another: score, energy and time steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .collect import Run
+from .costs import CostAccount, CostRow, joules
+from .modes import Mode, colours
+from .parse import is_carried
+from .summary import amount, score_names
+from .svg import LEFT, RIGHT, TOP, WIDTH, Entry, Plot, Series, drawing, finite, linear, logarithmic
+
+#: Energies that are drawn, with the words for an axis.
+DRAWN = ((("int8", "compute_pj"), "arithmetic, int8"), (("int8", "total_pj"), "with memory, int8"))
+LOWER_IS_BETTER = ("FD", "FID", "KID", "FAD")
+HEIGHT, BETWEEN = 190, 68
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network as it ran. steps: of a call, nan for an ANN. scores: by name, nan where it was not scored so."""
+
+    label: str
+    colour: str
+    row: CostRow
+    steps: float
+    scores: dict[str, float]
+
+
+def candidates(run: Run) -> list[Candidate]:
+    """The b-bit ANN, with its zeros skipped, and every spiking network that was counted."""
+    files = [found for found in (run.costs, run.carried.costs if run.carried else None) if found]
+    accounts = {(a.spiking, a.carried): a for found in reversed(files) for a in found.accounts if a.rows}
+    modes = {key: Mode("trained" if key[0] is None else "converted", key[0]) for key in accounts}
+    palette = colours(sorted(set(modes.values()), key=lambda mode: mode.order))
+    found = []
+    for key, account in sorted(accounts.items(), key=lambda item: (modes[item[0]].order, item[0][1])):
+        spiking, carried = key
+        row = _drawn_row(account)
+        colour = "purple" if carried else palette[modes[key]]
+        label = row.label if spiking is None else f"{modes[key].schedule_label}{' carried' if carried else ''}"
+        steps = math.nan if row.steps[0] is None or row.steps[0] < 1 else float(row.steps[0])
+        found.append(Candidate(label, colour, row, steps, _scores_of(run, modes[key], carried)))
+    return found
+
+
+def _drawn_row(account: CostAccount) -> CostRow:
+    """Of an ANN the way that skips zeros, of a spiking network the one that counts its accumulates as such."""
+    return account.rows[2 if account.spiking is None and len(account.rows) > 2 else 0]
+
+
+def _scores_of(run: Run, mode: Mode, carried: bool) -> dict[str, float]:
+    """Of every score the newest of this network, run in this way."""
+    alike = [s for s in run.scores if s.mode.network in ("trained", "converted") and s.mode.spiking == mode.spiking]
+    return {name: value for s in alike if is_carried(s.line) == carried for name, value in s.values.items()}
+
+
+def microjoules(row: CostRow, energy: tuple[str, str]) -> float:
+    """One of a row's energies; nan where a file has nothing that a logarithmic axis could hold."""
+    picojoules = row.energies[energy]
+    return picojoules * 1e-6 if picojoules > 0 else math.nan
+
+
+def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those that no other beats in one coordinate without losing in the other; less is better. By the first."""
+    kept: list[tuple[float, float]] = []
+    for point in sorted(set(points)):
+        if not kept or point[1] < kept[-1][1]:
+            kept.append(point)
+    return kept
+
+
+def pareto_chart(run: Run) -> tuple[str, list[str], list[list[str]], list[Entry]] | None:
+    """(SVG, header, rows, legend): score and steps over energy, per image and call; None where nothing was counted."""
+    found = [] if run.direct else candidates(run)
+    if not any(finite([f.steps]) and finite(f.row.energies[energy] for energy, _ in DRAWN) for f in found):
+        return None
+    names = [n for n in score_names(run) if n.startswith(LOWER_IS_BETTER) and any(n in f.scores for f in found)][:1]
+    plots, width = [], (WIDTH - 2 * (LEFT + RIGHT)) / 2
+    for line, name in enumerate([*names, "steps"]):
+        for column, (energy, words) in enumerate(DRAWN):
+            heights = [f.steps if name == "steps" else f.scores.get(name, math.nan) for f in found]
+            values = [(microjoules(f.row, energy), height) for f, height in zip(found, heights, strict=True)]
+            label = "time steps a call" if name == "steps" else name.replace("_", " ")
+            y = (logarithmic if name == "steps" else linear)(label, heights)
+            x = logarithmic(f"µJ per image and call, {words}", [e for e, _ in values])
+            plot = Plot(x, y, HEIGHT, LEFT + column * (width + LEFT + RIGHT), width)
+            plot.top = TOP + line * (HEIGHT + BETWEEN)
+            plots.append(_panel(plot.axes(), found, values, label))
+    key = [(f.label, f.colour, math.isnan(f.steps)) for f in found]
+    header = ["network", *names, "steps a call", *(words for _, words in DRAWN), "with memory, fp32"]
+    shown = [*(energy for energy, _ in DRAWN), ("fp32", "total_pj")]
+    rows = [
+        [
+            f.label,
+            *(amount(f.scores.get(n, math.nan)) for n in names),
+            amount(f.steps),
+            *(joules(f.row.energies[e]) for e in shown),
+        ]
+        for f in found
+    ]
+    return drawing("Score, energy and time steps", plots), header, rows, key
+
+
+def _panel(plot: Plot, found: list[Candidate], values: list[tuple[float, float]], label: str) -> Plot:
+    """Points, the front that none of them beats, and a line where one has an energy only, as the ANN has no steps."""
+    known = [value for value in values if len(finite(value)) == 2]
+    best = front(known)
+    corners = [c for i, p in enumerate(best) for c in ([(p[0], best[i - 1][1]), p] if i else [p])]
+    plot.draw(Series("", "faint", corners, [""] * len(corners), "dashed"), marked=False)
+    for candidate, (energy, value) in zip(found, values, strict=True):
+        title = f"{candidate.label}: {joules(energy * 1e6)}, {label} {amount(value)}"
+        if math.isfinite(energy) and math.isfinite(value):
+            plot.draw(Series("", candidate.colour, [(energy, value)], [title], "none"), 5.5)
+        elif math.isfinite(energy) and candidate.row.steps[0] is None:
+            plot.vertical(energy, f"{candidate.label}, {joules(energy * 1e6)}", candidate.colour)
+    return plot
