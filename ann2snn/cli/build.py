@@ -27,7 +27,7 @@ from ..metrics.features import FeatureExtractor, make_extractor
 from ..metrics.score import score_numbered, usual_splits
 from ..metrics.stats_file import ReferenceStatistics, read_stats
 from ..nets.architecture import Network, NetworkConfig
-from ..run.folder import RunFolder
+from ..run.folder import FLAGFILE, RunFolder
 from ..stages import direct
 from ..stages.coverage import RealImages
 from ..stages.evaluate import require_spread
@@ -67,7 +67,7 @@ def run_folder(stage: str, source: checkpoint.Loaded | None = None, network: Net
     Those are the flags, their defaults overruled by what `source`, the network in use, was made with, and `network`,
     what it becomes. Training writes `flagfile.txt`, others `flagfile.{stage}.txt`.
     """
-    name = "flagfile.txt" if stage == "train" else f"flagfile.{stage}.txt"
+    name = FLAGFILE if stage == "train" else f"flagfile.{stage}.txt"
     return RunFolder(Path(FLAGS.logdir), name, written_flagfile(_decided_by(source, network) if source else {}))
 
 

@@ -13,6 +13,7 @@ from ..files.atomic import sweep, write_text
 CHECKPOINT, BEST, TRAINED, CONVERTED = "ckpt.pt", "best.pt", "trained_snn.pt", "converted_snn.pt"
 #: What was measured of a network.
 GAP_FILE, COST_FILE, CARRY_FILE, RASTER_FILE = "gap.json", "cost.json", "carry.json", "raster.npz"
+PATHS_FILE = "trajectory.npz"
 #: Lines for programs: of the log, and of the scores.
 LINES, RESULTS = "log.jsonl", "snn_eval.txt"
 #: Of a fine-tuning, in a folder of its own: the best network, the state that is resumed, the table of the blocks.
@@ -20,6 +21,8 @@ TUNED, TUNING, TUNING_SUMMARY = "model_best.pt", "ft_state.pt", "finetune.json"
 BACKPACKS, BLOCK_SAMPLES = "model_backpacks", "ft_blocks_samples"
 #: Pictures: training images, samples while training, and all others.
 REAL_IMAGES, SAMPLES, PICTURES = "real.png", "sample", "images"
+#: The flags of the training; those of another stage are in `flagfile.{stage}.txt`.
+FLAGFILE = "flagfile.txt"
 #: Folders of numbered images, one for each way to make them; in each how they were made, and their spikes.
 GENERATED, SETTINGS, SPIKES_FILE = "generated", "settings.json", "spikes.jsonl"
 

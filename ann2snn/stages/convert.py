@@ -27,14 +27,14 @@ from ..generate.subject import Sampled
 from ..hardware.export import planned, write_graph
 from ..nets.architecture import Network
 from ..nets.direct import DirectDenoiser
-from ..run.folder import CARRY_FILE, CONVERTED, COST_FILE, GAP_FILE, PICTURES, RASTER_FILE, RunFolder
+from ..run.folder import CARRY_FILE, CONVERTED, COST_FILE, GAP_FILE, PATHS_FILE, PICTURES, RASTER_FILE, RunFolder
 from ..run.rasters import save_rasters
 from ..run.tables import distance, gap_table
 from .carrying import measure_carrying
 from .common import owning
 from .cost import COST_IMAGES, measure_and_write
 from .export import export
-from .paths import PATHS_FILE, FirstPath, write_paths
+from .paths import FirstPath, write_paths
 
 GAP_TIMES = 4  # diffusion times at which the gap is measured
 
