@@ -32,7 +32,7 @@ from ..metrics.score import score_numbered, usual_splits
 from ..nets.direct import DirectDenoiser
 from ..report.trajectory import Trajectory, write_trajectory
 from ..run.folder import GENERATED, PICTURES, RESULTS, RunFolder
-from ..run.log import append_result
+from ..run.lines import append_result
 from ..run.tables import show
 from .claims import claim_folder
 from .common import keep_stats, owning

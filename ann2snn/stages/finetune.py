@@ -23,6 +23,7 @@ from ..generate.probe import sampler_calls
 from ..generate.sampling import generate_all
 from ..run.folder import BLOCK_SAMPLES, CARRY_FILE, COST_FILE, GAP_FILE, TUNED, RunFolder
 from ..run.log import RunLog
+from ..run.tracker import Tracker
 from ..signals import Interruption
 from .carrying import MOST_CALLS, carried_errors, measure_carrying
 from .common import SilentLog, due, owning, record_changes
@@ -124,7 +125,7 @@ class _Interrupted(Exception):  # noqa: N818 - control flow, not an error
     """Leaves a block that is being tuned, with the signal's number; the next run begins it anew."""
 
 
-def _tune_all(run: Run, dataset: ImageDataset, sample: SampleConfig, log: RunLog | SilentLog) -> int:
+def _tune_all(run: Run, dataset: ImageDataset, sample: SampleConfig, log: Tracker) -> int:
     tuned_on, judged_on = hold_back(dataset)
     x, t = next(noised_batches(judged_on, run.ann, HELD_BACK, run.config.seed, start_step=0))
     few = HELD_BACK < run.world.size  # then every process judges on all
@@ -179,7 +180,7 @@ def _tune_one(
     held_back: list[Batch],
     interruption: Interruption,
     bar: tqdm,
-    log: RunLog | SilentLog,
+    log: Tracker,
 ) -> BlockReport:
     """Tune one block, with progress, log and snapshots. Raises _Interrupted when asked to stop."""
     tuning, first = run.config.tuning(name), run.log_step

@@ -24,7 +24,9 @@ from ..files.warning import warn
 from ..generate.images import save_grid
 from ..generate.sampling import generate_all
 from ..run.folder import BEST, CHECKPOINT, LINES, REAL_IMAGES, RESULTS, RunFolder
-from ..run.log import RunLog, append_result, read_log
+from ..run.lines import append_result, read_log
+from ..run.log import RunLog
+from ..run.tracker import Tracker
 from ..signals import Interruption
 from ..training import by_time
 from ..training.best import AVERAGED, BestKeeper
@@ -103,7 +105,7 @@ def _run_log(logdir: Path, trainer: Trainer, wandb: str | None) -> RunLog:
     return RunLog(logdir, "train", trainer.step, wandb=wandb, config=trainer.config())
 
 
-def _loop(trainer: Trainer, stream: Batches, log: RunLog | SilentLog, plan: Training, owed: Owed) -> int:
+def _loop(trainer: Trainer, stream: Batches, log: Tracker, plan: Training, owed: Owed) -> int:
     total, world, logdir = trainer.train_config.total_steps, trainer.world, plan.folder.path
     sample, schedule = plan.sample, plan.schedule
     keeper = Keeper(trainer, logdir / CHECKPOINT, _grid_noise(trainer, sample, schedule.sample_size))
@@ -287,7 +289,7 @@ def home_of(dataset: ImageDataset, resident: str, device: torch.device) -> torch
     return device if dataset.images.nbytes < RESIDENT_SHARE * free else None
 
 
-def score_both(trainer: Trainer, score: Callable, logdir: Path, log: RunLog | SilentLog) -> dict[str, float]:
+def score_both(trainer: Trainer, score: Callable, logdir: Path, log: Tracker) -> dict[str, float]:
     """Score raw and averaged weights; into the log, and as one line with `step` into `snn_eval.txt`. The figures."""
     trainer.net.eval()
     figures = score(trainer.net) | {f"{name}{AVERAGED}": value for name, value in score(trainer.ema).items()}
@@ -303,7 +305,7 @@ def _grid_noise(trainer: Trainer, sample: SampleConfig, count: int) -> Tensor:
     return ImageNoise(sample.seed, range(count), shape, "cpu")()
 
 
-def write_sample_grid(trainer: Trainer, plan: Training, log: RunLog | SilentLog) -> None:
+def write_sample_grid(trainer: Trainer, plan: Training, log: Tracker) -> None:
     """`sample/{step}.png`: images of the averaged network, always from the same noise."""
     sample, count = plan.sample, plan.schedule.sample_size
     if count == 0:
@@ -315,7 +317,7 @@ def write_sample_grid(trainer: Trainer, plan: Training, log: RunLog | SilentLog)
     log.image(trainer.step, "sample", grid_for_board(images))
 
 
-def save_grid_of_real_images(logdir: Path, dataset: ImageDataset, log: RunLog, count: int) -> None:
+def save_grid_of_real_images(logdir: Path, dataset: ImageDataset, log: Tracker, count: int) -> None:
     """`real.png`: what the samples should look like."""
     if count == 0:
         return

@@ -8,7 +8,7 @@ import signal
 import pytest
 import torch
 
-from ann2snn.run.log import read_log
+from ann2snn.run.lines import read_log
 from ann2snn.stages import finetune, train
 from tests.scripts import SAMPLING, check, script, train_flags
 
