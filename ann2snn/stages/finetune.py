@@ -15,7 +15,7 @@ from ..convert import SpikingNetwork
 from ..data import ImageDataset
 from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import World
-from ..finetune import BlockReport, prediction_gap, tune_block
+from ..finetune import BlockReport, Networks, prediction_gap, tune_block
 from ..finetune.inputs import HELD_BACK, hold_back, noised_batches, sampler_batches
 from ..finetune.subject import Batch
 from ..generate.images import save_grid
@@ -194,7 +194,8 @@ def _tune_one(
         if step < tuning.steps and due(step, run.config.save_step):
             run.save_backpack(f"{name}_{step - 1}")
 
-    return tune_block(name, run.ann, run.snn, run.proxy, stream, held_back, tuning, on_step, run.world)
+    networks = Networks(run.ann, run.snn, run.proxy)
+    return tune_block(name, networks, stream, held_back, tuning, on_step, run.world)
 
 
 def _snapshot(run: Run, name: str, report: BlockReport, sample: SampleConfig) -> None:

@@ -28,7 +28,7 @@ from ann2snn.diffusion.samplers import analytic_statistics
 from ann2snn.diffusion.vp import gather
 from ann2snn.distributed.runtime import place, sent
 from ann2snn.distributed.world import World
-from ann2snn.finetune import LEARNABLE, BlockTuning, expand_neurons, tied_proxy, tunable_blocks, tune_block
+from ann2snn.finetune import LEARNABLE, BlockTuning, Networks, expand_neurons, tied_proxy, tunable_blocks, tune_block
 from ann2snn.generate.sampling import generate
 from ann2snn.metrics.fad import FadExtractor
 from ann2snn.metrics.fad_encoder import AutoEncoder
@@ -239,7 +239,9 @@ def test_fine_tuning_steps(method):
         batch = torch.randn(4, 1, 4, 4, generator=generator).to(GPU), torch.tensor([1, 5, 9, 15]).to(GPU)
         name = tunable_blocks(snn)[0]
         plan = dataclasses.replace(tuning, steps=n)
-        report = tune_block(name, ann, snn, proxy, itertools.repeat(batch), [batch], plan, lambda step, loss: None)
+        report = tune_block(
+            name, Networks(ann, snn, proxy), itertools.repeat(batch), [batch], plan, lambda step, loss: None
+        )
         assert report.steps == n and report.gap_before > 0
 
     one_more(f"fine-tuning, {method}", tuned)
