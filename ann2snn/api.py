@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from .convert.gap import GapMeter
 from .cost import CostReport, count_calls
 from .errors import UserError
 from .generate.analytic import BATCH, measured_statistics
+from .generate.classes import given_labels
 from .generate.editing import edit
 from .generate.inpainting import inpaint
 from .generate.interpolation import interpolate
@@ -152,6 +154,8 @@ def sample(
     progress: bool = True,
     x_T: Tensor | None = None,
     statistics: Tensor | None = None,
+    labels: int | str | Sequence[int | str] | Tensor | None = None,
+    guidance: float = 0.0,
     **options: Any,
 ) -> Tensor:
     """Images 0..n−1 of seed `seed`, uint8 [n, C, H, W]; the same noise for every network and batch size.
@@ -162,16 +166,33 @@ def sample(
     progress: show a bar, where there is a terminal.
     x_T: noise to start from, float [n, C, H, W] with the network's channels, instead of the seed's first draws.
     statistics: what sampler="analytic_dpm" needs to know of the network, from `noise_statistics`.
+    labels: of a class-conditional network, the class of all images, by number or name, or of each, n of them; "none"
+    for no class. By default image i is of class i modulo their number. guidance: w of classifier-free guidance, whose
+    prediction is (1 + w)·conditional − w·unconditional.
 
     The network runs in eval mode, and is left in the mode it was in. Raises UserError for arguments that nothing can be
     done with, and for what does not fit together.
     """
     net = check_sampled(net)
     n, batch_size = check_limits("n", n, "n"), check_limits("batch_size", batch_size, "batch_size")
-    config = SampleConfig(sampler, steps, eta, clip, seed, **options)
+    of_all, of_each = _classes(net, labels, n)
+    config = SampleConfig(sampler, steps, eta, clip, seed, guidance=guidance, **of_all, **options)
     if x_T is not None:
         check_noise(net, x_T, n)
-    return generate_all(net, config, n, batch_size, progress=progress, x_T=x_T, statistics=statistics)
+    return generate_all(
+        *(net, config, n, batch_size), progress=progress, x_T=x_T, statistics=statistics, labels=of_each
+    )
+
+
+def _classes(
+    net: nn.Module, labels: int | str | Sequence[int | str] | Tensor | None, n: int
+) -> tuple[dict[str, Any], Tensor | None]:
+    """What `labels` say, as a field of `SampleConfig`, or as classes of n images. Raises UserError."""
+    if labels is None:
+        return {}, None
+    if isinstance(labels, (int, str, numbers.Integral)):  # numpy's, too
+        return {"class_label": labels}, None
+    return {}, given_labels(net, labels, n)
 
 
 def noise_statistics(net: nn.Module, images: Tensor, **how: Any) -> Tensor:
@@ -188,15 +209,23 @@ def noise_statistics(net: nn.Module, images: Tensor, **how: Any) -> Tensor:
     return measured_statistics(net, sampling(how | {"sampler": "analytic_dpm"}), images.split(BATCH))
 
 
-def trajectory(net: nn.Module, n: int = 1, **how: Any) -> list[tuple[Tensor, Tensor]]:
+def trajectory(
+    net: nn.Module,
+    n: int = 1,
+    *,
+    labels: int | str | Sequence[int | str] | Tensor | None = None,
+    **how: Any,
+) -> list[tuple[Tensor, ...]]:
     """The calls of a sampler while it makes images 0..n−1: x [n, C, H, W] and t [n] of each, for `cost`.
 
-    how: sampler, steps, seed, eta, clip and options as in `sample`. Raises UserError as that does.
+    Of a class-conditional network also y [n]; with guidance there are 2n rows, the images without their classes last.
+    labels, how: sampler, steps, seed, eta, clip, guidance and options as in `sample`. Raises UserError as that does.
     """
     net = check_sampled(net)
     n = check_limits("n", n, "n")
     require(n >= 1, f"n={n}: use at least 1")
-    return sampler_calls(net, sampling(how), n)
+    of_all, of_each = _classes(net, labels, n)
+    return sampler_calls(net, sampling(how | of_all), n, of_each)
 
 
 def gap(ann: nn.Module, snn: SpikingNetwork, *args: Any, **kwargs: Any) -> GapReport:
@@ -205,8 +234,8 @@ def gap(ann: nn.Module, snn: SpikingNetwork, *args: Any, **kwargs: Any) -> GapRe
     args, kwargs: a call of either network, x [N, C, H, W], t [N] for a denoiser. Both run in eval mode and must share a
     dtype; float64 tells exactness from rounding.
     """
-    if len(args) == 2 and not kwargs and snn.folds_time:
-        return measure_gap(ann, snn, args[0], args[1])  # in batches
+    if len(args) in (2, 3) and not kwargs and snn.folds_time:
+        return measure_gap(ann, snn, args[0], args[1], y=args[2] if len(args) == 3 else None)  # in batches
     meter = GapMeter(ann, snn)
     meter.update(*args, **kwargs)
     return meter.report()

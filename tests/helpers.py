@@ -86,6 +86,8 @@ def random_ann(seed: int = 0, **options: object) -> UNet:
         if isinstance(module, nn.GroupNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
             nn.init.normal_(module.bias, std=0.4, generator=generator)
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, generator=generator)
         if isinstance(module, QuantReLU) and module.quantizes:
             nn.init.uniform_(module.act_alpha, 0.7, 2.0, generator=generator)
     return net.double().eval()

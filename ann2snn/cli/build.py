@@ -10,7 +10,17 @@ from typing import Any
 import torch
 
 from ..checkpoints import checkpoint
-from ..config import FULL_PRECISION, DiffusionConfig, SampleConfig, SpikingConfig, TrainConfig, require
+from ..config import (
+    FULL_PRECISION,
+    NO_CLASS,
+    DiffusionConfig,
+    SampleConfig,
+    SpikingConfig,
+    TrainConfig,
+    UNetConfig,
+    check_class_label,
+    require,
+)
 from ..convert import SpikingNetwork
 from ..data import ImageDataset, load_dataset
 from ..diffusion.process import check_sampling, current_steps, image_channels, network_channels
@@ -20,6 +30,7 @@ from ..distributed.world import World, current, join
 from ..errors import UserError
 from ..files.atomic import file_hash
 from ..generate import compiled
+from ..generate.classes import classes_of, resolved
 from ..generate.sampling import generate_batches
 from ..metrics.fad import FadExtractor, read_fad_stats
 from ..metrics.fad_encoder import load_autoencoder
@@ -27,6 +38,7 @@ from ..metrics.features import FeatureExtractor, make_extractor
 from ..metrics.score import score_numbered, usual_splits
 from ..metrics.stats_file import ReferenceStatistics, read_stats
 from ..nets.architecture import Network, NetworkConfig
+from ..nets.attention_unet import AttentionUNetConfig
 from ..run.folder import FLAGFILE, RunFolder
 from ..stages import direct
 from ..stages.coverage import RealImages
@@ -109,6 +121,12 @@ def _announced(images: ImageDataset) -> ImageDataset:
     return images
 
 
+def of_class(images: ImageDataset) -> ImageDataset:
+    """Those of --class_label, or all images without the flag. Raises UserError."""
+    label = check_class_label(FLAGS.class_label)
+    return images if label in (None, NO_CLASS) else images.of_class(label)
+
+
 def nir_file() -> tuple[Path, float] | None:
     """Where the network is written as a graph, and at which diffusion time; None if nowhere. Raises UserError."""
     path, t = FLAGS.export_nir, FLAGS.nir_time
@@ -133,6 +151,8 @@ def sample_config() -> SampleConfig:
         ddim_epsilon=FLAGS.ddim_epsilon,
         carry=FLAGS.carry,
         carry_steps=FLAGS.carry_steps,
+        guidance=FLAGS.guidance,
+        class_label=FLAGS.class_label,
     )
 
 
@@ -217,8 +237,22 @@ def training(world: World, suits: Callable[[NetworkConfig, DiffusionConfig], Non
     synaptic_loss_of(train, network)
     schedule = train_schedule(sample, world)
     images = dataset()
-    network = network_config(network_channels(diffusion, images.channels))
+    network = told_classes(network_config(network_channels(diffusion, images.channels)), images)
+    sample = resolved(network, sample)
     return Training(run_folder("train"), images, network, diffusion, train, sample, schedule, world)
+
+
+def told_classes(network: NetworkConfig, images: ImageDataset) -> NetworkConfig:
+    """The network, told the images' classes if --class_cond asks for it. Raises UserError where they have none."""
+    require(
+        FLAGS.class_cond or not flags.given("class_dropout"),
+        f"--class_dropout={FLAGS.class_dropout}: only with --class_cond",
+    )
+    if not FLAGS.class_cond:
+        return network
+    require(images.labels is not None, f"--class_cond: {images.unlabelled}")
+    assert isinstance(network, UNetConfig | AttentionUNetConfig)  # others have no such flag
+    return replace(network, num_classes=len(images.classes), class_names=images.classes)
 
 
 def training_from(source: checkpoint.Loaded, world: World) -> Training:
@@ -226,7 +260,11 @@ def training_from(source: checkpoint.Loaded, world: World) -> Training:
     kept = source.unconverted.config
     bits = FLAGS.bit if flags.given("bit") or kept.bits == FULL_PRECISION else None
     network = begun_from(kept, bits, FLAGS.dropout if flags.given("dropout") else None, source.path)
-    diffusion, sample = source.unconverted.diffusion, sample_config()
+    require(
+        not FLAGS.class_cond or classes_of(network)[0] > 0,
+        f"--class_cond: {source.path} was trained without classes; begin with a network that was, or anew",
+    )
+    diffusion, sample = source.unconverted.diffusion, resolved(network, sample_config())
     check_sampling(diffusion, network.image_size, sample, spike_steps=current_steps(network))
     own: dict[str, Any] = {"dropout": network.dropout}
     if source.trained_on and not flags.given("dataset_type"):

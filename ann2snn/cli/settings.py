@@ -53,6 +53,7 @@ NEUTRAL = {
     **{"bit": FULL_PRECISION, "weight_bit": FULL_PRECISION, "spike_driven": False, "block_size": 1},
     **{"tsm": False, "corrections": None, "decay": None, "norm": None, "threshold": None, "timestep": None},
     **{"surrogate": None, "soft_reset": None, "detach_reset": None, "recompute": False},
+    "class_cond": False,
 }
 
 
@@ -72,6 +73,7 @@ def network_config(in_channels: int) -> NetworkConfig:
     for name, plain in NEUTRAL.items():
         value = FLAGS[name].value
         has_it = name in table or (name == "bit" and kind is AttentionUNetConfig)
+        has_it |= name == "class_cond" and hasattr(kind, "num_classes")
         has_it |= name in ("threshold", "recompute") and issubclass(kind, DirectConfig)
         require(
             has_it or not given(name) or value == plain,
@@ -104,6 +106,7 @@ def effective_flags(config: NetworkConfig, diffusion: DiffusionConfig, trained_o
     found = {"arch": config.arch} | {name: getattr(config, field) for name, field in table.items()}
     found |= {name: getattr(diffusion, field) for name, field in DIFFUSION_FLAGS.items()}
     found |= {"var_type": diffusion.var_type, "linear_first": diffusion.linear_first, "dropout": config.dropout}
+    found["class_cond"] = getattr(config, "num_classes", 0) > 0
     if trained_on and not given("dataset_type"):
         found["dataset_type"] = trained_on
     return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}

@@ -196,6 +196,12 @@ def _define_training() -> None:
     DEFINE_string(
         "act_init", "calibrate", "first clip value of the activations: calibrate (from one batch) or a number"
     )
+    DEFINE_bool(
+        "class_cond", False, "the network is told each image's class, those of the data set; unet and attention only"
+    )
+    DEFINE_float(
+        "class_dropout", config.CLASS_DROPOUT, "--class_cond: share of the images whose class is kept from the network"
+    )
     DEFINE_integer("sample_step", 1000, "steps between sample grids; 0 for none")
     DEFINE_integer("save_step", None, "steps between checkpoints (training 5000, fine-tuning 2000); 0: only the last")
     DEFINE_integer("eval_step", 0, "steps between scores while training; 0 for none")
@@ -264,6 +270,14 @@ def _define_sampling() -> None:
     DEFINE_bool("denoise", True, "ddim, gddim, euler: end with a call that removes the last noise")
     DEFINE_enum("corrector", "none", config.CORRECTORS, "gddim: correct each step (pec), and predict again (pece)")
     DEFINE_float("grid_power", 2.0, "gddim, euler: times are evenly spaced in t^(1/grid_power)")
+    DEFINE_float(
+        *("guidance", 0.0),
+        "of a class-conditional network: w in (1 + w) * conditional - w * unconditional; 0: the conditional one alone",
+    )
+    DEFINE_string(
+        *("class_label", None),
+        "class of all images, by number or name, or none; default: each in turn; of --make_stats and --score_data, too",
+    )
     DEFINE_integer("analytic_images", 256, "analytic_dpm: training images its statistics are gathered on")
     DEFINE_bool("clip_x0", True, "clip the predicted image inside the chain; the published code does not")
     DEFINE_integer("sample_size", 64, "images in a training sample grid")

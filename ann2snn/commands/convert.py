@@ -19,12 +19,14 @@ from ..cli.flags import FLAGS, require_action
 def main() -> int:
     require_action(FLAGS.eval, "eval")
     from ..cli import build, networks
+    from ..generate.classes import resolved
     from ..generate.sampling import check_generation
     from ..stages import convert
 
     world, sample, spiking = build.world(), build.sample_config(), build.spiking_config()
     nir_file = build.nir_file()
     source = networks.load_convertible()
+    sample = resolved(source.net, sample)
     check_generation(source.net, sample.from_rest())
     config = convert.ConvertConfig(
         grid_images=FLAGS.gen_images,

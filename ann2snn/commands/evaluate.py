@@ -25,6 +25,7 @@ def main() -> int:
     require_action(actions, "eval, --sample_only, --make_stats, --score_data or --score")
     from ..cli import build, comparison, drawings, networks
     from ..generate.analytic import noise_statistics
+    from ..generate.classes import resolved
     from ..generate.sampling import check_generation
     from ..stages import evaluate, fad
 
@@ -38,15 +39,17 @@ def main() -> int:
     if FLAGS.make_stats and FLAGS.fad_encoder is not None:
         encoder = build.fad_extractor(world.device)
         require(not Path(FLAGS.fad_stats).exists(), f"{FLAGS.fad_stats} exists: name another file with --fad_stats")
-        return fad.make_stats(Path(FLAGS.fad_stats), build.dataset(), encoder, FLAGS.num_images, world)
+        return fad.make_stats(Path(FLAGS.fad_stats), build.of_class(build.dataset()), encoder, FLAGS.num_images, world)
     if FLAGS.make_stats:
         require(not Path(FLAGS.fid_cache).exists(), f"{FLAGS.fid_cache} exists: name another file with --fid_cache")
         return evaluate.make_stats(
-            Path(FLAGS.fid_cache), build.dataset(), build.extractor(world.device), FLAGS.num_images, world=world
+            *(Path(FLAGS.fid_cache), build.of_class(build.dataset()), build.extractor(world.device), FLAGS.num_images),
+            world=world,
         )
     if FLAGS.score_data:
-        scoring, data = build.scoring(world.device), build.dataset(train=False)
-        scoring = replace(scoring, real=build.real_images(build.dataset, min(FLAGS.num_images, len(data))))
+        scoring, data = build.scoring(world.device), build.of_class(build.dataset(train=False))
+        real = build.real_images(lambda: build.of_class(build.dataset()), min(FLAGS.num_images, len(data)))
+        scoring = replace(scoring, real=real)
         return evaluate.score_data(build.run_folder("evaluate"), data, FLAGS.num_images, scoring, world)
     sample = build.sample_config()
     config = evaluate.EvalConfig(
@@ -59,12 +62,14 @@ def main() -> int:
         trajectory_format=FLAGS.trajectory_format,
     )
     source = networks.load_network()
+    sample = resolved(source.net, sample)
     statistics = noise_statistics(source, sample, lambda: build.dataset_for(source), FLAGS.analytic_images, world)
     check_generation(source.net, sample, statistics)
     scoring = evaluate.NO_SCORING
     if not FLAGS.sample_only:
         # Before the sampling: a missing file must stop it now.
         scoring = build.scoring(world.device)
-        scoring = replace(scoring, real=build.real_images(lambda: build.dataset_for(source), FLAGS.num_images))
+        real = build.real_images(lambda: build.of_class(build.dataset_for(source)), FLAGS.num_images)
+        scoring = replace(scoring, real=real)
     generation = evaluate.Generation(source, sample, world, statistics)
     return evaluate.run(build.run_folder("evaluate", source), generation, config, scoring)

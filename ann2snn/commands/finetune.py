@@ -40,10 +40,12 @@ def tune_tsm(world, sample) -> int:
 def tune_blocks(world, sample) -> int:
     from ..cli import build, networks
     from ..generate import sampling
+    from ..generate.classes import resolved
     from ..stages import finetune
 
     spiking = build.spiking_config(schedule="stream")
     source = networks.load_convertible()
+    sample = resolved(source.net, sample)
     sampling.check_generation(source.net, sample.from_rest())
     dataset = build.dataset_for(source)
     folder = build.run_folder("finetune", source)

@@ -46,6 +46,7 @@ def run_training(world) -> int:
 def run_evaluation(world) -> int:
     """samples.png and samples_ema.png, and the scores of both sets of weights."""
     from ..cli import build, networks
+    from ..generate.classes import resolved
     from ..generate.sampling import check_generation
     from ..run.folder import CHECKPOINT
     from ..stages import evaluate
@@ -54,6 +55,7 @@ def run_evaluation(world) -> int:
     scoring = evaluate.NO_SCORING if FLAGS.sample_only else build.scoring(world.device)
     for weights, grid in (("net", "samples.png"), ("ema", "samples_ema.png")):
         source = networks.load_checkpoint(Path(FLAGS.logdir) / CHECKPOINT, weights)
+        sample = resolved(source.net, sample)
         check_generation(source.net, sample)
         config = evaluate.EvalConfig(FLAGS.num_images, FLAGS.batch_size, None, True, 256, 16, grid)
         generation = evaluate.Generation(source, sample, world)

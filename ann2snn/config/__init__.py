@@ -18,6 +18,7 @@ from .checks import (
     make_plain,
     require,
 )
+from .classes import CLASS_DROPOUT, NO_CLASS, check_class_label, check_classes, check_guidance, class_index
 from .diffusion import BETA_SCHEDULES, MEAN_TYPES, PROCESSES, VAR_TYPES, DiffusionConfig
 from .direct import CORRECTION_NAMES, SURROGATE_NAMES, DirectSpiking
 from .network import ARCHS, UNetConfig
@@ -39,6 +40,7 @@ __all__ = [
     "ARCHS",
     "AUTO",
     "BETA_SCHEDULES",
+    "CLASS_DROPOUT",
     "CORRECTION_NAMES",
     "CORRECTORS",
     "DATASET_TYPES",
@@ -56,6 +58,7 @@ __all__ = [
     "MAX_IMAGE_SIZE",
     "MAX_MULT",
     "MEAN_TYPES",
+    "NO_CLASS",
     "PROCESSES",
     "RESIDENT",
     "RESUME_WITH",
@@ -74,6 +77,10 @@ __all__ = [
     "UNetConfig",
     "check_accumulate",
     "check_bits",
+    "check_class_label",
+    "check_classes",
+    "check_guidance",
+    "class_index",
     "check_carry_steps",
     "check_ft_name",
     "check_int",

@@ -10,6 +10,8 @@ FLAG_OF = {
     "factor": "cld_factor",
     "spike_steps": "timestep",
     "in_channels": "channels",
+    "num_classes": "class_cond",
+    "class_names": "class_cond",
 }
 
 

@@ -16,6 +16,7 @@ from .checks import (
     make_whole,
     require,
 )
+from .classes import check_classes
 
 ARCHS = ("unet", "attention", "sddpm", "fsddim", "diffusers")  # of `nets.architecture`, known without torch
 
@@ -31,6 +32,7 @@ class UNetConfig:
     added per channel just before it, so keep at least two channels per group in the narrowest block.
     spike_driven: every convolution but the head reads activations, so that in the spiking network it reads spikes.
     norm: group, or batch, whose running statistics make it an affine map that hardware can be told.
+    num_classes: that it can be asked for; 0 for a network that is told no class. class_names: theirs, or none.
     """
 
     arch = "unet"  # no field: the name of `--arch`
@@ -48,12 +50,17 @@ class UNetConfig:
     norm_groups: int = 32
     spike_driven: bool = False
     norm: str = "group"
+    num_classes: int = 0
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen; normalise types once, here
         set_field(self, "bits", check_bits(self.bits, "--bit"))
         set_field(self, "weight_bits", check_bits(self.weight_bits, "--weight_bit"))
         make_whole(self)
+        count, names = check_classes(self.num_classes, self.class_names)
+        set_field(self, "num_classes", count)
+        set_field(self, "class_names", names)
         require(isinstance(self.spike_driven, bool), f"--spike_driven={self.spike_driven}: use True or False")
         require(self.weight_quant in ("apot", "uniform"), f"--weight_quant={self.weight_quant}: use apot or uniform")
         require(
@@ -71,4 +78,4 @@ class UNetConfig:
         check_halving(self.image_size, len(self.ch_mult))
 
     def to_dict(self) -> dict:
-        return dataclasses.asdict(self) | {"ch_mult": list(self.ch_mult)}
+        return dataclasses.asdict(self) | {"ch_mult": list(self.ch_mult), "class_names": list(self.class_names)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .checks import check_bool, check_int, check_limits, check_number, check_seed, make_plain, require
+from .classes import check_class_label, check_guidance
 from .diffusion import DiffusionConfig
 from .spiking import AUTO, check_carry_steps
 
@@ -42,6 +43,9 @@ class SampleConfig:
     float32 in TF32, see `precision`. ddim_epsilon: see
     `DDIM_EPSILONS`; without clipping both are the same. carry: a converted network keeps its levels from call to call
     and sends spikes only for what changes, under `stream` in carry_steps time steps or until silence.
+    guidance: w of classifier-free guidance, (1 + w)·conditional − w·unconditional; 0: the conditional prediction alone.
+    class_label: of all images, a class's number or name, or "none" for no class; None: image i is of class i modulo
+    their number.
     `diffusion.process.check_sampling` compares all of it with the process.
     """
 
@@ -60,6 +64,8 @@ class SampleConfig:
     carry: bool = False
     carry_steps: int | str = AUTO
     tf32: bool = False
+    guidance: float = 0.0
+    class_label: int | str | None = None
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -81,6 +87,8 @@ class SampleConfig:
         for name in ("clip", "denoise", "amp", "tf32", "carry"):
             check_bool(getattr(self, name), "--clip_x0" if name == "clip" else f"--{name}")
         check_number(self.eta, "--eta")
+        object.__setattr__(self, "guidance", check_guidance(self.guidance))
+        object.__setattr__(self, "class_label", check_class_label(self.class_label))
         object.__setattr__(self, "carry_steps", check_carry_steps(self.carry_steps))
         require(self.carry or self.carry_steps == AUTO, f"--carry_steps={self.carry_steps}: only with --carry")
         require(
@@ -116,8 +124,13 @@ class SampleConfig:
                 f"--sampler_steps={self.steps}: more than the {diffusion.diffusion_steps} diffusion steps (--T)",
             )
 
+    @property
+    def branches(self) -> int:
+        """Rows of an image in every network call: guidance asks with its class and without."""
+        return 2 if self.guidance else 1
+
     def calls(self, diffusion: DiffusionConfig) -> int:
-        """Network calls per image."""
+        """Network calls per image; a call holds all `branches`."""
         available = diffusion.diffusion_steps
         if self.sampler == "ddpm":
             return available

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .checks import check_accumulate, check_number, check_seed, make_plain, require
+from .classes import CLASS_DROPOUT
 
 DATASET_TYPES = ("fashion_mnist_10k", "cifar10", "mnist", "fashion_mnist", "celeba", "folder")
 LOSS_TYPES = ("mse", "kl", "scl")
@@ -30,7 +31,7 @@ RESUME_WITH = (
     ),
     *("seed", "dataset_type", "data_dir", "ft_steps", "ft_batch_size", "ft_neuron_lr", "ft_cache", "ft_inputs"),
     *("sampler", "sampler_steps", "eta", "clip_x0", "skip_type", "sampler_order", "denoise", "corrector"),
-    *("grid_power", "var_type", "tf32"),
+    *("grid_power", "var_type", "tf32", "class_dropout", "guidance", "class_label"),
 )
 
 
@@ -42,6 +43,7 @@ class TrainConfig:
     loss_weight: how much each diffusion time counts, see `diffusion.loss_weights`, which min_snr_gamma is of.
     *_loss_weight: of the terms of loss_type "scl", see `diffusion.synaptic`.
     ema_warmup: the averaged weights follow faster at first, see `diffusion.ema`.
+    class_dropout: share of the images whose class is kept back, of a class-conditional training.
     resume_with: flags whose value may differ from that of the run that is resumed; not stored.
     """
 
@@ -64,6 +66,7 @@ class TrainConfig:
     act_init: str = "calibrate"
     dropout: float = 0.1
     flip: bool | None = None
+    class_dropout: float = CLASS_DROPOUT
     seed: int = 0
     resume_with: tuple[str, ...] = ()
 
@@ -82,6 +85,8 @@ class TrainConfig:
         require(min(weights) >= 0 < max(weights), "the loss weights must not be negative, nor all be 0")
         require(0 <= self.ema_decay < 1, f"--ema_decay={self.ema_decay}: use a value in [0, 1)")
         check_seed(self.seed)
+        share = check_number(self.class_dropout, "--class_dropout")
+        require(0 <= share <= 1, f"--class_dropout={share}: use a share from 0 to 1")
         if self.act_init != "calibrate":
             require(_positive(self.act_init), f"--act_init={self.act_init}: use calibrate or a positive number")
 

@@ -192,11 +192,15 @@ def measure_gap(
     t: Tensor,
     spiking: SpikingConfig | None = None,
     batch_size: int = 16,
+    y: Tensor | None = None,
 ) -> GapReport:
-    """The gap of a denoiser on x [N, C, H, W], t [N], in batches; see `GapMeter`."""
+    """The gap of a denoiser on x [N, C, H, W], t [N], and classes y [N] where it is told them, in batches.
+
+    See `GapMeter`.
+    """
     meter = GapMeter(ann, snn, spiking)
-    for start in range(0, len(x), batch_size):
-        meter.update(x[start : start + batch_size], t[start : start + batch_size])
+    for batch in zip(*(values.split(batch_size) for values in (x, t, y) if values is not None), strict=True):
+        meter.update(*batch)
     return meter.report(t)
 
 

@@ -46,9 +46,12 @@ class Raster:
 
 
 @torch.no_grad()
-def record_raster(snn: SpikingNetwork, x: Tensor, t: Tensor, neurons_per_layer: int = 24, seed: int = 0) -> Raster:
-    """Run one image x [1, C, H, W] at t [1] as `snn` is set to run, and keep the events of some neurons of each layer.
+def record_raster(
+    snn: SpikingNetwork, x: Tensor, t: Tensor, neurons_per_layer: int = 24, seed: int = 0, y: Tensor | None = None
+) -> Raster:
+    """Run one image x [1, C, H, W] at t [1], as `snn` is set to run, and keep the events of some neurons of each layer.
 
+    y: the image's class [1], of a network that is told it.
     Half of a layer's neurons are drawn among those that fire under `layer_sync`, so that a sparse layer is not all
     silence; the others among the rest. The choice follows from `seed`, the image and the weights alone: rasters of one
     network under several schedules show the same neurons. A layer with fewer neurons than asked for limits all.
@@ -56,14 +59,15 @@ def record_raster(snn: SpikingNetwork, x: Tensor, t: Tensor, neurons_per_layer: 
     Raises ValueError for more than one image, or for fewer than one neuron per layer.
     """
     t = _checked(x, t, neurons_per_layer)
+    call = (x, t) if y is None else (x, t, y)
     counts = _Events()
     with snn.running_as(SpikingConfig("layer_sync")), snn.monitored(counts):
-        snn(x, t)
+        snn(*call)
     chosen = _choose({layer: rows[0][0] != 0 for layer, rows in counts.rows.items()}, neurons_per_layer, seed)
 
     trains, drives = _Events(chosen), _Drives(snn, chosen)
     with snn.monitored(trains), drives.watching():
-        snn(x, t)
+        snn(*call)
     names: dict[nn.Module, str] = {neuron: name for name, neuron in snn.neurons()}
     window = snn.clock.spike_steps
     rows = {layer: torch.cat(trains.rows[layer]) for layer in chosen}

@@ -32,9 +32,16 @@ from .layers import ADDITIVE, LEVELS, SPIKES, LayerCost
 
 @in_tf32(False)
 def count_operations(
-    net: nn.Module, x: Tensor, t: Tensor, spiking: SpikingConfig | None = None, batch_size: int = 16
+    net: nn.Module,
+    x: Tensor,
+    t: Tensor,
+    spiking: SpikingConfig | None = None,
+    batch_size: int = 16,
+    y: Tensor | None = None,
 ) -> CostReport:
-    """Count what a denoiser does for x [N, C, H, W], t [N]: averages per image and network call, each from rest.
+    """Count what a denoiser does for x [N, C, H, W], t [N], and classes y [N] where it is told them.
+
+    Averages per image and network call, each from rest.
 
     net: a converted network, run as `spiking` says (default: as it is set), settling included; a directly trained
     one; or a quantized or full-precision one, whose `mac` skips zero activations and whose `dense` does not.
@@ -44,7 +51,8 @@ def count_operations(
     _check_is_network(net)
     if not len(x):
         raise ValueError("no images to count operations on")
-    batches = [Call((x[i : i + batch_size], t[i : i + batch_size]), {}) for i in range(0, len(x), batch_size)]
+    parts = (values.split(batch_size) for values in (x, t, y) if values is not None)
+    batches = [Call(args, {}) for args in zip(*parts, strict=True)]
     return _count_direct(net, batches) if isinstance(net, DirectDenoiser) else _Run(net, spiking).report([batches])
 
 

@@ -14,7 +14,7 @@ from torchvision import datasets as tv
 
 from .decode import check_image, decode_image, fit_square, left_out, list_images
 from .idx import read_idx
-from ..config import DATASET_TYPES
+from ..config import DATASET_TYPES, class_index, require
 from ..errors import UserError, is_out_of_memory
 
 MAX_SIZE = 4096
@@ -27,7 +27,7 @@ HELD_OUT = ("val", "valid", "validation", "eval", "dev")  # names of folders tha
 
 
 class ImageDataset:
-    """A map-style data set of uint8 images [C, img_size, img_size], without labels.
+    """A map-style data set of uint8 images [C, img_size, img_size].
 
     Attributes:
         name: the `dataset_type` it was loaded by.
@@ -37,6 +37,8 @@ class ImageDataset:
         flip: whether mirrored images are sensible training data.
         note: what a user should know of where the images come from.
         images: all images, uint8 [N, C, H, W], or None where they are read one by one.
+        labels: the images' classes, int64 [N], or None where they have none.
+        classes: names of the classes, in the order of their numbers; empty where there are none.
     """
 
     def __init__(
@@ -50,11 +52,15 @@ class ImageDataset:
         img_size: int,
         flip: bool,
         note: str = "",
+        labels: torch.Tensor | None = None,
+        classes: Sequence[str] = (),
     ):
         """Read everything now if it fits the memory budget; `read(i)` gives image i as uint8 [C, H, W]."""
         self.name, self.split = name, split
         self.channels, self.img_size, self.flip = channels, img_size, flip
         self.note = note
+        self.labels = None if labels is None else labels.to(torch.int64)
+        self.classes = () if labels is None else tuple(classes)
         self._read, self._count = read, count
         self.images: torch.Tensor | None = None
         if count * channels * img_size**2 <= MEMORY_BUDGET:
@@ -80,13 +86,18 @@ class ImageDataset:
             return self.images
         return _read_all(self._read, self._count, (self.channels, self.img_size, self.img_size))
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, labels: bool = False) -> str:
         """How many images, and a hash: of their relative names and sizes in bytes, or, without files, of all bytes.
 
+        labels: whether the images' classes and their names take part, for what depends on them.
         Where they are kept plays no part, so data may move. An image that changes but keeps name and size goes unseen.
         """
         digest: Callable[[], str] | None = getattr(self._read, "digest", None)
-        return f"{len(self)} images" + (f" {digest()}" if digest else "")
+        text = f"{len(self)} images" + (f" {digest()}" if digest else "")
+        if labels and self.labels is not None:
+            told = repr((self.classes, self.labels.tolist())).encode()
+            text += f" {hashlib.blake2b(told, digest_size=8).hexdigest()}"
+        return text
 
     def part(self, start: int, stop: int) -> "ImageDataset":
         """Images `start` to `stop` - 1 as a data set of their own, sharing memory. Raises ValueError if out of range."""
@@ -95,7 +106,41 @@ class ImageDataset:
         part = copy.copy(self)
         part._count, part._read = stop - start, lambda index: self._read(start + index)
         part.images = None if self.images is None else self.images[start:stop]
+        part.labels = None if self.labels is None else self.labels[start:stop]
         return part
+
+    def of_class(self, label: int | str) -> "ImageDataset":
+        """The images of one class, named by number or name, as a data set of their own; `split` says which.
+
+        Raises UserError where the images have no classes, for an unknown one, and for one without images.
+        """
+        if self.labels is None:
+            raise UserError(f"--class_label={label}: {self.unlabelled}")
+        index = class_index(label, len(self.classes), self.classes)
+        require(index < len(self.classes), f"--class_label={label}: name a class of {self.name}")
+        chosen = torch.eq(self.labels, index).nonzero().flatten()
+        require(len(chosen) > 0, f"--class_label={label}: {self.name} ({self.split}) has no image of this class")
+        part = copy.copy(self)
+        places = chosen.tolist()
+        part._count, part._read = len(places), lambda index: self._read(places[index])
+        part.images = None if self.images is None else self.images[chosen]
+        part.labels = self.labels[chosen]
+        part.split = f"{self.split}, class {index}: {self.classes[index]}"
+        return part
+
+    def check_classes(self, count: int) -> None:
+        """Raise UserError unless the images are of `count` classes, if a network is told any."""
+        if count:
+            known = len(self.classes)
+            require(self.labels is not None, f"--class_cond: {self.unlabelled}")
+            require(known == count, f"--class_cond: {self.name} has {known} classes, the network {count}")
+
+    @property
+    def unlabelled(self) -> str:
+        """Why images have no classes, and where they would come from."""
+        if self.name == "celeba":
+            return "celeba has attributes and no classes; use another data set, or sort its pictures into class folders"
+        return f"{self.name} has no classes; of a folder, they are its subfolders, each with the images of a class"
 
 
 def load_dataset(
@@ -109,9 +154,11 @@ def load_dataset(
         cifar10, mnist, fashion_mnist: torchvision's, found under `data_dir` or downloaded to it. Fetch them once
             before starting several processes.
         celeba: torchvision's, likewise; the centre 140x140 of each 178x218 picture.
+        Their classes, and their names, are the data set's; CelebA has none.
         folder: every image below `data_dir`, whether in class folders or not, in sorted order. Where `data_dir` has
             subfolders `train` and `test`, `train` chooses between them; otherwise all images are used either way and
-            the result's `split` says "all". `train` beside `val` or the like is refused. `channels` is 1 or 3 (default 3); files are converted as needed.
+            the result's `split` says "all". `train` beside `val` or the like is refused. `channels` is 1 or 3 (default 3); files are
+            converted as needed. Where all images are in subfolders, two or more and one level deep, those are classes.
 
     Every file of a folder is opened before training starts, so that a damaged one is named at once. For the types
     other than `folder`, `channels` may only repeat what the data set has.
@@ -194,18 +241,24 @@ def _read_all(read: Callable[[int], torch.Tensor], count: int, shape: tuple[int,
     return images
 
 
-def _array_dataset(request: _Request, array: torch.Tensor, *, flip: bool) -> ImageDataset:
-    channels = 3 if array.dim() == 4 else 1
-    read = _FromArray(array, request.img_size)
+def _array_dataset(
+    request: _Request, array: torch.Tensor, labels: object, classes: Sequence[str], *, flip: bool = False
+) -> ImageDataset:
+    """labels: one a picture, whole numbers."""
     return ImageDataset(
-        request.name, request.split, read, len(array), channels=channels, img_size=request.img_size, flip=flip
+        *(request.name, request.split, _FromArray(array, request.img_size), len(array)),
+        channels=3 if array.dim() == 4 else 1,
+        img_size=request.img_size,
+        flip=flip,
+        labels=torch.as_tensor(labels),
+        classes=classes,
     )
 
 
 def _shipped(request: _Request) -> ImageDataset:
-    images = read_idx(SHIPPED / "images-idx3-ubyte.gz")
-    images = images[:SHIPPED_TRAIN] if request.train else images[SHIPPED_TRAIN:]
-    return _array_dataset(request, images, flip=False)
+    chosen = slice(0, SHIPPED_TRAIN) if request.train else slice(SHIPPED_TRAIN, None)
+    images, labels = (read_idx(SHIPPED / f"{part}-ubyte.gz")[chosen] for part in ("images-idx3", "labels-idx1"))
+    return _array_dataset(request, images, labels, tv.FashionMNIST.classes)
 
 
 def _fetch(request: _Request, make: Callable[[], object], where: str):
@@ -226,13 +279,13 @@ def _cifar10(request: _Request) -> ImageDataset:
         lambda: tv.CIFAR10(request.data_dir, train=request.train, download=True),
         "cifar-10-batches-py, or the archive cifar-10-python.tar.gz beside it",
     )
-    return _array_dataset(request, torch.from_numpy(source.data), flip=True)
+    return _array_dataset(request, torch.from_numpy(source.data), source.targets, source.classes, flip=True)
 
 
 def _mnist(request: _Request) -> ImageDataset:
     kind = {"mnist": tv.MNIST, "fashion_mnist": tv.FashionMNIST}[request.name]
     source = _fetch(request, lambda: kind(request.data_dir, train=request.train, download=True), f"{kind.__name__}/raw")
-    return _array_dataset(request, source.data, flip=False)
+    return _array_dataset(request, source.data, source.targets, source.classes)
 
 
 def _celeba(request: _Request) -> ImageDataset:
@@ -271,18 +324,39 @@ def _folder(request: _Request) -> ImageDataset:
     folder, split = _part_of(request)
     read = _FromFiles(list_images(folder), channels, request.img_size, folder)
     others = left_out(folder)
+    labels, classes = _class_folders(read.paths, folder, request, split)
     dataset = ImageDataset(
         *(request.name, split, read, len(read.paths)),
         channels=channels,
         img_size=request.img_size,
         flip=True,
         note=f"{folder}" + (f"; left out, convert them to .png to use them: {others}" if others else ""),
+        labels=labels,
+        classes=classes,
     )
     if dataset.images is None:  # otherwise everything has just been decoded
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for _ in pool.map(check_image, read.paths):
                 pass
     return dataset
+
+
+def _class_folders(
+    paths: Sequence[Path], folder: Path, request: _Request, split: str
+) -> tuple[torch.Tensor | None, tuple[str, ...]]:
+    """The images' classes and their names; None and () unless each is in one of several folders, one level deep.
+
+    Of `train` and `test`, the folders of `train` are the classes, so that numbers mean the same in both.
+    """
+    places = [path.relative_to(folder).parts for path in paths]
+    names = sorted({place[0] for place in places})
+    if split == "test":
+        train = request.data_dir / "train"
+        names = sorted({path.relative_to(train).parts[0] for path in list_images(train)})
+    if len(names) < 2 or any(len(place) != 2 or place[0] not in names for place in places):
+        return None, ()
+    numbers = {name: number for number, name in enumerate(names)}
+    return torch.tensor([numbers[place[0]] for place in places]), tuple(names)
 
 
 _LOADERS: dict[str, Callable[[_Request], ImageDataset]] = {

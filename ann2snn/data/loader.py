@@ -57,6 +57,18 @@ def batches(
     return _flipped(source, plan if flip else None)
 
 
+def labels_at(
+    dataset: ImageDataset, batch_size: int, step: int, *, seed: int, rank: int = 0, world_size: int = 1
+) -> torch.Tensor:
+    """The classes, int64 [batch_size], of the images that `batches` yields at `step` with the same arguments.
+
+    Raises UserError for a data set without classes.
+    """
+    if dataset.labels is None:
+        raise UserError(f"--class_cond: {dataset.unlabelled}")
+    return dataset.labels[_Plan(len(dataset), batch_size, seed, step, rank, world_size).indices(step)]
+
+
 def to_model_range(images: torch.Tensor) -> torch.Tensor:
     """Map uint8 images 0…255 to float32 -1…1, any shape."""
     return images.float() / 127.5 - 1

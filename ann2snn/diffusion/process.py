@@ -176,7 +176,7 @@ def options_that_count(sample: SampleConfig) -> dict[str, object]:
         names = set(SAMPLERS[sample.sampler].options) - {"steps", "eta", "statistics", "spike_steps"}
     else:
         names = {"denoise", "grid_power"} | ({"order", "corrector"} if sample.sampler == "gddim" else set())
-    names |= {"amp", "tf32", "carry", "carry_steps"}
+    names |= {"amp", "tf32", "carry", "carry_steps", "guidance", "class_label"}
     default = SampleConfig(sampler=sample.sampler)
     default = replace(default, skip="uniform")  # folders and scores were named before the solvers had their own
     return {name: getattr(sample, name) for name in sorted(names) if getattr(sample, name) != getattr(default, name)}

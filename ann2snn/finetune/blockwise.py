@@ -189,10 +189,11 @@ def _examples(subject: Subject, batches: Iterator[Batch], cache: int, parts: int
     """Endless examples, each in `parts` parts: a new one at each step, or the first `cache` in turn."""
 
     def example() -> list[Example]:
-        x, t = next(batches)
-        if len(x) % parts:
-            raise UserError(f"--accumulate={parts}: must divide the {len(x)} images of a process's share of a batch")
-        pieces = zip(x.chunk(parts), t.chunk(parts), strict=True)
+        batch = next(batches)
+        count = len(batch[0])
+        if count % parts:
+            raise UserError(f"--accumulate={parts}: must divide the {count} images of a process's share of a batch")
+        pieces = zip(*(values.chunk(parts) for values in batch), strict=True)
         return [subject.example(piece) for piece in pieces]
 
     if not cache:
@@ -210,4 +211,4 @@ def _examples(subject: Subject, batches: Iterator[Batch], cache: int, parts: int
 @in_tf32(False)
 def prediction_gap(teacher: nn.Module, student: SpikingNetwork, held_back: list[Batch], world: World = ALONE) -> float:
     """Relative L2 error of the whole network's output over all held-back inputs of all processes."""
-    return shared_error(([student(x, t), teacher(x, t)] for x, t in held_back), world)
+    return shared_error(([student(*batch), teacher(*batch)] for batch in held_back), world)

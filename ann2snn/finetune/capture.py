@@ -73,8 +73,8 @@ class _BlockReached(Exception):  # noqa: N818 - control flow, not an error
 
 
 @torch.no_grad()
-def capture_inputs(net: nn.Module, name: str, x: Tensor, t: Tensor) -> BlockInput:
-    """What block `name` of `net` is given at x [N, C, H, W], t [N]; costs a forward pass up to the block.
+def capture_inputs(net: nn.Module, name: str, *call: Tensor) -> BlockInput:
+    """What block `name` of `net` is given in a call at x [N, C, H, W], t [N]; costs a forward pass up to the block.
 
     A network that settles or runs in chunks comes back to the block, so it is run on. Raises KeyError for an unknown
     name, UserError for a block that is called several times in a pass.
@@ -99,7 +99,7 @@ def capture_inputs(net: nn.Module, name: str, x: Tensor, t: Tensor) -> BlockInpu
 
     handle = block.register_forward_pre_hook(hook, with_kwargs=True)
     try:
-        net(x, t)
+        net(*call)
     except _BlockReached:
         pass
     finally:
@@ -127,12 +127,12 @@ def run_block(net: nn.Module, name: str, inputs: BlockInput) -> Tensor:
 
 
 @torch.no_grad()
-def capture_block(net: nn.Module, name: str, x: Tensor, t: Tensor) -> BlockIO:
-    """Time-averaged inputs and output of block `name` of `net` at x [N, C, H, W], t [N].
+def capture_block(net: nn.Module, name: str, *call: Tensor) -> BlockIO:
+    """Time-averaged inputs and output of block `name` of `net` in a call at x [N, C, H, W], t [N].
 
     Raises KeyError for a name that is not one of the network's blocks.
     """
-    inputs = capture_inputs(net, name, x, t)
+    inputs = capture_inputs(net, name, *call)
     return BlockIO(inputs.mean(), run_block(net, name, inputs))
 
 

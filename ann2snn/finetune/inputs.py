@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 import torch
 
-from ..config import SampleConfig, require
-from ..data import ImageDataset, batches, to_model_range
+from ..config import CLASS_DROPOUT, SampleConfig, require
+from ..data import ImageDataset, batches, labels_at, to_model_range
 from ..diffusion.process import draw_times, make_process, network_pair
 from ..distributed.runtime import seed_from
 from ..distributed.world import ALONE, World
+from ..generate.classes import classes_of
 from ..generate.sampling import generate, image_groups
 from ..nets.architecture import Network
 from .subject import Batch
@@ -35,6 +36,8 @@ def noised_batches(
 ) -> Iterator[Batch]:
     """Endless (x_t, t): real images noised at t uniform over all diffusion steps; a function of (seed, step).
 
+    Of a network that is told classes (x_t, t, y), of which a share of `CLASS_DROPOUT` is "no class".
+
     batch_size: of all processes of `world` together; each gets its share. Raises UserError if it cannot be shared.
     """
     process = make_process(net.diffusion, net.image_size)
@@ -48,32 +51,44 @@ def noised_batches(
         t = draw_times(process, batch_size, generator=generator)[rows]
         noise = torch.randn((batch_size, net.in_channels, *x_0.shape[2:]), generator=generator)[rows]
         x_t, t = network_pair(process, net.diffusion, x_0, t, noise)
-        yield x_t.to(like.device, like.dtype), t.to(like.device)
+        pair = x_t.to(like.device, like.dtype), t.to(like.device)
+        count, _ = classes_of(net)
+        if not count:
+            yield pair
+            continue
+        place = {"seed": seed, "rank": world.rank, "world_size": world.size}
+        labels = labels_at(dataset, len(images), step, **place)
+        dropped = torch.rand(batch_size, generator=generator)[rows] < CLASS_DROPOUT
+        yield *pair, torch.where(dropped, count, labels).to(like.device)
 
 
 def sampler_batches(
     net: Network, sample: SampleConfig, batch_size: int, seed: int, start_step: int, world: World = ALONE
 ) -> Iterator[Batch]:
-    """Endless (x, t) drawn from states of `net`'s own sampling paths; a function of (seed, step). Shared as above.
+    """Endless (x, t), or (x, t, y), drawn from states of `net`'s own sampling paths; a function of (seed, step).
 
-    `POOL_IMAGES` paths are kept, each with at most `POOL_STEPS` states of `sample`'s sampler, evenly spaced.
+    `POOL_IMAGES` paths are kept, each with at most `POOL_STEPS` states of `sample`'s sampler, evenly spaced. With
+    guidance an image has two, with its class and without. Shared as above.
     """
     visited: list[tuple[torch.Tensor, torch.Tensor]] = []
-    config = dataclasses.replace(sample, seed=seed_from(seed, 0))
+    told: torch.Tensor | None = None
+    config = dataclasses.replace(sample.from_rest(), seed=seed_from(seed, 0))
     every = max(1, -(-config.calls(net.diffusion) // POOL_STEPS))
     calls = 0
 
-    def keep(x: torch.Tensor, t: torch.Tensor) -> None:
-        nonlocal calls
+    def keep(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None = None) -> None:
+        nonlocal calls, told
+        told = y
         if calls % every == 0:
             visited.append((x.clone(), t[0].cpu()))
         calls += 1
 
-    pool = []  # of each group of images the states, [steps, images, C, H, W]
+    pool, classes = [], []  # of each group of images the states, [steps, images, C, H, W], and classes
     for part in image_groups(net, range(POOL_IMAGES)):
         visited, calls = [], 0
         generate(net, config, part, on_call=keep)
         pool.append(torch.stack([x for x, _ in visited]))
+        classes += [] if told is None else [told]
     states = torch.cat(pool, dim=1)
     times = torch.stack([t for _, t in visited])
     rows = world.rows(batch_size, "--ft_batch_size")
@@ -81,6 +96,7 @@ def sampler_batches(
     while True:
         generator = torch.Generator().manual_seed(seed_from(seed, step))
         when = torch.randint(len(times), (batch_size,), generator=generator)[rows]
-        which = torch.randint(POOL_IMAGES, (batch_size,), generator=generator)[rows]
-        yield states[when.to(states.device), which.to(states.device)], times[when].to(states.device)
+        which = torch.randint(states.shape[1], (batch_size,), generator=generator)[rows].to(states.device)
+        labels = [torch.cat(classes)[which]] if classes else []
+        yield states[when.to(states.device), which], times[when].to(states.device), *labels
         step += 1

@@ -22,7 +22,7 @@ EXACT_BLOCKS = ("head", "time_embedding")
 NETWORK = "network"
 LEARNABLE = ("weights", "thresholds", "charges")
 
-Batch = tuple[Tensor, Tensor]  # x_t [N, C, H, W], t [N]
+Batch = tuple[Tensor, ...]  # x_t [N, C, H, W], t [N], and y [N] of a network that is told classes
 Inputs = TypeVar("Inputs")  # of a subject
 
 

@@ -53,18 +53,18 @@ class Compiled(nn.Module):
         # In one piece or not at all: a failure then comes before anything has been computed.
         self._call: Callable | None = torch.compile(net.forward, fullgraph=True, backend=backend, options=options)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """x [N, C, H, W], t [N] → what `net(x, t)` gives."""
+    def forward(self, x: Tensor, t: Tensor, *labels: Tensor) -> Tensor:
+        """x [N, C, H, W], t [N], and y [N] of a network that is told classes → what `net` gives."""
         if self._call is not None and (why := unsuitable(self.net)):
             self._give_up(why)
         if self._call is not None:
             try:
-                return self._call(x, t)
+                return self._call(x, t, *labels)
             except Exception as error:  # the compiler's are of all kinds; the network's own come again below
-                result = self.net(x, t)
+                result = self.net(x, t, *labels)
                 self._give_up(str(error))
                 return result
-        return self.net(x, t)
+        return self.net(x, t, *labels)
 
     def _give_up(self, why: str) -> None:
         self._call = None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..config import check_number, require
 from ..data import to_uint8
 from ..diffusion import SAMPLERS, VP, check, options_of
+from .classes import without_class
 from .sampling import Rows, check_generation, run_chain
 from .subject import check_edited, given_images, sampling
 
@@ -20,13 +21,14 @@ def edit(net: nn.Module, images: Tensor, strength: float = 0.5, **how: Any) -> T
     Of one image, N copies are N variations: image i has the noise of image i of the seed. strength: above 0 (next to
     nothing is changed) to 1 (next to nothing is kept). how: fields of `SampleConfig`; DDIM in 50 steps unless asked
     otherwise. `steps` counts the network calls of the part that is left, whatever its length; ddpm visits all of it.
+    Without `class_label` the network is told no class.
     Networks of the process "vp" on images; any sampler but gddim, euler, analytic_dpm. Raises UserError.
     """
     net = check_edited(net, "--start")
     x_0 = given_images(net, images)
     strength = check_number(strength, "--strength")
     require(0 < strength <= 1, f"--strength={strength}: use a value above 0, at most 1")
-    config = sampling(how)
+    config = without_class(net, sampling(how))
     require(
         config.sampler in SAMPLERS and config.sampler != "analytic_dpm",
         f"--sampler={config.sampler}: cannot start from an image; use ddim, ddpm, ddpm_strided or a solver",

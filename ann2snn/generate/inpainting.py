@@ -12,6 +12,7 @@ from ..data import to_uint8
 from ..diffusion import VP
 from ..diffusion.samplers import reverse_step, whole_times
 from ..diffusion.samplers.call import estimate
+from .classes import without_class
 from .sampling import Rows, check_generation, run_chain
 from .subject import check_edited, given_images
 
@@ -25,7 +26,7 @@ def inpaint(
     diffused as far; `resamples` times a step is taken, and undone with fresh noise in between, so that both parts come
     to fit. Variances are the posterior's: the large ones would leave noise behind where steps are few. Of one image, N
     copies are N variations. (steps − 1)·resamples + 1 network calls. how: seed, clip, skip, carry, carry_steps, amp,
-    tf32 of `SampleConfig`. Networks of the process "vp" on images. Raises UserError.
+    tf32, class_label, guidance of `SampleConfig`. Networks of the process "vp" on images. Raises UserError.
     """
     net = check_edited(net, "--inpaint")
     x_0 = given_images(net, images)
@@ -35,7 +36,7 @@ def inpaint(
         f"mask: expected a bool tensor {[side, side]}, True where the image is to be made anew",
     )
     resamples = check_limits("resamples", resamples)
-    config = SampleConfig("ddpm_strided", steps, **how)
+    config = without_class(net, SampleConfig("ddpm_strided", steps, **how))
     check_generation(net, config)
     process = VP(net.diffusion)
     times = whole_times(process, config.steps, config.skip)

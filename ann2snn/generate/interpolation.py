@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..config import SampleConfig, check_limits, check_seed, require
 from ..diffusion import SAMPLERS, ImageNoise, options_of
+from .classes import without_class
 from .noise import slerp
 from .sampling import check_generation, generate
 from .subject import check_sampled, sampling
@@ -22,7 +23,7 @@ def interpolate(net: nn.Module, seed_a: int, seed_b: int, n: int, **how: Any) ->
     net = check_sampled(net)
     n = check_limits("n", n, "n")
     seeds = [check_seed(seed) for seed in (seed_a, seed_b)]
-    config = sampling(how)
+    config = without_class(net, sampling(how))
     check_generation(net, config)
     require(
         not draws_noise(config),

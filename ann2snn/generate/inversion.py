@@ -12,6 +12,7 @@ from ..config import SampleConfig, check_limits, require
 from ..diffusion import VP
 from ..diffusion.samplers import whole_times
 from ..diffusion.samplers.call import estimate
+from .classes import without_class
 from .sampling import Rows, check_generation, generate, run_chain
 from .subject import check_edited, check_sampled, given_images
 
@@ -25,12 +26,13 @@ def invert(
     `iterations` 1 takes the prediction for x_s instead (Song et al., 2021, section 4.3), more repeat it with what came
     out. They end at the exact inverse where the network is smooth and steps are small; a quantized one has jumps.
     The predicted image is not limited to [−1, 1], and must not be on the way back: sample with clip=False.
-    how: carry, carry_steps, amp, tf32 of `SampleConfig`. Networks of the process "vp" on images. Raises UserError.
+    how: carry, carry_steps, amp, tf32, class_label, guidance of `SampleConfig`. Networks of the process "vp" on images.
+    Raises UserError.
     """
     net = check_edited(net, "--invert")
     x_0 = given_images(net, images)
     iterations = check_limits("invert_iterations", iterations)
-    config = way_back(steps, skip, **how)
+    config = without_class(net, way_back(steps, skip, **how))
     check_generation(net, config)
     process = VP(net.diffusion)
     times = whole_times(process, config.steps, skip)[::-1]
@@ -69,7 +71,9 @@ def round_trip(
 ) -> RoundTrip:
     """`invert` the images, and sample from that noise. Arguments and errors as `invert`."""
     noise = invert(net, images, steps, iterations=iterations, skip=skip, **how)
-    again = generate(check_sampled(net), way_back(steps, skip, **how), range(len(images)), x_T=noise)
+    sampled = check_sampled(net)
+    config = without_class(sampled, way_back(steps, skip, **how))
+    again = generate(sampled, config, range(len(images)), x_T=noise)
     mse = float((again.double() - images.double()).square().mean())
     return RoundTrip(again, noise, mse**0.5, 10 * math.log10(255**2 / mse) if mse else math.inf)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -10,32 +12,44 @@ from ..diffusion.process import states_config
 from .sampling import generate, image_groups
 from .subject import Sampled
 
+#: Arguments of a network, x and t, and of one that is told classes y [N].
+State = tuple[Tensor, ...]
 
-def sampler_states(net: Sampled, images: int, times: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+
+def sampler_states(net: Sampled, images: int, times: int, seed: int = 0) -> State:
     """x [images·times, C, H, W] and t [images·times] on the own sampling path of `net`, times spread over all of it.
 
-    net: as in `sampling.generate`.
+    net: as in `sampling.generate`. Of one that is told classes, image i is of class i modulo their number.
     """
     steps = min(net.diffusion.diffusion_steps, 20)
     visited = sampler_calls(net, states_config(net.diffusion, steps, seed), images)
     picks = torch.linspace(0, len(visited) - 1, min(times, len(visited))).round().long().tolist()
-    return torch.cat([visited[i][0] for i in picks]), torch.cat([visited[i][1] for i in picks])
+    return _joined([visited[i] for i in picks])
 
 
-def sampler_calls(net: Sampled, sample: SampleConfig, images: int) -> list[tuple[Tensor, Tensor]]:
+def sampler_calls(net: Sampled, sample: SampleConfig, images: int, labels: Tensor | None = None) -> list[State]:
     """What `net` is called with while it makes images 0..images−1: x [images, C, H, W] and t [images], call by call.
 
-    net: as in `sampling.generate`.
+    With guidance there are two rows an image. net, labels: as in `sampling.generate`.
     """
-    groups: list[list[tuple[Tensor, Tensor]]] = []
+    groups: list[list[State]] = []
     for part in image_groups(net, range(images)):
         groups.append([])
-        generate(net, sample, part, on_call=lambda x, t: groups[-1].append((x.clone(), t.clone())))
-    return [(torch.cat([x for x, _ in parts]), torch.cat([t for _, t in parts])) for parts in zip(*groups, strict=True)]
+
+        def keep(*call: Tensor) -> None:
+            groups[-1].append(tuple(value.clone() for value in call))
+
+        generate(net, sample, part, on_call=keep, labels=labels)
+    return [_joined(calls) for calls in zip(*groups, strict=True)]
 
 
-def halfway_state(net: Sampled, seed: int = 0) -> tuple[Tensor, Tensor]:
+def halfway_state(net: Sampled, seed: int = 0) -> State:
     """x [1, C, H, W] and t [1] halfway along the network's own sampling path, the one that rasters are recorded on."""
-    x, t = sampler_states(net, 1, 3, seed)
-    middle = slice(len(x) // 2, len(x) // 2 + 1)
-    return x[middle], t[middle]
+    states = sampler_states(net, 1, 3, seed)
+    middle = slice(len(states[0]) // 2, len(states[0]) // 2 + 1)
+    return tuple(values[middle] for values in states)
+
+
+def _joined(calls: Iterable[State]) -> State:
+    """Several calls as one, argument by argument."""
+    return tuple(map(torch.cat, zip(*calls, strict=True)))

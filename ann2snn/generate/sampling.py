@@ -24,6 +24,7 @@ from ..distributed.runtime import evaluating, layout_for, steady_convolutions
 from ..distributed.world import ALONE, World
 from ..errors import UserError
 from ..quant import quantized_once
+from .classes import branches_of, resolved
 from .compiled import compiled
 from .noise import StartingWith
 from .spikes import ImageSpikes, SpikeTally
@@ -37,7 +38,7 @@ FEWEST_ROWS, MOST_ROWS = 2, 32
 class Hooks(NamedTuple):
     """See `generate`."""
 
-    on_call: Callable[[Tensor, Tensor], None] | None = None
+    on_call: Callable[..., None] | None = None
     on_step: Callable[[float, Tensor], None] | None = None
     on_spikes: Callable[[list[ImageSpikes]], None] | None = None
 
@@ -72,21 +73,24 @@ def generate(
     config: SampleConfig,
     indices: Sequence[int],
     *,
-    on_call: Callable[[Tensor, Tensor], None] | None = None,
+    on_call: Callable[..., None] | None = None,
     on_step: Callable[[float, Tensor], None] | None = None,
     on_spikes: Callable[[list[ImageSpikes]], None] | None = None,
     statistics: Tensor | None = None,
     x_T: Tensor | None = None,
+    labels: Tensor | None = None,
 ) -> Tensor:
     """Images `indices` of seed `config.seed`, uint8 [len(indices), C, H, W]; which batch they are in does not matter.
 
     net: any denoiser that knows its `in_channels`, `image_size` and `diffusion` (ANN or SNN); runs in eval mode, and is
     left in its own.
-    on_call(x, t): what the network is called with, each time; of currents the first time step.
+    on_call(x, t), of a network that is told classes (x, t, y): what it is called with, each time; of currents the first
+    time step; with guidance the rows of the images with their class, then without it.
     on_step(time, state): the sampler's own states.
     on_spikes(list): of a converted network, what each image took; once for every group.
     statistics: of Analytic-DPM, see `analytic_statistics`.
     x_T: noise [N, C', H, W] to start image i from, in the place of its first draw; C' are the network's channels.
+    labels: classes, int64 [N], of image i, in the place of `config.class_label`.
     The hooks see the rows of `indices`, one of the `image_groups` after the other.
 
     Raises UserError for a sampler that does not fit, before the first call.
@@ -100,22 +104,27 @@ def generate(
 
     if len(indices) == 0:
         return torch.empty(0, image_channels(net), net.image_size, net.image_size, dtype=torch.uint8)
-    return run_chain(net, config, indices, chain, Hooks(on_call, on_step, on_spikes))
+    return run_chain(net, config, indices, chain, Hooks(on_call, on_step, on_spikes), labels)
 
 
 def run_chain(
-    net: Sampled, config: SampleConfig, indices: Sequence[int], chain: Chain, hooks: Hooks = NO_HOOKS
+    net: Sampled,
+    config: SampleConfig,
+    indices: Sequence[int],
+    chain: Chain,
+    hooks: Hooks = NO_HOOKS,
+    labels: Tensor | None = None,
 ) -> Tensor:
     """What `chain` makes of the images `indices` (at least one), [len(indices), …] on the CPU.
 
-    Groups, hooks and network as in `generate`; of `config` the seed, and how the network is called.
+    Groups, hooks, network and labels as in `generate`; of `config` the seed, and how the network is called.
     """
     made, groups = [], image_groups(net, indices)
     with torch.no_grad(), in_tf32(config.tf32), evaluating(net), steady_convolutions(net), quantized_once(net):
         for part in groups:
             rows = computed_rows(net, part)
             wanted = [rows.index(index) for index in part]
-            made.append(_group(net, config, rows, wanted, chain, hooks))
+            made.append(_group(net, config, rows, wanted, chain, hooks, labels))
     place = {index: i for i, index in enumerate(index for part in groups for index in part)}
     return torch.cat(made)[[place[index] for index in indices]]
 
@@ -150,17 +159,27 @@ def _on_cpu(net: Sampled) -> bool:
 
 
 def _group(
-    net: Sampled, config: SampleConfig, rows: list[int], wanted: list[int], chain: Chain, hooks: Hooks
+    net: Sampled,
+    config: SampleConfig,
+    rows: list[int],
+    wanted: list[int],
+    chain: Chain,
+    hooks: Hooks,
+    labels: Tensor | None,
 ) -> Tensor:
     """What `chain` makes of the images `rows`, computed together: of those at the places `wanted`."""
     denoiser, like = compiled(net), next(net.parameters())
     layout = layout_for(like.device)
+    branches = branches_of(net, config, rows, labels, like.device)
+    watched = branches.rows(wanted, len(rows))
 
     def called(x: Tensor, t: Tensor) -> Tensor:
+        x, *constants = branches.call(x, t)
         if hooks.on_call is not None:
-            hooks.on_call(x[wanted], t[wanted])
+            hooks.on_call(x[watched], *(value[watched] for value in constants))
         with torch.autocast(like.device.type, torch.bfloat16, enabled=config.amp):
-            return denoiser(x.to(memory_format=layout), t).to(like.dtype)
+            answer = denoiser(x.to(memory_format=layout), *constants).to(like.dtype)
+        return branches.combined(answer)
 
     shape = (net.in_channels, net.image_size, net.image_size)
     noise = ImageNoise(config.seed, rows, shape, like.device, like.dtype)
@@ -173,7 +192,7 @@ def _group(
             stack.enter_context(_spiking(net).monitored(tally))
         made = chain(Rows(called, rows, noise, step))
     if hooks.on_spikes is not None:
-        hooks.on_spikes(tally.of([rows[row] for row in wanted], wanted, _spiking(net).restarts))
+        hooks.on_spikes(tally.of([rows[row] for row in wanted], wanted, _spiking(net).restarts, branches.parts))
     return made[wanted].cpu()
 
 
@@ -185,6 +204,7 @@ def _spiking(net: Sampled) -> SpikingNetwork:
 
 def check_generation(net: Sampled, config: SampleConfig, statistics: Tensor | None = None) -> None:
     """Raise UserError, before anything is computed, where sampler and network do not fit together."""
+    resolved(net, config)
     check_sampling(net.diffusion, net.image_size, config, statistics, current_steps(net))
     if config.carry:
         _spiking(net).check_carrying(config.carry_steps)
@@ -203,6 +223,7 @@ def generate_batches(
     on_spikes: Callable[[list[ImageSpikes]], None] | None = None,
     on_step: Callable[[float, Tensor], None] | None = None,
     x_T: Tensor | None = None,
+    labels: Tensor | None = None,
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
     """Yield (indices of the batch, its images) until all `indices` are done, with one progress bar over calls.
 
@@ -210,7 +231,7 @@ def generate_batches(
     batches are the `image_groups`, whatever `batch_size`. on_step: as `generate`'s; sees this process's first batch.
     """
     require(batch_size >= 1, f"batch_size={batch_size}: use at least 1")
-    calls = config.calls(net.diffusion)
+    calls = config.calls(net.diffusion) * config.branches
     batches: Sequence[Sequence[int]]
     if _on_cpu(net):
         batches = image_groups(net, indices)
@@ -223,11 +244,12 @@ def generate_batches(
                 batch,
                 generate(
                     *(net, config, batch),
-                    on_call=lambda x, t: bar.update(len(x)),
+                    on_call=lambda x, *constants: bar.update(len(x)),
                     on_spikes=on_spikes,
                     on_step=on_step if place == 0 else None,
                     statistics=statistics,
                     x_T=x_T,
+                    labels=labels,
                 ),
             )
 
@@ -241,11 +263,12 @@ def generate_all(
     progress: bool = True,
     statistics: Tensor | None = None,
     x_T: Tensor | None = None,
+    labels: Tensor | None = None,
     on_step: Callable[[float, Tensor], None] | None = None,
 ) -> Tensor:
     """Images 0..n−1 in one tensor, uint8 [n, C, H, W], on every process.
 
-    statistics, x_T, on_step: as in `generate_batches`.
+    statistics, x_T, labels, on_step: as in `generate_batches`.
     """
     images = torch.empty(n, image_channels(net), net.image_size, net.image_size, dtype=torch.uint8)
     batches = generate_batches(
@@ -255,6 +278,7 @@ def generate_all(
         statistics=statistics,
         on_step=on_step,
         x_T=x_T,
+        labels=labels,
     )
     found = list(batches)
     indices = torch.tensor([i for batch, _ in found for i in batch], dtype=torch.int64)

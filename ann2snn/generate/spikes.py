@@ -55,10 +55,10 @@ class SpikeTally:
         found = events.abs().flatten(2).sum(2, dtype=total).sum(0, dtype=torch.float64)
         self.spikes = found if self.spikes is None else self.spikes + found
 
-    def of(self, images: Sequence[int], rows: Sequence[int], restarts: int) -> list[ImageSpikes]:
-        """The tallies of `rows`, which became `images`."""
+    def of(self, images: Sequence[int], rows: Sequence[int], restarts: int, branches: int = 1) -> list[ImageSpikes]:
+        """The tallies of `rows`, which became `images`. branches: in how many parts of a batch each row was."""
         assert self.spikes is not None, "the network has not been called"
-        spikes = self.spikes.long().tolist()
+        spikes = self.spikes.view(branches, -1).sum(0).long().tolist()
         return [
             ImageSpikes(image, spikes[row], self.time_steps, restarts) for image, row in zip(images, rows, strict=True)
         ]

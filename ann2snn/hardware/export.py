@@ -59,6 +59,7 @@ def write_graph(graph: Any, path: str | os.PathLike) -> None:
 def check_exported(snn: SpikingNetwork) -> None:
     """Raise UserError for settings under which neurons do what the nodes do not."""
     how = snn.spiking
+    require(not getattr(snn, "num_classes", 0), "a network that is told classes has no NIR graph: train one without")
     require(how.burst == 1, f"--burst={how.burst}: NIR's thresholds send one spike a step: use --burst=1")
     published = how.stream_norm != "cumulative" or how.if_neuron != "bounded"
     require(not published, "the published dynamics have no NIR graph: use stream_norm=cumulative and if_neuron=bounded")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import FULL_PRECISION, DiffusionConfig, check_bits, check_int, require
+from ..config import FULL_PRECISION, DiffusionConfig, check_bits, check_classes, check_int, require
 from ..config.checks import (
     check_blocks,
     check_bool,
@@ -28,6 +28,7 @@ from ..config.checks import (
 )
 from ..quant import UniformQuantizer
 from ..quant.place import quantize_input, quantize_output
+from .classes import ClassEmbedding, told
 from .group_norm import GroupNorm
 from .parts import BatchDropout
 
@@ -54,6 +55,7 @@ class AttentionUNetConfig:
     last one; 1 leaves images as they are.
     norm_eps: of every GroupNorm. symmetric: convolutions that halve an image read a zero at each edge, not two at the
     right and the bottom one. frequencies: whose sinusoids of time it reads, see `FREQUENCIES`.
+    num_classes, class_names: see `UNetConfig`.
 
     Raises UserError for values that make no network.
     """
@@ -74,10 +76,15 @@ class AttentionUNetConfig:
     norm_eps: float = NORM_EPS
     symmetric: bool = False
     frequencies: str = "ddpm"
+    num_classes: int = 0
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen; normalise types once, here
         make_whole(self)
+        count, names = check_classes(self.num_classes, self.class_names)
+        set_field(self, "num_classes", count)
+        set_field(self, "class_names", names)
         set_field(self, "bits", check_bits(self.bits, "--bit"))
         if self.out_channels is not None:
             set_field(self, "out_channels", check_int(self.out_channels, "output channels"))
@@ -117,7 +124,8 @@ class AttentionUNetConfig:
         return self.in_channels if self.out_channels is None else self.out_channels
 
     def to_dict(self) -> dict:
-        return dataclasses.asdict(self) | {"ch_mult": list(self.ch_mult), "attn": list(self.attn)}
+        lists = {name: list(getattr(self, name)) for name in ("ch_mult", "attn", "class_names")}
+        return dataclasses.asdict(self) | lists
 
 
 def sinusoidal_features(t: Tensor, dim: int, frequencies: str = "ddpm") -> Tensor:
@@ -133,7 +141,7 @@ def sinusoidal_features(t: Tensor, dim: int, frequencies: str = "ddpm") -> Tenso
 
 
 class AttentionUNet(nn.Module):
-    """Denoiser f(x [N, C, H, W], t [N]) → [N, C_out, H, W]; `t` may be fractional.
+    """Denoiser f(x [N, C, H, W], t [N], y [N]) → [N, C_out, H, W]; `t` may be fractional; `y` as in `UNet`.
 
     `diffusion` is the process it was trained for; it is carried along, not used.
     """
@@ -147,6 +155,7 @@ class AttentionUNet(nn.Module):
         pixels, temb_dim = config.block_size**2, 4 * config.ch
 
         self.embed = nn.Sequential(nn.Linear(config.ch, temb_dim), nn.SiLU(), nn.Linear(temb_dim, temb_dim))
+        self.class_embedding = ClassEmbedding(config.num_classes, temb_dim) if config.num_classes else None
         self.in_conv = nn.Conv2d(config.in_channels * pixels, config.ch, 3, padding=1)
         skips = [config.ch]  # channels of every output kept for the way up
         self.downsamples = nn.ModuleDict(
@@ -181,8 +190,8 @@ class AttentionUNet(nn.Module):
         """Arguments that it can be called with: one image of zeros at t = 0."""
         return (torch.zeros(1, self.in_channels, self.image_size, self.image_size), torch.zeros(1)), {}
 
-    def _res_block(self, c_in: int, c_out: int) -> ResBlock:
-        return ResBlock(c_in, c_out, self.config)
+    def _res_block(self, c_in: int, c_out: int) -> AttentionResBlock:
+        return AttentionResBlock(c_in, c_out, self.config)
 
     def _level_block(self, level: int, c_in: int) -> nn.Module:
         c_out = self.config.ch * self.config.ch_mult[level]
@@ -217,7 +226,7 @@ class AttentionUNet(nn.Module):
     def initialize(self) -> None:
         """Xavier-uniform weights and zero biases; what ends a residual branch, and the output, start near zero."""
         near_zero = {self.out_conv[-1]}
-        near_zero |= {module.conv2 for module in self.modules() if isinstance(module, ResBlock)}
+        near_zero |= {module.conv2 for module in self.modules() if isinstance(module, AttentionResBlock)}
         near_zero |= {module.project_out for module in self.modules() if isinstance(module, AttentionBlock)}
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -233,9 +242,18 @@ class AttentionUNet(nn.Module):
     def image_size(self) -> int:
         return self.config.image_size
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    @property
+    def num_classes(self) -> int:
+        return self.config.num_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.config.class_names
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         features = sinusoidal_features(t, self.config.ch, self.config.frequencies)
         temb = self.embed(features.to(self.in_conv.weight.dtype))  # [N, 4·ch]
+        temb = told(self.class_embedding, temb, y)
         h = self.in_conv(F.pixel_unshuffle(x, self.config.block_size))  # [N, ch, H/B, W/B], B = block_size
         skips = [h]
         for level in self.downsamples.values():
@@ -271,7 +289,7 @@ class Resampling(nn.Sequential):
         return super().forward(x)
 
 
-class ResBlock(nn.Module):
+class AttentionResBlock(nn.Module):
     """Residual block of DDPM: norm, SiLU, convolution, twice, the time embedding added in between."""
 
     def __init__(self, c_in: int, c_out: int, config: AttentionUNetConfig) -> None:

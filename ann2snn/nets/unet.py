@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from ..config import DiffusionConfig, UNetConfig
+from .classes import ClassEmbedding, told
 from .parts import DownSample, Parts, PreActivation, Resampling, ResBlock, SpikeDrivenResBlock, TimeEmbedding, UpSample
 
 
 class UNet(nn.Module):
-    """Denoiser f(x [N, C, H, W], t [N]) → [N, C, H, W]; `t` may be fractional.
+    """Denoiser f(x [N, C, H, W], t [N], y [N]) → [N, C, H, W]; `t` may be fractional.
 
+    y: the classes of the images, int64, `num_classes` for none, as None is for all; of a network that knows classes.
     `diffusion` is the process it was trained for; it is carried along, not used.
     """
 
@@ -32,6 +34,7 @@ class UNet(nn.Module):
         res_block = SpikeDrivenResBlock if config.spike_driven else ResBlock
 
         self.time_embedding = TimeEmbedding(ch, parts)
+        self.class_embedding = ClassEmbedding(config.num_classes, temb_dim) if config.num_classes else None
         self.head = parts.conv(config.in_channels, ch, 3, edge=True)
 
         width, skips = ch, [ch]  # channels of the stream, and of every output kept for the way up
@@ -80,6 +83,14 @@ class UNet(nn.Module):
         return self.config.image_size
 
     @property
+    def num_classes(self) -> int:
+        return self.config.num_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.config.class_names
+
+    @property
     def neuron_depth(self) -> int:
         """Activations in sequence on the longest path, which are the neuron layers of the converted network.
 
@@ -102,8 +113,8 @@ class UNet(nn.Module):
                 yield f"{segment}.{index}", block
         yield "tail", self.tail
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        temb = self.time_embedding(t)  # [N, 4·ch]
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        temb = told(self.class_embedding, self.time_embedding(t), y)  # [N, 4·ch]
         h = self.head(x)  # [N, ch, H, W]
         skips = [h]
         for block in self.downblocks:

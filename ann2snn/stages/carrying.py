@@ -27,11 +27,11 @@ MOST_CALLS = 250
 
 @torch.no_grad()
 def carried_errors(
-    ann: nn.Module, snn: SpikingNetwork, calls: list[tuple[Tensor, Tensor]], steps: int | str = AUTO
+    ann: nn.Module, snn: SpikingNetwork, calls: list[tuple[Tensor, ...]], steps: int | str = AUTO
 ) -> list[float]:
     """Relative L2 error of each carried call against the quantized network, in the order of the calls."""
     with snn.carrying(steps):
-        return [relative_error(snn(x, t), ann(x, t)) for x, t in calls]
+        return [relative_error(snn(*call), ann(*call)) for call in calls]
 
 
 def measure_carrying(
@@ -57,12 +57,13 @@ def measure_carrying(
         "sampler": sample.sampler,
         "eta": sample.eta,
         "seed": sample.seed,
+        "branches": sample.branches,
         "carry_steps": sample.carry_steps,
         "dtype": "float64",
         "inputs": "calls on the ANN's own sampling path",
         "errors": errors,
         "prices": price_lists(),
-        "reports": [entry(report, count) for report in (count_calls(ann, calls), rest, carried)],
+        "reports": [entry(report, count * sample.branches) for report in (count_calls(ann, calls), rest, carried)],
     }
     write_text(path, json.dumps(content, indent=1) + "\n")
     print_carrying(content, rest, carried)

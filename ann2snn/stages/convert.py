@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import World
 from ..errors import UserError
 from ..files.atomic import file_hash, write_text
+from ..generate.classes import columns
 from ..generate.images import save_grid
 from ..generate.probe import halfway_state, sampler_states
 from ..generate.sampling import generate_all
@@ -105,7 +105,7 @@ def measure(
     reports = gap_reports(ann, snn, spiking, images, sample.seed)
     write_gap(logdir / GAP_FILE, reports, images, depth=snn.depth)
     print_gap(reports, images)
-    modes, calls = [report.spiking for report in reports], sample.calls(ann.diffusion)
+    modes, calls = [report.spiking for report in reports], sample.calls(ann.diffusion) * sample.branches
     measure_and_write(logdir / COST_FILE, ann, {"converted": snn}, modes, min(images, COST_IMAGES), sample.seed, calls)
     if sample.carry:
         measure_carrying(logdir / CARRY_FILE, ann, snn, sample, min(images, COST_IMAGES))
@@ -145,8 +145,8 @@ def gaps_under(
 ) -> list[GapReport]:
     """Gap of `snn` run in each of `modes`, in float64, on states of the ANN's sampling path."""
     ann, snn = copy.deepcopy(ann).double(), copy.deepcopy(snn).double()
-    x, t = sampler_states(ann, images, GAP_TIMES, seed)
-    return [measure_gap(ann, snn, x, t, mode) for mode in modes]
+    x, t, *classes = sampler_states(ann, images, GAP_TIMES, seed)
+    return [measure_gap(ann, snn, x, t, mode, y=classes[0] if classes else None) for mode in modes]
 
 
 def write_gap(path: Path, reports: list[GapReport], images: int, **extra: object) -> None:
@@ -161,13 +161,13 @@ def write_raster(path: Path, ann: Network, snn: SpikingNetwork, seed: int) -> No
     Stream settles as `snn` is set to, or if it is not, until nothing fires: its first T steps are those without.
     """
     ann, snn = copy.deepcopy(ann).double(), copy.deepcopy(snn).double()
-    x, t = halfway_state(ann, seed)
+    x, t, *classes = halfway_state(ann, seed)
     asked = replace(snn.spiking, schedule="stream")
     modes = [SpikingConfig("layer_sync"), asked if asked.settle_steps else settling(asked) or asked]
     rasters = []
     for mode in modes:
         with snn.running_as(mode):
-            rasters.append(record_raster(snn, x, t, seed=seed))
+            rasters.append(record_raster(snn, x, t, seed=seed, y=classes[0] if classes else None))
     save_rasters(path, rasters)
 
 
@@ -200,7 +200,6 @@ def write_grids(
     Where levels are carried, a spiking network's are drawn without that as well. The way of the first images, as the
     quantized and the spiking network take it, goes to `trajectory.npz`.
     """
-    nrow = max(1, math.isqrt(count))
     paths: dict[bool, tuple[FirstPath, Tensor]] = {}
     ways = [(net, sample.from_rest()) for net in nets]
     if sample.carry:
@@ -211,7 +210,7 @@ def write_grids(
         images = generate_all(net, how, count, batch_size, world, on_step=kept.watch)
         paths[isinstance(net, SpikingNetwork)] = kept, images  # of a spiking network the last way, that asked for
         if world.main:
-            save_grid(images, path, nrow)
+            save_grid(images, path, columns(net, how, count))
             print(f"{path}: {count} images, {sample.sampler}, {sample.calls(net.diffusion)} network calls")
     if world.main and len(paths) == 2:
         spiking = next(net.spiking.to_dict() for net, _ in ways if isinstance(net, SpikingNetwork))

@@ -39,11 +39,12 @@ def measure_and_write(
     Returns the reports, the ANN's first.
     """
     ann = copy.deepcopy(ann).double()
-    x, t = sampler_states(ann, images, COST_TIMES, seed)
-    reports = [count_operations(ann, x, t)]
+    x, t, *classes = sampler_states(ann, images, COST_TIMES, seed)
+    y = classes[0] if classes else None
+    reports = [count_operations(ann, x, t, y=y)]
     for name, snn in snn_by_name.items():
         snn = copy.deepcopy(snn).double()
-        reports += [dataclasses.replace(count_operations(snn, x, t, mode), name=name) for mode in modes]
+        reports += [dataclasses.replace(count_operations(snn, x, t, mode, y=y), name=name) for mode in modes]
     _write_and_print(path, reports, "ANN", images, calls_per_image)
     return reports
 
@@ -54,7 +55,8 @@ def measure_direct(path: Path, net: DirectDenoiser, images: int, seed: int, call
     Measured like the others, on the network's own DDIM path; there is no ANN beside it. Returns the report.
     """
     net = copy.deepcopy(net).double().eval()
-    report = count_operations(net, *sampler_states(net, images, COST_TIMES, seed), batch_size=2)
+    x, t, *_ = sampler_states(net, images, COST_TIMES, seed)
+    report = count_operations(net, x, t, batch_size=2)
     _write_and_print(path, [report], "network", images, calls_per_image)
     return report
 

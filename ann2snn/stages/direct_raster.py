@@ -17,4 +17,5 @@ def write_direct_raster(path: Path, net: DirectDenoiser, seed: int) -> None:
     Raises UserError if the disk refuses.
     """
     net = copy.deepcopy(net).double().eval()
-    save_rasters(path, [record_direct_raster(net, *halfway_state(net, seed), seed=seed)])
+    x, t, *_ = halfway_state(net, seed)
+    save_rasters(path, [record_direct_raster(net, x, t, seed=seed)])

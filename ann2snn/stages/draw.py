@@ -27,6 +27,7 @@ from ..run.folder import PICTURES, RunFolder
 from .evaluate import folder_name, settings
 
 GREY = 128
+OF_CALLS = ("carry", "carry_steps", "amp", "tf32", "guidance", "class_label")  # settings of a network's calls
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def draw_edit(canvas: Canvas, subject: Subject, strength: float) -> int:
 def draw_inpainting(canvas: Canvas, subject: Subject, mask: Tensor, resamples: int, name: str) -> int:
     """The images, what was kept of them, and what was made. name: the mask's."""
     sample = canvas.sample
-    how = {key: getattr(sample, key) for key in ("seed", "clip", "skip", "carry", "carry_steps", "amp", "tf32")}
+    how = {key: getattr(sample, key) for key in ("seed", "clip", "skip", *OF_CALLS)}
     made = inpaint(canvas.net, subject.images, mask, sample.steps, resamples=resamples, **how)
     kept = torch.where(mask, torch.full_like(made, GREY), subject.images)
     path = canvas.write(f"inpaint_{subject.name}_{name}_{resamples}_{len(made)}", [subject.images, kept, made])
@@ -109,7 +110,7 @@ def draw_inpainting(canvas: Canvas, subject: Subject, mask: Tensor, resamples: i
 def draw_inversion(canvas: Canvas, subject: Subject, iterations: int) -> int:
     """The images, and below them what comes back from their noise; prints how far it is from them."""
     sample = canvas.sample
-    how = {key: getattr(sample, key) for key in ("skip", "carry", "carry_steps", "amp", "tf32")}
+    how = {key: getattr(sample, key) for key in ("skip", *OF_CALLS)}
     back = round_trip(canvas.net, subject.images, sample.steps, iterations=iterations, **how)
     path = canvas.write(f"invert_{subject.name}_{iterations}_{len(back.images)}", [subject.images, back.images])
     psnr = "nothing differs" if math.isinf(back.psnr) else f"PSNR {back.psnr:.2f} dB"

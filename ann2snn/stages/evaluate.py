@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -23,6 +22,7 @@ from ..diffusion.process import image_channels, options_that_count, uses_eta
 from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import ALONE, World
 from ..files.atomic import sweep
+from ..generate.classes import columns
 from ..generate.images import ImageWriter, existing_indices, image_path, read_images, save_grid, save_npz, stale_npzs
 from ..generate.sampling import generate, generate_batches, image_groups
 from ..generate.spikes import keep_spikes, kept_spikes
@@ -130,7 +130,7 @@ def run(folder: RunFolder, generation: Generation, config: EvalConfig, scoring: 
         folder.begin(world)
         generate_missing(images, generation, config)
         if world.main:
-            present(logdir, images, config)
+            present(logdir, images, config, source.net, sample)
             if config.trajectory:
                 follow(logdir / PICTURES / f"trajectory_{images.name}", generation, config)
         world.wait()
@@ -160,7 +160,7 @@ def carried_counts(folder: Path, count: int, calls: int) -> dict[str, object]:
     return {"spikes_per_call": spikes / calls, "time_steps_per_call": steps / calls, "restarts_per_image": restarts}
 
 
-def present(logdir: Path, folder: Path, config: EvalConfig) -> None:
+def present(logdir: Path, folder: Path, config: EvalConfig, net: nn.Module, sample: SampleConfig) -> None:
     """The images of `folder` in one npz beside it, and as a grid if asked for, named after the folder.
 
     The npz is written anew each time: an older one may hold images that the folder no longer has.
@@ -173,7 +173,7 @@ def present(logdir: Path, folder: Path, config: EvalConfig) -> None:
     if config.grid and config.grid_images:
         count = min(config.grid_images, config.num_images)
         path = logdir / (config.grid_path or f"{PICTURES}/{folder.name}.png")
-        write_grid(path, folder, count, config.grid_row or max(1, math.isqrt(count)))
+        write_grid(path, folder, count, config.grid_row or columns(net, sample, count))
         print(f"{path}: the first {count}")
     print(f"{folder}: {config.num_images} images")
 
@@ -193,9 +193,9 @@ def follow(path: Path, generation: Generation, config: EvalConfig) -> None:
     def keep(time: float, state: Tensor) -> None:
         paths[-1].add(pictures(state))
 
-    with ALONE.progress(count * sample.calls(net.diffusion), "trajectory", "call") as bar:
+    with ALONE.progress(count * sample.calls(net.diffusion) * sample.branches, "trajectory", "call") as bar:
 
-        def seen(x: Tensor, t: Tensor) -> None:
+        def seen(x: Tensor, *constants: Tensor) -> None:
             bar.update(len(x))
 
         for part in image_groups(net, range(count)):

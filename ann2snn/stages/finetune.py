@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator
 
 from torch import Tensor
@@ -18,6 +17,7 @@ from ..distributed.world import World
 from ..finetune import BlockReport, Networks, prediction_gap, tune_block
 from ..finetune.inputs import HELD_BACK, hold_back, noised_batches, sampler_batches
 from ..finetune.subject import Batch
+from ..generate.classes import columns
 from ..generate.images import save_grid
 from ..generate.probe import sampler_calls
 from ..generate.sampling import generate_all
@@ -59,7 +59,7 @@ def run(
         )
     folder = prepare_folder(outer.path / config.folder_name(ann.config.bits))
     with owning(folder, "finetune", world):
-        inputs = made_of(dataset, sample, ann.diffusion, config.inputs)
+        inputs = made_of(dataset, sample, ann, config.inputs)
         run = Run(folder, ann, spiking, config, source.hash, world, inputs)
         run.restore()
         outer.begin(world)
@@ -96,7 +96,7 @@ def measure_result(run: Run, sample: SampleConfig) -> None:
     ]
     write_gap(run.folder / GAP_FILE, reports, images, depth=best.depth)
     print_gap(reports, images)
-    calls = sample.calls(run.ann.diffusion)
+    calls = sample.calls(run.ann.diffusion) * sample.branches
     measure_and_write(run.folder / COST_FILE, run.ann, gaps, [spiking], min(images, COST_IMAGES), seed, calls)
     if sample.carry:
         path = run.folder / CARRY_FILE
@@ -127,9 +127,9 @@ class _Interrupted(Exception):  # noqa: N818 - control flow, not an error
 
 def _tune_all(run: Run, dataset: ImageDataset, sample: SampleConfig, log: Tracker) -> int:
     tuned_on, judged_on = hold_back(dataset)
-    x, t = next(noised_batches(judged_on, run.ann, HELD_BACK, run.config.seed, start_step=0))
+    judged = next(noised_batches(judged_on, run.ann, HELD_BACK, run.config.seed, start_step=0))
     few = HELD_BACK < run.world.size  # then every process judges on all
-    held_back = [(x, t) if few else (run.world.share(x), run.world.share(t))]
+    held_back = [judged if few else tuple(map(run.world.share, judged))]
     judge = _Judge(run, held_back, sample)
     if not run.gaps:
         run.gaps.append(judge.gap())
@@ -207,4 +207,4 @@ def _snapshot(run: Run, name: str, report: BlockReport, sample: SampleConfig) ->
         if not run.world.main:
             return
         path = run.folder / BLOCK_SAMPLES / f"{stem}_result.png"
-        save_grid(images, path, max(1, math.isqrt(len(images))))
+        save_grid(images, path, columns(run.snn, sample, len(images)))

@@ -14,7 +14,6 @@ from ..config import (
     FT_INPUTS,
     FT_METHODS,
     RESUME_WITH,
-    DiffusionConfig,
     SampleConfig,
     SpikingConfig,
     check_accumulate,
@@ -29,6 +28,7 @@ from ..errors import UserError
 from ..files.atomic import cause, write_text
 from ..finetune import LEARNABLE, NETWORK, BlockReport, BlockTuning, expand_neurons, tied_proxy, tunable_blocks
 from ..finetune.inputs import HELD_BACK
+from ..generate.classes import classes_of
 from ..nets.architecture import Network
 from ..run.folder import BACKPACKS, TUNED, TUNING, TUNING_SUMMARY
 from ..run.tables import text_table
@@ -42,16 +42,19 @@ FLAG_OF = {"decay": "lr_decay", "inputs": "ft_inputs"}
 #: Flag → field of `SampleConfig`, for inputs that a sampler makes.
 SAMPLER_FIELDS = {
     **{name: name for name in ("sampler", "eta", "denoise", "corrector", "grid_power", "tf32")},
+    **{name: name for name in ("guidance", "class_label")},
     **{"sampler_steps": "steps", "clip_x0": "clip", "skip_type": "skip", "sampler_order": "order"},
 }
 
 
-def made_of(dataset: ImageDataset, sample: SampleConfig, diffusion: DiffusionConfig, inputs: str) -> dict:
+def made_of(dataset: ImageDataset, sample: SampleConfig, ann: Network, inputs: str) -> dict:
     """By flag, what decides inputs and judgement of a fine-tuning: a resumed run must share it. Data by fingerprint."""
-    found = {"dataset_type": dataset.name, "data_dir": dataset.fingerprint(), "amp": sample.amp}
+    count, _ = classes_of(ann)
+    dataset.check_classes(count)
+    found = {"dataset_type": dataset.name, "data_dir": dataset.fingerprint(labels=count > 0), "amp": sample.amp}
     if inputs == "sampler" or sample.carry:
         found |= {flag: getattr(sample, field) for flag, field in SAMPLER_FIELDS.items()}
-        found["var_type"] = diffusion.var_type
+        found["var_type"] = ann.diffusion.var_type
     if sample.carry:
         found |= {"carry": True, "carry_steps": sample.carry_steps}
     return found

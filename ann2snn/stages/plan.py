@@ -20,7 +20,7 @@ class Schedule:
 
     score: denoiser → named figures, for `eval_step`. how: what the figures depend on, by name, besides the network and
     the way it is sampled.
-    resident: whether the training images are kept on the device, see `train.home_of`.
+    resident: whether the training images are kept on the device, see `loading.home_of`.
     wandb: project at Weights & Biases that gets the log too.
     """
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +15,12 @@ from tqdm import tqdm
 
 from ..checkpoints import checkpoint
 from ..config import SampleConfig
-from ..data import ImageDataset, batches
+from ..data import ImageDataset, batches, labels_at
 from ..diffusion import ImageNoise
 from ..distributed.runtime import prepare_folder
 from ..errors import MemoryUserError, UserError, is_out_of_memory
 from ..files.warning import warn
+from ..generate.classes import columns
 from ..generate.images import save_grid
 from ..generate.sampling import generate_all
 from ..run.folder import BEST, CHECKPOINT, LINES, REAL_IMAGES, RESULTS, RunFolder
@@ -33,9 +33,8 @@ from ..training.best import AVERAGED, BestKeeper
 from ..training.trainer import Trainer
 from .common import SilentLog, changes_text, due, newest, owning, record_changes
 from .evaluate import sampling_settings
+from .loading import Batches, home_of
 from .plan import AS_USUAL, Options, Schedule, Training
-
-RESIDENT_SHARE = 0.25  # of a GPU's free memory, at most, for training images without being asked
 
 
 def run(plan: Training, options: Options = AS_USUAL) -> int:
@@ -96,9 +95,9 @@ def start(trainer: Trainer, path: Path, dataset: ImageDataset, options: Options)
     elif options.initial is not None:
         trainer.begin_with(options.initial())
     else:
-        trainer.initialize_activations(
-            next(batches(dataset, max(64, train.batch_size), seed=train.seed, flip=train.flip))
-        )
+        size = max(64, train.batch_size)
+        labels = labels_at(dataset, size, 0, seed=train.seed) if trainer.num_classes else None
+        trainer.initialize_activations(next(batches(dataset, size, seed=train.seed, flip=train.flip)), labels)
 
 
 def _run_log(logdir: Path, trainer: Trainer, wandb: str | None) -> RunLog:
@@ -120,7 +119,7 @@ def _loop(trainer: Trainer, stream: Batches, log: Tracker, plan: Training, owed:
             best.consider(score_both(trainer, schedule.score, logdir, log))
         while trainer.step < total and not stop:
             rate = float(trainer.scheduler.get_last_lr()[0])
-            loss, norm = trainer.train_step(stream.next(trainer.step))
+            loss, norm = trainer.train_step(stream.next(trainer.step), stream.labels(trainer.step))
             step = trainer.step
             if due(step, schedule.log_step) or step == total or trainer.device.type == "cpu":
                 trainer.check_finite(logdir)
@@ -231,64 +230,6 @@ def kept_on_failure(keeper: Keeper) -> Iterator[None]:
         raise
 
 
-class Batches:
-    """This process's share of every batch, by step. A loading process that dies is replaced, a few times."""
-
-    REPLACEMENTS = 3
-
-    def __init__(
-        self, dataset: ImageDataset, trainer: Trainer, num_workers: int, home: torch.device | None = None
-    ) -> None:
-        self.dataset, self.trainer, self.num_workers, self.home = dataset, trainer, num_workers, home
-        self.left = self.REPLACEMENTS
-        self.stream = self._from(trainer.step)
-
-    def next(self, step: int) -> Tensor:
-        """The batch of step `step`, uint8 [n, C, H, W]; steps must follow one another. Raises UserError."""
-        while True:
-            try:
-                return next(self.stream)
-            except RuntimeError as error:
-                if "worker" not in str(error):
-                    raise
-                if not self.left:
-                    raise UserError(
-                        f"processes that load images died {self.REPLACEMENTS + 1} times (out of memory?): lower "
-                        "--num_workers, then run the same command to continue"
-                    ) from None
-            self.left -= 1
-            print(f"WARNING: a process that loads images died at step {step}; starting new ones", file=sys.stderr)
-            self.stream = self._from(step)
-
-    def _from(self, step: int) -> Iterator[Tensor]:
-        config, world = self.trainer.train_config, self.trainer.world
-        return batches(
-            self.dataset,
-            self.trainer.share,
-            seed=config.seed,
-            start_step=step,
-            rank=world.rank,
-            world_size=world.size,
-            num_workers=self.num_workers,
-            flip=config.flip,
-            resident=self.home,
-        )
-
-
-def home_of(dataset: ImageDataset, resident: str, device: torch.device) -> torch.device | None:
-    """Where a training keeps its images to draw batches from; None: wherever the data set has them, or its files.
-
-    resident: "on": on `device`; "auto": there if it is a GPU (not tested on one yet) and images that are in memory
-    already take less than `RESIDENT_SHARE` of what is free there; "off". The batches are the same.
-    """
-    if resident == "on":
-        return device
-    if resident == "off" or device.type != "cuda" or dataset.images is None:
-        return None
-    free, _ = torch.cuda.mem_get_info(device)
-    return device if dataset.images.nbytes < RESIDENT_SHARE * free else None
-
-
 def score_both(trainer: Trainer, score: Callable, logdir: Path, log: Tracker) -> dict[str, float]:
     """Score raw and averaged weights; into the log, and as one line with `step` into `snn_eval.txt`. The figures."""
     trainer.net.eval()
@@ -313,7 +254,7 @@ def write_sample_grid(trainer: Trainer, plan: Training, log: Tracker) -> None:
     images = generate_all(trainer.ema, sample, count, count, trainer.world)
     if not trainer.world.main:
         return
-    save_grid(images, plan.folder.sample_grid(trainer.step), nrow=max(1, math.isqrt(count)))
+    save_grid(images, plan.folder.sample_grid(trainer.step), columns(trainer.net, sample, count))
     log.image(trainer.step, "sample", grid_for_board(images))
 
 

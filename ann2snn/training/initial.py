@@ -53,9 +53,9 @@ def quantized_state(source: Network, config: NetworkConfig, seed: int) -> dict[s
     weights = {name: value for name, value in source.state_dict().items() if not _is_quantizers(name)}
     net.load_state_dict(net.state_dict() | weights)
     with torch.no_grad():
-        x, t = sampler_states(source, IMAGES, TIMES, seed)
+        states = sampler_states(source, IMAGES, TIMES, seed)
     try:
-        calibrate_activations(net, zip(x.split(BATCH), t.split(BATCH), strict=True))
+        calibrate_activations(net, zip(*(values.split(BATCH) for values in states), strict=True))
     except ValueError as error:
         raise UserError(f"--init_from: {error}") from None
     return net.state_dict()

@@ -32,10 +32,10 @@ from ..nets.architecture import NetworkConfig, build_network
 from ..nets.direct import DirectDenoiser
 from ..nets.fsddim import FSDDIMConfig
 from ..nets.parts import BatchDropout
-from ..neurons import StepBatchNorm
 from ..quant import UniformQuantizer
 from ..quant.calibrate import calibrate_activations
 from . import by_time
+from .norms import begin_statistics, counted, running
 from .state import load_optimizer, load_schedule
 
 #: Settings that a resumed run must share with its beginning, or the result is that of neither.
@@ -57,6 +57,7 @@ FIXED_ON_RESUME = (
     "dropout",
     "seed",
     "act_init",
+    "class_dropout",
     "flip",
     "amp",
     "tf32",
@@ -64,6 +65,7 @@ FIXED_ON_RESUME = (
 )
 #: Of these, what earlier checkpoints do not tell.
 UNTOLD = ("amp", "tf32", "data_dir")
+CLASS_STREAM = 2  # of a step's random numbers: 0 is times and noise, 1 dropout
 #: Fine-tuning's name of a flag → training's, which SDM is trained with.
 SAME = {"ft_steps": "total_steps", "ft_batch_size": "batch_size"}
 
@@ -88,8 +90,9 @@ class Trainer:
         """dataset: what is trained on, which a resumed run must share; not asked about where None."""
         self.dataset = dataset
         # What a run is made of besides its configurations. The data by their fingerprint: a path is no content.
-        self.told = {"amp": amp, "tf32": tf32} | ({} if dataset is None else {"data_dir": dataset.fingerprint()})
+        self.told = {"amp": amp, "tf32": tf32} | ({} if dataset is None else {"data_dir": _content(dataset, network)})
         self.changes: dict[str, tuple[object, object]] = {}  # settings that differ since `restore`, by flag
+        self.num_classes = getattr(network, "num_classes", 0)
         self.train_config, self.diffusion, self.world = train, diffusion, world
         self.rows = world.rows(train.batch_size, "--batch_size")
         self.share = self.rows.stop - self.rows.start
@@ -126,7 +129,7 @@ class Trainer:
         called = compiled(self.net)
         self.parallel: nn.Module = averaging(called) if world.size > 1 else called
 
-    def initialize_activations(self, images: Tensor) -> None:
+    def initialize_activations(self, images: Tensor, labels: Tensor | None = None) -> None:
         """Set every activation's first clip value, from one batch uint8 [N, C, H, W] or to the number asked for."""
         config = self.net.config
         if config.bits == FULL_PRECISION:
@@ -137,8 +140,9 @@ class Trainer:
             t = draw_times(self.process, len(x_0), self.device)
             noise = torch.randn(len(x_0), self.net.in_channels, *x_0.shape[2:], device=self.device)
             pair = network_pair(self.process, self.diffusion, x_0, t, noise)
-            _begin_statistics(self.net, pair)
-            calibrate_activations(self.net, [pair])
+            call = pair if labels is None else (*pair, labels.to(self.device))
+            begin_statistics(self.net, call)
+            calibrate_activations(self.net, [call])
         else:
             clip = float(self.train_config.act_init)
             for name, parameter in self.net.named_parameters():
@@ -156,17 +160,17 @@ class Trainer:
         self.world.synchronise(self.net)
         self.ema.load_state_dict(self.net.state_dict())
 
-    def train_step(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """One optimizer step on this process's share of a batch, uint8 [n, C, H, W].
+    def train_step(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One optimizer step on this process's share of a batch, uint8 [n, C, H, W], and its classes, int64 [n].
 
         Returns the share's mean loss and the whole batch's gradient norm before clipping, both 0-dim. If it raises, the
         state is that before the step, as long as `whole` is True.
         """
-        running = _counted(self.net)
+        running = counted(self.net)
         kept = [statistic.clone() for statistic in running]
         try:
             with in_tf32(self.tf32):
-                losses, norm = self.gradients(images)
+                losses, norm = self.gradients(images, labels)
         except Exception:
             for statistic, before in zip(running, kept, strict=True):
                 statistic.copy_(before)
@@ -182,17 +186,18 @@ class Trainer:
         self.first_bad = torch.where(bad, self.step, self.first_bad)
         return losses.mean(), norm
 
-    def gradients(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def gradients(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Compute and clip the gradients of `train_step`. Returns the losses of all parts, and the norm."""
         x_0 = to_model_range(images.to(self.device, non_blocking=True)).to(memory_format=layout_for(self.device))
         t, noise = self.draw(x_0)
+        y = None if labels is None else self.kept_back(labels).to(self.device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)
         size = self.share // self.train_config.accumulate
         self.seen = []
-        losses = [
-            self.backward(x_0[first : first + size], t[first : first + size], noise[first : first + size], first)
-            for first in range(0, self.share, size)
-        ]
+        losses = []
+        for first in range(0, self.share, size):
+            rows = slice(first, first + size)
+            losses.append(self.backward(x_0[rows], t[rows], noise[rows], first, None if y is None else y[rows]))
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.train_config.grad_clip)
         return torch.stack(losses), norm
 
@@ -204,7 +209,13 @@ class Trainer:
         noise = torch.randn(total, self.net.in_channels, *x_0.shape[2:], device=self.device)
         return t[self.rows], noise[self.rows].to(memory_format=layout_for(self.device))
 
-    def backward(self, x_0: Tensor, t: Tensor, noise: Tensor, first: int) -> Tensor:
+    def kept_back(self, labels: Tensor) -> Tensor:
+        """Classes [n] of this process's rows, a share of `class_dropout` of them as "no class"; of seed and step."""
+        generator = torch.Generator().manual_seed(seed_from(self.train_config.seed, self.step + 1, CLASS_STREAM))
+        drawn = torch.rand(self.train_config.batch_size, generator=generator)[self.rows]
+        return torch.where(drawn < self.train_config.class_dropout, self.num_classes, labels)
+
+    def backward(self, x_0: Tensor, t: Tensor, noise: Tensor, first: int, y: Tensor | None = None) -> Tensor:
         """Add the gradient of a part of the share, which starts at its row `first`; returns the part's mean loss."""
         parts = self.train_config.accumulate
         for dropout in self.dropouts:
@@ -218,7 +229,8 @@ class Trainer:
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
                 kind = self.train_config.loss_type
                 what = (self.process, self.diffusion, x_0, t, noise, kind, self.synaptic)
-                losses = denoising_loss(self.parallel, *what)
+                net = self.parallel if y is None else lambda x, t: self.parallel(x, t, y)
+                losses = denoising_loss(net, *what)
             self.seen.append((t, losses.detach()))
             loss = self.weighted(losses, t).mean()
             (loss / parts).backward()
@@ -253,7 +265,7 @@ class Trainer:
     def update_ema(self) -> None:
         """ema += (1 − decay)·(net − ema), on parameters and on batch norm's running statistics; constants stay."""
         decay = ema_decay_at(self.step, self.train_config.ema_decay, self.train_config.ema_warmup)
-        averaged, current = ([*net.parameters(), *_running(net)] for net in (self.ema, self.net))
+        averaged, current = ([*net.parameters(), *running(net)] for net in (self.ema, self.net))
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
     def payload(self, x_T: Tensor) -> dict:
@@ -336,33 +348,14 @@ def synaptic_loss_of(train: TrainConfig, network: NetworkConfig) -> SynapticLoss
     return SynapticLoss(network.spike_steps, *weights)
 
 
-def _running(net: nn.Module) -> list[Tensor]:
-    """Batch norm's running statistics."""
-    norms = [module for module in net.modules() if isinstance(module, StepBatchNorm)]
-    kept = (statistic for norm in norms for statistic in (norm.running_mean, norm.running_var))
-    return [statistic for statistic in kept if statistic is not None]
-
-
-def _counted(net: nn.Module) -> list[Tensor]:
-    """All that a forward pass changes: batch norm's running statistics and its count of batches."""
-    norms = [module for module in net.modules() if isinstance(module, StepBatchNorm)]
-    counts = (norm.num_batches_tracked for norm in norms)
-    return [*_running(net), *(count for count in counts if count is not None)]
+def _content(dataset: ImageDataset, network: NetworkConfig) -> str:
+    """The data set's fingerprint, of images and, where the network is told them, classes. Raises UserError."""
+    count = getattr(network, "num_classes", 0)
+    dataset.check_classes(count)
+    return dataset.fingerprint(labels=count > 0)
 
 
 @torch.no_grad()
-def _begin_statistics(net: nn.Module, call: tuple) -> None:
-    """Let batch norm's running statistics be those of one call, so that what comes after them is calibrated on it."""
-    norms = [module for module in net.modules() if isinstance(module, StepBatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-    if norms:
-        net(*call)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-
-
 def averaging(net: nn.Module) -> DistributedDataParallel:
     """`net` with gradients that are the mean over all processes; buffers are constants and need no exchange."""
     known = inspect.signature(DistributedDataParallel.__init__).parameters

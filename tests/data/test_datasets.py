@@ -113,17 +113,22 @@ class TestTorchvision:
 
     def test_cifar10_is_colour_channel_first(self, monkeypatch):
         data = noise(6, 32, 32, 3).numpy()
-        monkeypatch.setattr(datasets.tv, "CIFAR10", lambda *_args, **_kwargs: types.SimpleNamespace(data=data))
+        source = types.SimpleNamespace(data=data, targets=[3, 0, 1, 1, 0, 3], classes=["a", "b", "c", "d"])
+        monkeypatch.setattr(datasets.tv, "CIFAR10", lambda *_args, **_kwargs: source)
         dataset = load_dataset("cifar10", "anywhere", 32)
         assert torch.equal(dataset.images, torch.from_numpy(data).permute(0, 3, 1, 2))
         assert (dataset.channels, dataset.flip, dataset.split) == (3, True, "train")
+        assert dataset.labels.tolist() == source.targets and list(dataset.classes) == source.classes
 
     def test_celeba_is_cropped_to_140_then_scaled(self, tmp_path, monkeypatch):
         pixels = picture(tmp_path / "celeba/img_align_celeba/000001.png", 218, 178)
         fake = types.SimpleNamespace(base_folder="celeba", filename=["000001.png"])
         monkeypatch.setattr(datasets.tv, "CelebA", lambda *_args, **_kwargs: fake)
         expected = v2.Compose([v2.ToPILImage(), v2.CenterCrop(140), v2.Resize(64), v2.PILToTensor()])(pixels)
-        assert torch.equal(load_dataset("celeba", tmp_path, 64)[0], expected)
+        dataset = load_dataset("celeba", tmp_path, 64)
+        assert torch.equal(dataset[0], expected)
+        with pytest.raises(UserError, match="celeba has attributes and no classes"):
+            dataset.of_class(0)
 
 
 class TestFolder:
@@ -133,6 +138,8 @@ class TestFolder:
         dataset = load_dataset("folder", tmp_path, 8)
         theirs = [v2.functional.pil_to_tensor(image) for image, _ in ImageFolder(tmp_path)]
         assert torch.equal(torch.stack([dataset[i] for i in range(len(dataset))]), torch.stack(theirs))
+        folder = ImageFolder(tmp_path)
+        assert (dataset.labels.tolist(), list(dataset.classes)) == (folder.targets, folder.classes)
         assert (dataset.images is not None) == budget
         assert (dataset.channels, dataset.flip, dataset.split, len(dataset)) == (3, True, "all", 5)
 

@@ -7,7 +7,7 @@ import torch
 
 from ann2snn.data import ImageDataset, batches, datasets
 from ann2snn.errors import UserError
-from ann2snn.stages.train import home_of
+from ann2snn.stages.loading import home_of
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
