@@ -33,7 +33,7 @@ from .generate.interpolation import interpolate
 from .generate.inversion import invert, round_trip
 from .generate.noise import check_noise
 from .generate.probe import sampler_calls
-from .generate.sampling import generate_all
+from .generate.sampling import Given, generate_all
 from .generate.subject import check_sampled, given_images, sampling
 from .hardware import export_nir
 from .nets import UNet
@@ -179,9 +179,7 @@ def sample(
     config = SampleConfig(sampler, steps, eta, clip, seed, guidance=guidance, **of_all, **options)
     if x_T is not None:
         check_noise(net, x_T, n)
-    return generate_all(
-        *(net, config, n, batch_size), progress=progress, x_T=x_T, statistics=statistics, labels=of_each
-    )
+    return generate_all(*(net, config, n, batch_size), given=Given(statistics, x_T, of_each), progress=progress)
 
 
 def _classes(

@@ -22,7 +22,7 @@ from ..files.atomic import file_hash, write_text
 from ..generate.classes import columns
 from ..generate.images import save_grid
 from ..generate.probe import halfway_state, sampler_states
-from ..generate.sampling import generate_all
+from ..generate.sampling import Hooks, generate_all
 from ..generate.subject import Sampled
 from ..hardware.export import planned, write_graph
 from ..nets.architecture import Network
@@ -207,7 +207,7 @@ def write_grids(
     for net, how in ways:
         path = logdir / grid_name(net, how.carry)
         kept = FirstPath(net)
-        images = generate_all(net, how, count, batch_size, world, on_step=kept.watch)
+        images = generate_all(net, how, count, batch_size, world, hooks=Hooks(on_step=kept.watch))
         paths[isinstance(net, SpikingNetwork)] = kept, images  # of a spiking network the last way, that asked for
         if world.main:
             save_grid(images, path, columns(net, how, count))

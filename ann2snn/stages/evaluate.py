@@ -24,7 +24,7 @@ from ..distributed.world import ALONE, World
 from ..files.atomic import sweep
 from ..generate.classes import columns
 from ..generate.images import ImageWriter, existing_indices, image_path, read_images, save_grid, save_npz, stale_npzs
-from ..generate.sampling import generate, generate_batches, image_groups
+from ..generate.sampling import Given, Hooks, generate, generate_batches, image_groups
 from ..generate.spikes import keep_spikes, kept_spikes
 from ..metrics.features import FeatureExtractor
 from ..metrics.score import make_stats as gather_stats
@@ -189,6 +189,7 @@ def follow(path: Path, generation: Generation, config: EvalConfig) -> None:
     images: list[Tensor] = []
     pictures = as_pictures(net)
     count = min(config.trajectory, config.num_images)
+    given = Given(generation.statistics)
 
     def keep(time: float, state: Tensor) -> None:
         paths[-1].add(pictures(state))
@@ -200,7 +201,7 @@ def follow(path: Path, generation: Generation, config: EvalConfig) -> None:
 
         for part in image_groups(net, range(count)):
             paths.append(Trajectory())
-            images.append(generate(net, sample, part, on_call=seen, on_step=keep, statistics=generation.statistics))
+            images.append(generate(net, sample, part, given, Hooks(seen, keep)))
     frames = torch.cat([kept.frames(end) for kept, end in zip(paths, images, strict=True)], dim=1)
     for written in write_trajectory(frames, path, config.trajectory_format):
         print(f"{written}: the way of the first {count} images")
@@ -312,8 +313,8 @@ def generate_missing(folder: Path, generation: Generation, config: EvalConfig) -
             *(net, sample, missing, config.batch_size),
             label=label,
             world=world,
-            statistics=generation.statistics,
-            on_spikes=partial(keep_spikes, folder) if sample.carry else None,
+            given=Given(generation.statistics),
+            hooks=Hooks(on_spikes=partial(keep_spikes, folder) if sample.carry else None),
         )
         with ImageWriter(folder) as writer:
             for indices, images in batches:

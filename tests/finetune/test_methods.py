@@ -27,7 +27,7 @@ from ann2snn.finetune import (
 )
 from ann2snn.finetune.inputs import sampler_batches
 from ann2snn.finetune.subject import LEARNABLE
-from ann2snn.generate.sampling import generate
+from ann2snn.generate.sampling import Hooks, generate
 from tests.helpers import assert_close, assert_equal, random_ann, random_batch
 
 STREAM = SpikingConfig("stream")
@@ -205,7 +205,7 @@ def test_sampler_inputs_are_states_of_the_sampling_path_and_follow_from_seed_and
     assert_equal(again[0], drawn[2][0])
     assert_equal(again[1], drawn[2][1])
     times = set()
-    generate(ann, sample, range(1), on_step=lambda step, x: times.add(step))
+    generate(ann, sample, range(1), hooks=Hooks(on_step=lambda step, x: times.add(step)))
     assert set(torch.cat([t for _, t in drawn]).tolist()) <= times
     noisiest = max(times)
     latest = torch.cat([x[t == noisiest] for x, t in drawn])

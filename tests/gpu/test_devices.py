@@ -29,7 +29,7 @@ from ann2snn.diffusion.vp import gather
 from ann2snn.distributed.runtime import place, sent
 from ann2snn.distributed.world import World
 from ann2snn.finetune import LEARNABLE, BlockTuning, Networks, expand_neurons, tied_proxy, tunable_blocks, tune_block
-from ann2snn.generate.sampling import generate
+from ann2snn.generate.sampling import SEED_ALONE, Given, generate
 from ann2snn.metrics.fad import FadExtractor
 from ann2snn.metrics.fad_encoder import AutoEncoder
 from ann2snn.metrics.frechet import FeatureStatistics
@@ -107,10 +107,8 @@ SAMPLERS = {
 OTHERS = [("cld", "gddim"), ("cld", "euler"), ("blur", "gddim"), ("blur", "euler")]
 
 
-def sampled(net: torch.nn.Module, config: SampleConfig, steps: int, **options: object) -> None:
-    made = generate(
-        place(copy.deepcopy(net), GPU), SampleConfig(**vars(config) | {"steps": steps}), range(2), **options
-    )
+def sampled(net: torch.nn.Module, config: SampleConfig, steps: int, given: Given = SEED_ALONE) -> None:
+    made = generate(place(copy.deepcopy(net), GPU), SampleConfig(**vars(config) | {"steps": steps}), range(2), given)
     assert made.dtype == torch.uint8 and not made.is_cuda
 
 
@@ -148,7 +146,7 @@ def test_analytic_dpm():
             known = analytic_statistics(there, process, [images.to(GPU)], range(STEPS))
         gpu.waits.clear()
         gpu.copies.clear()
-        sampled(net, SampleConfig("analytic_dpm"), n, statistics=known)
+        sampled(net, SampleConfig("analytic_dpm"), n, Given(known))
 
     one_more("analytic_dpm", run)
 
