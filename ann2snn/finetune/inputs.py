@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from ..config import CLASS_DROPOUT, SampleConfig, require
-from ..data import ImageDataset, batches, labels_at, to_model_range
+from ..data import ImageDataset, Share, batches, labels_at, to_model_range
 from ..diffusion.process import draw_times, make_process, network_pair
 from ..distributed.runtime import seed_from
 from ..distributed.world import ALONE, World
@@ -44,7 +44,8 @@ def noised_batches(
     like = next(net.parameters())
     rows = world.rows(batch_size, "--ft_batch_size")
     each = rows.stop - rows.start
-    stream = batches(dataset, each, seed=seed, start_step=start_step, rank=world.rank, world_size=world.size)
+    share = Share(world.rank, world.size)
+    stream = batches(dataset, each, seed=seed, start_step=start_step, share=share)
     for step, images in enumerate(stream, start_step):
         generator = torch.Generator().manual_seed(seed_from(seed, step))
         x_0 = to_model_range(images)
@@ -56,8 +57,7 @@ def noised_batches(
         if not count:
             yield pair
             continue
-        place = {"seed": seed, "rank": world.rank, "world_size": world.size}
-        labels = labels_at(dataset, len(images), step, **place)
+        labels = labels_at(dataset, len(images), step, seed=seed, share=share)
         dropped = torch.rand(batch_size, generator=generator)[rows] < CLASS_DROPOUT
         yield *pair, torch.where(dropped, count, labels).to(like.device)
 

@@ -30,7 +30,7 @@ from ..run.tracker import Tracker
 from ..signals import Interruption
 from ..training import by_time
 from ..training.best import AVERAGED, BestKeeper
-from ..training.trainer import Trainer
+from ..training.trainer import Computing, Trainer
 from .common import SilentLog, changes_text, due, newest, owning, record_changes
 from .evaluate import sampling_settings
 from .loading import Batches, home_of
@@ -40,8 +40,8 @@ from .plan import AS_USUAL, Options, Schedule, Training
 def run(plan: Training, options: Options = AS_USUAL) -> int:
     """Train to `plan.train.total_steps`, writing checkpoints, sample grids and logs. Returns the exit code."""
     world, dataset, schedule = plan.world, plan.dataset, plan.schedule
-    setting = (plan.network, plan.diffusion, plan.train, world)
-    trainer = Trainer(*setting, options.amp, options.recompute, dataset, plan.sample.tf32)
+    computing = Computing(options.amp, plan.sample.tf32, options.recompute)
+    trainer = Trainer(plan.network, plan.diffusion, plan.train, world, computing, dataset)
     logdir = prepare_folder(plan.folder.path)
     with owning(logdir, "train", world):
         groups = getattr(plan.network, "norm_groups", None)

@@ -36,7 +36,7 @@ from ann2snn.metrics.frechet import FeatureStatistics
 from ann2snn.metrics.inception_score import InceptionScore
 from ann2snn.metrics.precision_recall import precision_recall
 from ann2snn.nets.mlp import MLP
-from ann2snn.training.trainer import Trainer
+from ann2snn.training.trainer import Computing, Trainer
 from tests.gpu.networks import CONFIGS, STEPS, small
 from tests.gpu.simulated import GPU, simulated_gpu
 
@@ -198,7 +198,8 @@ TRAININGS = {
 def trained(gpu, n: int, network, diffusion=None, train=None, **options) -> None:
     world = World(GPU)
     settings = TrainConfig(**{"batch_size": 4, "warmup": 0} | (train or {}))
-    trainer = Trainer(network, DiffusionConfig(diffusion_steps=STEPS, **diffusion or {}), settings, world, **options)
+    process = DiffusionConfig(diffusion_steps=STEPS, **diffusion or {})
+    trainer = Trainer(network, process, settings, world, Computing(**options))
     images = torch.randint(256, (4, 1, network.image_size, network.image_size), dtype=torch.uint8)
     trainer.initialize_activations(images)
     for _ in range(n):
