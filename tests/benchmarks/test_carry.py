@@ -35,6 +35,7 @@ def test_carrying_is_exact_and_takes_fewer_spikes(path, tmp_path, capsys):
     assert "layer_sync, carried" in printed and "b-bit ANN, zeros skipped" in printed
 
 
+@pytest.mark.slow
 def test_scores_are_drawn_and_what_is_known_is_not_computed_again(path, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(carry, "scorer", lambda *_: lambda net, sample: 10.0 - sample.steps)
     out, plot = tmp_path / "carry.json", tmp_path / "carry.png"

@@ -17,6 +17,7 @@ from benchmarks import faults
 from tests.helpers import random_ann
 
 
+@pytest.mark.slow
 def test_a_short_campaign_finds_nothing_lost(tmp_path, capsys):
     out = tmp_path / "kills.json"
     code = faults.main(["--kills=6", "--tiny", "--nproc=0", f"--workdir={tmp_path}/runs", f"--out={out}"])

@@ -60,6 +60,7 @@ def test_findings_of_failures_are_findings(setting):
     assert "mean" in good and "UserError" in bad["failed"]
 
 
+@pytest.mark.slow
 def test_a_few_seconds_of_training_leave_a_network(tmp_path, monkeypatch):
     out = tmp_path / "run"
     monkeypatch.setattr(gpu_training.importlib.util, "find_spec", lambda name: None)  # a score takes half a minute

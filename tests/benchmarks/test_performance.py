@@ -149,6 +149,7 @@ def test_what_was_not_measured_says_why():
     assert why["qat_step", "cpu"] == "--only leaves out training"
 
 
+@pytest.mark.slow
 def test_every_group_is_timed_printed_and_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(plan, "QUICK", TINY)
     monkeypatch.setattr(memory, "_child_peak", lambda bench, job: 2.0**20 * (1 + (job.kind != "ann")))

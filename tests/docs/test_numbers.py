@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+from benchmarks import guidance
 from benchmarks.carry_table import in_full, microjoules, overview
 
 ROOT = Path(__file__).parents[2]
@@ -144,3 +145,9 @@ def test_the_table_of_steps_a_call():
         if "spikes" in row and row["way"] != "layer_sync, from rest":
             cells = [row["way"], f"{row['share_of_rest']:.1%}", f"{row['steps_run']:.2f}", f"{row['worst_error']:.1e}"]
             assert f"| {' | '.join(cells)} | {row['score']:.1f} |" in results
+
+
+def test_what_guidance_costs():
+    rows = guidance.read_rows(FIGURES / "guidance.json")
+    assert guidance.table(rows).strip() in (ROOT / "docs/classes.md").read_text(encoding="utf-8")
+    assert all(row["worst_error"] == 0 for row in rows)
