@@ -86,10 +86,10 @@ def test_stopped_and_continued_is_never_stopped_to_the_last_bit(network, images,
     assert run(whole, images, network, 6) == 0
     original = Trainer.train_step
 
-    def stop_at_3(self, batch):
+    def stop_at_3(self, *batch):
         if self.step == 2:
             signal.raise_signal(signal.SIGTERM)
-        return original(self, batch)
+        return original(self, *batch)
 
     monkeypatch.setattr(Trainer, "train_step", stop_at_3)
     assert run(stopped, images, network, 6) == 128 + signal.SIGTERM
