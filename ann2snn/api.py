@@ -25,6 +25,7 @@ from .convert import (
 from .convert.gap import GapMeter
 from .cost import CostReport, count_calls
 from .errors import UserError
+from .exchange import export_onnx, export_program
 from .generate.analytic import BATCH, measured_statistics
 from .generate.classes import given_labels
 from .generate.editing import edit
@@ -38,6 +39,7 @@ from .generate.subject import check_sampled, given_images, sampling
 from .hardware import export_nir
 from .nets import UNet
 from .nets.architecture import Network
+from .nets.in_pipeline import in_pipeline
 from .ptq import quantize, register_attention
 
 __all__ = [
@@ -47,8 +49,11 @@ __all__ = [
     "cost",
     "edit",
     "export_nir",
+    "export_onnx",
+    "export_program",
     "fold_thresholds",
     "gap",
+    "in_pipeline",
     "inpaint",
     "interpolate",
     "invert",

@@ -25,7 +25,7 @@ FLOORS = [
     {"toy", "training"},
     {"api", "finetune", "report"},
     {"generate", "metrics"},
-    {"checkpoints", "cost", "hardware", "run"},
+    {"checkpoints", "cost", "exchange", "hardware", "run"},
     {"convert"},
     {"diffusion", "ptq"},
     {"nets"},

@@ -336,6 +336,8 @@ def _define_scores() -> None:
     DEFINE_string("export", None, "SNN_conversion: a new folder for the network and a card of what was measured")
     DEFINE_string("export_nir", None, "SNN_conversion: a new file for the network at --nir_time as a graph (NIR)")
     DEFINE_float("nir_time", None, "diffusion time of --export_nir, 0 to below --T")
+    DEFINE_string("export_onnx", None, "SNN_conversion: a new ONNX file of the layer_sync network, with Q/DQ nodes")
+    DEFINE_string("export_program", None, "SNN_conversion: a new file of it for torch.export.load")
 
 
 def _define_run() -> None:

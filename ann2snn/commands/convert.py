@@ -4,9 +4,10 @@
     python SNN_conversion.py --flagfile config/SNN_convert/CIFAR10_snn.txt
 
 Reads ckpt.pt in --logdir; writes converted_snn.pt, gap.json, cost.json, raster.npz and images/. --export adds a folder
-to hand on: weights, settings, and a card of what was measured; --export_nir the graph for hardware. Nothing is trained:
-the weights are those of the quantized network. The tables it prints say how far the spiking network is from it under
-each schedule, and what each costs in operations, energy and time steps.
+to hand on: weights, settings, and a card of what was measured; --export_nir the graph for hardware; --export_onnx and
+--export_program files that run without this program. Nothing is trained: the weights are those of the quantized
+network. The tables it prints say how far the spiking network is from it under each schedule, and what each costs in
+operations, energy and time steps.
 """
 
 from __future__ import annotations
@@ -35,5 +36,10 @@ def main() -> int:
         spike_chunk=FLAGS.spike_chunk,
         exported=Path(FLAGS.export) if FLAGS.export else None,
         nir_file=nir_file,
+        programs=[
+            (kind, Path(path))
+            for kind, path in (("program", FLAGS.export_program), ("onnx", FLAGS.export_onnx))
+            if path
+        ],
     )
     return convert.run(build.run_folder("convert", source), source, spiking, sample, config, world)

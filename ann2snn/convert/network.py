@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from ..config import AUTO, SpikingConfig, check_carry_steps, check_int, require
 from ..errors import UserError
+from ..nets.shared import Shared
 from ..neurons import Clock, IFNeuron, Monitor
 from ..ptq.calls import fresh, leaves, map_tensors
 from ..quant import quantized_once
@@ -37,7 +38,7 @@ def window(neurons: Iterable[IFNeuron]) -> int:
     return max(levels.hi - levels.lo for levels in (neuron.levels for neuron in neurons))
 
 
-class SpikingNetwork(nn.Module):
+class SpikingNetwork(Shared, nn.Module):
     """Integrate-and-fire network: every quantizer of `net` is a neuron, everything else is as it was.
 
     One time step is one forward pass of `net`, and the answer is that of the last pass: tensors, tuples or whatever

@@ -72,11 +72,13 @@ def read_torch_fake_quantize(module: Any) -> Levels | None:
 
     axis = module.ch_axis if module.is_per_channel else None
     step = step.flatten() if module.is_per_channel else step.reshape(())
+    low, high, per_unit = int(lows.flatten()[0]), int(highs.flatten()[0]), step.reciprocal()
+    # The kernel's arithmetic, written out: it has no form that torch.export follows.
     return Levels(
         step,
-        int(lows.flatten()[0]),
-        int(highs.flatten()[0]),
-        level=lambda x: torch.round(module(x) / along(step, axis, x.dim())),
+        low,
+        high,
+        level=lambda x: torch.round(x * along(per_unit, axis, x.dim())).clamp(low, high),
         axis=axis,
     )
 

@@ -31,6 +31,7 @@ from ..quant.place import quantize_input, quantize_output
 from .classes import ClassEmbedding, told
 from .group_norm import GroupNorm
 from .parts import BatchDropout
+from .shared import Shared
 
 NORM_EPS = 1e-6
 #: Whose sinusoids → ln of their frequencies, from the indices i [dim/2]. Programs differ by the divisor, and by the
@@ -140,7 +141,7 @@ def sinusoidal_features(t: Tensor, dim: int, frequencies: str = "ddpm") -> Tenso
     return torch.cat([torch.sin(angle), torch.cos(angle)], dim=1)
 
 
-class AttentionUNet(nn.Module):
+class AttentionUNet(Shared, nn.Module):
     """Denoiser f(x [N, C, H, W], t [N], y [N]) → [N, C_out, H, W]; `t` may be fractional; `y` as in `UNet`.
 
     `diffusion` is the process it was trained for; it is carried along, not used.

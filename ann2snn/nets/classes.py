@@ -34,7 +34,7 @@ def told(embedding: ClassEmbedding | None, temb: Tensor, y: Tensor | None) -> Te
     if embedding is None:
         require(y is None, "y: the network knows no classes; call it without them")
         return temb
-    return temb + embedding.of(y, len(temb))
+    return temb + embedding.of(y, temb.shape[0])  # which a program keeps open, and `len` does not
 
 
 def _form(y: Tensor) -> str:

@@ -17,6 +17,7 @@ from ..config import FULL_PRECISION, DiffusionConfig, check_bits, check_int, req
 from ..errors import UserError
 from ..quant import UniformQuantizer
 from ..quant.place import quantize_input, quantize_output
+from .shared import Shared
 
 MOST_SETTINGS = 2**16  # characters
 #: Settings of networks that read more than an image and a time, or have weights that no convolution has.
@@ -99,7 +100,7 @@ def _check_values(settings: dict) -> None:
     require(size % factor == 0, f"--img_size={size}: must be a multiple of {factor}, to be halved level by level")
 
 
-class DiffusersUNet(nn.Module):
+class DiffusersUNet(Shared, nn.Module):
     """Denoiser f(x [N, C, S, S], t [N]) → [N, C, S, S]; `model` is diffusers' network.
 
     Raises UserError where diffusers is missing, or makes no network of the settings.

@@ -26,6 +26,7 @@ from ..config.checks import (
 from ..config.direct import MOST_STEPS
 from ..kernels import SURROGATES, LIFRule
 from ..neurons import LIFNeuron, Monitor, StepBatchNorm, unfold_time
+from .shared import Shared
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class DirectConfig:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
 
-class DirectDenoiser(nn.Module):
+class DirectDenoiser(Shared, nn.Module):
     """Base of spiking denoisers f(x [N, C, H, W], t [N]) → [N, C, H, W]; every call starts with its neurons at rest.
 
     recompute: in training, keep no activations inside a block but compute them again for the gradient.

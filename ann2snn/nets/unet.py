@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from ..config import DiffusionConfig, UNetConfig
 from .classes import ClassEmbedding, told
 from .parts import DownSample, Parts, PreActivation, Resampling, ResBlock, SpikeDrivenResBlock, TimeEmbedding, UpSample
+from .shared import Shared
 
 
-class UNet(nn.Module):
+class UNet(Shared, nn.Module):
     """Denoiser f(x [N, C, H, W], t [N], y [N]) → [N, C, H, W]; `t` may be fractional.
 
     y: the classes of the images, int64, `num_classes` for none, as None is for all; of a network that knows classes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ..convert.raster import record_raster
 from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import World
 from ..errors import UserError
+from ..exchange import check_exported, export_to
 from ..files.atomic import file_hash, write_text
 from ..generate.classes import columns
 from ..generate.images import save_grid
@@ -44,6 +45,7 @@ class ConvertConfig:
     """gap_images, grid_images: that gap and cost are measured on, and that the grids show; 0 for none.
 
     exported: a new folder that gets the network and a card, too. nir_file: a new file that gets its graph at that time.
+    programs: new files that hold its one pass, as `exchange` writes them: ("program" or "onnx", path).
     spike_chunk: see `SpikingNetwork.set_spike_chunk`.
     """
 
@@ -53,6 +55,7 @@ class ConvertConfig:
     spike_chunk: int = 0
     exported: Path | None = None
     nir_file: tuple[Path, float] | None = None
+    programs: Sequence[tuple[str, Path]] = ()
 
 
 def run(
@@ -73,6 +76,8 @@ def run(
     snn = converted(ann, spiking, config.spike_chunk)
     if config.exported is not None:
         folders.check_free(config.exported)
+    for kind, path in config.programs:
+        check_exported(snn, path, kind)
     nir_file = config.nir_file
     graph: Any = None if nir_file is None else planned(snn, nir_file[1], nir_file[0])
     logdir = prepare_folder(folder.path)
@@ -92,6 +97,9 @@ def run(
             if nir_file is not None:
                 write_graph(graph, nir_file[0])
                 print(f"{nir_file[0]}: {len(graph.nodes)} nodes of NIR, the network at t = {nir_file[1]:g}")
+            for kind, path in config.programs:
+                export_to(kind, snn, path)
+                print(f"{path}: one pass of the network, which is the quantized network's too")
         if config.grid_images:
             write_grids(logdir, (snn, ann), sample, config.grid_images, config.batch_size, world)
         world.wait()

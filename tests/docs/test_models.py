@@ -12,7 +12,7 @@ QUICK = ("--num_threads=1", "--device=cpu")
 
 
 def test_the_page_runs_as_written(tmp_path, monkeypatch, capsys):
-    code, printed = (re.search(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL)[1] for kind in ("python", "text"))
+    code, printed = ("".join(re.findall(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL)) for kind in ("python", "text"))
     with monkeypatch.context() as inside:
         inside.chdir(tmp_path)
         exec(compile(code, "docs/models.md", "exec"), {})
