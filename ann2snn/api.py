@@ -44,7 +44,7 @@ from .generate.interpolation import interpolate
 from .generate.inversion import invert, round_trip
 from .generate.noise import check_noise
 from .generate.probe import sampler_calls
-from .generate.sampling import generate_all
+from .generate.sampling import Given, generate_all
 from .generate.subject import check_call, check_sampled, given_images, sampling
 from .hardware import export_nir
 from .nets import UNet
@@ -220,9 +220,7 @@ def sample(
     require(statistics is None or sampler == "analytic_dpm", f"statistics: only of sampler=analytic_dpm, not {sampler}")
     if x_T is not None:
         check_noise(net, x_T, n)
-    return generate_all(
-        *(net, config, n, batch_size), progress=progress, x_T=x_T, statistics=statistics, labels=of_each
-    )
+    return generate_all(*(net, config, n, batch_size), given=Given(statistics, x_T, of_each), progress=progress)
 
 
 def _classes(

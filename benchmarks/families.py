@@ -31,7 +31,8 @@ from ann2snn.files.atomic import write_text
 from ann2snn.nets.architecture import NetworkConfig, build_network
 from ann2snn.nets.fsddim import FSDDIMConfig
 from ann2snn.nets.sddpm import SDDPMConfig
-from ann2snn.run.log import RESULTS, read_log
+from ann2snn.run.folder import RESULTS
+from ann2snn.run.lines import read_log
 from ann2snn.run.tables import text_table
 from benchmarks.settling import environment
 

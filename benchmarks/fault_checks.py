@@ -14,8 +14,8 @@ from PIL import Image
 
 from ann2snn.checkpoints import checkpoint
 from ann2snn.checkpoints.seal import HASH, content_hash
-from ann2snn.run.log import LINES, RESULTS, read_log
-from ann2snn.stages.train import CHECKPOINT
+from ann2snn.run.folder import CHECKPOINT, LINES, RESULTS
+from ann2snn.run.lines import read_log
 
 from .fault_runs import TUNED
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from ann2snn.data import load_dataset
-from ann2snn.stages.train import CHECKPOINT
+from ann2snn.run.folder import CHECKPOINT
 
 from .fault_runs import DATA, IMAGES, PIXELS, TUNED, Stage
 

@@ -37,7 +37,7 @@ from ann2snn.distributed.runtime import prepare_folder, seed_from
 from ann2snn.errors import UserError
 from ann2snn.files.atomic import file_hash, write_text
 from ann2snn.files.plain import read_text
-from ann2snn.generate.sampling import generate
+from ann2snn.generate.sampling import Given, Hooks, generate
 from ann2snn.metrics.features import FeatureExtractor, make_extractor
 from ann2snn.metrics.score import score_numbered
 from ann2snn.metrics.stats_file import ReferenceStatistics, read_stats
@@ -148,7 +148,7 @@ def sampled(task: Task, count: int, batch_size: int, statistics: Tensor | None) 
     for start in range(0, count, batch_size):
         indices = range(start, min(start + batch_size, count))
         on_call = lambda x, t: called.append(len(x))  # noqa: E731
-        parts.append(generate(task.source.net, task.sample, indices, on_call=on_call, statistics=statistics))
+        parts.append(generate(task.source.net, task.sample, indices, Given(statistics), Hooks(on_call)))
     nfe, rest = divmod(sum(called), count)
     assert rest == 0, f"{task.sampler}: {sum(called)} calls for {count} images"
     return torch.cat(parts), nfe

@@ -28,13 +28,14 @@ from ann2snn.config import DiffusionConfig, SampleConfig, SpikingConfig, TrainCo
 from ann2snn.convert import measure_gap, relative_error
 from ann2snn.data import load_dataset, to_model_range
 from ann2snn.diffusion import VP
-from ann2snn.distributed.runtime import prepare_folder
 from ann2snn.distributed.world import ALONE
 from ann2snn.files.atomic import write_text
 from ann2snn.nets import UNet
 from ann2snn.quant import QuantReLU
+from ann2snn.run.folder import CHECKPOINT, RunFolder
 from ann2snn.run.tables import text_table
 from ann2snn.stages import train
+from ann2snn.stages.plan import Schedule, Training
 
 BITS = (2, 3, 4)
 TIMES = (50, 700)
@@ -156,17 +157,18 @@ def measure(ann: UNet, images: int, settle_steps: int, seed: int = 0) -> list[Cu
 
 def train_small_network(workdir: Path, steps: int) -> Path:
     """Train a 16×16 grey 2-bit network on the shipped images, or find it trained already; returns its checkpoint."""
-    train.run(
-        prepare_folder(workdir),
+    plan = Training(
+        RunFolder(workdir),
         load_dataset("fashion_mnist_10k", "", 16),
         UNetConfig(1, 16, 24, (1, 2, 2), 1, dropout=0.0, bits=2, norm_groups=6),
         DiffusionConfig(),
         TrainConfig("fashion_mnist_10k", 2e-3, "cosine", 1.0, steps, 100, 32, ema_decay=0.99, dropout=0.0),
         SampleConfig("ddim", steps=20),
-        train.Schedule(sample_step=0, save_step=100, log_step=10, sample_size=16),
+        Schedule(sample_step=0, save_step=100, log_step=10, sample_size=16),
         ALONE,
     )
-    return workdir / train.CHECKPOINT
+    train.run(plan)
+    return workdir / CHECKPOINT
 
 
 def environment() -> dict[str, str]:

@@ -31,7 +31,8 @@ from ann2snn.diffusion import VP
 from ann2snn.files.atomic import write_text
 from ann2snn.nets import UNet
 from ann2snn.report.summary import COMPARABLE
-from ann2snn.run.log import RESULTS, read_log
+from ann2snn.run.folder import RESULTS
+from ann2snn.run.lines import read_log
 from ann2snn.run.tables import text_table
 
 COST_IMAGES = 4

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from torch import distributed as dist
 
-from ann2snn.distributed import launch, world
+from ann2snn.distributed import launch, lifelines, world
 from ann2snn.generate import sampling
 from tests.processes import child_inside, ended, fork, kill
 from tests.scripts import SAMPLING, _free_port, processes, train_flags
@@ -106,7 +106,7 @@ def test_who_waits_for_a_process_that_is_killed_ends_soon(name, victim):
     def work(joined):
         if joined.rank == victim:
             last(joined)
-        with pytest.raises(world.LostProcessError, match="closed by peer"):
+        with pytest.raises(lifelines.LostProcessError, match="closed by peer"):
             waiting(joined)
 
     with Group(work) as group:

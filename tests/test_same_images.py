@@ -115,7 +115,7 @@ def test_on_a_cpu_every_call_has_the_same_shape():
     net, shapes = unet(0), []
     net.register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape)))
     for batch_size in (1, 2, 7, 128):
-        for _ in generate_batches(net, SampleConfig("ddim", steps=2), [3, 4, 40], batch_size, progress=False):
+        for _ in generate_batches(net, SampleConfig("ddim", steps=2), [3, 4, 40], batch_size, label=None):
             pass
     generate(net, SampleConfig("ddim", steps=2), [9])
     assert set(shapes) == {(group_size(8), 3, 8, 8)}

@@ -53,6 +53,11 @@ class Loaded:
         return self.net
 
     @property
+    def trained_on(self) -> str | None:
+        """The `dataset_type` of its training; None where the file does not say."""
+        return self.raw.get("config", {}).get("train", {}).get("dataset_type")
+
+    @property
     def hash(self) -> str:
         """Of the file, or of the weights in a folder."""
         return file_hash(dialects.weights_of(self.path) if self.path.is_dir() else self.path)

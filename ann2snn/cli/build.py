@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -25,10 +25,10 @@ from ..convert import SpikingNetwork
 from ..data import ImageDataset, load_dataset
 from ..diffusion.process import check_sampling, current_steps, image_channels, network_channels
 from ..distributed.precision import set_tf32
-from ..distributed.runtime import computes_bfloat16, computes_tf32, keep_freed_memory, prepare_folder
+from ..distributed.runtime import computes_bfloat16, computes_tf32, keep_freed_memory
 from ..distributed.world import World, current, join
 from ..errors import UserError
-from ..files.atomic import file_hash, sweep, write_text
+from ..files.atomic import file_hash
 from ..generate import compiled
 from ..generate.classes import classes_of, resolved
 from ..generate.sampling import generate_batches
@@ -39,11 +39,14 @@ from ..metrics.score import score_numbered, usual_splits
 from ..metrics.stats_file import ReferenceStatistics, read_stats
 from ..nets.architecture import Network, NetworkConfig
 from ..nets.attention_unet import AttentionUNetConfig
+from ..run.folder import FLAGFILE, RunFolder
+from ..stages import direct
 from ..stages.coverage import RealImages
 from ..stages.evaluate import require_spread
 from ..stages.fad import Fad
 from ..stages.finetune_run import FineTuneConfig
-from ..stages.train import Schedule
+from ..stages.generation import Scoring
+from ..stages.plan import Options, Schedule, Training
 from ..training.initial import begun_from
 from ..training.trainer import synaptic_loss_of
 from . import flags
@@ -70,27 +73,20 @@ def world() -> World:
     return joined
 
 
-def logdir(
-    stage: str, world: World, source: checkpoint.Loaded | None = None, network: NetworkConfig | None = None
-) -> Path:
-    """The run's folder, created and writable, without what killed stages left half-written. Raises UserError.
+def run_folder(stage: str, source: checkpoint.Loaded | None = None, network: NetworkConfig | None = None) -> RunFolder:
+    """The folder that the flags name, and the settings that a stage keeps in it when it begins.
 
-    A stage's settings are kept beside its results: the flags, their defaults overruled by what `source`, the network in
-    use, was made with, and `network`, what it becomes. Training writes `flagfile.txt`, others `flagfile.{stage}.txt`.
-    A command that is refused must not replace those of the run that is there: call it after every check.
+    Those are the flags, their defaults overruled by what `source`, the network in use, was made with, and `network`,
+    what it becomes. Training writes `flagfile.txt`, others `flagfile.{stage}.txt`.
     """
-    folder = prepare_folder(FLAGS.logdir)
-    name = "flagfile.txt" if stage == "train" else f"flagfile.{stage}.txt"
-    if world.main:
-        sweep(folder)
-        write_text(folder / name, written_flagfile(_decided_by(source, network) if source else {}))
-    return folder
+    name = FLAGFILE if stage == "train" else f"flagfile.{stage}.txt"
+    return RunFolder(Path(FLAGS.logdir), name, written_flagfile(_decided_by(source, network) if source else {}))
 
 
 def _decided_by(source: checkpoint.Loaded, network: NetworkConfig | None) -> dict[str, object]:
     net = source.unet
     spiking = source.net.spiking.to_dict() if isinstance(source.net, SpikingNetwork) else {}
-    return effective_flags(network or net.config, net.diffusion, source.raw) | spiking
+    return effective_flags(network or net.config, net.diffusion, source.trained_on) | spiking
 
 
 def dataset(train: bool = True) -> ImageDataset:
@@ -101,8 +97,7 @@ def dataset(train: bool = True) -> ImageDataset:
 
 def dataset_for(source: checkpoint.Loaded) -> ImageDataset:
     """The images a checkpoint was trained on: its own data set unless `--dataset_type` says otherwise."""
-    trained_on = source.raw.get("config", {}).get("train", {}).get("dataset_type")
-    name = FLAGS.dataset_type if flags.given("dataset_type") or not trained_on else trained_on
+    name = FLAGS.dataset_type if flags.given("dataset_type") else source.trained_on or FLAGS.dataset_type
     net = source.net
     wanted = image_channels(net)
     channels = wanted if name == "folder" else None
@@ -146,7 +141,7 @@ def sample_config() -> SampleConfig:
         eta=FLAGS.eta,
         clip=FLAGS.clip_x0,
         seed=FLAGS.seed,
-        skip=FLAGS.skip_type,
+        skip=FLAGS.skip_type or "",
         order=FLAGS.sampler_order,
         denoise=FLAGS.denoise,
         corrector=FLAGS.corrector,
@@ -179,9 +174,8 @@ def tsm_config(source: checkpoint.Loaded) -> TrainConfig:
     own: dict[str, Any] = {"total_steps": FLAGS.ft_steps, "batch_size": FLAGS.ft_batch_size}
     if not flags.given("warmup"):
         own["warmup"] = 0
-    trained_on = source.raw.get("config", {}).get("train", {}).get("dataset_type")
-    if trained_on and not flags.given("dataset_type"):
-        own["dataset_type"] = trained_on
+    if source.trained_on and not flags.given("dataset_type"):
+        own["dataset_type"] = source.trained_on
     return replace(train_config(), **own)
 
 
@@ -197,19 +191,16 @@ def extractor_and_stats(device: torch.device) -> tuple[FeatureExtractor, Referen
     return features, read_stats(FLAGS.fid_cache, features.name, features.dim)
 
 
-def scored_with(device: torch.device) -> tuple[FeatureExtractor | None, ReferenceStatistics | None, Fad | None]:
-    """What `extractor_and_stats` gives, None twice for --extractor=none, and what the FAD needs, if it is asked for.
-
-    Raises UserError.
-    """
+def scoring(device: torch.device) -> Scoring:
+    """What images are scored with, without the real ones. Raises UserError."""
     require_spread(FLAGS.num_images)
     beside = fad(device)
     if FLAGS.extractor != "none":
-        return *extractor_and_stats(device), beside
+        return Scoring(*extractor_and_stats(device), FLAGS.fid_cache, fad=beside)
     require(beside is not None, "--extractor=none leaves no score: add --fad_encoder and --fad_stats")
     require(not FLAGS.precision_recall, "--precision_recall needs features: drop --extractor=none")
     require(not FLAGS.kid, "--kid needs features: drop --extractor=none")
-    return None, None, beside
+    return Scoring(stats_name=FLAGS.fid_cache, fad=beside)
 
 
 def fad_extractor(device: torch.device) -> FadExtractor:
@@ -235,19 +226,6 @@ def real_images(dataset: Callable[[], ImageDataset], scored: int) -> RealImages 
     return RealImages(dataset(), FLAGS.pr_images or FLAGS.num_images, FLAGS.pr_k, scored, **asked)
 
 
-class Training(NamedTuple):
-    """What `stages.train.run` takes, in its order."""
-
-    logdir: Path
-    dataset: ImageDataset
-    network: NetworkConfig
-    diffusion: DiffusionConfig
-    train: TrainConfig
-    sample: SampleConfig
-    schedule: Schedule
-    world: World
-
-
 def training(world: World, suits: Callable[[NetworkConfig, DiffusionConfig], None]) -> Training:
     """The training the flags ask for. `suits` raises UserError for what the script does not train, as this does."""
     require(FLAGS.init_from is None, "--init_from: of ANN_train.py; drop it")
@@ -261,7 +239,7 @@ def training(world: World, suits: Callable[[NetworkConfig, DiffusionConfig], Non
     images = dataset()
     network = told_classes(network_config(network_channels(diffusion, images.channels)), images)
     sample = resolved(network, sample)
-    return Training(Path(FLAGS.logdir), images, network, diffusion, train, sample, schedule, world)
+    return Training(run_folder("train"), images, network, diffusion, train, sample, schedule, world)
 
 
 def told_classes(network: NetworkConfig, images: ImageDataset) -> NetworkConfig:
@@ -289,12 +267,24 @@ def training_from(source: checkpoint.Loaded, world: World) -> Training:
     diffusion, sample = source.unconverted.diffusion, resolved(network, sample_config())
     check_sampling(diffusion, network.image_size, sample, spike_steps=current_steps(network))
     own: dict[str, Any] = {"dropout": network.dropout}
-    trained_on = source.raw.get("config", {}).get("train", {}).get("dataset_type")
-    if trained_on and not flags.given("dataset_type"):
-        own["dataset_type"] = trained_on
+    if source.trained_on and not flags.given("dataset_type"):
+        own["dataset_type"] = source.trained_on
     train = replace(train_config(), **own)
     schedule, images = train_schedule(sample, world), dataset_for(source)
-    return Training(Path(FLAGS.logdir), images, network, diffusion, train, sample, schedule, world)
+    return Training(run_folder("train", source, network), images, network, diffusion, train, sample, schedule, world)
+
+
+def tsm_training(source: checkpoint.Loaded, sample: SampleConfig, spike_steps: int, world: World) -> Training:
+    """The training that makes SDM of the SDDPM of `source`. Raises UserError."""
+    folder = direct.tsm_folder(run_folder("finetune", source), spike_steps, FLAGS.ft_name)
+    net = source.unconverted
+    made_of = (dataset_for(source), net.config, net.diffusion, tsm_config(source))
+    return Training(folder, *made_of, sample, train_schedule(sample, world), world)
+
+
+def train_options(initial: Callable[[], dict[str, torch.Tensor]] | None = None) -> Options:
+    """How the training begins and computes. initial: the weights of a new run."""
+    return Options(FLAGS.resume, FLAGS.amp, FLAGS.recompute, initial)
 
 
 def train_schedule(sample: SampleConfig, world: World) -> Schedule:
@@ -356,4 +346,5 @@ def finetune_config() -> FineTuneConfig:
         spike_chunk=FLAGS.spike_chunk,
         accumulate=FLAGS.accumulate,
         resume_with=tuple(FLAGS.resume_with),
+        gap_images=FLAGS.gap_images,
     )

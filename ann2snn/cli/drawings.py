@@ -28,8 +28,8 @@ def run(world: World) -> int:
     seeds = two_seeds() if action == "interpolate" else None
     source = networks.load_network()
     sample = resolved(source.net, without_class(source.net, sample))
-    accepted = lambda: build.logdir("evaluate", world, source)  # noqa: E731
-    canvas = draw.Canvas(prepare_folder(FLAGS.logdir), source, sample, world.device, accepted)
+    prepare_folder(FLAGS.logdir)
+    canvas = draw.Canvas(build.run_folder("evaluate", source), source, sample, world)
     if seeds is not None:
         return draw.draw_interpolation(canvas, seeds, FLAGS.drawn_images)
     subject = given_images(source)

@@ -16,9 +16,7 @@ from ..errors import UserError
 from ..nets.architecture import NetworkConfig
 from ..nets.direct import DirectDenoiser
 from ..nets.sddpm import SDDPM
-from ..stages.convert import CONVERTED
-from ..stages.direct import TRAINED
-from ..stages.train import BEST, CHECKPOINT, best_or_last
+from ..run.folder import BEST, CHECKPOINT, CONVERTED, TRAINED, RunFolder
 from ..training.initial import check_source, quantized_state
 from . import flags
 from .build import spiking_config
@@ -88,7 +86,7 @@ def load_network() -> checkpoint.Loaded:
     In a folder without a converted network, that is the training's weights that scored best, or the newest.
     """
     folder = Path(FLAGS.logdir)
-    found = [folder / CONVERTED, folder / TRAINED, best_or_last(folder)]
+    found = [folder / CONVERTED, folder / TRAINED, RunFolder(folder).best_or_last()]
     candidates = [path] if (path := given_path()) else found
     path = next((p for p in candidates if p.exists()), candidates[0])
     loaded = load_checkpoint(path)
@@ -119,7 +117,7 @@ def load_pretrained() -> tuple[checkpoint.Loaded, int]:
 
     Raises UserError.
     """
-    path = given_path() or best_or_last(Path(FLAGS.logdir))
+    path = given_path() or RunFolder(Path(FLAGS.logdir)).best_or_last()
     loaded = load_checkpoint(path, free=("timestep", "tsm"))
     if not isinstance(loaded.net, SDDPM):
         raise UserError(

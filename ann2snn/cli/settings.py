@@ -100,14 +100,13 @@ def diffusion_config() -> DiffusionConfig:
     return DiffusionConfig(var_type=FLAGS.var_type, linear_first=linear_first, **fields)
 
 
-def effective_flags(config: NetworkConfig, diffusion: DiffusionConfig, raw: dict) -> dict[str, object]:
-    """Flag → value, of what a checkpoint decides, whatever the flags' defaults. raw: the file's content."""
+def effective_flags(config: NetworkConfig, diffusion: DiffusionConfig, trained_on: str | None) -> dict[str, object]:
+    """Flag → value, of what a checkpoint decides, whatever the flags' defaults. trained_on: `Loaded.trained_on`."""
     table, _ = ARCHITECTURES[config.arch]
     found = {"arch": config.arch} | {name: getattr(config, field) for name, field in table.items()}
     found |= {name: getattr(diffusion, field) for name, field in DIFFUSION_FLAGS.items()}
     found |= {"var_type": diffusion.var_type, "linear_first": diffusion.linear_first, "dropout": config.dropout}
     found["class_cond"] = getattr(config, "num_classes", 0) > 0
-    trained_on = raw.get("config", {}).get("train", {}).get("dataset_type")
     if trained_on and not given("dataset_type"):
         found["dataset_type"] = trained_on
     return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}

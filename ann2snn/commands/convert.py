@@ -31,12 +31,7 @@ def main() -> int:
     source = networks.load_convertible()
     sample = resolved(source.net, sample)
     check_generation(source.net, sample.from_rest())
-    return convert.run(
-        Path(FLAGS.logdir),
-        source,
-        spiking,
-        sample,
-        world,
+    config = convert.ConvertConfig(
         grid_images=FLAGS.gen_images,
         gap_images=FLAGS.gap_images,
         batch_size=FLAGS.batch_size,
@@ -48,5 +43,5 @@ def main() -> int:
             for kind, path in (("program", FLAGS.export_program), ("onnx", FLAGS.export_onnx))
             if path
         ],
-        accepted=lambda: build.logdir("convert", world, source),
     )
+    return convert.run(build.run_folder("convert", source), source, spiking, sample, config, world)

@@ -12,6 +12,7 @@ snn_eval.txt in --logdir, with every setting that makes it comparable.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ..cli import asked
@@ -48,13 +49,10 @@ def main() -> int:
             world=world,
         )
     if FLAGS.score_data:
-        extractor, stats, beside = build.scored_with(world.device)
-        data = build.of_class(build.dataset(train=False))
+        scoring, data = build.scoring(world.device), build.of_class(build.dataset(train=False))
         real = build.real_images(lambda: build.of_class(build.dataset()), min(FLAGS.num_images, len(data)))
-        logdir = build.logdir("evaluate", world)
-        return evaluate.score_data(
-            logdir, data, FLAGS.num_images, extractor, stats, FLAGS.fid_cache, world, real, beside
-        )
+        scoring = replace(scoring, real=real)
+        return evaluate.score_data(build.run_folder("evaluate"), data, FLAGS.num_images, scoring, world)
     sample = build.sample_config()
     config = evaluate.EvalConfig(
         FLAGS.num_images,
@@ -69,13 +67,11 @@ def main() -> int:
     sample = resolved(source.net, sample)
     statistics = noise_statistics(source, sample, lambda: build.dataset_for(source), FLAGS.analytic_images, world)
     check_generation(source.net, sample, statistics)
-    extractor = stats = real = beside = None
+    scoring = evaluate.NO_SCORING
     if not FLAGS.sample_only:
         # Before the sampling: a missing file must stop it now.
-        extractor, stats, beside = build.scored_with(world.device)
+        scoring = build.scoring(world.device)
         real = build.real_images(lambda: build.of_class(build.dataset_for(source)), FLAGS.num_images)
-    return evaluate.run(
-        *(Path(FLAGS.logdir), source, sample, config, world, extractor, stats, FLAGS.fid_cache),
-        *(statistics, real, beside),
-        accepted=lambda: build.logdir("evaluate", world, source),
-    )
+        scoring = replace(scoring, real=real)
+    generation = evaluate.Generation(source, sample, world, statistics)
+    return evaluate.run(build.run_folder("evaluate", source), generation, config, scoring)

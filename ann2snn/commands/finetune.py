@@ -14,8 +14,6 @@ with a learned factor per convolution and time step. Writes SDM_<S>T/, a run fol
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ..cli import asked
 from ..cli.flags import FLAGS, require_action
 
@@ -36,16 +34,9 @@ def tune_tsm(world, sample) -> int:
 
     source, steps = networks.load_pretrained()
     sampling.check_generation(source.net, sample)
-    folder = direct.tsm_folder(Path(FLAGS.logdir), steps, FLAGS.ft_name)
-    code = direct.fine_tune(
-        *(folder, source, build.dataset_for(source), build.tsm_config(source), sample),
-        *(build.train_schedule(sample, world), world, steps),
-        resume=FLAGS.resume,
-        amp=FLAGS.amp,
-        recompute=FLAGS.recompute,
-        accepted=lambda: build.logdir("finetune", world, source),
-    )
-    return code or direct.export(folder, sample, world, FLAGS.gap_images, FLAGS.gen_images, FLAGS.batch_size)
+    plan = build.tsm_training(source, sample, steps, world)
+    code = direct.fine_tune(plan, source, steps, build.train_options())
+    return code or direct.export(plan.folder, sample, world, FLAGS.gap_images, FLAGS.gen_images, FLAGS.batch_size)
 
 
 def tune_blocks(world, sample) -> int:
@@ -59,8 +50,5 @@ def tune_blocks(world, sample) -> int:
     sample = resolved(source.net, sample)
     sampling.check_generation(source.net, sample.from_rest())
     dataset = build.dataset_for(source)
-    return finetune.run(
-        *(Path(FLAGS.logdir), source, dataset, spiking, build.finetune_config(), sample, world),
-        gap_images=FLAGS.gap_images,
-        accepted=lambda: build.logdir("finetune", world, source),
-    )
+    folder = build.run_folder("finetune", source)
+    return finetune.run(folder, source, dataset, spiking, build.finetune_config(), sample, world)

@@ -9,7 +9,6 @@ The same command continues an interrupted run. --eval scores the raw and the ave
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 from ..cli import asked
@@ -42,13 +41,8 @@ def run_training(world) -> int:
         plan = build.training_from(source, world)
     else:
         plan = build.training(world, suits)
-    return train.run(
-        *plan,
-        resume=FLAGS.resume,
-        amp=FLAGS.amp,
-        initial=networks.initial_weights(source, plan.network, world) if source else None,
-        accepted=lambda: build.logdir("train", world, source, plan.network),
-    )
+    initial = networks.initial_weights(source, plan.network, world) if source else None
+    return train.run(plan, build.train_options(initial))
 
 
 def run_evaluation(world) -> int:
@@ -56,20 +50,16 @@ def run_evaluation(world) -> int:
     from ..cli import build, networks
     from ..generate.classes import resolved
     from ..generate.sampling import check_generation
-    from ..stages import evaluate, train
+    from ..run.folder import CHECKPOINT
+    from ..stages import evaluate
 
     sample = build.sample_config()
-    extractor, stats, fad = (None, None, None) if FLAGS.sample_only else build.scored_with(world.device)
-    logdir = Path(FLAGS.logdir)
+    scoring = evaluate.NO_SCORING if FLAGS.sample_only else build.scoring(world.device)
     for weights, grid in (("net", "samples.png"), ("ema", "samples_ema.png")):
-        source = networks.load_checkpoint(logdir / train.CHECKPOINT, weights)
+        source = networks.load_checkpoint(Path(FLAGS.logdir) / CHECKPOINT, weights)
         sample = resolved(source.net, sample)
         check_generation(source.net, sample)
         config = evaluate.EvalConfig(FLAGS.num_images, FLAGS.batch_size, None, True, 256, 16, grid)
-        evaluate.run(
-            *(logdir, source, sample, config, world, extractor, stats),
-            stats_name=FLAGS.fid_cache,
-            fad=fad,
-            accepted=functools.partial(build.logdir, "evaluate", world, source),
-        )
+        generation = evaluate.Generation(source, sample, world)
+        evaluate.run(build.run_folder("evaluate", source), generation, config, scoring)
     return 0

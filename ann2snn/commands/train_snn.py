@@ -10,8 +10,6 @@ run. --eval alone scores trained_snn.pt.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ..cli import asked
 from ..cli.flags import FLAGS, require_action
 from ..config import require
@@ -43,15 +41,9 @@ def run_training(world) -> int:
     from ..stages import direct, train
 
     asked = build.training(world, suits)
-    code = train.run(
-        *asked,
-        resume=FLAGS.resume,
-        amp=FLAGS.amp,
-        recompute=FLAGS.recompute,
-        accepted=lambda: build.logdir("train", world),
-    )
+    code = train.run(asked, build.train_options())
     return code or direct.export(
-        asked.logdir, asked.sample, world, FLAGS.gap_images, FLAGS.gen_images, FLAGS.batch_size
+        asked.folder, asked.sample, world, FLAGS.gap_images, FLAGS.gen_images, FLAGS.batch_size
     )
 
 
@@ -65,11 +57,7 @@ def run_evaluation(world) -> int:
     source = networks.load_network()
     require(direct.is_direct(source.net.config), f"{source.path} is no network of SNN_train.py: use evaluate.py")
     check_generation(source.net, sample)
-    scored = (None, None, None) if FLAGS.sample_only else build.scored_with(world.device)
+    scoring = evaluate.NO_SCORING if FLAGS.sample_only else build.scoring(world.device)
     config = evaluate.EvalConfig(FLAGS.num_images, FLAGS.batch_size, FLAGS.images_dir, True, FLAGS.gen_images)
-    return evaluate.run(
-        *(Path(FLAGS.logdir), source, sample, config, world, *scored[:2]),
-        stats_name=FLAGS.fid_cache,
-        fad=scored[2],
-        accepted=lambda: build.logdir("evaluate", world, source),
-    )
+    generation = evaluate.Generation(source, sample, world)
+    return evaluate.run(build.run_folder("evaluate", source), generation, config, scoring)

@@ -34,7 +34,7 @@ class SampleConfig:
     """How images are generated. steps counts network calls (ddpm always visits every diffusion step).
 
     skip: which diffusion times are visited, see `diffusion.samplers.grids`; two schedules of other programs have
-    their own way to count steps. None: "logsnr" for the solvers, else "uniform". order: of the dpm_solver, dpmpp,
+    their own way to count steps. "" or None: "logsnr" for the solvers, else "uniform". order: of the dpm_solver, dpmpp,
     dpmpp_sde and unipc samplers, and of gddim's extrapolation. denoise: end with a call that removes the last noise;
     ddim and the SDE samplers can do without, blur always does. eta: noise of ddim; λ of gddim and euler.
     corrector: of gddim. grid_power: the SDE samplers' times are evenly spaced in t^(1/grid_power).
@@ -54,7 +54,7 @@ class SampleConfig:
     eta: float = 0.0
     clip: bool = True
     seed: int = 0
-    skip: str | None = None
+    skip: str = ""
     order: int = 2
     denoise: bool = True
     corrector: str = "none"
@@ -70,7 +70,7 @@ class SampleConfig:
     def __post_init__(self) -> None:
         make_plain(self)
         check_choice(self.sampler, SAMPLER_NAMES, "--sampler")
-        if self.skip is None:
+        if not self.skip:
             object.__setattr__(self, "skip", "logsnr" if self.sampler in LOGSNR_SAMPLERS else "uniform")
         object.__setattr__(self, "steps", check_limits("sampler_steps", self.steps))
         check_choice(self.skip, SKIPS, "--skip_type")

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import signal
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,14 +16,23 @@ from ..errors import UserError
 from ..signals import STOPPING
 
 
+class Share(NamedTuple):
+    """Which part of every batch a process has: number `rank` of so many."""
+
+    rank: int = 0
+    processes: int = 1
+
+
+WHOLE = Share()
+
+
 def batches(
     dataset: ImageDataset,
     batch_size: int,
     *,
     seed: int,
     start_step: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
+    share: Share = WHOLE,
     num_workers: int = 0,
     flip: bool | None = None,
     resident: torch.device | None = None,
@@ -32,8 +41,8 @@ def batches(
 
     A step's batch is a function of (seed, step) alone, so a run resumed at step k sees what an uninterrupted one
     would have seen. Each epoch is a fresh permutation of all images; batches run on across epochs, and nothing is
-    dropped, whatever the sizes. `batch_size` is that of one process: `world_size` processes split a global batch of
-    batch_size * world_size images, the same images as one process with a batch that large.
+    dropped, whatever the sizes. `batch_size` is that of one process: the processes of `share` split a global batch of
+    batch_size * share.processes images, the same images as one process with a batch that large.
 
     Args:
         flip: mirror each image left to right with probability 1/2; None takes the data set's own default.
@@ -46,19 +55,19 @@ def batches(
         ValueError: a size, step or rank out of range.
         UserError: the data set is empty; an image cannot be decoded (unless `resident`: while iterating).
     """
-    if batch_size < 1 or start_step < 0 or num_workers < 0 or not 0 <= rank < world_size:
-        raise ValueError(f"{batch_size=}, {start_step=}, {num_workers=}, {rank=} or {world_size=} is out of range")
+    if batch_size < 1 or start_step < 0 or num_workers < 0 or not 0 <= share.rank < share.processes:
+        raise ValueError(f"{batch_size=}, {start_step=}, {num_workers=} or {share} is out of range")
     if len(dataset) == 0:
         raise UserError(f"the data set {dataset.name} is empty; add images")
     flip = dataset.flip if flip is None else flip
-    plan = _Plan(len(dataset), batch_size, seed, start_step, rank, world_size)
+    plan = _Plan(len(dataset), batch_size, seed, start_step, share)
     images = dataset.images if resident is None else dataset.all_images().to(resident)
     source = _read(dataset, plan, num_workers) if images is None else _drawn(images, plan)
     return _flipped(source, plan if flip else None)
 
 
 def labels_at(
-    dataset: ImageDataset, batch_size: int, step: int, *, seed: int, rank: int = 0, world_size: int = 1
+    dataset: ImageDataset, batch_size: int, step: int, *, seed: int, share: Share = WHOLE
 ) -> torch.Tensor:
     """The classes, int64 [batch_size], of the images that `batches` yields at `step` with the same arguments.
 
@@ -66,7 +75,7 @@ def labels_at(
     """
     if dataset.labels is None:
         raise UserError(f"--class_cond: {dataset.unlabelled}")
-    return dataset.labels[_Plan(len(dataset), batch_size, seed, step, rank, world_size).indices(step)]
+    return dataset.labels[_Plan(len(dataset), batch_size, seed, step, share).indices(step)]
 
 
 def to_model_range(images: torch.Tensor) -> torch.Tensor:
@@ -89,10 +98,10 @@ def to_uint8(x: torch.Tensor) -> torch.Tensor:
 class _Plan:
     """Which images, mirrored or not, one process uses at each step. Iterating gives lists of indices, endlessly."""
 
-    def __init__(self, count: int, batch_size: int, seed: int, start_step: int, rank: int, world_size: int):
+    def __init__(self, count: int, batch_size: int, seed: int, start_step: int, share: Share):
         self.count, self.batch_size, self.seed, self.start_step = count, batch_size, seed, start_step
-        self.global_batch = batch_size * world_size
-        self.offset = rank * batch_size
+        self.global_batch = batch_size * share.processes
+        self.offset = share.rank * batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
         step = self.start_step

@@ -20,7 +20,7 @@ import torch
 
 from ..errors import MemoryUserError, UserError, is_out_of_memory, one_line
 from ..signals import INSISTENT, STOPPING, Handler, answered, restore
-from . import world
+from . import meeting, world
 from .runtime import choose_device
 
 LAUNCHER = "ANN2SNN_LAUNCHER"  # environment variable: process id of the launcher, which workers do not outlive
@@ -40,7 +40,7 @@ def wanted(nproc: int, parallel: bool, device: str) -> int:
     """Number of processes to start: 1 inside a world, `--nproc`, or one a visible GPU. Raises UserError."""
     if nproc < 0:
         raise UserError(f"--nproc={nproc}: use 1 or more, or 0 for one process a visible GPU")
-    if world.launched():
+    if meeting.launched():
         return 1
     chosen = choose_device(device)
     gpus = torch.cuda.device_count() if chosen.type == "cuda" else 0
@@ -76,7 +76,7 @@ def run(main: Callable[[], int | None], processes: Callable[[], int], worker: Se
     except Exception as error:
         if is_out_of_memory(error):
             return _fail(str(MemoryUserError(error)), 2)
-        if world.launched() and _is_lost_peer(error):
+        if meeting.launched() and _is_lost_peer(error):
             return _lost(error)
         if isinstance(error, OSError):
             return _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
@@ -139,7 +139,7 @@ def tied_to_launcher() -> Iterator[None]:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return
 
-    if launcher and world.launched():
+    if launcher and meeting.launched():
         threading.Thread(target=watch, daemon=True).start()
     try:
         yield

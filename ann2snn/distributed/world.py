@@ -13,76 +13,22 @@ import os
 import secrets
 import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.rendezvous import rendezvous
 from tqdm import tqdm
 
 from ..errors import UserError
-from .gpus import MINUTES, TIMEOUT, check_alone_on, own_gpu, patience
+from .gpus import check_alone_on, own_gpu, patience
+from .lifelines import POLL_SECONDS, Lifelines, accept, connect
+from .meeting import PATIENCE, check_environment, launched, meet
 from .runtime import choose_device
 
-# Waiting for a slow peer is no error; one that has ended is noticed by its lifeline.
-PATIENCE = timedelta(days=7)
-MEETING = timedelta(minutes=10)  # for all processes to have started
-POLL_SECONDS = 0.05
-CONNECT_SECONDS = 10
-GOODBYE = b"."
-ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-MOST_PROCESSES = 1 << 16
 Items = TypeVar("Items", Tensor, Sequence)
-Result = TypeVar("Result")
-
-
-class LostProcessError(RuntimeError):
-    """Another process of the world has ended before its time."""
-
-
-class Lifelines:
-    """Connections between the main process and each other one, {rank of the other end: connection}.
-
-    The system closes them when the process at an end ends, and be it by kill -9. Nothing but `GOODBYE` travels on
-    them, so a process may be as slow as it likes.
-    """
-
-    def __init__(self, ends: dict[int, socket.socket]) -> None:
-        self.ends = ends
-        for end in ends.values():
-            end.setblocking(False)
-        if ends:  # a process that loads images would hold its parent's connections open beyond the parent's end
-            os.register_at_fork(after_in_child=self.close)
-
-    def check(self) -> None:
-        """Raise LostProcessError if the process at an end has ended without saying goodbye."""
-        for rank, end in list(self.ends.items()):
-            try:
-                said = end.recv(1)
-            except BlockingIOError:  # nothing said: it is there
-                continue
-            except OSError:
-                said = b""
-            if said != GOODBYE:
-                raise LostProcessError(f"process {rank}: connection closed by peer")
-            self.ends.pop(rank).close()
-
-    def say_goodbye(self) -> None:
-        for end in self.ends.values():
-            with contextlib.suppress(OSError):
-                end.send(GOODBYE)
-        self.close()
-
-    def close(self) -> None:
-        """Let go of this process's ends."""
-        for end in self.ends.values():
-            end.close()
-        self.ends.clear()
 
 
 class World:
@@ -199,35 +145,12 @@ class World:
             with socket.create_server(("", 0), backlog=self.size) as listener:
                 word = secrets.token_hex(8)  # whoever else connects to the port does not know it
                 self.from_main(f"{listener.getsockname()[1]} {word}")
-                ends = self._accept(listener, word)
+                ends = accept(listener, word, self.size - 1, self.store)
         else:
             port, word = self.from_main("").split()
-            ends = self._connect(int(port), word)
+            ends = connect(int(port), word, self.rank, self.store)
         self.lifelines = Lifelines(ends)
         self.wait()
-
-    def _accept(self, listener: socket.socket, word: str) -> dict[int, socket.socket]:
-        ends: dict[int, socket.socket] = {}
-        listener.settimeout(POLL_SECONDS)
-        while len(ends) + self.store.add("untied", 0) < self.size - 1:
-            with contextlib.suppress(OSError):  # a timeout, most often
-                end, _ = listener.accept()
-                end.settimeout(CONNECT_SECONDS)
-                said, _, rank = end.recv(64).decode(errors="replace").partition(" ")
-                if said == word:
-                    ends[int(rank)] = end
-                else:
-                    end.close()
-        return ends
-
-    def _connect(self, port: int, word: str) -> dict[int, socket.socket]:
-        try:
-            end = socket.create_connection((os.environ["MASTER_ADDR"], port), CONNECT_SECONDS)
-            end.sendall(f"{word} {self.rank}".encode())
-        except OSError:
-            self.store.add("untied", 1)
-            return {}
-        return {0: end}
 
     def _until(self, name: str, count: int, seen=lambda number: None) -> None:
         while (number := self.store.add(name, 0)) < count:
@@ -271,80 +194,6 @@ def current() -> World:
     return _joined
 
 
-def launched() -> bool:
-    """Whether a launcher (`--parallel`, `--nproc`, torchrun) has started this process as one of a world."""
-    return os.environ.keys() >= set(ENVIRONMENT)
-
-
-def check_environment() -> None:
-    """Raise UserError, naming the variable, unless the environment describes a world, or none."""
-    missing = [name for name in ENVIRONMENT if name not in os.environ]
-    if missing:
-        partial = "RANK" not in missing and os.environ.get("WORLD_SIZE", "1").strip() not in ("", "1")
-        if partial:
-            raise UserError(
-                f"{', '.join(missing)} not set, but RANK and WORLD_SIZE: a launcher sets all of "
-                f"{', '.join(ENVIRONMENT)}; unset RANK to run one process"
-            )
-        return
-    size = _number("WORLD_SIZE", 1, MOST_PROCESSES)
-    _number("RANK", 0, size - 1)
-    _number("LOCAL_RANK", 0, size - 1, os.environ["RANK"])
-    _number("MASTER_PORT", 1, 65535)
-    _number(TIMEOUT, 1, PATIENCE // timedelta(minutes=1), str(MINUTES))
-
-
-def _number(name: str, least: int, most: int, default: str = "") -> int:
-    text = os.environ.get(name, default)
-    if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
-        raise UserError(f"{name}={text} in the environment: must be a whole number, {least} to {most}")
-    return int(text)
-
-
-def _meet() -> tuple[dist.Store, int, int]:
-    """The store of the main process, rank and size. Raises UserError where that cannot be found or made."""
-    host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
-
-    def meet() -> tuple[dist.Store, int, int]:
-        try:
-            socket.getaddrinfo(host, int(port))
-        except (OSError, UnicodeError) as error:
-            raise UserError(f"MASTER_ADDR={host}: no such host is known here ({error})") from None
-        return next(rendezvous("env://", timeout=MEETING))
-
-    try:
-        return _while_signals_get_in(meet)
-    except RuntimeError as error:
-        said = str(error).lower()
-        if "in use" in said or "eaddrinuse" in said:
-            raise UserError(f"MASTER_PORT={port}: another program of this machine uses it; choose another") from None
-        if "listen" in said or "bind" in said:
-            raise UserError(f"MASTER_PORT={port}: this machine does not let it be opened; choose another") from None
-        if "timed out" in said or "timeout" in said:
-            raise UserError(f"no main process at MASTER_ADDR={host}, MASTER_PORT={port} for {MEETING}") from None
-        raise
-
-
-def _while_signals_get_in(work: Callable[[], Result]) -> Result:
-    """What `work()` returns or raises: it waits in C++, where no signal would be answered, in a thread of its own."""
-    found: list[Result] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            found.append(work())
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(POLL_SECONDS)
-    if failed:
-        raise failed[0]
-    return found[0]
-
-
 def join(device: str) -> World:
     """The world that the launcher's environment describes, or a world of one. Raises UserError for a bad `device`.
 
@@ -360,7 +209,7 @@ def join(device: str) -> World:
     if chosen.type == "cuda":
         chosen = own_gpu()
         torch.cuda.set_device(chosen)
-    store, rank, size = _meet()
+    store, rank, size = meet()
     store.set_timeout(PATIENCE)
     world = World(chosen, rank, size, dist.PrefixStore("world", store))
     if size > 1:

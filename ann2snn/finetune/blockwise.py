@@ -8,6 +8,7 @@ gradient flow through the spiking dynamics themselves (`kernels.surrogate`).
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from .calibrate import calibrate
 from .subject import (
     Batch,
     Example,
+    Networks,
     Subject,
     make_subject,
     shared_error,
@@ -71,48 +73,43 @@ class BlockReport:
 @in_tf32(False)
 def tune_block(
     name: str,
-    teacher: nn.Module,
-    student: SpikingNetwork,
-    proxy: nn.Module,
+    networks: Networks,
     batches: Iterator[Batch],
     held_back: list[Batch],
     tuning: BlockTuning,
     on_step: Callable[[int, Tensor], None] | None = None,
     world: World = ALONE,
 ) -> BlockReport:
-    """Tune block `name` of `student` in place, keeping the state with the smallest gap on `held_back`.
+    """Tune block `name` of the student in place, keeping the state with the smallest gap on `held_back`.
 
     The gap is checked about `tuning.checks` times; if nothing improves on the start, the block is left as it was.
     `batches` and `held_back` are this process's share of those of `world`, whose processes stay equal throughout.
     """
     started = time.monotonic()
-    subject = make_subject(name, teacher, student, proxy)
-    judged = [subject.example(batch) for batch in held_back]
-    keeper = _BestState(subject, subject_gap(subject, judged, world))
+    subject = make_subject(name, networks)
+    keeper = _BestState(subject, [subject.example(batch) for batch in held_back], world)
     step = 0
     if keeper.before > 0:
         examples = _examples(subject, batches, tuning.cache, tuning.accumulate)
         if tuning.calibrate:
             calibrate(subject, next(examples), world)
-            keeper.offer(subject_gap(subject, judged, world), step)
+            keeper.judge(step)
         if tuning.steps:
-            step = _descend(subject, student, examples, judged, tuning, keeper, on_step, world)
+            step = _descend(subject, examples, tuning, keeper, on_step, world)
     keeper.restore()
     return BlockReport(name, keeper.before, keeper.gap, keeper.step, step, time.monotonic() - started)
 
 
 def _descend(
     subject: Subject,
-    student: SpikingNetwork,
     examples: Iterator[list[Example]],
-    judged: list[Example],
     tuning: BlockTuning,
     keeper: _BestState,
     on_step: Callable[[int, Tensor], None] | None,
     world: World,
 ) -> int:
     """Gradient steps until done or out of patience; returns how many."""
-    optimizer, schedule = _optimizer(subject, student, tuning)
+    optimizer, schedule = _optimizer(subject, tuning)
     interval, stale = max(1, tuning.steps // tuning.checks), 0
     for step in range(1, tuning.steps + 1):
         optimizer.zero_grad(set_to_none=True)
@@ -128,17 +125,17 @@ def _descend(
         if on_step is not None:
             on_step(step, torch.stack(losses).sum())  # stays where it is: reading it would wait for a GPU
         if step % interval == 0 or step == tuning.steps:
-            stale = 0 if keeper.offer(subject_gap(subject, judged, world), step) else stale + 1
+            stale = 0 if keeper.judge(step) else stale + 1
             if stale >= tuning.patience:
                 break
     return step
 
 
 def _optimizer(
-    subject: Subject, student: SpikingNetwork, tuning: BlockTuning
+    subject: Subject, tuning: BlockTuning
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """Adam over what is learned of the subject; everything else of the student is frozen."""
-    for parameter in student.parameters():
+    for parameter in subject.student.parameters():
         parameter.requires_grad_(False)
     groups: list[dict[str, Any]] = []
     for kinds, lr in ((("weights",), tuning.lr), (("thresholds", "charges"), tuning.neuron_lr)):
@@ -160,15 +157,17 @@ def _optimizer(
 
 
 class _BestState:
-    """All parameters of the subject at the smallest gap seen so far."""
+    """All parameters of the subject at the smallest gap seen so far, on the examples `judged` of all processes."""
 
-    def __init__(self, subject: Subject, gap: float) -> None:
+    def __init__(self, subject: Subject, judged: list[Example], world: World) -> None:
         self.modules = nn.ModuleList(subject.modules)
-        self.before = self.gap = gap
+        self.find_gap = functools.partial(subject_gap, subject, judged, world)
+        self.before = self.gap = self.find_gap()
         self.step, self.state = 0, self._copy()
 
-    def offer(self, gap: float, step: int) -> bool:
+    def judge(self, step: int) -> bool:
         """Keep the present state if it is better. Not a number is never better."""
+        gap = self.find_gap()
         if not gap < self.gap:
             return False
         self.gap, self.step, self.state = gap, step, self._copy()

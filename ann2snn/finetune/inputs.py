@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import torch
 
 from ..config import CLASS_DROPOUT, SampleConfig, require
-from ..data import ImageDataset, batches, labels_at, to_model_range
+from ..data import ImageDataset, Share, batches, labels_at, to_model_range
 from ..diffusion.process import draw_times, make_process, network_pair
 from ..distributed.runtime import seed_from
 from ..distributed.world import ALONE, World
 from ..generate.classes import classes_of
-from ..generate.sampling import generate, image_groups
+from ..generate.sampling import Hooks, generate, image_groups
 from ..nets.architecture import Network
 from .subject import Batch
 
@@ -44,7 +44,8 @@ def noised_batches(
     like = next(net.parameters())
     rows = world.rows(batch_size, "--ft_batch_size")
     each = rows.stop - rows.start
-    stream = batches(dataset, each, seed=seed, start_step=start_step, rank=world.rank, world_size=world.size)
+    share = Share(world.rank, world.size)
+    stream = batches(dataset, each, seed=seed, start_step=start_step, share=share)
     for step, images in enumerate(stream, start_step):
         generator = torch.Generator().manual_seed(seed_from(seed, step))
         x_0 = to_model_range(images)
@@ -56,8 +57,7 @@ def noised_batches(
         if not count:
             yield pair
             continue
-        place = {"seed": seed, "rank": world.rank, "world_size": world.size}
-        labels = labels_at(dataset, len(images), step, **place)
+        labels = labels_at(dataset, len(images), step, seed=seed, share=share)
         dropped = torch.rand(batch_size, generator=generator)[rows] < CLASS_DROPOUT
         yield *pair, torch.where(dropped, count, labels).to(like.device)
 
@@ -86,7 +86,7 @@ def sampler_batches(
     pool, classes = [], []  # of each group of images the states, [steps, images, C, H, W], and classes
     for part in image_groups(net, range(POOL_IMAGES)):
         visited, calls = [], 0
-        generate(net, config, part, on_call=keep)
+        generate(net, config, part, hooks=Hooks(on_call=keep))
         pool.append(torch.stack([x for x, _ in visited]))
         classes += [] if told is None else [told]
     states = torch.cat(pool, dim=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +34,19 @@ class Example(Generic[Inputs]):
     target: Tensor
 
 
+class Networks(NamedTuple):
+    """teacher: the quantized ANN. student: what is tuned. proxy: the ANN that shares its parameters, `tied_proxy`."""
+
+    teacher: nn.Module
+    student: SpikingNetwork
+    proxy: nn.Module
+
+
 class Subject(Protocol[Inputs]):
     """Something with inputs, a spiking output, a teacher's target and a differentiable stand-in."""
 
     name: str
+    student: SpikingNetwork
     modules: list[nn.Module]
 
     def example(self, batch: Batch) -> Example[Inputs]: ...
@@ -50,9 +59,10 @@ class Subject(Protocol[Inputs]):
 class BlockSubject:
     """One block of the student, fed by the student's own earlier blocks, against the teacher's block."""
 
-    def __init__(self, name: str, teacher: nn.Module, student: SpikingNetwork, proxy: nn.Module) -> None:
-        self.name, self.teacher, self.student = name, teacher, student
-        self.modules = [dict(blocks_of(student.net))[name]]
+    def __init__(self, name: str, networks: Networks) -> None:
+        self.name = name
+        self.teacher, self.student, proxy = networks
+        self.modules = [dict(blocks_of(self.student.net))[name]]
         self.proxy_block = dict(blocks_of(proxy))[name]
 
     def example(self, batch: Batch) -> Example[BlockInput]:
@@ -69,9 +79,10 @@ class BlockSubject:
 class NetworkSubject:
     """All tunable blocks at once, on the prediction."""
 
-    def __init__(self, teacher: nn.Module, student: SpikingNetwork, proxy: nn.Module) -> None:
-        self.name, self.teacher, self.student, self.proxy = NETWORK, teacher, student, proxy
-        self.modules = [module for name, module in blocks_of(student.net) if name not in EXACT_BLOCKS]
+    def __init__(self, networks: Networks) -> None:
+        self.name = NETWORK
+        self.teacher, self.student, self.proxy = networks
+        self.modules = [module for name, module in blocks_of(self.student.net) if name not in EXACT_BLOCKS]
 
     def example(self, batch: Batch) -> Example[Batch]:
         with torch.no_grad():
@@ -84,11 +95,11 @@ class NetworkSubject:
         return self.proxy(*example.inputs)
 
 
-def make_subject(name: str, teacher: nn.Module, student: SpikingNetwork, proxy: nn.Module) -> Subject[Any]:
+def make_subject(name: str, networks: Networks) -> Subject[Any]:
     """The subject called `name`: a block's name, or `NETWORK`. Raises KeyError for an unknown name."""
     if name == NETWORK:
-        return NetworkSubject(teacher, student, proxy)
-    return BlockSubject(name, teacher, student, proxy)
+        return NetworkSubject(networks)
+    return BlockSubject(name, networks)
 
 
 def tunable_blocks(net: nn.Module) -> list[str]:

@@ -87,7 +87,6 @@ def measured_statistics(
 
 def visited_times(net: Sampled, sample: SampleConfig) -> list[int]:
     """The times of the network calls that `sample` asks for."""
-    assert sample.skip is not None  # the constructor has chosen
     return whole_times(VP(net.diffusion), sample.steps, sample.skip)
 
 

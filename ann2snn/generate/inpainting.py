@@ -39,7 +39,6 @@ def inpaint(
     config = without_class(net, SampleConfig("ddpm_strided", steps, **how))
     check_generation(net, config)
     process = VP(net.diffusion)
-    assert config.skip is not None  # the constructor has chosen
     times = whole_times(process, config.steps, config.skip)
 
     def chain(rows: Rows) -> Tensor:

@@ -10,7 +10,7 @@ from ..config import SampleConfig, check_limits, check_seed, require
 from ..diffusion import SAMPLERS, ImageNoise, options_of
 from .classes import without_class
 from .noise import slerp
-from .sampling import check_generation, generate
+from .sampling import Given, check_generation, generate
 from .subject import check_sampled, sampling
 
 
@@ -32,7 +32,7 @@ def interpolate(net: nn.Module, seed_a: int, seed_b: int, n: int, **how: Any) ->
     )
     shape = (net.in_channels, net.image_size, net.image_size)
     first, last = (ImageNoise(seed, [0], shape, "cpu")()[0] for seed in seeds)
-    return generate(net, config, range(n), x_T=slerp(first, last, n))
+    return generate(net, config, range(n), Given(x_T=slerp(first, last, n)))
 
 
 def draws_noise(config: SampleConfig) -> bool:

@@ -13,7 +13,7 @@ from ..diffusion import VP
 from ..diffusion.samplers import whole_times
 from ..diffusion.samplers.call import estimate
 from .classes import without_class
-from .sampling import Rows, check_generation, generate, run_chain
+from .sampling import Given, Rows, check_generation, generate, run_chain
 from .subject import check_edited, check_sampled, given_images
 
 
@@ -73,7 +73,7 @@ def round_trip(
     noise = invert(net, images, steps, iterations=iterations, skip=skip, **how)
     sampled = check_sampled(net)
     config = without_class(sampled, way_back(steps, skip, **how))
-    again = generate(sampled, config, range(len(images)), x_T=noise)
+    again = generate(sampled, config, range(len(images)), Given(x_T=noise))
     mse = float((again.double() - images.double()).square().mean())
     return RoundTrip(again, noise, mse**0.5, 10 * math.log10(255**2 / mse) if mse else math.inf)
 

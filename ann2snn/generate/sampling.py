@@ -36,14 +36,33 @@ FEWEST_ROWS, MOST_ROWS = 2, 32
 
 
 class Hooks(NamedTuple):
-    """See `generate`."""
+    """Called while images are made, with the rows of the images asked for, one of the `image_groups` after the other.
+
+    on_call(x, t), of a network that is told classes (x, t, y): what it is called with, each time; of currents the first
+    time step; with guidance the rows of the images with their class, then without it.
+    on_step(time, state): the sampler's own states.
+    on_spikes(list): of a converted network, what each image took; once for every group.
+    """
 
     on_call: Callable[..., None] | None = None
     on_step: Callable[[float, Tensor], None] | None = None
     on_spikes: Callable[[list[ImageSpikes]], None] | None = None
 
 
-NO_HOOKS = Hooks()
+class Given(NamedTuple):
+    """What images are made from besides their seed.
+
+    statistics: of Analytic-DPM, see `analytic_statistics`.
+    x_T: noise [N, C', H, W] to start image i from, in the place of its first draw; C' are the network's channels.
+    labels: classes, int64 [N], of image i, in the place of `config.class_label`.
+    """
+
+    statistics: Tensor | None = None
+    x_T: Tensor | None = None
+    labels: Tensor | None = None
+
+
+NO_HOOKS, SEED_ALONE = Hooks(), Given()
 
 
 class Rows(NamedTuple):
@@ -72,39 +91,26 @@ def generate(
     net: Sampled,
     config: SampleConfig,
     indices: Sequence[int],
-    *,
-    on_call: Callable[..., None] | None = None,
-    on_step: Callable[[float, Tensor], None] | None = None,
-    on_spikes: Callable[[list[ImageSpikes]], None] | None = None,
-    statistics: Tensor | None = None,
-    x_T: Tensor | None = None,
-    labels: Tensor | None = None,
+    given: Given = SEED_ALONE,
+    hooks: Hooks = NO_HOOKS,
 ) -> Tensor:
     """Images `indices` of seed `config.seed`, uint8 [len(indices), C, H, W]; which batch they are in does not matter.
 
     net: any denoiser that knows its `in_channels`, `image_size` and `diffusion` (ANN or SNN); runs in eval mode, and is
     left in its own.
-    on_call(x, t), of a network that is told classes (x, t, y): what it is called with, each time; of currents the first
-    time step; with guidance the rows of the images with their class, then without it.
-    on_step(time, state): the sampler's own states.
-    on_spikes(list): of a converted network, what each image took; once for every group.
-    statistics: of Analytic-DPM, see `analytic_statistics`.
-    x_T: noise [N, C', H, W] to start image i from, in the place of its first draw; C' are the network's channels.
-    labels: classes, int64 [N], of image i, in the place of `config.class_label`.
-    The hooks see the rows of `indices`, one of the `image_groups` after the other.
 
     Raises UserError for a sampler that does not fit, before the first call.
     """
-    check_generation(net, config, statistics)
+    check_generation(net, config, given.statistics)
 
     def chain(rows: Rows) -> Tensor:
-        noise = rows.noise if x_T is None else StartingWith(rows.of(x_T), rows.noise)
-        options = (noise, statistics, rows.on_step, current_steps(net))
+        noise = rows.noise if given.x_T is None else StartingWith(rows.of(given.x_T), rows.noise)
+        options = (noise, given.statistics, rows.on_step, current_steps(net))
         return to_uint8(run_sampler(rows.denoiser, net.diffusion, net.image_size, config, *options))
 
     if len(indices) == 0:
         return torch.empty(0, image_channels(net), net.image_size, net.image_size, dtype=torch.uint8)
-    return run_chain(net, config, indices, chain, Hooks(on_call, on_step, on_spikes), labels)
+    return run_chain(net, config, indices, chain, hooks, given.labels)
 
 
 def run_chain(
@@ -216,19 +222,16 @@ def generate_batches(
     indices: Sequence[int],
     batch_size: int,
     *,
-    label: str = "sampling",
-    progress: bool = True,
+    given: Given = SEED_ALONE,
+    hooks: Hooks = NO_HOOKS,
+    label: str | None = "sampling",
     world: World = ALONE,
-    statistics: Tensor | None = None,
-    on_spikes: Callable[[list[ImageSpikes]], None] | None = None,
-    on_step: Callable[[float, Tensor], None] | None = None,
-    x_T: Tensor | None = None,
-    labels: Tensor | None = None,
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
     """Yield (indices of the batch, its images) until all `indices` are done, with one progress bar over calls.
 
     The processes of `world` share the batches, so each yields its own; no image depends on how many they are. On a CPU
-    batches are the `image_groups`, whatever `batch_size`. on_step: as `generate`'s; sees this process's first batch.
+    batches are the `image_groups`, whatever `batch_size`. hooks: `on_step` sees this process's first batch alone.
+    label: of the bar, None for none.
     """
     require(batch_size >= 1, f"batch_size={batch_size}: use at least 1")
     calls = config.calls(net.diffusion) * config.branches
@@ -238,20 +241,16 @@ def generate_batches(
     else:
         size = min(batch_size, max(1, -(-len(indices) // world.size)))  # small jobs keep everybody busy, too
         batches = [indices[start : start + size] for start in range(0, len(indices), size)]
-    with world.progress(len(indices) * calls, label, "call", progress) as bar:
+    with world.progress(len(indices) * calls, label or "", "call", label is not None) as bar:
+
+        def seen(x: Tensor, *constants: Tensor) -> None:
+            bar.update(len(x))
+            if hooks.on_call is not None:
+                hooks.on_call(x, *constants)
+
         for place, batch in enumerate(world.share(batches)):
-            yield (
-                batch,
-                generate(
-                    *(net, config, batch),
-                    on_call=lambda x, *constants: bar.update(len(x)),
-                    on_spikes=on_spikes,
-                    on_step=on_step if place == 0 else None,
-                    statistics=statistics,
-                    x_T=x_T,
-                    labels=labels,
-                ),
-            )
+            watched = hooks._replace(on_call=seen, on_step=hooks.on_step if place == 0 else None)
+            yield batch, generate(net, config, batch, given, watched)
 
 
 def generate_all(
@@ -260,26 +259,15 @@ def generate_all(
     n: int,
     batch_size: int,
     world: World = ALONE,
+    *,
+    given: Given = SEED_ALONE,
+    hooks: Hooks = NO_HOOKS,
     progress: bool = True,
-    statistics: Tensor | None = None,
-    x_T: Tensor | None = None,
-    labels: Tensor | None = None,
-    on_step: Callable[[float, Tensor], None] | None = None,
 ) -> Tensor:
-    """Images 0..n−1 in one tensor, uint8 [n, C, H, W], on every process.
-
-    statistics, x_T, labels, on_step: as in `generate_batches`.
-    """
+    """Images 0..n−1 in one tensor, uint8 [n, C, H, W], on every process; given, hooks: as in `generate_batches`."""
     images = torch.empty(n, image_channels(net), net.image_size, net.image_size, dtype=torch.uint8)
-    batches = generate_batches(
-        *(net, config, range(n), batch_size),
-        progress=progress,
-        world=world,
-        statistics=statistics,
-        on_step=on_step,
-        x_T=x_T,
-        labels=labels,
-    )
+    label = "sampling" if progress else None
+    batches = generate_batches(net, config, range(n), batch_size, given=given, hooks=hooks, label=label, world=world)
     found = list(batches)
     indices = torch.tensor([i for batch, _ in found for i in batch], dtype=torch.int64)
     mine = torch.cat([pictures for _, pictures in found]) if found else images[:0]

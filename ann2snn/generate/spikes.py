@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ..files.lines import append_line
 from ..files.plain import read_text
 from ..neurons import IFNeuron
+from ..run.folder import SPIKES_FILE
 
-SPIKES_FILE = "spikes.jsonl"
 EXACT_IN_SINGLE = 2**24
 MOST_BYTES = 2**30  # of such a file: ten million lines
 

@@ -43,12 +43,13 @@ def check_call(net: object, args: tuple, kwargs: dict) -> None:
     x, t = given.get("x"), given.get("t")
     weight = next(inner.parameters())
     shape = [inner.in_channels, inner.image_size, inner.image_size]
-    fits = isinstance(x, Tensor) and x.layout == torch.strided and (x.dtype, x.device) == (weight.dtype, weight.device)
-    if not (fits and len(x) and (getattr(net, "currents", False) or list(x.shape[1:]) == shape)):
-        wanted = f"{_kind(weight.dtype)} [N, {', '.join(map(str, shape))}] on {weight.device}"
+    wanted = f"{_kind(weight.dtype)} [N, {', '.join(map(str, shape))}] on {weight.device}"
+    if not isinstance(x, Tensor) or x.layout != torch.strided or (x.dtype, x.device) != (weight.dtype, weight.device):
+        raise UserError(f"x: {_described(x)}, expected {wanted}")
+    if not x.numel() or not (getattr(net, "currents", False) or list(x.shape[1:]) == shape):
         raise UserError(f"x: {_described(x)}, expected {wanted}")
     numbers = isinstance(t, Tensor) and not t.is_complex() and t.dtype != torch.bool
-    if not (numbers and list(t.shape) == [len(x)] and t.device == x.device):
+    if not isinstance(t, Tensor) or not numbers or list(t.shape) != [len(x)] or t.device != x.device:
         raise UserError(f"t: {_described(t)}, expected the numbers of {len(x)} diffusion times on {x.device}")
 
 

@@ -14,7 +14,21 @@ from ..errors import UserError
 from ..files.flagfile import MOST_BYTES
 from ..files.plain import read_text
 from ..generate.images import existing_indices
-from ..run.log import RESULTS
+from ..run.folder import (
+    CARRY_FILE,
+    COST_FILE,
+    FLAGFILE,
+    GAP_FILE,
+    GENERATED,
+    LINES,
+    PATHS_FILE,
+    PICTURES,
+    RASTER_FILE,
+    REAL_IMAGES,
+    RESULTS,
+    SAMPLES,
+    SETTINGS,
+)
 from ..run.paths import SamplingPaths, load_paths
 from ..run.rasters import load_rasters
 from .carried import CarryFile, parse_carry
@@ -121,7 +135,7 @@ class Run:
         """How the network runs that this run has trained as a spiking network; None for a run of another kind."""
         known: list[SpikingConfig | DirectSpiking | None] = [raster.spiking for raster in self.rasters]
         known += [account.direct for account in (self.costs.accounts if self.costs else ())]
-        known += [direct_of_flags(self.flagfiles.get("flagfile.txt", "")), direct_of_name(self.logdir.name)]
+        known += [direct_of_flags(self.flagfiles.get(FLAGFILE, "")), direct_of_name(self.logdir.name)]
         known += [score.mode.spiking for score in self.scores] + [found.mode.spiking for found in self.image_sets]
         return next((spiking for spiking in known if isinstance(spiking, DirectSpiking)), None)
 
@@ -132,7 +146,7 @@ class Run:
             return None
         known = [s.line.get("bits") for s in reversed(self.scores)] + [s.settings.get("bits") for s in self.image_sets]
         known += [tuned.bits for tuned in self.finetunings]
-        if match := re.search(r"(?m)^--bit=(\d{1,2})(?:\.0)?$", self.flagfiles.get("flagfile.txt", "")):
+        if match := re.search(r"(?m)^--bit=(\d{1,2})(?:\.0)?$", self.flagfiles.get(FLAGFILE, "")):
             known.append(int(match[1]))
         return next((b for b in map(whole, known) if b in (*range(1, 17), FULL_PRECISION)), None)
 
@@ -177,28 +191,28 @@ def collect(logdir: Path) -> Run:
 
 def _collect_files(run: Run) -> None:
     logdir, notes = run.logdir, run.notes
-    run.loss = loss_curve(read_json_lines(logdir / "log.jsonl", notes))
+    run.loss = loss_curve(read_json_lines(logdir / LINES, notes))
     for path in sorted(logdir.glob("flagfile*.txt")):
         try:
             run.flagfiles[clean(path.name)] = read_text(path, MOST_BYTES, errors="replace")
         except OSError:
             notes.append(f"{clean(path.name)} cannot be read and is left out")
-    run.gaps = parse_gaps(read_json(logdir / "gap.json", notes), "gap.json", notes)
+    run.gaps = parse_gaps(read_json(logdir / GAP_FILE, notes), GAP_FILE, notes)
     run.finetunings = find_finetuned(logdir, notes)
     if run.finetuned:
         name = f"{run.finetuned.folder}/gap.json"
         run.gaps_finetuned = parse_gaps(read_json(logdir / name, notes), name, notes)
-    run.rasters = find_rasters(logdir / "raster.npz", notes)
-    run.paths = find_paths(logdir / "trajectory.npz", notes)
-    run.costs = parse_costs(read_json(logdir / "cost.json", notes), "cost.json", notes)
-    run.carried = parse_carry(read_json(logdir / "carry.json", notes), "carry.json", notes)
+    run.rasters = find_rasters(logdir / RASTER_FILE, notes)
+    run.paths = find_paths(logdir / PATHS_FILE, notes)
+    run.costs = parse_costs(read_json(logdir / COST_FILE, notes), COST_FILE, notes)
+    run.carried = parse_carry(read_json(logdir / CARRY_FILE, notes), CARRY_FILE, notes)
     lines = read_json_lines(logdir / RESULTS, notes)
     run.scores = newest_scores([line for line in lines if "network" in line], notes)
     run.training_scores = training_scores([line for line in lines if "network" not in line], notes)
     run.image_sets = list(find_image_sets(logdir, notes))
-    found = [logdir / "real.png", *sorted(logdir.glob("images/*.png"))]
+    found = [logdir / REAL_IMAGES, *sorted(logdir.glob(f"{PICTURES}/*.png"))]
     run.pictures = {path.relative_to(logdir).as_posix(): path for path in found if path.is_file()}
-    steps = [path for path in logdir.glob("sample/*.png") if re.fullmatch(r"[0-9]{1,12}", path.stem)]
+    steps = [path for path in logdir.glob(f"{SAMPLES}/*.png") if re.fullmatch(r"[0-9]{1,12}", path.stem)]
     run.samples = {int(path.stem): path for path in sorted(steps, key=lambda path: int(path.stem))}
 
 
@@ -277,13 +291,13 @@ def find_paths(path: Path, notes: list[str]) -> SamplingPaths | None:
 
 def find_image_sets(logdir: Path, notes: list[str]) -> Iterable[ImageSet]:
     """Folders of numbered images below `generated/`."""
-    for folder in sorted(path for path in logdir.glob("generated/*") if path.is_dir()):
+    for folder in sorted(path for path in logdir.glob(f"{GENERATED}/*") if path.is_dir()):
         indices = tuple(sorted(existing_indices(folder)))
         if not indices:
             continue
-        settings = read_json(folder / "settings.json", notes)
+        settings = read_json(folder / SETTINGS, notes)
         try:
             yield ImageSet(parse_mode(settings), folder, indices, settings)
         except MALFORMED:
-            notes.append(f"generated/{clean(folder.name)}: no usable settings.json")
+            notes.append(f"{GENERATED}/{clean(folder.name)}: no usable {SETTINGS}")
             yield ImageSet(Mode(clean(folder.name, 40)), folder, indices, {})

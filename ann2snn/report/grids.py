@@ -13,6 +13,7 @@ from PIL import Image
 from ..data.decode import decode_image
 from ..errors import UserError
 from ..generate.images import INDEX_DIGITS
+from ..run.folder import PICTURES, REAL_IMAGES
 from .collect import ImageSet, Run
 from .modes import Mode
 from .parse import clean, options_text, sampling_text
@@ -141,14 +142,14 @@ def _load(found: ImageSet, indices: Sequence[int]) -> list[Image.Image]:
 
 def _stage_pictures(run: Run) -> list[GridGroup]:
     """What the conversion wrote to `images/`."""
-    paths = {name: path for name, path in run.pictures.items() if name.startswith("images/")}
+    paths = {name: path for name, path in run.pictures.items() if name.startswith(f"{PICTURES}/")}
     grids = [grid for name, path in list(paths.items())[:4] for grid in picture_grid(clean(name), path, run.notes)]
     return [GridGroup("Written by the stages, from the same noise.", grids, strips=False)] if grids else []
 
 
 def _with_real(run: Run, groups: list[GridGroup]) -> list[GridGroup]:
     """The groups with `real.png` first: a strip like the others where it can be cut into one, else as it is."""
-    path = run.pictures.get("real.png")
+    path = run.pictures.get(REAL_IMAGES)
     if path is None:
         return groups
     if groups and groups[0].strips:

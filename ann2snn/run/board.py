@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..files.lines import write_all
+from .tracker import Opening
 
 FLUSH_SECONDS, FLUSH_BYTES = 30.0, 1 << 20
 
@@ -50,10 +51,11 @@ class Board:
             except FileExistsError:
                 continue
 
-    def scalar(self, step: int, name: str, value: float) -> None:
+    def scalars(self, step: int, **values: float) -> None:
         from torch.utils.tensorboard.summary import scalar
 
-        self._add(self.event(step=step, summary=scalar(name, value)))
+        for name, value in values.items():
+            self._add(self.event(step=step, summary=scalar(name, value)))
 
     def image(self, step: int, name: str, picture: Tensor) -> None:
         """picture uint8 [C, H, W]."""
@@ -69,6 +71,9 @@ class Board:
         if len(self.waiting) >= FLUSH_BYTES or time.monotonic() - self.flushed >= FLUSH_SECONDS:
             self.flush()
 
+    def close(self) -> None:
+        self.flush()
+
     def flush(self) -> None:
         """Write what has gathered; the file must still be there."""
         with open(self.path, "r+b", buffering=0) as file:
@@ -76,3 +81,8 @@ class Board:
             write_all(file, bytes(self.waiting))
         self.waiting.clear()
         self.flushed = time.monotonic()
+
+
+def begin(opening: Opening) -> Board:
+    """A new event file in the run's folder."""
+    return Board(opening.logdir, opening.start_step or None)

@@ -11,6 +11,8 @@ from types import ModuleType
 from PIL import Image
 from torch import Tensor
 
+from .tracker import Opening
+
 
 def module() -> ModuleType | None:
     """The package; None where it is not installed."""
@@ -46,7 +48,7 @@ class Wandb:
         step = getattr(self.run, "step", 0)
         self.first = self.last = step if isinstance(step, int) else 0
 
-    def log(self, step: int, **values: object) -> None:
+    def scalars(self, step: int, **values: object) -> None:
         if step >= self.first:
             self.last = max(self.last, step)
             self.run.log(values, step=self.last)
@@ -54,7 +56,16 @@ class Wandb:
     def image(self, step: int, name: str, picture: Tensor) -> None:
         """picture uint8 [C, H, W], grey or colour."""
         pixels = picture.cpu().permute(1, 2, 0).numpy()
-        self.log(step, **{name: self.package.Image(Image.fromarray(pixels[..., 0] if len(picture) == 1 else pixels))})
+        self.scalars(
+            step, **{name: self.package.Image(Image.fromarray(pixels[..., 0] if len(picture) == 1 else pixels))}
+        )
 
-    def finish(self) -> None:
+    def close(self) -> None:
         self.run.finish()
+
+
+def begin(opening: Opening) -> Wandb | None:
+    """The run's project, where one is asked for and the package is installed."""
+    if opening.wandb is None or (package := module()) is None:
+        return None
+    return Wandb(package, opening.wandb, opening.logdir, opening.config)

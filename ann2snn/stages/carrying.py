@@ -17,10 +17,10 @@ from ..files.atomic import write_text
 from ..generate.probe import sampler_calls
 from ..nets.architecture import Network
 from ..report.costs import cost_table, parse_costs
+from ..run.folder import CARRY_FILE
 from ..run.tables import text_table
 from .cost import entry, price_lists
 
-CARRY_FILE = "carry.json"
 #: Calls of a trajectory that are counted: each takes as long as several calls.
 MOST_CALLS = 250
 

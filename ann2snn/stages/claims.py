@@ -11,8 +11,8 @@ from ..errors import UserError
 from ..files.atomic import write_text
 from ..files.plain import read_text
 from ..generate.images import existing_indices, index_of
+from ..run.folder import SETTINGS
 
-SETTINGS = "settings.json"
 SETTINGS_BYTES = 2**20  # at most
 
 

@@ -68,7 +68,7 @@ def record_changes(log: RunLog, step: int, changes: Mapping[str, tuple[object, o
 
 
 class SilentLog:
-    """Stands in for `RunLog` in processes other than the main one."""
+    """The `Tracker` of processes other than the main one, which keeps nothing."""
 
     def scalars(self, step: int, **values: float) -> None: ...
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,84 +23,93 @@ from ..files.atomic import file_hash, write_text
 from ..generate.classes import columns
 from ..generate.images import save_grid
 from ..generate.probe import halfway_state, sampler_states
-from ..generate.sampling import generate_all
+from ..generate.sampling import Hooks, generate_all
 from ..generate.subject import Sampled
 from ..hardware.export import planned, write_graph
 from ..nets.architecture import Network
 from ..nets.direct import DirectDenoiser
+from ..run.folder import CARRY_FILE, CONVERTED, COST_FILE, GAP_FILE, PATHS_FILE, PICTURES, RASTER_FILE, RunFolder
 from ..run.rasters import save_rasters
 from ..run.tables import distance, gap_table
-from .carrying import CARRY_FILE, measure_carrying
+from .carrying import measure_carrying
 from .common import owning
-from .cost import COST_FILE, COST_IMAGES, measure_and_write
+from .cost import COST_IMAGES, measure_and_write
 from .export import check_target, export
-from .paths import PATHS_FILE, FirstPath, write_paths
+from .paths import FirstPath, write_paths
 
-CONVERTED = "converted_snn.pt"
-GAP_FILE = "gap.json"
-RASTER_FILE = "raster.npz"
 GAP_TIMES = 4  # diffusion times at which the gap is measured
 
 
-def run(
-    logdir: Path,
-    source: checkpoint.Loaded,
-    spiking: SpikingConfig,
-    sample: SampleConfig,
-    world: World,
-    *,
-    grid_images: int,
-    gap_images: int,
-    batch_size: int,
-    spike_chunk: int = 0,
-    exported: Path | None = None,
-    nir_file: tuple[Path, float] | None = None,
-    programs: Sequence[tuple[str, Path]] = (),
-    accepted: Callable[[], object] = lambda: None,
-) -> int:
-    """Write `converted_snn.pt`, `gap.json`, `cost.json`, `raster.npz`, `images/` and `trajectory.npz` to `logdir`.
-
-    Prints the tables.
+@dataclass(frozen=True)
+class ConvertConfig:
+    """gap_images, grid_images: that gap and cost are measured on, and that the grids show; 0 for none.
 
     exported: a new folder that gets the network and a card, too. nir_file: a new file that gets its graph at that time.
     programs: new files that hold its one pass, as `exchange` writes them: ("program" or "onnx", path).
-    accepted: called when network and settings have passed all checks. Returns the exit code.
+    spike_chunk: see `SpikingNetwork.set_spike_chunk`.
+    """
+
+    grid_images: int
+    gap_images: int
+    batch_size: int
+    spike_chunk: int = 0
+    exported: Path | None = None
+    nir_file: tuple[Path, float] | None = None
+    programs: Sequence[tuple[str, Path]] = ()
+
+    def new_files(self) -> list[tuple[Path, str]]:
+        """What is written outside the run folder: (path, the flag that names it)."""
+        found = [] if self.exported is None else [(self.exported, "--export")]
+        found += [] if self.nir_file is None else [(self.nir_file[0], "--export_nir")]
+        return found + [(path, f"--export_{kind}") for kind, path in self.programs]
+
+
+def run(
+    folder: RunFolder,
+    source: checkpoint.Loaded,
+    spiking: SpikingConfig,
+    sample: SampleConfig,
+    config: ConvertConfig,
+    world: World,
+) -> int:
+    """Write `converted_snn.pt`, `gap.json`, `cost.json`, `raster.npz`, `images/` and `trajectory.npz` to `folder`.
+
+    Prints the tables. Returns the exit code.
     """
     if sample.carry:
         spiking.check_carrying()
     ann = place(source.unconverted, world.device)
-    snn = converted(ann, spiking, spike_chunk)
-    if exported is not None:
-        check_target(exported, logdir)
-    for kind, path in programs:
+    snn = converted(ann, spiking, config.spike_chunk)
+    if config.exported is not None:
+        check_target(config.exported, folder.path)
+    for kind, path in config.programs:
         check_exported(snn, path, kind)
+    nir_file = config.nir_file
     graph: Any = None if nir_file is None else planned(snn, nir_file[1], nir_file[0])
-    prepare_folder(logdir)
-    targets = [(exported, "--export"), (nir_file and nir_file[0], "--export_nir")]
-    for target, flag in targets + [(path, f"--export_{kind}") for kind, path in programs]:
-        if target is not None:
-            prepare_folder(target.parent, flag)  # now, not after everything has been measured
+    logdir = prepare_folder(folder.path)
+    for target, flag in config.new_files():
+        prepare_folder(target.parent, flag)  # now, not after everything has been measured
     with owning(logdir, "convert", world):
-        accepted()
+        folder.begin(world)
         if world.main:
             payload = checkpoint.payload_of(snn, stage="converted", source=source.hash, step=source.step)
             checkpoint.save(logdir / CONVERTED, payload)
             steps = f"T = {snn.clock.spike_steps} time steps"
             print(f"{logdir / CONVERTED}: {ann.config.bits} bits, {steps}, {spiking.schedule}")
-            if gap_images:
-                measure(logdir, ann, snn, spiking, sample, gap_images)
-            if exported is not None:
+            if config.gap_images:
+                measure(logdir, ann, snn, spiking, sample, config.gap_images)
+            if config.exported is not None:
                 hashes = (source.hash, file_hash(logdir / CONVERTED))
-                export(exported, snn, logdir, hashes, measured=gap_images > 0)
-                print(f"{exported}: the network and its card; ann2snn.load reads it")
+                export(config.exported, snn, logdir, hashes, measured=config.gap_images > 0)
+                print(f"{config.exported}: the network and its card; ann2snn.load reads it")
             if nir_file is not None:
                 write_graph(graph, nir_file[0])
                 print(f"{nir_file[0]}: {len(graph.nodes)} nodes of NIR, the network at t = {nir_file[1]:g}")
-            for kind, path in programs:
+            for kind, path in config.programs:
                 export_to(kind, snn, path)
                 print(f"{path}: one pass of the network, which is the quantized network's too")
-        if grid_images:
-            write_grids(logdir, (snn, ann), sample, grid_images, batch_size, world)
+        if config.grid_images:
+            write_grids(logdir, (snn, ann), sample, config.grid_images, config.batch_size, world)
         world.wait()
     return 0
 
@@ -193,10 +202,10 @@ def grid_name(net: nn.Module, carried: bool = False) -> str:
     carried: `images/SNN_T{T}_carried.png`.
     """
     if isinstance(net, DirectDenoiser):
-        return f"images/{net.config.arch.upper()}_T{net.spike_steps}.png"
+        return f"{PICTURES}/{net.config.arch.upper()}_T{net.spike_steps}.png"
     if not isinstance(net, SpikingNetwork):
-        return "images/ANN.png"
-    return f"images/SNN_T{net.clock.spike_steps}{'_carried' if carried else ''}.png"
+        return f"{PICTURES}/ANN.png"
+    return f"{PICTURES}/SNN_T{net.clock.spike_steps}{'_carried' if carried else ''}.png"
 
 
 def write_grids(
@@ -214,7 +223,7 @@ def write_grids(
     for net, how in ways:
         path = logdir / grid_name(net, how.carry)
         kept = FirstPath(net)
-        images = generate_all(net, how, count, batch_size, world, on_step=kept.watch)
+        images = generate_all(net, how, count, batch_size, world, hooks=Hooks(on_step=kept.watch))
         paths[isinstance(net, SpikingNetwork)] = kept, images  # of a spiking network the last way, that asked for
         if world.main:
             save_grid(images, path, columns(net, how, count))

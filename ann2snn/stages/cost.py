@@ -16,9 +16,9 @@ from ..generate.probe import sampler_states
 from ..nets.architecture import Network
 from ..nets.direct import DirectDenoiser
 from ..report.costs import cost_table, generation_table, parse_costs
+from ..run.folder import COST_FILE
 from ..run.tables import text_table
 
-COST_FILE = "cost.json"
 COST_IMAGES = 2  # suffice: counts vary little between images
 COST_TIMES = 4  # diffusion times they are taken at
 

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 
 from ..checkpoints import checkpoint
-from ..config import SampleConfig, TrainConfig, check_ft_name
-from ..data import ImageDataset
+from ..config import SampleConfig, check_ft_name
 from ..distributed.runtime import place
 from ..distributed.world import World
 from ..errors import UserError
 from ..nets.direct import DirectConfig, DirectDenoiser
 from ..nets.sddpm import SDDPM, with_tsm
+from ..run.folder import COST_FILE, RASTER_FILE, TRAINED, RunFolder
 from . import train
 from .common import owning
-from .convert import RASTER_FILE, write_grids
-from .cost import COST_FILE, COST_IMAGES, measure_direct
+from .convert import write_grids
+from .cost import COST_IMAGES, measure_direct
 from .direct_raster import write_direct_raster
+from .plan import AS_USUAL, Options, Training
 
-TRAINED = "trained_snn.pt"
 
-
-def export(logdir: Path, sample: SampleConfig, world: World, gap_images: int, grid_images: int, batch_size: int) -> int:
-    """Write `trained_snn.pt` from the best weights in `logdir`, else the last; what it costs, a raster and a grid.
+def export(
+    folder: RunFolder, sample: SampleConfig, world: World, gap_images: int, grid_images: int, batch_size: int
+) -> int:
+    """Write `trained_snn.pt` from the best weights in `folder`, else the last; what it costs, a raster and a grid.
 
     gap_images: images of the cost account; 0 leaves account and raster out. Returns the exit code.
     """
-    source = checkpoint.load(train.best_or_last(logdir))
+    logdir, source = folder.path, checkpoint.load(folder.best_or_last())
     if not isinstance(source.net, DirectDenoiser):
         raise UserError(f"{source.path} is no directly trained spiking network: remove it, or choose another --logdir")
     net = place(source.net, world.device)
@@ -53,42 +53,21 @@ def payload_of(source: checkpoint.Loaded) -> dict:
     return payload
 
 
-def tsm_folder(logdir: Path, spike_steps: int, name: str = "") -> Path:
+def tsm_folder(folder: RunFolder, spike_steps: int, name: str = "") -> RunFolder:
     """Where `fine_tune` leaves its network. Raises UserError for a name that ends no folder's."""
     check_ft_name(name)
-    return logdir / (f"SDM_{spike_steps}T" + (f"_{name}" if name else ""))
+    return folder.inside(f"SDM_{spike_steps}T" + (f"_{name}" if name else ""))
 
 
-def fine_tune(
-    folder: Path,
-    source: checkpoint.Loaded,
-    dataset: ImageDataset,
-    config: TrainConfig,
-    sample: SampleConfig,
-    schedule: train.Schedule,
-    world: World,
-    spike_steps: int,
-    *,
-    resume: bool = True,
-    amp: bool = False,
-    recompute: bool = False,
-    accepted: Callable[[], object] = lambda: None,
-) -> int:
+def fine_tune(plan: Training, source: checkpoint.Loaded, spike_steps: int, options: Options = AS_USUAL) -> int:
     """Give the SDDPM of `source` a learned factor per convolution and time step, and train all of it on.
 
-    The weights are inherited: at as many time steps, the first output is the pretrained network's. Returns the exit
-    code. accepted: see `train.run`.
+    The weights are inherited: at as many time steps, the first output is the pretrained network's. The network of
+    `plan` is the one without the factors; `options.initial` is not asked. Returns the exit code.
     """
     assert isinstance(source.net, SDDPM)
     inherited = with_tsm(source.net, spike_steps)
-    return train.run(
-        *(folder, dataset, inherited.config, source.net.diffusion, config, sample, schedule, world),
-        resume=resume,
-        amp=amp,
-        recompute=recompute,
-        initial=inherited.state_dict,
-        accepted=accepted,
-    )
+    return train.run(replace(plan, network=inherited.config), replace(options, initial=inherited.state_dict))
 
 
 def is_direct(config: object) -> bool:

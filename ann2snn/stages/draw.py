@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +16,14 @@ from ..config import SampleConfig, require
 from ..data.decode import decode_image
 from ..diffusion.process import image_channels
 from ..distributed.runtime import place
+from ..distributed.world import World
 from ..files.atomic import file_hash
 from ..generate.editing import edit
 from ..generate.images import save_grid
 from ..generate.inpainting import inpaint
 from ..generate.interpolation import interpolate
 from ..generate.inversion import round_trip
+from ..run.folder import PICTURES, RunFolder
 from .evaluate import folder_name, settings
 
 GREY = 128
@@ -31,25 +32,21 @@ OF_CALLS = ("carry", "carry_steps", "amp", "tf32", "guidance", "class_label")  #
 
 @dataclass(frozen=True)
 class Canvas:
-    """What is drawn with, and where to.
+    """What is drawn with, and where to: the run begins when the first picture has been computed."""
 
-    accepted: called when the picture has been computed, before it is written.
-    """
-
-    logdir: Path
+    folder: RunFolder
     source: checkpoint.Loaded
     sample: SampleConfig
-    device: torch.device
-    accepted: Callable[[], object] = lambda: None
+    world: World
 
     @property
     def net(self) -> nn.Module:
-        return place(self.source.net, self.device)
+        return place(self.source.net, self.world.device)
 
     def write(self, name: str, rows: list[Tensor]) -> Path:
         """`images/{name}_{settings}.png`: rows of pictures, each uint8 [N, C, H, W]."""
-        self.accepted()
-        path = self.logdir / "images" / f"{name}_{folder_name(settings(self.source, self.sample))}.png"
+        self.folder.begin(self.world)
+        path = self.folder.path / PICTURES / f"{name}_{folder_name(settings(self.source, self.sample))}.png"
         save_grid(torch.cat(rows), path, nrow=len(rows[0]))
         return path
 

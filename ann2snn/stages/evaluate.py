@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -24,20 +24,20 @@ from ..distributed.world import ALONE, World
 from ..files.atomic import sweep
 from ..generate.classes import columns
 from ..generate.images import ImageWriter, existing_indices, image_path, read_images, save_grid, save_npz, stale_npzs
-from ..generate.sampling import generate, generate_batches, image_groups
+from ..generate.sampling import Given, Hooks, generate, generate_batches, image_groups
 from ..generate.spikes import keep_spikes, kept_spikes
 from ..metrics.features import FeatureExtractor
 from ..metrics.score import make_stats as gather_stats
 from ..metrics.score import score_numbered, usual_splits
-from ..metrics.stats_file import ReferenceStatistics
 from ..nets.direct import DirectDenoiser
 from ..report.trajectory import Trajectory, write_trajectory
-from ..run.log import RESULTS, append_result
+from ..run.folder import GENERATED, PICTURES, RESULTS, RunFolder
+from ..run.lines import append_result
 from ..run.tables import show
 from .claims import claim_folder
 from .common import keep_stats, owning
-from .coverage import RealImages, score_with_coverage
-from .fad import Fad
+from .coverage import score_with_coverage
+from .generation import NO_SCORING, Generation, Scoring
 from .paths import as_pictures
 
 SCORE_BATCH = 64
@@ -111,53 +111,39 @@ def direct_settings(net: nn.Module) -> dict | None:
     return {name: value for name, value in net.spiking.to_dict().items() if name != "arch"}  # which stands beside it
 
 
-def run(
-    logdir: Path,
-    source: checkpoint.Loaded,
-    sample: SampleConfig,
-    config: EvalConfig,
-    world: World,
-    extractor: FeatureExtractor | None,
-    stats: ReferenceStatistics | None,
-    stats_name: str = "",
-    statistics: Tensor | None = None,
-    real: RealImages | None = None,
-    fad: Fad | None = None,
-    accepted: Callable[[], object] = lambda: None,
-) -> int:
-    """Generate what is missing of `config.num_images`, then score them unless `extractor` and `fad` are None.
+def run(folder: RunFolder, generation: Generation, config: EvalConfig, scoring: Scoring = NO_SCORING) -> int:
+    """Generate what is missing of `config.num_images`, then score them where that is asked for. Returns the exit code.
 
-    real: images to give precision and recall against, where they are asked for.
-    accepted: called when network, scores and the folder of the images have passed all checks.
+    Scores go to `folder`, images below it, or where `config` says.
     """
-    if fad is not None:
-        fad.extractor.require_channels(image_channels(source.net))
-    if extractor is not None or fad is not None:
+    source, sample, world, logdir = generation.source, generation.sample, generation.world, folder.path
+    if scoring.fad is not None:
+        scoring.fad.extractor.require_channels(image_channels(source.net))
+    if scoring:
         require_spread(config.num_images)
     made_with = settings(source, sample)
     flag = "--images_dir" if config.images_dir else "--logdir"
-    folder = prepare_folder(config.images_dir or logdir / "generated" / folder_name(made_with), flag)
-    with owning(folder, "generate", world):
+    images = prepare_folder(config.images_dir or logdir / GENERATED / folder_name(made_with), flag)
+    with owning(images, "generate", world):
         if world.main:
-            sweep(folder.parent, depth=0)  # of an npz that a killed run was writing beside the images
-            claim_folder(folder, made_with)
-        accepted()
-        generate_missing(folder, source, sample, config, world, statistics)
+            sweep(images.parent, depth=0)  # of an npz that a killed run was writing beside the images
+            claim_folder(images, made_with)
+        folder.begin(world)
+        generate_missing(images, generation, config)
         if world.main:
-            present(logdir, folder, config, source.net, sample)
+            present(logdir, images, config, source.net, sample)
             if config.trajectory:
-                follow(logdir / "images" / f"trajectory_{folder.name}", source, sample, config, world, statistics)
+                follow(logdir / PICTURES / f"trajectory_{images.name}", generation, config)
         world.wait()
-        if extractor is None and fad is None:
+        if not scoring:
             return 0
-        where = {"image_size": source.net.image_size, "device": str(world.device), "reference": stats_name}
-        where["time_steps"] = getattr(source.net, "time_steps", None)
+        where: dict[str, object] = {"image_size": source.net.image_size, "device": str(world.device)}
+        where |= {"reference": scoring.stats_name, "time_steps": getattr(source.net, "time_steps", None)}
         count = config.num_images
         if sample.carry:
-            where |= carried_counts(folder, count, sample.calls(source.net.diffusion))
-        batches = image_batches(folder, count, world)
-        beside = None if fad is None else partial(fad.score, image_batches(folder, count))
-        score_and_record(logdir, batches, count, extractor, stats, made_with | where, world, real, beside)
+            where |= carried_counts(images, count, sample.calls(source.net.diffusion))
+        scored = Scored(lambda world: image_batches(images, count, world), count, made_with | where)
+        score_and_record(logdir, scored, scoring, world)
     return 0
 
 
@@ -187,29 +173,24 @@ def present(logdir: Path, folder: Path, config: EvalConfig, net: nn.Module, samp
         print(f"note: {stale} holds other images than {folder}, those of an earlier run: delete it")
     if config.grid and config.grid_images:
         count = min(config.grid_images, config.num_images)
-        path = logdir / (config.grid_path or f"images/{folder.name}.png")
+        path = logdir / (config.grid_path or f"{PICTURES}/{folder.name}.png")
         write_grid(path, folder, count, config.grid_row or columns(net, sample, count))
         print(f"{path}: the first {count}")
     print(f"{folder}: {config.num_images} images")
 
 
-def follow(
-    path: Path,
-    source: checkpoint.Loaded,
-    sample: SampleConfig,
-    config: EvalConfig,
-    world: World,
-    statistics: Tensor | None = None,
-) -> None:
+def follow(path: Path, generation: Generation, config: EvalConfig) -> None:
     """The first images once more, with the sampler's states on the way: a picture `{path}.png` and an animation.
 
     Called by the main process alone. States are shown as images: of CLD the positions, of blur diffusion the pixels.
     """
+    source, sample, world = generation.source, generation.sample, generation.world
     net = place(source.net, world.device).eval()
     paths: list[Trajectory] = []
     images: list[Tensor] = []
     pictures = as_pictures(net)
     count = min(config.trajectory, config.num_images)
+    given = Given(generation.statistics)
 
     def keep(time: float, state: Tensor) -> None:
         paths[-1].add(pictures(state))
@@ -221,47 +202,46 @@ def follow(
 
         for part in image_groups(net, range(count)):
             paths.append(Trajectory())
-            images.append(generate(net, sample, part, on_call=seen, on_step=keep, statistics=statistics))
+            images.append(generate(net, sample, part, given, Hooks(seen, keep)))
     frames = torch.cat([kept.frames(end) for kept, end in zip(paths, images, strict=True)], dim=1)
     for written in write_trajectory(frames, path, config.trajectory_format):
         print(f"{written}: the way of the first {count} images")
 
 
-def score_and_record(
-    logdir: Path,
-    batches: Iterable[tuple[Sequence[int], Tensor]],
-    count: int,
-    extractor: FeatureExtractor | None,
-    stats: ReferenceStatistics | None,
-    made_with: dict,
-    world: World,
-    real: RealImages | None = None,
-    beside: Callable[[], dict] | None = None,
-) -> None:
-    """Score uint8 batches [B, C, H, W] with their indices, this process's share of `count` images.
+@dataclass(frozen=True)
+class Scored:
+    """Images to be scored. batches: a world → its process's share, (indices, uint8 [B, C, H, W]) a batch.
 
-    The main process prints the figures and appends them to `snn_eval.txt`.
-
-    beside: gives further fields of the line; called by the main process alone.
+    made_with: for the record.
     """
-    if extractor is None or stats is None:
+
+    batches: Callable[[World], Iterator[tuple[range, Tensor]]]
+    count: int
+    made_with: dict[str, Any]
+
+
+def score_and_record(logdir: Path, images: Scored, scoring: Scoring, world: World) -> None:
+    """Score the images; the main process prints the figures and appends them to `snn_eval.txt`."""
+    made_with, count, real = images.made_with, images.count, scoring.real
+    if scoring.extractor is None or scoring.stats is None:
         scores: dict[str, Any] = {"count": count, "extractor": "none", "notes": []}
         made_with = made_with | {"reference": None, "reference_count": None}
     else:
         score: Callable[..., dict] = score_numbered
         if real is not None:
             score = partial(score_with_coverage, real, dataset_batches(real.dataset, real.count, world))
-        scores = score(batches, extractor, stats, splits=usual_splits(count), total=count, world=world)
-        made_with = made_with | {"reference_count": stats.count}
+        how = {"splits": usual_splits(count), "total": count, "world": world}
+        scores = score(images.batches(world), scoring.extractor, scoring.stats, **how)
+        made_with = made_with | {"reference_count": scoring.stats.count}
     if not world.main:
         return
-    if beside is not None:
-        more = beside()
+    if scoring.fad is not None:
+        more = scoring.fad.score(images.batches(ALONE))
         scores = scores | more | {"notes": [*scores["notes"], *more["notes"]]}
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     append_result(logdir / RESULTS, scores | made_with | {"processes": world.size, "date": date})
     figures = ", ".join(f"{k} {show(v)}" for k, v in scores.items() if isinstance(v, float))
-    against = f", {scores['extractor']}, against {made_with['reference']}" if extractor is not None else ""
+    against = f", {scores['extractor']}, against {made_with['reference']}" if scoring.extractor is not None else ""
     print(f"{figures} ({scores['count']} images{against})")
     if made_with.get("time_steps"):
         steps, calls = made_with["time_steps"], made_with["sampler_steps"]
@@ -277,27 +257,17 @@ def score_and_record(
         print(f"note: {note}")
 
 
-def score_data(
-    logdir: Path,
-    dataset: ImageDataset,
-    count: int,
-    extractor: FeatureExtractor | None,
-    stats: ReferenceStatistics | None,
-    stats_name: str,
-    world: World,
-    real: RealImages | None = None,
-    fad: Fad | None = None,
-) -> int:
+def score_data(folder: RunFolder, dataset: ImageDataset, count: int, scoring: Scoring, world: World) -> int:
     """Score real images of the data set: what a perfect generator would be expected to reach with as many images."""
-    if fad is not None:
-        fad.extractor.require_channels(dataset.channels)
+    if scoring.fad is not None:
+        scoring.fad.extractor.require_channels(dataset.channels)
     count = min(count, len(dataset))
     require_spread(count)
+    folder.begin(world)
     made_with: dict[str, Any] = {"network": f"real images ({dataset.name}, {dataset.split})", "spiking": None}
-    made_with |= {"image_size": dataset.img_size, "reference": stats_name}
-    batches = dataset_batches(dataset, count, world)
-    beside = None if fad is None else partial(fad.score, dataset_batches(dataset, count, ALONE))
-    score_and_record(logdir, batches, count, extractor, stats, made_with, world, real, beside)
+    made_with |= {"image_size": dataset.img_size, "reference": scoring.stats_name}
+    scored = Scored(lambda world: dataset_batches(dataset, count, world), count, made_with)
+    score_and_record(folder.path, scored, scoring, world)
     return 0
 
 
@@ -332,26 +302,20 @@ def folder_name(made_with: dict) -> str:
     return f"{mode}{weights}_{sampler}_seed{made_with['seed']}_{made_with['checkpoint'][:8]}"
 
 
-def generate_missing(
-    folder: Path,
-    source: checkpoint.Loaded,
-    sample: SampleConfig,
-    config: EvalConfig,
-    world: World,
-    statistics: Tensor | None = None,
-) -> None:
+def generate_missing(folder: Path, generation: Generation, config: EvalConfig) -> None:
     """Images 0..num_images−1 that are not in `folder` yet, saved batch by batch; each process saves its own."""
+    sample, world = generation.sample, generation.world
     listed = sorted(set(range(config.num_images)) - existing_indices(folder)) if world.main else []
     missing = json.loads(world.from_main(json.dumps(listed)))  # others may see a shared folder late
     if missing:
-        net = place(source.net, world.device).eval()
+        net = place(generation.source.net, world.device).eval()
         label = f"images → {folder.name}"
         batches = generate_batches(
             *(net, sample, missing, config.batch_size),
             label=label,
             world=world,
-            statistics=statistics,
-            on_spikes=partial(keep_spikes, folder) if sample.carry else None,
+            given=Given(generation.statistics),
+            hooks=Hooks(on_spikes=partial(keep_spikes, folder) if sample.carry else None),
         )
         with ImageWriter(folder) as writer:
             for indices, images in batches:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 from torch import Tensor
 from tqdm import tqdm
@@ -15,40 +14,36 @@ from ..convert import SpikingNetwork
 from ..data import ImageDataset
 from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import World
-from ..finetune import BlockReport, prediction_gap, tune_block
+from ..finetune import BlockReport, Networks, prediction_gap, tune_block
 from ..finetune.inputs import HELD_BACK, hold_back, noised_batches, sampler_batches
 from ..finetune.subject import Batch
 from ..generate.classes import columns
 from ..generate.images import save_grid
 from ..generate.probe import sampler_calls
 from ..generate.sampling import generate_all
+from ..run.folder import BLOCK_SAMPLES, CARRY_FILE, COST_FILE, GAP_FILE, TUNED, RunFolder
 from ..run.log import RunLog
+from ..run.tracker import Tracker
 from ..signals import Interruption
-from .carrying import CARRY_FILE, MOST_CALLS, carried_errors, measure_carrying
+from .carrying import MOST_CALLS, carried_errors, measure_carrying
 from .common import SilentLog, due, owning, record_changes
-from .convert import GAP_FILE, converted, gaps_under, print_gap, write_gap
-from .cost import COST_FILE, COST_IMAGES, measure_and_write
-from .finetune_run import BEST, FineTuneConfig, Run, made_of
+from .convert import converted, gaps_under, print_gap, write_gap
+from .cost import COST_IMAGES, measure_and_write
+from .finetune_run import FineTuneConfig, Run, made_of
 
 CARRIED_IMAGES = 8  # that carried calls are judged on: a trajectory has many calls of each
 
 
 def run(
-    logdir: Path,
+    outer: RunFolder,
     source: checkpoint.Loaded,
     dataset: ImageDataset,
     spiking: SpikingConfig,
     config: FineTuneConfig,
     sample: SampleConfig,
     world: World,
-    *,
-    gap_images: int = 0,
-    accepted: Callable[[], object] = lambda: None,
 ) -> int:
-    """Tune every block of the network converted from `source`; write `SNN_<bit>bit_ft/`. Returns the exit code.
-
-    accepted: called when network, settings and what is resumed have passed all checks.
-    """
+    """Tune every block of the network converted from `source`; write `SNN_<bit>bit_ft/`. Returns the exit code."""
     require(
         spiking.schedule == "stream",
         "--schedule=layer_sync equals the quantized network already: fine-tune --schedule=stream",
@@ -62,12 +57,12 @@ def run(
             calls <= MOST_CALLS,
             f"--carry judges on all calls of a sampler, {calls:,} an image: use {MOST_CALLS} at most (--sampler_steps)",
         )
-    folder = prepare_folder(logdir / config.folder_name(ann.config.bits))
+    folder = prepare_folder(outer.path / config.folder_name(ann.config.bits))
     with owning(folder, "finetune", world):
         inputs = made_of(dataset, sample, ann, config.inputs)
         run = Run(folder, ann, spiking, config, source.hash, world, inputs)
         run.restore()
-        accepted()
+        outer.begin(world)
         log = RunLog(run.folder, "finetune", run.log_step) if world.main else SilentLog()
         if isinstance(log, RunLog):
             record_changes(log, run.log_step, run.changes)
@@ -77,22 +72,22 @@ def run(
             log.close()
         if code == 0 and world.main:
             run.finish()
-            if gap_images:
-                measure_result(run, gap_images, sample)
+            if config.gap_images:
+                measure_result(run, sample)
         world.wait()
     return code
 
 
-def measure_result(run: Run, images: int, sample: SampleConfig) -> None:
+def measure_result(run: Run, sample: SampleConfig) -> None:
     """`gap.json`, `cost.json` and with `sample.carry` `carry.json` of `model_best.pt`, in the run's folder.
 
     Beside those of the converted network.
     """
-    best = checkpoint.load(run.folder / BEST).net
+    best = checkpoint.load(run.folder / TUNED).net
     assert isinstance(best, SpikingNetwork)  # `Run.keep_if_best` writes no other
     place(best, next(run.ann.parameters()).device)
     best.set_spike_chunk(run.config.spike_chunk)
-    spiking, seed = run.snn.spiking, run.config.seed
+    spiking, seed, images = run.snn.spiking, run.config.seed, run.config.gap_images
     before = converted(run.ann, spiking, run.config.spike_chunk)
     gaps = {"converted": before, "fine-tuned": best}
     reports = [
@@ -130,7 +125,7 @@ class _Interrupted(Exception):  # noqa: N818 - control flow, not an error
     """Leaves a block that is being tuned, with the signal's number; the next run begins it anew."""
 
 
-def _tune_all(run: Run, dataset: ImageDataset, sample: SampleConfig, log: RunLog | SilentLog) -> int:
+def _tune_all(run: Run, dataset: ImageDataset, sample: SampleConfig, log: Tracker) -> int:
     tuned_on, judged_on = hold_back(dataset)
     judged = next(noised_batches(judged_on, run.ann, HELD_BACK, run.config.seed, start_step=0))
     few = HELD_BACK < run.world.size  # then every process judges on all
@@ -185,7 +180,7 @@ def _tune_one(
     held_back: list[Batch],
     interruption: Interruption,
     bar: tqdm,
-    log: RunLog | SilentLog,
+    log: Tracker,
 ) -> BlockReport:
     """Tune one block, with progress, log and snapshots. Raises _Interrupted when asked to stop."""
     tuning, first = run.config.tuning(name), run.log_step
@@ -199,7 +194,8 @@ def _tune_one(
         if step < tuning.steps and due(step, run.config.save_step):
             run.save_backpack(f"{name}_{step - 1}")
 
-    return tune_block(name, run.ann, run.snn, run.proxy, stream, held_back, tuning, on_step, run.world)
+    networks = Networks(run.ann, run.snn, run.proxy)
+    return tune_block(name, networks, stream, held_back, tuning, on_step, run.world)
 
 
 def _snapshot(run: Run, name: str, report: BlockReport, sample: SampleConfig) -> None:
@@ -210,5 +206,5 @@ def _snapshot(run: Run, name: str, report: BlockReport, sample: SampleConfig) ->
         images = generate_all(run.snn, sample, run.config.sample_size, run.config.sample_size, run.world)
         if not run.world.main:
             return
-        path = run.folder / "ft_blocks_samples" / f"{stem}_result.png"
+        path = run.folder / BLOCK_SAMPLES / f"{stem}_result.png"
         save_grid(images, path, columns(run.snn, sample, len(images)))

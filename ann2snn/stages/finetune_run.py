@@ -30,15 +30,13 @@ from ..finetune import LEARNABLE, NETWORK, BlockReport, BlockTuning, expand_neur
 from ..finetune.inputs import HELD_BACK
 from ..generate.classes import classes_of
 from ..nets.architecture import Network
+from ..run.folder import BACKPACKS, TUNED, TUNING, TUNING_SUMMARY
 from ..run.tables import text_table
 from ..training.state import parse_progress
 from .claims import told
 from .common import changes_text, newest
 from .convert import converted
 
-BEST = "model_best.pt"
-STATE = "ft_state.pt"
-SUMMARY = "finetune.json"
 #: Names in a run's identity that are not those of their flags → the flag.
 FLAG_OF = {"decay": "lr_decay", "inputs": "ft_inputs"}
 #: Flag → field of `SampleConfig`, for inputs that a sampler makes.
@@ -69,7 +67,7 @@ class FineTuneConfig:
     method, learn, neuron_lr, decay, calibrate, cache: see `BlockTuning`. learn (): weights for proxy, all for bptt.
     network_steps: of a last pass over all blocks at once; 0 for none. granularity: one threshold and charge per "layer"
     or per "channel". inputs: "data" or "sampler". name: goes to the end of the folder's name. resume_with: flags whose
-    value may differ from that of the run that is resumed.
+    value may differ from that of the run that is resumed. gap_images: that the result is measured on; 0 for none.
     """
 
     steps: int
@@ -92,6 +90,7 @@ class FineTuneConfig:
     accumulate: int = 1
     spike_chunk: int = 0
     resume_with: tuple[str, ...] = ()
+    gap_images: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "resume_with", check_resume_with(self.resume_with))
@@ -207,7 +206,7 @@ class Run:
 
     def restore(self) -> None:
         """Take up a run that stopped between two blocks. Raises UserError if it is another run's."""
-        state = self.folder / STATE
+        state = self.folder / TUNING
         if state.exists() and not self.config.resume:
             raise UserError(f"{state} exists and would be overwritten: drop --noresume, or remove the folder")
         path = newest(state, self.world)
@@ -248,7 +247,7 @@ class Run:
 
     def save(self) -> None:
         if self.world.main:
-            checkpoint.save(self.folder / STATE, self.state(), keep_previous=True)
+            checkpoint.save(self.folder / TUNING, self.state(), keep_previous=True)
 
     @contextlib.contextmanager
     def rescuing(self) -> Iterator[None]:
@@ -258,18 +257,18 @@ class Run:
         except (UserError, OSError) as error:
             if isinstance(error, OSError):
                 error = UserError(f"cannot write {error.filename}: {cause(error)}")
-            raise checkpoint.rescued(self.folder / STATE, self.state(), error) if self.world.main else error from None
+            raise checkpoint.rescued(self.folder / TUNING, self.state(), error) if self.world.main else error from None
 
     def keep_if_best(self) -> None:
         """`model_best.pt` is the network with the smallest prediction gap so far, the untouched one included."""
         if self.world.main and self.gaps[-1] <= min(self.gaps):
-            checkpoint.save(self.folder / BEST, self.payload() | {"prediction_gap": self.gaps[-1]})
+            checkpoint.save(self.folder / TUNED, self.payload() | {"prediction_gap": self.gaps[-1]})
 
     def save_backpack(self, stem: str) -> None:
         """`model_backpacks/{stem}_model.pt`: the network as it is now."""
         if not self.world.main:
             return
-        folder = self.folder / "model_backpacks"
+        folder = self.folder / BACKPACKS
         folder.mkdir(exist_ok=True)
         checkpoint.save(folder / f"{stem}_model.pt", self.payload())
 
@@ -284,7 +283,7 @@ class Run:
         best = min(self.gaps)
         judged = "of carried calls" if self.inputs.get("carry") else f"on {HELD_BACK} held-back images"
         print(f"prediction gap {judged}: {self.gaps[0]:.4f} converted, {best:.4f} best")
-        print(f"{self.folder / BEST}: the network with the smallest prediction gap")
+        print(f"{self.folder / TUNED}: the network with the smallest prediction gap")
         summary = {"identity": self.identity(), "prediction_gap": self.gaps, "best_gap": best}
         summary["blocks"] = [dataclasses.asdict(report) for report in self.reports]
-        write_text(self.folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+        write_text(self.folder / TUNING_SUMMARY, json.dumps(summary, indent=1) + "\n")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..data import ImageDataset, batches, labels_at
+from ..data import ImageDataset, Share, batches, labels_at
 from ..errors import UserError
 from ..training.trainer import Trainer
 
@@ -49,8 +49,8 @@ class Batches:
         config, world = self.trainer.train_config, self.trainer.world
         if not self.trainer.num_classes:
             return None
-        place = {"seed": config.seed, "rank": world.rank, "world_size": world.size}
-        return labels_at(self.dataset, self.trainer.share, step, **place)
+        share = Share(world.rank, world.size)
+        return labels_at(self.dataset, self.trainer.share, step, seed=config.seed, share=share)
 
     def _from(self, step: int) -> Iterator[Tensor]:
         config, world = self.trainer.train_config, self.trainer.world
@@ -59,8 +59,7 @@ class Batches:
             self.trainer.share,
             seed=config.seed,
             start_step=step,
-            rank=world.rank,
-            world_size=world.size,
+            share=Share(world.rank, world.size),
             num_workers=self.num_workers,
             flip=config.flip,
             resident=self.home,

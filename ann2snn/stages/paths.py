@@ -16,7 +16,6 @@ from ..generate.subject import Sampled
 from ..report.trajectory import Trajectory
 from ..run.paths import SamplingPaths, save_paths
 
-PATHS_FILE = "trajectory.npz"
 MOST_IMAGES, MOST_FRAMES, LEAST_FRAMES = 2, 32, 8
 MOST_VALUES = 1 << 21  # of all states of one network: large images get fewer frames
 

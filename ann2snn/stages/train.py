@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,93 +14,54 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..checkpoints import checkpoint
-from ..config import DiffusionConfig, SampleConfig, TrainConfig
+from ..config import SampleConfig
 from ..data import ImageDataset, batches, labels_at
 from ..diffusion import ImageNoise
 from ..distributed.runtime import prepare_folder
-from ..distributed.world import World
 from ..errors import MemoryUserError, UserError, is_out_of_memory
 from ..files.warning import warn
 from ..generate.classes import columns
 from ..generate.images import save_grid
 from ..generate.sampling import generate_all
-from ..nets.architecture import Network, NetworkConfig
-from ..run.log import LINES, RESULTS, RunLog, append_result, read_log
+from ..run.folder import BEST, CHECKPOINT, LINES, REAL_IMAGES, RESULTS, RunFolder
+from ..run.lines import append_result, read_log
+from ..run.log import RunLog
+from ..run.tracker import Tracker
 from ..signals import Interruption
 from ..training import by_time
 from ..training.best import AVERAGED, BestKeeper
-from ..training.trainer import Trainer
+from ..training.trainer import Computing, Trainer
 from .common import SilentLog, changes_text, due, newest, owning, record_changes
 from .evaluate import sampling_settings
 from .loading import Batches, home_of
-
-CHECKPOINT = "ckpt.pt"
-BEST = "best.pt"
+from .plan import AS_USUAL, Options, Schedule, Training
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """When things happen, in steps; 0 is never.
-
-    score: denoiser → named figures, for `eval_step`. how: what the figures depend on, by name, besides the network and
-    the way it is sampled.
-    resident: whether the training images are kept on the device, see `home_of`.
-    wandb: project at Weights & Biases that gets the log too.
-    """
-
-    sample_step: int
-    save_step: int
-    log_step: int
-    sample_size: int
-    num_workers: int = 0
-    resident: str = "auto"
-    eval_step: int = 0
-    score: Callable[[Network], dict[str, float]] | None = None
-    how: Mapping[str, object] = field(default_factory=dict)
-    wandb: str | None = None
-
-
-def run(
-    logdir: Path,
-    dataset: ImageDataset,
-    network: NetworkConfig,
-    diffusion: DiffusionConfig,
-    train: TrainConfig,
-    sample: SampleConfig,
-    schedule: Schedule,
-    world: World,
-    *,
-    resume: bool = True,
-    amp: bool = False,
-    recompute: bool = False,
-    initial: Callable[[], dict[str, Tensor]] | None = None,
-    accepted: Callable[[], object] = lambda: None,
-) -> int:
-    """Train to `train.total_steps`, writing checkpoints, sample grids and logs to `logdir`. Returns the exit code.
-
-    initial: answers the weights that a new run starts from; fresh ones otherwise.
-    accepted: called when settings and checkpoint have passed all checks, before anything but the lock is written.
-    """
-    trainer = Trainer(network, diffusion, train, world, amp, recompute, dataset, sample.tf32)
-    prepare_folder(logdir)
+def run(plan: Training, options: Options = AS_USUAL) -> int:
+    """Train to `plan.train.total_steps`, writing checkpoints, sample grids and logs. Returns the exit code."""
+    world, dataset, schedule = plan.world, plan.dataset, plan.schedule
+    computing = Computing(options.amp, plan.sample.tf32, options.recompute)
+    trainer = Trainer(plan.network, plan.diffusion, plan.train, world, computing, dataset)
+    logdir = prepare_folder(plan.folder.path)
     with owning(logdir, "train", world):
-        groups = getattr(network, "norm_groups", None)
-        if network.ch == groups and getattr(network, "norm", "group") == "group":
+        groups = getattr(plan.network, "norm_groups", None)
+        if plan.network.ch == groups and getattr(plan.network, "norm", "group") == "group":
             print(
-                f"note: --norm_groups={groups} leaves one channel per group at --ch={network.ch}: such a "
+                f"note: --norm_groups={groups} leaves one channel per group at --ch={plan.network.ch}: such a "
                 "norm cancels the time embedding; use fewer groups"
             )
         fresh = not (logdir / CHECKPOINT).exists()
-        start(trainer, logdir / CHECKPOINT, dataset, resume, initial)
-        accepted()
-        owed = owed_after(trainer, logdir, schedule)
-        if trainer.step >= train.total_steps and not any(owed):
+        start(trainer, logdir / CHECKPOINT, dataset, options)
+        plan.folder.begin(world)
+        owed = owed_after(trainer, plan.folder, schedule)
+        if trainer.step >= plan.train.total_steps and not any(owed):
             if fresh and trainer.step == 0:
-                keep_untrained(trainer, logdir / CHECKPOINT, sample, schedule.sample_size)
+                keep_untrained(trainer, logdir / CHECKPOINT, plan.sample, schedule.sample_size)
             else:
-                print(f"{logdir / CHECKPOINT} is at step {trainer.step} of {train.total_steps}: nothing left to train")
+                total = plan.train.total_steps
+                print(f"{logdir / CHECKPOINT} is at step {trainer.step} of {total}: nothing left to train")
             return 0
-        if world.main and trainer.step < train.total_steps:
+        if world.main and trainer.step < plan.train.total_steps:
             print(_begun(logdir, trainer, dataset))
         stream = Batches(dataset, trainer, schedule.num_workers, home_of(dataset, schedule.resident, world.device))
         log = _run_log(logdir, trainer, schedule.wandb) if world.main else SilentLog()
@@ -109,7 +69,7 @@ def run(
             record_changes(log, trainer.step, trainer.changes)
             save_grid_of_real_images(logdir, dataset, log, schedule.sample_size)
         try:
-            return _loop(trainer, stream, log, logdir, sample, schedule, owed)
+            return _loop(trainer, stream, log, plan, owed)
         finally:
             log.close()
 
@@ -122,24 +82,18 @@ def _begun(logdir: Path, trainer: Trainer, dataset: ImageDataset) -> str:
     return f"{logdir}: {work}, {steps}"
 
 
-def start(
-    trainer: Trainer,
-    path: Path,
-    dataset: ImageDataset,
-    resume: bool,
-    initial: Callable[[], dict[str, Tensor]] | None = None,
-) -> None:
+def start(trainer: Trainer, path: Path, dataset: ImageDataset, options: Options) -> None:
     """Continue from the newest sound checkpoint, or begin. Raises UserError."""
     train, world = trainer.train_config, trainer.world
-    if not resume and path.exists():
+    if not options.resume and path.exists():
         raise UserError(
             f"{path} exists and would be overwritten: drop --noresume to continue it, or choose another --logdir"
         )
     if found := newest(path, world):
         trainer.restore(found)
         print(f"resuming {found} at step {trainer.step}{changes_text(trainer.changes)}")
-    elif initial is not None:
-        trainer.begin_with(initial())
+    elif options.initial is not None:
+        trainer.begin_with(options.initial())
     else:
         size = max(64, train.batch_size)
         labels = labels_at(dataset, size, 0, seed=train.seed) if trainer.num_classes else None
@@ -150,16 +104,9 @@ def _run_log(logdir: Path, trainer: Trainer, wandb: str | None) -> RunLog:
     return RunLog(logdir, "train", trainer.step, wandb=wandb, config=trainer.config())
 
 
-def _loop(
-    trainer: Trainer,
-    stream: Batches,
-    log: RunLog | SilentLog,
-    logdir: Path,
-    sample: SampleConfig,
-    schedule: Schedule,
-    owed: Owed,
-) -> int:
-    total, world = trainer.train_config.total_steps, trainer.world
+def _loop(trainer: Trainer, stream: Batches, log: Tracker, plan: Training, owed: Owed) -> int:
+    total, world, logdir = trainer.train_config.total_steps, trainer.world, plan.folder.path
+    sample, schedule = plan.sample, plan.schedule
     keeper = Keeper(trainer, logdir / CHECKPOINT, _grid_noise(trainer, sample, schedule.sample_size))
     how = {**schedule.how, **sampling_settings(sample, trainer.diffusion)} if schedule.score else None
     best = BestKeeper(trainer, logdir / BEST, keeper.x_T, how)
@@ -167,7 +114,7 @@ def _loop(
     with Interruption() as interruption, bar, kept_on_failure(keeper):
         stop = 0
         if owed.grid:
-            write_sample_grid(trainer, sample, schedule.sample_size, logdir, log)
+            write_sample_grid(trainer, plan, log)
         if owed.score and schedule.score is not None:
             best.consider(score_both(trainer, schedule.score, logdir, log))
         while trainer.step < total and not stop:
@@ -184,7 +131,7 @@ def _loop(
                 bar.set_postfix(loss=f"{value:.4f}", refresh=False)
             bar.update(1)
             if due(step, schedule.sample_step):
-                write_sample_grid(trainer, sample, schedule.sample_size, logdir, log)
+                write_sample_grid(trainer, plan, log)
             if due(step, schedule.save_step):
                 keeper.save()
             if due(step, schedule.eval_step) and schedule.score is not None:
@@ -205,15 +152,15 @@ class Owed(NamedTuple):
     score: bool
 
 
-def owed_after(trainer: Trainer, logdir: Path, schedule: Schedule) -> Owed:
+def owed_after(trainer: Trainer, folder: RunFolder, schedule: Schedule) -> Owed:
     """All processes call it, and answer alike."""
     step, world = trainer.step, trainer.world
     if step == 0:
         return Owed(False, False)
-    grid = due(step, schedule.sample_step) and schedule.sample_size > 0 and not grid_path(logdir, step).exists()
+    grid = due(step, schedule.sample_step) and schedule.sample_size > 0 and not folder.sample_grid(step).exists()
     score = due(step, schedule.eval_step) and schedule.score is not None
     if score and world.main:
-        entries = (entry for entry in read_log(logdir / LINES) if entry.get("step") == step - 1)
+        entries = (entry for entry in read_log(folder.path / LINES) if entry.get("step") == step - 1)
         score = not any(name.endswith(AVERAGED) for entry in entries for name in entry)
     return Owed(bool(world.largest(world.main and grid)), bool(world.largest(world.main and score)))
 
@@ -283,7 +230,7 @@ def kept_on_failure(keeper: Keeper) -> Iterator[None]:
         raise
 
 
-def score_both(trainer: Trainer, score: Callable, logdir: Path, log: RunLog | SilentLog) -> dict[str, float]:
+def score_both(trainer: Trainer, score: Callable, logdir: Path, log: Tracker) -> dict[str, float]:
     """Score raw and averaged weights; into the log, and as one line with `step` into `snn_eval.txt`. The figures."""
     trainer.net.eval()
     figures = score(trainer.net) | {f"{name}{AVERAGED}": value for name, value in score(trainer.ema).items()}
@@ -294,41 +241,29 @@ def score_both(trainer: Trainer, score: Callable, logdir: Path, log: RunLog | Si
     return figures
 
 
-def best_or_last(folder: Path) -> Path:
-    """The weights of a training that scored best, or its newest checkpoint if none were scored."""
-    best = folder / BEST
-    return best if best.exists() else folder / CHECKPOINT
-
-
 def _grid_noise(trainer: Trainer, sample: SampleConfig, count: int) -> Tensor:
     shape = (trainer.net.in_channels, trainer.net.image_size, trainer.net.image_size)
     return ImageNoise(sample.seed, range(count), shape, "cpu")()
 
 
-def grid_path(logdir: Path, step: int) -> Path:
-    """Where the sample grid of a step is."""
-    return logdir / "sample" / f"{step}.png"
-
-
-def write_sample_grid(
-    trainer: Trainer, sample: SampleConfig, count: int, logdir: Path, log: RunLog | SilentLog
-) -> None:
+def write_sample_grid(trainer: Trainer, plan: Training, log: Tracker) -> None:
     """`sample/{step}.png`: images of the averaged network, always from the same noise."""
+    sample, count = plan.sample, plan.schedule.sample_size
     if count == 0:
         return
     images = generate_all(trainer.ema, sample, count, count, trainer.world)
     if not trainer.world.main:
         return
-    save_grid(images, grid_path(logdir, trainer.step), columns(trainer.net, sample, count))
+    save_grid(images, plan.folder.sample_grid(trainer.step), columns(trainer.net, sample, count))
     log.image(trainer.step, "sample", grid_for_board(images))
 
 
-def save_grid_of_real_images(logdir: Path, dataset: ImageDataset, log: RunLog, count: int) -> None:
+def save_grid_of_real_images(logdir: Path, dataset: ImageDataset, log: Tracker, count: int) -> None:
     """`real.png`: what the samples should look like."""
     if count == 0:
         return
     images = torch.stack([dataset[i] for i in range(min(count, len(dataset)))])
-    save_grid(images, logdir / "real.png", nrow=max(1, math.isqrt(len(images))))
+    save_grid(images, logdir / REAL_IMAGES, nrow=max(1, math.isqrt(len(images))))
     log.image(0, "real_sample", grid_for_board(images))
 
 

@@ -7,7 +7,7 @@ import copy
 import inspect
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,20 @@ CLASS_STREAM = 2  # of a step's random numbers: 0 is times and noise, 1 dropout
 SAME = {"ft_steps": "total_steps", "ft_batch_size": "batch_size"}
 
 
+class Computing(NamedTuple):
+    """How a training's steps are computed. amp: under bfloat16 autocast. tf32: a GPU multiplies float32 in TF32.
+
+    recompute: activations are computed again instead of kept, of networks that can.
+    """
+
+    amp: bool = False
+    tf32: bool = False
+    recompute: bool = False
+
+
+AS_WRITTEN = Computing()
+
+
 class Trainer:
     """The state of a training run: raw and averaged network, optimizer, learning-rate schedule, step.
 
@@ -82,14 +96,13 @@ class Trainer:
         diffusion: DiffusionConfig,
         train: TrainConfig,
         world: World,
-        amp: bool = False,
-        recompute: bool = False,
+        computing: Computing = AS_WRITTEN,
         dataset: ImageDataset | None = None,
-        tf32: bool = False,
     ) -> None:
         """dataset: what is trained on, which a resumed run must share; not asked about where None."""
         self.dataset = dataset
         # What a run is made of besides its configurations. The data by their fingerprint: a path is no content.
+        amp, tf32, recompute = computing
         self.told = {"amp": amp, "tf32": tf32} | ({} if dataset is None else {"data_dir": _content(dataset, network)})
         self.changes: dict[str, tuple[object, object]] = {}  # settings that differ since `restore`, by flag
         self.num_classes = getattr(network, "num_classes", 0)

@@ -20,7 +20,7 @@ from ann2snn.nets.attention_unet import AttentionUNetConfig
 from ann2snn.nets.fsddim import FSDDIMConfig
 from ann2snn.nets.sddpm import SDDPMConfig
 from ann2snn.quant.calibrate import calibrate_activations
-from ann2snn.training.trainer import Trainer
+from ann2snn.training.trainer import Computing, Trainer
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Setting:
     def trainer(self, config: object, batch: int, amp: bool = False, tf32: bool = False) -> Trainer:
         diffusion = DiffusionConfig(diffusion_steps=getattr(config, "diffusion_steps", 1000))
         train = TrainConfig(batch_size=batch, warmup=1, total_steps=1000)
-        return Trainer(config, diffusion, train, World(self.device), amp=amp, tf32=tf32)
+        return Trainer(config, diffusion, train, World(self.device), Computing(amp, tf32))
 
     def images(self, config: object, batch: int) -> Tensor:
         """uint8, as a data set gives them."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ann2snn.config import SampleConfig
-from ann2snn.generate.sampling import generate
+from ann2snn.generate.sampling import Given, generate
 
 from .forward import SYNC, call
 from .networks import inputs, make_snn
@@ -51,7 +51,7 @@ def _generation(net: nn.Module, sample: SampleConfig, count: int) -> Callable[[]
     statistics = known if sample.sampler == "analytic_dpm" else None
 
     def job() -> Tensor:
-        return generate(net, sample, range(count), statistics=statistics)
+        return generate(net, sample, range(count), Given(statistics))
 
     return job
 

@@ -10,7 +10,7 @@ from ann2snn.config import FULL_PRECISION, DiffusionConfig, TrainConfig
 from ann2snn.distributed.runtime import computes_bfloat16
 from ann2snn.distributed.world import World
 from ann2snn.nets import UNet
-from ann2snn.training.trainer import Trainer
+from ann2snn.training.trainer import Computing, Trainer
 
 from .networks import SEED, config_of
 from .plain import PlainLoop
@@ -25,7 +25,7 @@ def make_trainer(bench: Bench, bits: int, images: torch.Tensor, amp: bool = Fals
     """Our training loop as the scripts set it up on this device. options: other fields of `UNetConfig`."""
     train = TrainConfig(batch_size=bench.plan.train_batch, dropout=0.1, seed=SEED)
     config = config_of(bench, bench.plan.wide[0], bits, **options)
-    trainer = Trainer(config, DiffusionConfig(), train, World(bench.device), amp)
+    trainer = Trainer(config, DiffusionConfig(), train, World(bench.device), Computing(amp))
     trainer.net.train()
     trainer.initialize_activations(images)
     return trainer

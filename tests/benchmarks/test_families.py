@@ -191,7 +191,8 @@ def test_the_parts_fit_the_files_of_a_real_run(tmp_path, monkeypatch):
     """`collect` on cost accounts as the stages write them."""
     from ann2snn.config import SampleConfig
     from ann2snn.nets.sddpm import with_tsm
-    from ann2snn.stages.cost import COST_FILE, measure_direct
+    from ann2snn.run.folder import COST_FILE
+    from ann2snn.stages.cost import measure_direct
 
     torch.manual_seed(0)
     args = arguments(tmp_path)

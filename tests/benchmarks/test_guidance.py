@@ -7,7 +7,7 @@ import torch
 
 import ann2snn
 from ann2snn.config import SampleConfig
-from ann2snn.generate.sampling import generate
+from ann2snn.generate.sampling import Hooks, generate
 from benchmarks import guidance
 from tests.helpers import random_ann
 
@@ -19,7 +19,9 @@ def test_spikes_are_those_that_images_take_when_they_are_generated(weight):
     row, snn = guidance.measured(ann, sample, 2), ann2snn.convert(ann)
     for name, carry in (("spikes_from_rest", False), ("spikes_carried", True)):
         found = []
-        generate(snn, SampleConfig("ddim", 3, guidance=weight, carry=carry), range(2), on_spikes=found.extend)
+        generate(
+            snn, SampleConfig("ddim", 3, guidance=weight, carry=carry), range(2), hooks=Hooks(on_spikes=found.extend)
+        )
         assert row[name] == pytest.approx(sum(one.spikes for one in found) / 2)
     assert row["worst_error"] == 0 and row["branches"] == (2 if weight else 1)
 

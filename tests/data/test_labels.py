@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ann2snn.data import batches, labels_at, load_dataset
+from ann2snn.data import Share, batches, labels_at, load_dataset
 from ann2snn.errors import UserError
 from tests.data.test_datasets import picture
 
@@ -77,7 +77,7 @@ def test_labels_follow_their_batches(shipped, world_size):
     train, _ = shipped
     few = train.part(0, 21)
     for rank in range(world_size):
-        place = {"seed": 3, "rank": rank, "world_size": world_size}
+        place = {"seed": 3, "share": Share(rank, world_size)}
         stream = batches(few, 8, start_step=2, flip=False, **place)
         for step in range(2, 6):
             found, labels = next(stream), labels_at(few, 8, step, **place)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ann2snn.data import ImageDataset, batches, datasets, to_model_range, to_uint8
+from ann2snn.data import ImageDataset, Share, batches, datasets, to_model_range, to_uint8
 from ann2snn.errors import UserError
 
 
@@ -70,7 +70,7 @@ def test_every_epoch_visits_each_image_once(count, batch_size, seed):
 def test_ranks_together_see_what_one_process_sees(count, batch_size, world_size, start):
     dataset = numbered(count)
     parts = [
-        take(4, dataset, batch_size, seed=5, start_step=start, rank=rank, world_size=world_size)
+        take(4, dataset, batch_size, seed=5, start_step=start, share=Share(rank, world_size))
         for rank in range(world_size)
     ]
     alone = take(4, dataset, batch_size * world_size, seed=5, start_step=start)
@@ -135,7 +135,7 @@ def test_a_killed_worker_raises(lazy):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"batch_size": 0}, {"start_step": -1}, {"rank": 1}, {"rank": -1}, {"world_size": 0}, {"num_workers": -1}]
+    "wrong", [{"batch_size": 0}, {"start_step": -1}, {"share": Share(1)}, {"share": Share(-1)}, {"share": Share(0, 0)}, {"num_workers": -1}]
 )
 def test_arguments_out_of_range_raise_at_the_call(wrong):
     with pytest.raises(ValueError, match="out of range"):

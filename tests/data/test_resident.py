@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from ann2snn.data import ImageDataset, batches, datasets
+from ann2snn.data import ImageDataset, Share, batches, datasets
 from ann2snn.errors import UserError
 from ann2snn.stages.loading import home_of
 
@@ -41,12 +41,12 @@ def dataset(request, monkeypatch):
 @pytest.mark.parametrize("flip", [True, False])
 @pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (0, 2), (1, 2)])
 def test_batches_are_the_loaders(dataset, flip, rank, world_size):
-    options = {"flip": flip, "rank": rank, "world_size": world_size, "start_step": 5}
+    options = {"flip": flip, "share": Share(rank, world_size), "start_step": 5}
     assert torch.equal(take(dataset, resident=CPU, **options), take(dataset, **options))
 
 
 def test_two_ranks_together_see_what_one_sees(dataset):
-    parts = [take(dataset, resident=CPU, rank=rank, world_size=2) for rank in range(2)]
+    parts = [take(dataset, resident=CPU, share=Share(rank, 2)) for rank in range(2)]
     alone = torch.stack(list(itertools.islice(batches(dataset, 8, seed=7), 9)))
     assert torch.equal(torch.cat(parts, dim=1), alone)
 

@@ -11,7 +11,7 @@ from ann2snn.diffusion.process import check_sampling, current_steps
 from ann2snn.diffusion.samplers import sample_currents, sample_ddim
 from ann2snn.distributed.world import ALONE
 from ann2snn.errors import UserError
-from ann2snn.generate.sampling import generate, generate_all, generate_batches
+from ann2snn.generate.sampling import Hooks, generate, generate_all, generate_batches
 from ann2snn.nets.fsddim import FSDDIM, FSDDIMConfig
 from tests.diffusion.vp_exact import no_noise, normal, oracle
 from tests.fill import deterministic_fill
@@ -142,7 +142,9 @@ def test_progress_counts_images(monkeypatch, images, batch_size):
 
 def test_states_are_seen_as_images():
     seen = []
-    generate(small(), SampleConfig("fsddim", steps=4), [7], on_step=lambda time, x: seen.append((time, x.shape)))
+    generate(
+        small(), SampleConfig("fsddim", steps=4), [7], hooks=Hooks(on_step=lambda time, x: seen.append((time, x.shape)))
+    )
     assert seen == [(time, (1, 1, 8, 8)) for time in (19, 13, 6, 0)]
 
 
@@ -162,7 +164,7 @@ def test_what_cannot_work_is_refused_before_the_first_call():
     net = random_ann(diffusion_steps=10)
     assert current_steps(net) is None and current_steps(small()) == current_steps(small().config) == 4
     with pytest.raises(UserError, match=needs):
-        generate(net, SampleConfig("fsddim", steps=4), range(2), on_call=no_net)
+        generate(net, SampleConfig("fsddim", steps=4), range(2), hooks=Hooks(on_call=no_net))
     with pytest.raises(UserError, match=needs):
         check_sampling(PUBLISHED, 8, SampleConfig("fsddim"))
     check_sampling(PUBLISHED, 8, SampleConfig("fsddim"), spike_steps=8)

@@ -81,7 +81,7 @@ def test_flags_and_names_in_the_documentation_exist(path):
 
 
 def test_the_search_finds_what_does_not_exist():
-    assert exists("ann2snn.convert") and exists("ann2snn.run.log.read_log") and exists("benchmarks.faults")
+    assert exists("ann2snn.convert") and exists("ann2snn.run.lines.read_log") and exists("benchmarks.faults")
     assert not exists("ann2snn.nothing") and not exists("ann2snn.run.log.nothing")
     assert names_of_flags("  --[no]a: b\n  --c: d\n      --e") == {"a", "noa", "c"}
 

@@ -6,6 +6,7 @@ from ann2snn.convert import convert, relative_error
 from ann2snn.convert.gap import record_outputs
 from ann2snn.finetune import (
     BlockTuning,
+    Networks,
     capture_block,
     make_subject,
     prediction_gap,
@@ -106,12 +107,12 @@ def test_tuning_a_block_narrows_its_gap_and_touches_nothing_else(trio):
     teacher = {name: value.clone() for name, value in ann.state_dict().items()}
     losses = []
     report = tune_block(
-        "middleblocks.0", ann, snn, proxy, batches(ann), held_back, BlockTuning(steps=30, lr=3e-3),
+        "middleblocks.0", Networks(ann, snn, proxy), batches(ann), held_back, BlockTuning(steps=30, lr=3e-3),
         on_step=lambda step, loss: losses.append((step, loss)),
     )  # fmt: skip
     assert report.gap_after < 0.95 * report.gap_before
     assert 0 < report.best_step <= report.steps == len(losses)
-    subject = make_subject("middleblocks.0", ann, snn, proxy)
+    subject = make_subject("middleblocks.0", Networks(ann, snn, proxy))
     assert subject_gap(subject, [subject.example(b) for b in held_back]) == pytest.approx(report.gap_after, rel=1e-9)
     for name, value in snn.net.state_dict().items():
         changed = not torch.equal(value, before[name])
@@ -124,7 +125,7 @@ def test_a_block_that_only_gets_worse_is_left_as_it_was(trio):
     ann, snn, proxy = trio
     before = {name: value.clone() for name, value in snn.net.state_dict().items()}
     tuning = BlockTuning(steps=20, lr=100.0, checks=10, patience=2)
-    report = tune_block("middleblocks.0", ann, snn, proxy, batches(ann), [random_batch(ann)], tuning)
+    report = tune_block("middleblocks.0", Networks(ann, snn, proxy), batches(ann), [random_batch(ann)], tuning)
     assert report.best_step == 0 and report.gap_after == report.gap_before
     assert report.steps == 4  # two checks, two steps apart, and patience was over
     for name, value in snn.net.state_dict().items():
@@ -135,7 +136,7 @@ def test_an_exact_block_is_not_touched():
     ann = random_ann(bits=3)
     snn = convert(ann)
     tuning = BlockTuning(steps=5, lr=1e-3)
-    report = tune_block("tail", ann, snn, tied_proxy(ann, snn), batches(ann), [random_batch(ann)], tuning)
+    report = tune_block("tail", Networks(ann, snn, tied_proxy(ann, snn)), batches(ann), [random_batch(ann)], tuning)
     assert (report.gap_before, report.gap_after, report.steps) == (0, 0, 0)
 
 

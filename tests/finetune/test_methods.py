@@ -13,6 +13,7 @@ from ann2snn.convert.gap import record_outputs
 from ann2snn.finetune import (
     NETWORK,
     BlockTuning,
+    Networks,
     calibrate,
     capture_inputs,
     expand_neurons,
@@ -26,7 +27,7 @@ from ann2snn.finetune import (
 )
 from ann2snn.finetune.inputs import sampler_batches
 from ann2snn.finetune.subject import LEARNABLE
-from ann2snn.generate.sampling import generate
+from ann2snn.generate.sampling import Hooks, generate
 from tests.helpers import assert_close, assert_equal, random_ann, random_batch
 
 STREAM = SpikingConfig("stream")
@@ -53,9 +54,9 @@ def test_both_methods_lower_the_gap_of_every_block_they_touch(method, signed):
     tuning = BlockTuning(30, 3e-3, method=method, learn=learn, decay=True)
     before, touched = prediction_gap(ann, snn, held_back), 0
     for name in tunable_blocks(snn):
-        subject = make_subject(name, ann, snn, proxy)
+        subject = make_subject(name, Networks(ann, snn, proxy))
         start = {key: value.clone() for key, value in subject.modules[0].state_dict().items()}
-        report = tune_block(name, ann, snn, proxy, batches(ann), held_back, tuning)
+        report = tune_block(name, Networks(ann, snn, proxy), batches(ann), held_back, tuning)
         changed = any(not torch.equal(value, start[key]) for key, value in subject.modules[0].state_dict().items())
         gap = subject_gap(subject, [subject.example(batch) for batch in held_back])
         assert gap == pytest.approx(report.gap_after, rel=1e-9)
@@ -71,7 +72,7 @@ def test_the_last_pass_lowers_the_prediction_gap_and_leaves_exact_blocks_alone(m
     held_back = [random_batch(ann, 8, 0)]
     exact = [snn.net.head.weight.clone(), snn.net.time_embedding.timembedding[1].weight.clone()]
     tuning = BlockTuning(40, 1e-3, method=method, patience=10, decay=True)
-    report = tune_block(NETWORK, ann, snn, proxy, batches(ann), held_back, tuning)
+    report = tune_block(NETWORK, Networks(ann, snn, proxy), batches(ann), held_back, tuning)
     assert report.gap_after < 0.97 * report.gap_before
     assert prediction_gap(ann, snn, held_back) == pytest.approx(report.gap_after, rel=1e-9)
     assert_equal(snn.net.head.weight, exact[0])
@@ -84,7 +85,7 @@ def test_only_what_is_to_be_learned_changes(kind, granularity):
     ann, snn, proxy = trio((kind,), granularity, SpikingConfig("stream", stream_norm="per_step", signed=False), bits=3)
     before = {name: value.clone() for name, value in snn.net.state_dict().items()}
     tuning = BlockTuning(20, 1.0, method="bptt", learn=(kind,), neuron_lr=1e-2)
-    report = tune_block("middleblocks.0", ann, snn, proxy, batches(ann), [random_batch(ann, 8)], tuning)
+    report = tune_block("middleblocks.0", Networks(ann, snn, proxy), batches(ann), [random_batch(ann, 8)], tuning)
     assert report.gap_after < report.gap_before
     changed = {name for name, value in snn.net.state_dict().items() if not torch.equal(value, before[name])}
     ending = {"thresholds": ".act_alpha", "charges": ".charge"}[kind]
@@ -146,7 +147,7 @@ def calls_in_one_step(cache: int, steps: int) -> dict[str, int]:
     """How often each block of the student ran in `steps` steps of tuning middleblocks.0, checks left out."""
     ann, snn, proxy = trio()
     calls = dict.fromkeys([name for name, _ in snn.blocks()], 0)
-    subject = make_subject("middleblocks.0", ann, snn, proxy)
+    subject = make_subject("middleblocks.0", Networks(ann, snn, proxy))
     held_back = [random_batch(ann)]
 
     def count(name):
@@ -158,7 +159,7 @@ def calls_in_one_step(cache: int, steps: int) -> dict[str, int]:
     overhead = dict(calls)
     before = dict(calls)
     tuning = BlockTuning(steps, 1e-4, checks=1, method="bptt", cache=cache)
-    tune_block("middleblocks.0", ann, snn, proxy, batches(ann), held_back, tuning)
+    tune_block("middleblocks.0", Networks(ann, snn, proxy), batches(ann), held_back, tuning)
     for handle in handles:
         handle.remove()
     # Judging: one recording and two checks. `overhead` held two recordings and one check.
@@ -179,7 +180,7 @@ def test_a_step_costs_one_pass_up_to_the_block_and_the_block_itself():
 def test_calibration_never_widens_the_gap_it_looks_at():
     for signed in (True, False):
         ann, snn, proxy = trio(spiking=SpikingConfig("stream", signed=signed))
-        subject = make_subject("upblocks.1", ann, snn, proxy)
+        subject = make_subject("upblocks.1", Networks(ann, snn, proxy))
         examples = [subject.example(random_batch(ann, 8, 5))]
         before = subject_gap(subject, examples)
         calibrate(subject, examples)
@@ -189,7 +190,7 @@ def test_calibration_never_widens_the_gap_it_looks_at():
 def test_calibration_that_does_not_help_on_held_back_images_is_undone():
     ann, snn, proxy = trio(spiking=SpikingConfig("stream", settle_steps="auto"))
     x, t = random_batch(ann)
-    report = tune_block("tail", ann, snn, proxy, batches(ann), [(x, t)], BlockTuning(0, 1e-3, calibrate=True))
+    report = tune_block("tail", Networks(ann, snn, proxy), batches(ann), [(x, t)], BlockTuning(0, 1e-3, calibrate=True))
     assert report.gap_after == report.gap_before < 1e-12
     with torch.no_grad():
         assert_close(snn(x, t), ann(x, t), 1e-12)
@@ -204,7 +205,7 @@ def test_sampler_inputs_are_states_of_the_sampling_path_and_follow_from_seed_and
     assert_equal(again[0], drawn[2][0])
     assert_equal(again[1], drawn[2][1])
     times = set()
-    generate(ann, sample, range(1), on_step=lambda step, x: times.add(step))
+    generate(ann, sample, range(1), hooks=Hooks(on_step=lambda step, x: times.add(step)))
     assert set(torch.cat([t for _, t in drawn]).tolist()) <= times
     noisiest = max(times)
     latest = torch.cat([x[t == noisiest] for x, t in drawn])
@@ -216,6 +217,6 @@ def test_every_block_of_a_spike_driven_network_can_be_tuned(method):
     ann, snn, proxy = trio(spike_driven=True)
     tuning = BlockTuning(2, 1e-4, method=method, calibrate=True)
     for name in tunable_blocks(snn):
-        report = tune_block(name, ann, snn, proxy, batches(ann), [random_batch(ann)], tuning)
+        report = tune_block(name, Networks(ann, snn, proxy), batches(ann), [random_batch(ann)], tuning)
         assert report.gap_after <= report.gap_before
         assert report.steps == (2 if report.gap_before > 0 else 0)

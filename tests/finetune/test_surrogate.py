@@ -5,7 +5,15 @@ import torch
 
 from ann2snn.config import SpikingConfig
 from ann2snn.convert import convert
-from ann2snn.finetune import NETWORK, expand_neurons, make_subject, subject_loss, tied_proxy, trainable_parameters
+from ann2snn.finetune import (
+    NETWORK,
+    Networks,
+    expand_neurons,
+    make_subject,
+    subject_loss,
+    tied_proxy,
+    trainable_parameters,
+)
 from ann2snn.finetune.subject import LEARNABLE
 from ann2snn.kernels import IFState, if_scan
 from tests.helpers import assert_equal, random_ann, random_batch
@@ -48,7 +56,7 @@ def test_bptt_gradients_agree_with_finite_differences_of_the_smoothed_network(na
     ann = random_ann()
     snn = convert(ann, SpikingConfig("stream", stream_norm=stream_norm))
     expand_neurons(snn, LEARNABLE, "channel")
-    subject = make_subject(name, ann, snn, tied_proxy(ann, snn))
+    subject = make_subject(name, Networks(ann, snn, tied_proxy(ann, snn)))
     snn.clock.smooth = True
     example = subject.example(random_batch(ann))
     for kind in LEARNABLE:

@@ -9,7 +9,7 @@ from ann2snn.config import NO_CLASS, SampleConfig, UNetConfig
 from ann2snn.errors import UserError
 from ann2snn.generate.classes import columns
 from ann2snn.generate.probe import sampler_calls, sampler_states
-from ann2snn.generate.sampling import generate, generate_all
+from ann2snn.generate.sampling import Hooks, generate, generate_all
 from ann2snn.hardware.export import check_exported
 from ann2snn.nets import UNet
 from ann2snn.nets.attention_unet import AttentionUNet, AttentionUNetConfig
@@ -209,17 +209,17 @@ class TestSampling:
         found = []
         config = SampleConfig(**DDIM, guidance=2.0, carry=True)
         whole = generate_all(snn, config, 40, 64, progress=False)
-        alone = generate(snn, config, [33, 2], on_spikes=found.extend)
+        alone = generate(snn, config, [33, 2], hooks=Hooks(on_spikes=found.extend))
         assert_equal(alone, whole[[33, 2]])
         again = []
-        generate(snn, config, range(40), on_spikes=again.extend)
+        generate(snn, config, range(40), hooks=Hooks(on_spikes=again.extend))
         kept = {one.image: one for one in again}
         assert all(one == kept[one.image] and one.spikes > 0 for one in found) and len(found) == 2
 
     def test_spikes_of_an_image_are_those_of_both_branches(self, snn):
         def spikes(**how):
             found = []
-            generate(snn, SampleConfig(**DDIM | {"steps": 1}, **how), range(3), on_spikes=found.extend)
+            generate(snn, SampleConfig(**DDIM | {"steps": 1}, **how), range(3), hooks=Hooks(on_spikes=found.extend))
             return [one.spikes for one in found]
 
         both, told, untold = spikes(guidance=1.0), spikes(), spikes(class_label=NO_CLASS)

@@ -9,7 +9,7 @@ import ann2snn
 from ann2snn import UserError
 from ann2snn.diffusion import ImageNoise
 from ann2snn.generate.noise import slerp
-from ann2snn.generate.sampling import SampleConfig, generate, group_size
+from ann2snn.generate.sampling import Given, SampleConfig, generate, group_size
 from tests.diffusion.vp_exact import normal
 from tests.generate.denoisers import gaussian
 from tests.helpers import assert_equal, random_ann
@@ -47,7 +47,7 @@ def test_given_noise_makes_the_same_bytes_in_any_batch_and_in_the_spiking_networ
     count = group_size(8) + 2
     x_T, config = drawn(1, count), SampleConfig("ddim", steps=3, carry=True)
     snn = ann2snn.convert(ann)
-    alone = [generate(snn, config, [i], x_T=x_T)[0] for i in (0, 3, count - 1)]
+    alone = [generate(snn, config, [i], Given(x_T=x_T))[0] for i in (0, 3, count - 1)]
     whole = ann2snn.sample(ann, count, steps=3, x_T=x_T, batch_size=5, progress=False)
     assert_equal(torch.stack(alone), whole[[0, 3, count - 1]])
 

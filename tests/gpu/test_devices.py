@@ -28,15 +28,15 @@ from ann2snn.diffusion.samplers import analytic_statistics
 from ann2snn.diffusion.vp import gather
 from ann2snn.distributed.runtime import place, sent
 from ann2snn.distributed.world import World
-from ann2snn.finetune import LEARNABLE, BlockTuning, expand_neurons, tied_proxy, tunable_blocks, tune_block
-from ann2snn.generate.sampling import generate
+from ann2snn.finetune import LEARNABLE, BlockTuning, Networks, expand_neurons, tied_proxy, tunable_blocks, tune_block
+from ann2snn.generate.sampling import SEED_ALONE, Given, generate
 from ann2snn.metrics.fad import FadExtractor
 from ann2snn.metrics.fad_encoder import AutoEncoder
 from ann2snn.metrics.frechet import FeatureStatistics
 from ann2snn.metrics.inception_score import InceptionScore
 from ann2snn.metrics.precision_recall import precision_recall
 from ann2snn.nets.mlp import MLP
-from ann2snn.training.trainer import Trainer
+from ann2snn.training.trainer import Computing, Trainer
 from tests.gpu.networks import CONFIGS, STEPS, small
 from tests.gpu.simulated import GPU, simulated_gpu
 
@@ -107,10 +107,8 @@ SAMPLERS = {
 OTHERS = [("cld", "gddim"), ("cld", "euler"), ("blur", "gddim"), ("blur", "euler")]
 
 
-def sampled(net: torch.nn.Module, config: SampleConfig, steps: int, **options: object) -> None:
-    made = generate(
-        place(copy.deepcopy(net), GPU), SampleConfig(**vars(config) | {"steps": steps}), range(2), **options
-    )
+def sampled(net: torch.nn.Module, config: SampleConfig, steps: int, given: Given = SEED_ALONE) -> None:
+    made = generate(place(copy.deepcopy(net), GPU), SampleConfig(**vars(config) | {"steps": steps}), range(2), given)
     assert made.dtype == torch.uint8 and not made.is_cuda
 
 
@@ -148,7 +146,7 @@ def test_analytic_dpm():
             known = analytic_statistics(there, process, [images.to(GPU)], range(STEPS))
         gpu.waits.clear()
         gpu.copies.clear()
-        sampled(net, SampleConfig("analytic_dpm"), n, statistics=known)
+        sampled(net, SampleConfig("analytic_dpm"), n, Given(known))
 
     one_more("analytic_dpm", run)
 
@@ -200,7 +198,8 @@ TRAININGS = {
 def trained(gpu, n: int, network, diffusion=None, train=None, **options) -> None:
     world = World(GPU)
     settings = TrainConfig(**{"batch_size": 4, "warmup": 0} | (train or {}))
-    trainer = Trainer(network, DiffusionConfig(diffusion_steps=STEPS, **diffusion or {}), settings, world, **options)
+    process = DiffusionConfig(diffusion_steps=STEPS, **diffusion or {})
+    trainer = Trainer(network, process, settings, world, Computing(**options))
     images = torch.randint(256, (4, 1, network.image_size, network.image_size), dtype=torch.uint8)
     trainer.initialize_activations(images)
     for _ in range(n):
@@ -239,7 +238,9 @@ def test_fine_tuning_steps(method):
         batch = torch.randn(4, 1, 4, 4, generator=generator).to(GPU), torch.tensor([1, 5, 9, 15]).to(GPU)
         name = tunable_blocks(snn)[0]
         plan = dataclasses.replace(tuning, steps=n)
-        report = tune_block(name, ann, snn, proxy, itertools.repeat(batch), [batch], plan, lambda step, loss: None)
+        report = tune_block(
+            name, Networks(ann, snn, proxy), itertools.repeat(batch), [batch], plan, lambda step, loss: None
+        )
         assert report.steps == n and report.gap_before > 0
 
     one_more(f"fine-tuning, {method}", tuned)

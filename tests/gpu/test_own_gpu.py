@@ -25,7 +25,7 @@ def gpus(monkeypatch):
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         store = store or dist.HashStore()
         monkeypatch.setattr(world, "choose_device", lambda name: torch.device("cuda"))
-        monkeypatch.setattr(world, "_meet", lambda: (store, rank, size))
+        monkeypatch.setattr(world, "meet", lambda: (store, rank, size))
         monkeypatch.setattr(world.World, "tie", lambda self: None)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
         monkeypatch.setattr(torch.cuda, "set_device", lambda device: asked.update(device=device))

@@ -14,7 +14,7 @@ from ann2snn.distributed.world import ALONE
 from ann2snn.metrics.fad import FadExtractor
 from ann2snn.metrics.fad_encoder import AutoEncoder
 from ann2snn.metrics.features import Lite0Extractor
-from ann2snn.training.trainer import Trainer
+from ann2snn.training.trainer import Computing, Trainer
 from tests.gpu.networks import CONFIGS, STEPS, small
 from tests.scripts import SAMPLING, check, script, train_flags
 
@@ -56,7 +56,7 @@ def test_sampling_and_training_use_it_only_if_asked_for(on, before):
         ann2snn.sample(net, 2, steps=2, progress=False, tf32=on)
     assert found and set(found) == {(on, on)}
     train = TrainConfig(batch_size=2, warmup=0)
-    trainer = Trainer(CONFIGS["unet"], DiffusionConfig(diffusion_steps=STEPS), train, ALONE, tf32=on)
+    trainer = Trainer(CONFIGS["unet"], DiffusionConfig(diffusion_steps=STEPS), train, ALONE, Computing(tf32=on))
     with seen(net) as found:
         trainer.train_step(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     assert found == [(on, on)]

@@ -8,7 +8,7 @@ import torch
 from ann2snn import UserError
 from ann2snn.config import SpikingConfig
 from ann2snn.convert import convert
-from ann2snn.finetune import make_subject, subject_loss, tied_proxy
+from ann2snn.finetune import Networks, make_subject, subject_loss, tied_proxy
 from tests.helpers import ann_counts, assert_close, assert_equal, random_ann, random_batch, spike_trains
 
 
@@ -43,7 +43,7 @@ def test_fewer_settling_steps_are_needed_the_longer_the_bursts():
 def test_a_network_with_bursts_can_be_tuned_through_them():
     ann = random_ann()
     snn = convert(ann, SpikingConfig("stream", burst=2))
-    subject = make_subject("tail", ann, snn, tied_proxy(ann, snn))
+    subject = make_subject("tail", Networks(ann, snn, tied_proxy(ann, snn)))
     subject_loss(subject, subject.example(random_batch(ann)), "bptt").backward()
     assert any(p.grad is not None and p.grad.any() for p in snn.net.tail.parameters())
 

@@ -13,6 +13,7 @@ from ann2snn.distributed.world import ALONE
 from ann2snn.errors import UserError
 from ann2snn.report.trajectory import COLUMNS, HEADER, MOST_FRAMES, Trajectory, columns, write_trajectory
 from ann2snn.stages import evaluate
+from ann2snn.stages.generation import Generation
 from tests.helpers import assert_equal, random_ann
 
 
@@ -40,8 +41,9 @@ def followed(folder, kind: str, steps: int = 6, count: int = 3, **settings):
     sample = SampleConfig("ddim", steps=steps, seed=5)
     source = Loaded(net, folder / "none.pt")
     config = evaluate.EvalConfig(count, 2, trajectory=8, trajectory_format=kind)
-    evaluate.generate_missing(folder / "made", source, sample, config, ALONE)
-    evaluate.follow(folder / "images" / "trajectory", source, sample, config, ALONE)
+    generation = Generation(source, sample, ALONE)
+    evaluate.generate_missing(folder / "made", generation, config)
+    evaluate.follow(folder / "images" / "trajectory", generation, config)
     return net, sample
 
 
@@ -78,7 +80,8 @@ def test_positions_of_a_cld_path_are_shown(tmp_path):
     net.diffusion = DiffusionConfig(diffusion_steps=20, process="cld")
     sample = SampleConfig("gddim", steps=5, seed=1)
     config = evaluate.EvalConfig(2, 2, trajectory=2)
-    evaluate.follow(tmp_path / "images" / "trajectory", Loaded(net, tmp_path / "none.pt"), sample, config, ALONE)
+    generation = Generation(Loaded(net, tmp_path / "none.pt"), sample, ALONE)
+    evaluate.follow(tmp_path / "images" / "trajectory", generation, config)
     noise = to_uint8(ImageNoise(1, range(2), (2, 4, 4), "cpu")())
     row = cells(tmp_path / "images" / "trajectory.png", 1, 4)
     assert_equal(row[0], noise[1, :1])

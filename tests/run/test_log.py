@@ -12,7 +12,8 @@ from ann2snn.errors import UserError
 from ann2snn.files.lines import append_line
 from ann2snn.run import board as board_module
 from ann2snn.run.board import Board
-from ann2snn.run.log import RunLog, append_result, read_log
+from ann2snn.run.lines import append_result, read_log
+from ann2snn.run.log import RunLog
 from tests.disks import fill, read_only, small_disk
 from tests.processes import fork, kill
 
@@ -59,7 +60,7 @@ def test_the_board_reads_as_that_of_the_usual_writer(tmp_path):
     ours = Board(tmp_path / "ours", purge_step=3)
     for step in range(3, 6):
         theirs.add_scalar("loss", step / 7, step)
-        ours.scalar(step, "loss", step / 7)
+        ours.scalars(step, loss=step / 7)
     theirs.add_image("sample", PICTURE, 5)
     ours.image(5, "sample", PICTURE)
     theirs.close()
@@ -98,17 +99,17 @@ def test_no_thread_writes_in_the_background(tmp_path):
 def test_the_board_is_written_out_now_and_then(tmp_path, monkeypatch):
     board = Board(tmp_path)
     size = board.path.stat().st_size
-    board.scalar(0, "loss", 1.0)
+    board.scalars(0, loss=1.0)
     assert board.path.stat().st_size == size
     monkeypatch.setattr(board_module, "FLUSH_SECONDS", 0.0)
-    board.scalar(1, "loss", 1.0)
+    board.scalars(1, loss=1.0)
     assert board.path.stat().st_size > size and not board.waiting
 
 
 def test_a_deleted_board_is_not_continued_without_its_beginning(tmp_path):
     board = Board(tmp_path)
     board.path.unlink()
-    board.scalar(0, "loss", 1.0)
+    board.scalars(0, loss=1.0)
     with pytest.raises(FileNotFoundError):
         board.flush()
     assert os.listdir(tmp_path) == []

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from ann2snn.run.log import RunLog, read_log
+from ann2snn.run.lines import read_log
+from ann2snn.run.log import RunLog
 from ann2snn.run.wandb import run_id
 
 GREY = torch.arange(64, dtype=torch.uint8).reshape(1, 8, 8)

@@ -89,10 +89,10 @@ def test_training_killed_continues_as_if_nothing_had_happened(tmp_path, run):
     def kill_at_step_3():
         original = train.Trainer.train_step
 
-        def train_step(self, batch):
+        def train_step(self, *batch):
             if self.step == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return original(self, batch)
+            return original(self, *batch)
 
         train.Trainer.train_step = train_step
 

@@ -14,7 +14,9 @@ from ann2snn.distributed.world import ALONE
 from ann2snn.errors import UserError
 from ann2snn.files.atomic import file_hash
 from ann2snn.nets.sddpm import SDDPMConfig
+from ann2snn.run.folder import RunFolder
 from ann2snn.stages import train
+from ann2snn.stages.plan import Training
 from ann2snn.training import best
 from tests.scripts import SAMPLING, check, processes, script, train_flags
 
@@ -51,8 +53,8 @@ def run(folder, steps: int, scores: Scores, network=UNET, sample=SAMPLED, **how:
     schedule = train.Schedule(0, 4, 1, 1, eval_step=2, score=scores, how=HOW | how)
     config = TrainConfig("folder", total_steps=steps, warmup=0, batch_size=4, dropout=0.0, ema_decay=0.5)
     folder.mkdir(exist_ok=True)
-    setting = (DiffusionConfig(diffusion_steps=20), config, sample, schedule, ALONE)
-    assert train.run(folder, noise_images(), network, *setting) == 0
+    setting = (network, DiffusionConfig(diffusion_steps=20), config, sample, schedule, ALONE)
+    assert train.run(Training(RunFolder(folder), noise_images(), *setting)) == 0
     path = folder / train.BEST
     return checkpoint.read(path) if path.exists() else None
 
@@ -275,6 +277,6 @@ def test_evaluation_takes_the_best_weights_unless_told_otherwise(tmp_path):
 
 
 def test_without_scores_the_newest_checkpoint_is_taken(tmp_path):
-    assert train.best_or_last(tmp_path) == tmp_path / train.CHECKPOINT
+    assert RunFolder(tmp_path).best_or_last() == tmp_path / train.CHECKPOINT
     (tmp_path / train.BEST).touch()
-    assert train.best_or_last(tmp_path) == tmp_path / train.BEST
+    assert RunFolder(tmp_path).best_or_last() == tmp_path / train.BEST

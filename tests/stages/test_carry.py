@@ -8,7 +8,8 @@ import signal
 import pytest
 
 from ann2snn.generate import spikes
-from ann2snn.generate.spikes import SPIKES_FILE, kept_spikes
+from ann2snn.generate.spikes import kept_spikes
+from ann2snn.run.folder import SPIKES_FILE
 from tests.scripts import check, processes, script
 from tests.stages.test_bad_input import refused
 

@@ -8,6 +8,7 @@ import ann2snn
 from ann2snn.config import SampleConfig
 from ann2snn.distributed.world import ALONE
 from ann2snn.errors import UserError
+from ann2snn.run.folder import RunFolder
 from ann2snn.stages import direct
 from tests.scripts import check, script, train_flags
 from tests.stages.direct_runs import training
@@ -144,5 +145,5 @@ def test_what_is_exported_must_be_a_spiking_network(tmp_path):
     net = ann2snn.build_unet(bit=2, image_size=8, ch=4, ch_mult=(1, 2), num_res_blocks=1, norm_groups=2)
     ann2snn.save(net, tmp_path / "best.pt")
     with pytest.raises(UserError, match=r"best\.pt is no directly trained spiking network: remove it"):
-        direct.export(tmp_path, SampleConfig("ddim", 2), ALONE, gap_images=1, grid_images=1, batch_size=1)
+        direct.export(RunFolder(tmp_path), SampleConfig("ddim", 2), ALONE, gap_images=1, grid_images=1, batch_size=1)
     assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]

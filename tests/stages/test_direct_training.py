@@ -17,7 +17,9 @@ from ann2snn.data import load_dataset
 from ann2snn.distributed import world
 from ann2snn.nets.fsddim import FSDDIMConfig
 from ann2snn.nets.sddpm import SDDPMConfig
+from ann2snn.run.folder import RunFolder
 from ann2snn.stages import train
+from ann2snn.stages.plan import Options, Training
 from ann2snn.training.trainer import Trainer
 from tests.processes import ended, fork
 
@@ -46,8 +48,8 @@ def run(folder: Path, images, network, steps: int, members=world.ALONE, **option
     members.wait()
     schedule = train.Schedule(0, 4, 1, 1)
     sampling = SampleConfig("ddim", steps=2)
-    settings = (DiffusionConfig(diffusion_steps=50), config_of(steps), sampling, schedule, members)
-    return train.run(folder, images, network, *settings, **options)
+    settings = (network, DiffusionConfig(diffusion_steps=50), config_of(steps), sampling, schedule, members)
+    return train.run(Training(RunFolder(folder), images, *settings), Options(**options))
 
 
 def content(folder: Path) -> dict:
@@ -84,10 +86,10 @@ def test_stopped_and_continued_is_never_stopped_to_the_last_bit(network, images,
     assert run(whole, images, network, 6) == 0
     original = Trainer.train_step
 
-    def stop_at_3(self, batch):
+    def stop_at_3(self, *batch):
         if self.step == 2:
             signal.raise_signal(signal.SIGTERM)
-        return original(self, batch)
+        return original(self, *batch)
 
     monkeypatch.setattr(Trainer, "train_step", stop_at_3)
     assert run(stopped, images, network, 6) == 128 + signal.SIGTERM

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from ann2snn.distributed import launch
-from ann2snn.distributed.world import check_environment
+from ann2snn.distributed.meeting import check_environment
 from tests.disks import may_unshare
 from tests.scripts import ROOT, _free_port, check, script, train_flags
 from tests.stages.test_bad_input import refused

@@ -18,9 +18,11 @@ from ann2snn.metrics.fad import FadExtractor, fad, read_fad_stats
 from ann2snn.metrics.fad_encoder import WIDTHS, AutoEncoder, digest, load_autoencoder, save_autoencoder
 from ann2snn.metrics.features import Extracted
 from ann2snn.metrics.stats_file import ReferenceStatistics
+from ann2snn.run.folder import RunFolder
 from ann2snn.stages import evaluate
 from ann2snn.stages.fad import Fad
 from ann2snn.stages.fad_train import train
+from ann2snn.stages.generation import Scoring
 from tests.scripts import check, processes, script, train_flags
 from tests.stages.test_bad_input import refused
 
@@ -99,7 +101,8 @@ def test_real_images_are_scored_beside_another_extractor(encoder, stats, tmp_pat
     extractor = FadExtractor(load_autoencoder(encoder), "eval")
     beside = Fad(extractor, read_fad_stats(stats["eval"], extractor), "some.npz")
     reference = ReferenceStatistics(np.zeros(3), np.eye(3), 9, "means")
-    evaluate.score_data(tmp_path, data, 20, Means(), reference, "means.npz", World(torch.device("cpu")), None, beside)
+    scoring = Scoring(Means(), reference, "means.npz", fad=beside)
+    evaluate.score_data(RunFolder(tmp_path), data, 20, scoring, World(torch.device("cpu")))
     [line] = lines(tmp_path)
     assert line["FAD_eval"] == fad([data.images], extractor, beside.stats)[0]
     assert line["FD_means"] > 0 and line["reference"] == "means.npz" and line["reference_count"] == 9

@@ -26,10 +26,10 @@ def at_step(step: int, action):
     def before():
         original = train.Trainer.train_step
 
-        def train_step(self, images):
+        def train_step(self, *batch):
             if self.step == step:
                 action(self)
-            return original(self, images)
+            return original(self, *batch)
 
         train.Trainer.train_step = train_step
 

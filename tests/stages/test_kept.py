@@ -87,9 +87,9 @@ def at_every_step(steps: list) -> None:
     """Keep the number of the step in `steps[0]`."""
     original = train.Trainer.train_step
 
-    def train_step(self, images):
+    def train_step(self, *batch):
         steps[0] = self.step
-        return original(self, images)
+        return original(self, *batch)
 
     train.Trainer.train_step = train_step
 

@@ -4,7 +4,7 @@ import json
 import sys
 
 from ann2snn.checkpoints import checkpoint
-from ann2snn.run.log import read_log
+from ann2snn.run.lines import read_log
 from tests.run.test_wandb import Fake
 from tests.scripts import SAMPLING, check, script, train_flags
 

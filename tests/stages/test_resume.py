@@ -8,7 +8,7 @@ import signal
 import pytest
 import torch
 
-from ann2snn.run.log import read_log
+from ann2snn.run.lines import read_log
 from ann2snn.stages import finetune, train
 from tests.scripts import SAMPLING, check, script, train_flags
 
@@ -41,10 +41,10 @@ def signal_in_training(step: int, number: int):
     def before():
         original = train.Trainer.train_step
 
-        def train_step(self, images):
+        def train_step(self, *batch):
             if self.step == step:
                 os.kill(os.getpid(), number)
-            return original(self, images)
+            return original(self, *batch)
 
         train.Trainer.train_step = train_step
 

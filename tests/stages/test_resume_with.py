@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ann2snn.distributed.runtime import computes_bfloat16
-from ann2snn.run.log import read_log
+from ann2snn.run.lines import read_log
 from tests.scripts import SAMPLING, check, script, train_flags
 from tests.stages.direct_runs import tuning
 from tests.stages.test_bad_input import refused, snapshot

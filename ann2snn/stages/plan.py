@@ -1,0 +1,71 @@
+"""What a training is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ..config import DiffusionConfig, SampleConfig, TrainConfig
+from ..data import ImageDataset
+from ..distributed.world import World
+from ..nets.architecture import Network, NetworkConfig
+from ..run.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When things happen, in steps; 0 is never.
+
+    score: denoiser → named figures, for `eval_step`. how: what the figures depend on, by name, besides the network and
+    the way it is sampled.
+    resident: whether the training images are kept on the device, see `loading.home_of`.
+    wandb: project at Weights & Biases that gets the log too.
+    """
+
+    sample_step: int
+    save_step: int
+    log_step: int
+    sample_size: int
+    num_workers: int = 0
+    resident: str = "auto"
+    eval_step: int = 0
+    score: Callable[[Network], dict[str, float]] | None = None
+    how: Mapping[str, object] = field(default_factory=dict)
+    wandb: str | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """Which network is trained on what and how, by whom, and where to.
+
+    sample: how the sample grids and the scores on the way are made, and whether training multiplies in TF32.
+    """
+
+    folder: RunFolder
+    dataset: ImageDataset
+    network: NetworkConfig
+    diffusion: DiffusionConfig
+    train: TrainConfig
+    sample: SampleConfig
+    schedule: Schedule
+    world: World
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run of a training begins and computes.
+
+    resume: continue what the folder holds; otherwise it must hold no checkpoint. amp: under bfloat16 autocast.
+    recompute: activations are computed again instead of kept, of networks that can.
+    initial: answers the weights that a new run starts from; fresh ones otherwise.
+    """
+
+    resume: bool = True
+    amp: bool = False
+    recompute: bool = False
+    initial: Callable[[], dict[str, Tensor]] | None = None
+
+
+AS_USUAL = Options()
