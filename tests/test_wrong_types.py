@@ -168,7 +168,9 @@ def test_files(given, junk, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("about", [object(), {1, 2}, np.array([1]), torch.ones(1), float("nan")], ids=repr)
+@pytest.mark.parametrize(
+    "about", [object(), {1, 2}, np.array([1]), torch.ones(1), float("nan")], ids=lambda value: type(value).__name__
+)
 def test_what_is_kept_with_a_network(given, about, tmp_path):
     for name in ("net", "net.pt"):
         refused(lambda name=name: ann2snn.save(given.ann, tmp_path / name, about=about), "about")
