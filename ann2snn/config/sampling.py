@@ -70,7 +70,7 @@ class SampleConfig:
     def __post_init__(self) -> None:
         make_plain(self)
         check_choice(self.sampler, SAMPLER_NAMES, "--sampler")
-        if not self.skip:
+        if self.skip is None or (isinstance(self.skip, str) and not self.skip):
             object.__setattr__(self, "skip", "logsnr" if self.sampler in LOGSNR_SAMPLERS else "uniform")
         object.__setattr__(self, "steps", check_limits("sampler_steps", self.steps))
         check_choice(self.skip, SKIPS, "--skip_type")
