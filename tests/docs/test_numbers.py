@@ -151,3 +151,13 @@ def test_what_guidance_costs():
     rows = guidance.read_rows(FIGURES / "guidance.json")
     assert guidance.table(rows).strip() in (ROOT / "docs/classes.md").read_text(encoding="utf-8")
     assert all(row["worst_error"] == 0 for row in rows)
+
+
+def test_the_scores_of_the_network_that_ships():
+    page = (ROOT / "docs/pretrained.md").read_text(encoding="utf-8")
+    for line in json.loads((FIGURES / "pretrained.json").read_text())["lines"]:
+        real = line["sampler"] is None
+        how = "–" if real else f"{line['sampler']} {line['sampler_steps']}, {line['eta']:g}"
+        name, score = "the data set (test)" if real else "the network", line["FD_efficientnet_lite0"]
+        assert f"| {name} | {how} | {line['count']:,} | {score:.1f} |" in page
+        assert real or line["step"] == shipped_step()

@@ -63,7 +63,10 @@ def test_the_same_command_with_steps_trains_on_and_converts(floating, tmp_path):
     assert ann2snn.load(tmp_path / "next" / "ckpt.pt").config.bits == 2
 
 
-@pytest.mark.parametrize(("options", "kind"), [({}, AttentionUNet), ({"attention_head_dim": 4}, DiffusersUNet)])
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [({}, AttentionUNet), pytest.param({"attention_head_dim": 4}, DiffusersUNet, marks=pytest.mark.slow)],
+)
 def test_a_network_of_diffusers_becomes_a_spiking_one(tmp_path, options, kind):
     diffusers_folder(tmp_path / "theirs", **GREY, **options)
     check(begin(tmp_path / "run", tmp_path / "theirs", 1, "--bit=4"))
