@@ -12,7 +12,7 @@ from .flags import FLAGS, written
 COMMANDS = {
     **dict.fromkeys(("interpolate", "start", "inpaint", "invert", "score", "against"), "evaluate"),
     **dict.fromkeys(("kid", "precision_recall", "trajectory", "make_stats", "score_data"), "evaluate"),
-    **dict.fromkeys(("export", "export_nir"), "convert"),
+    **dict.fromkeys(("export", "export_nir", "export_program", "export_onnx"), "convert"),
     "init_from": "train",
 }
 SCRIPTS = {"train": "ANN_train", "convert": "SNN_conversion", "evaluate": "evaluate"}

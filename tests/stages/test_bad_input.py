@@ -52,6 +52,8 @@ def snapshot(folder):
         (["--sampel_step=3"], ["--sampel_step", "did you mean --sample_step"]),
         (["loose"], ["loose"]),
         (["--export=new"], ["--export=new", "SNN_conversion.py"]),
+        (["--export_program=new.pt2"], ["--export_program=new.pt2", "SNN_conversion.py"]),
+        (["--export_onnx=new.onnx"], ["--export_onnx=new.onnx", "SNN_conversion.py"]),
         (["--score=a", "--against=b"], ["--score=a", "evaluate.py"]),
         (["--kid"], ["--kid", "evaluate.py"]),
         (["--dataset_type=folder", "--data_dir="], ["--data_dir=: is empty"]),
