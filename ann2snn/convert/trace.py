@@ -76,6 +76,25 @@ def copies(func: Callable, kwargs: dict) -> bool:
     return func in COPIES and not (func is F.interpolate and kwargs.get("mode", "nearest") != "nearest")
 
 
+@contextlib.contextmanager
+def modules_watched(enter: Callable[..., None], leave: Callable[..., None]) -> Iterator[None]:
+    """Call enter(module, args) and leave(module, args, output) around every module that this thread runs.
+
+    Of all modules in the process, so that those that are not registered in a network are seen as well.
+    """
+    thread = threading.get_ident()
+    here = lambda hook: lambda *call: hook(*call) if threading.get_ident() == thread else None  # noqa: E731
+    handles = [
+        nn.modules.module.register_module_forward_pre_hook(here(enter)),
+        nn.modules.module.register_module_forward_hook(here(leave), always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 @dataclass(frozen=True)
 class Synapses:
     """A linear map or a product, as it ran once.
@@ -196,19 +215,8 @@ class Follower(TorchFunctionMode):
                 self._mark(value)
             elif value not in COMMON_NUMBERS:
                 self.numbers.add(value)
-        # Hooks of all modules in the process, so that those that are not registered in the network are seen as well.
-        thread = threading.get_ident()
-        here = lambda hook: lambda *call: hook(*call) if threading.get_ident() == thread else None  # noqa: E731
-        handles = [
-            nn.modules.module.register_module_forward_pre_hook(here(self._enter)),
-            nn.modules.module.register_module_forward_hook(here(self._leave), always_call=True),
-        ]
-        try:
-            with self, self.reach:
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with modules_watched(self._enter, self._leave), self, self.reach:
+            yield
 
     def _mark(self, value: Tensor, origin: frozenset[str] = frozenset([REAL])) -> None:
         self.reach.mark(value)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NoReturn
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..convert.trace import modules_watched
 from ..errors import UserError
 from ..neurons import IFNeuron
 from ..ptq.calls import leaves, map_tensors
@@ -75,20 +75,10 @@ class Writer(TorchFunctionMode):
     @contextlib.contextmanager
     def attached(self, x: Tensor) -> Iterator[None]:
         """x [1, C, H, W] or [1, F]: the input to follow."""
-        thread = threading.get_ident()
-        here = lambda hook: lambda *call: hook(*call) if threading.get_ident() == thread else None  # noqa: E731
-        handles = [
-            nn.modules.module.register_module_forward_pre_hook(here(self._enter)),
-            nn.modules.module.register_module_forward_hook(here(self._leave), always_call=True),
-        ]
-        try:
-            self.reach.mark(x)
-            self.signals[x] = Signal(self.graph.input, torch.zeros_like(x), self.graph.shape)
-            with self, self.reach:
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        self.reach.mark(x)
+        self.signals[x] = Signal(self.graph.input, torch.zeros_like(x), self.graph.shape)
+        with modules_watched(self._enter, self._leave), self, self.reach:
+            yield
 
     @property
     def place(self) -> str:
