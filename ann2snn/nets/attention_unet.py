@@ -28,7 +28,7 @@ from ..config.checks import (
 )
 from ..quant import UniformQuantizer
 from ..quant.place import quantize_input, quantize_output
-from .classes import ClassEmbedding, told
+from .classes import ClassEmbedding, ToldClasses, told
 from .group_norm import GroupNorm
 from .parts import BatchDropout
 from .shared import Shared
@@ -141,7 +141,7 @@ def sinusoidal_features(t: Tensor, dim: int, frequencies: str = "ddpm") -> Tenso
     return torch.cat([torch.sin(angle), torch.cos(angle)], dim=1)
 
 
-class AttentionUNet(Shared, nn.Module):
+class AttentionUNet(ToldClasses, Shared, nn.Module):
     """Denoiser f(x [N, C, H, W], t [N], y [N]) → [N, C_out, H, W]; `t` may be fractional; `y` as in `UNet`.
 
     `diffusion` is the process it was trained for; it is carried along, not used.
@@ -151,7 +151,7 @@ class AttentionUNet(Shared, nn.Module):
 
     def __init__(self, config: AttentionUNetConfig, diffusion: DiffusionConfig | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config: AttentionUNetConfig = config
         self.diffusion = diffusion or DiffusionConfig()
         pixels, temb_dim = config.block_size**2, 4 * config.ch
 
@@ -242,14 +242,6 @@ class AttentionUNet(Shared, nn.Module):
     @property
     def image_size(self) -> int:
         return self.config.image_size
-
-    @property
-    def num_classes(self) -> int:
-        return self.config.num_classes
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.config.class_names
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         features = sinusoidal_features(t, self.config.ch, self.config.frequencies)

@@ -5,6 +5,8 @@ For a spiking network it is a constant current, as the time embedding is: one of
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +29,20 @@ class ClassEmbedding(nn.Embedding):
             known = 0 <= least and most < self.num_embeddings
             require(known, f"y: classes {least} to {most}, expected 0 to {self.num_embeddings - 1} (no class)")
         return self(y)
+
+
+class ToldClasses:
+    """Of networks whose configuration says which classes they are told; 0 and no names of one that is told none."""
+
+    config: Any
+
+    @property
+    def num_classes(self) -> int:
+        return self.config.num_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.config.class_names
 
 
 def told(embedding: ClassEmbedding | None, temb: Tensor, y: Tensor | None) -> Tensor:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ..config import DiffusionConfig, UNetConfig
-from .classes import ClassEmbedding, told
+from .classes import ClassEmbedding, ToldClasses, told
 from .parts import DownSample, Parts, PreActivation, Resampling, ResBlock, SpikeDrivenResBlock, TimeEmbedding, UpSample
 from .shared import Shared
 
 
-class UNet(Shared, nn.Module):
+class UNet(ToldClasses, Shared, nn.Module):
     """Denoiser f(x [N, C, H, W], t [N], y [N]) → [N, C, H, W]; `t` may be fractional.
 
     y: the classes of the images, int64, `num_classes` for none, as None is for all; of a network that knows classes.
@@ -28,7 +28,7 @@ class UNet(Shared, nn.Module):
 
     def __init__(self, config: UNetConfig, *, diffusion: DiffusionConfig | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config: UNetConfig = config
         self.diffusion = diffusion or DiffusionConfig(diffusion_steps=config.diffusion_steps)
         parts = Parts(config)
         ch, temb_dim = config.ch, 4 * config.ch
@@ -82,14 +82,6 @@ class UNet(Shared, nn.Module):
     @property
     def image_size(self) -> int:
         return self.config.image_size
-
-    @property
-    def num_classes(self) -> int:
-        return self.config.num_classes
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.config.class_names
 
     @property
     def neuron_depth(self) -> int:
