@@ -44,12 +44,19 @@ def check_call(net: object, args: tuple, kwargs: dict) -> None:
     weight = next(inner.parameters())
     shape = [inner.in_channels, inner.image_size, inner.image_size]
     wanted = f"{_kind(weight.dtype)} [N, {', '.join(map(str, shape))}] on {weight.device}"
-    if not isinstance(x, Tensor) or x.layout != torch.strided or (x.dtype, x.device) != (weight.dtype, weight.device):
+    if (
+        not isinstance(x, Tensor)
+        or (x.layout, x.dtype, x.device) != (torch.strided, weight.dtype, weight.device)
+        or not x.numel()
+        or not (getattr(net, "currents", False) or list(x.shape[1:]) == shape)
+    ):
         raise UserError(f"x: {_described(x)}, expected {wanted}")
-    if not x.numel() or not (getattr(net, "currents", False) or list(x.shape[1:]) == shape):
-        raise UserError(f"x: {_described(x)}, expected {wanted}")
-    numbers = isinstance(t, Tensor) and not t.is_complex() and t.dtype != torch.bool
-    if not isinstance(t, Tensor) or not numbers or list(t.shape) != [len(x)] or t.device != x.device:
+    if (
+        not isinstance(t, Tensor)
+        or t.is_complex()
+        or t.dtype == torch.bool
+        or (list(t.shape), t.device) != ([len(x)], x.device)
+    ):
         raise UserError(f"t: {_described(t)}, expected the numbers of {len(x)} diffusion times on {x.device}")
 
 
