@@ -112,8 +112,9 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    # malloc.h: M_MMAP_MAX = -4, M_TRIM_THRESHOLD = -1, M_TOP_PAD = -2
-    return all(mallopt(option, value) == 1 for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**26)))
+    # malloc.h: M_MMAP_MAX = -4, M_TRIM_THRESHOLD = -1, M_TOP_PAD = -2. A threshold of -1 stands for no limit: with one
+    # of 2 GiB, larger blocks would still be handed back.
+    return all(mallopt(option, value) == 1 for option, value in ((-4, 0), (-1, -1), (-2, 2**26)))
 
 
 def seed_from(*parts: int) -> int:
