@@ -12,6 +12,7 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
+from ann2snn.config import ImageSize
 from ann2snn.data import datasets
 
 SHIPPED = "fashion_mnist_10k"
@@ -48,7 +49,7 @@ def processes(count: int, name: str, *flags: str, before=lambda: None) -> list[D
 
     before: as above, in every process; `RANK` in the environment tells which.
     """
-    _shipped(datasets._Request(SHIPPED, Path(), 8, True, None))
+    _shipped(datasets._Request(SHIPPED, Path(), ImageSize(8, 8), True, None))
     port, running = _free_port(), []
     for rank in range(count):
         out, err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")

@@ -109,7 +109,7 @@ def effective_flags(config: NetworkConfig, diffusion: DiffusionConfig, trained_o
     found["class_cond"] = getattr(config, "num_classes", 0) > 0
     if trained_on and not given("dataset_type"):
         found["dataset_type"] = trained_on
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+    return {name: list(value) if type(value) is tuple else value for name, value in found.items()}
 
 
 def written_flagfile(effective: dict[str, object]) -> str:

@@ -64,6 +64,19 @@ FLAGS = Table()
 )
 
 
+class _SizeParser(flags.ArgumentParser):
+    def parse(self, argument: str) -> config.ImageSize:
+        return config.read_size(str(argument))
+
+    def flag_type(self) -> str:
+        return "size"
+
+
+def define_size(name: str, default: str, description: str) -> None:
+    """A flag that is one number, or a height and a width."""
+    flags.DEFINE(_SizeParser(), name, default, description, FLAGS, flags.ArgumentSerializer())
+
+
 def define() -> None:
     """Register the whole table; call once, from a script."""
     for title, group in GROUPS.items():
@@ -155,7 +168,7 @@ def _define_data() -> None:
     )
     DEFINE_string("data_dir", "./data", "where the data set is, or is downloaded to; for folder, the images")
     DEFINE_integer("channels", None, "1 (grey) or 3 (colour) for a folder of images; default 3")
-    DEFINE_integer("img_size", 32, "height and width; a multiple of 2^(levels − 1)")
+    define_size("img_size", "32", "height and width, or HEIGHT,WIDTH; multiples of 2^(levels − 1)")
     DEFINE_bool("flip", None, "mirror training images at random; default: what suits the data set")
     DEFINE_integer("num_workers", 4, "processes that decode images, where a data set does not fit in memory")
     DEFINE_enum(

@@ -25,6 +25,7 @@ from .diffusion import BETA_SCHEDULES, MEAN_TYPES, PROCESSES, VAR_TYPES, Diffusi
 from .direct import CORRECTION_NAMES, SURROGATE_NAMES, DirectSpiking
 from .network import ARCHS, UNetConfig
 from .sampling import CORRECTORS, DDIM_EPSILONS, IMAGE_SAMPLERS, SAMPLER_NAMES, SDE_SAMPLERS, SKIPS, SampleConfig
+from .size import SQUARE_32, ImageSize, check_size, read_size
 from .spiking import AUTO, FROZEN, IF_NEURONS, MAX_BURST, SCHEDULES, STREAM_NORMS, SpikingConfig, check_carry_steps
 from .training import (
     DATASET_TYPES,
@@ -68,11 +69,13 @@ __all__ = [
     "SCHEDULES",
     "SDE_SAMPLERS",
     "SKIPS",
+    "SQUARE_32",
     "STREAM_NORMS",
     "SURROGATE_NAMES",
     "VAR_TYPES",
     "DiffusionConfig",
     "DirectSpiking",
+    "ImageSize",
     "SampleConfig",
     "SpikingConfig",
     "TrainConfig",
@@ -92,6 +95,8 @@ __all__ = [
     "check_number",
     "check_resume_with",
     "check_seed",
+    "check_size",
     "make_plain",
+    "read_size",
     "require",
 ]

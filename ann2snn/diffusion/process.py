@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..config import DiffusionConfig, SampleConfig, require
+from ..config import DiffusionConfig, ImageSize, SampleConfig, check_size, require
 from ..errors import UserError
 from .blur import BDM, BDMConfig
 from .cld import CLD
@@ -27,8 +27,8 @@ Process = VP | CLD | BDM
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
-def make_process(config: DiffusionConfig, image_size: int) -> Process:
-    """The process that `config` describes, for square images of `image_size` pixels."""
+def make_process(config: DiffusionConfig, image_size: ImageSize) -> Process:
+    """The process that `config` describes, for images of `image_size` pixels."""
     if config.process == "cld":
         return CLD()
     return BDM(BDMConfig(image_size=image_size)) if config.process == "blur" else VP(config)
@@ -42,6 +42,21 @@ def network_channels(config: DiffusionConfig, image_channels: int) -> int:
 def image_channels(net) -> int:
     """Channels of the images that a denoiser makes."""
     return net.in_channels // network_channels(net.diffusion, 1)
+
+
+def size_of(net) -> ImageSize:
+    """Of the images that a denoiser makes; a user's may say it as one number. Raises UserError."""
+    return check_size(net.image_size, "image_size")
+
+
+def network_shape(net) -> tuple[int, int, int]:
+    """[C', H, W] of a denoiser's input and output."""
+    return (net.in_channels, *size_of(net))
+
+
+def image_shape(net) -> tuple[int, int, int]:
+    """[C, H, W] of the images that a denoiser makes."""
+    return (image_channels(net), *size_of(net))
 
 
 def current_steps(net) -> int | None:
@@ -108,7 +123,7 @@ def whole_prediction(net: Denoiser, process: Process, config: DiffusionConfig) -
 
 def check_sampling(
     config: DiffusionConfig,
-    image_size: int,
+    image_size: ImageSize,
     sample: SampleConfig,
     statistics: Tensor | None = None,
     spike_steps: int | None = None,
@@ -133,7 +148,7 @@ def check_sampling(
 def run_sampler(
     net: Denoiser,
     config: DiffusionConfig,
-    image_size: int,
+    image_size: ImageSize,
     sample: SampleConfig,
     noise: Callable[[], Tensor],
     statistics: Tensor | None = None,

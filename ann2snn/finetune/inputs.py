@@ -9,7 +9,7 @@ import torch
 
 from ..config import CLASS_DROPOUT, SampleConfig, require
 from ..data import ImageDataset, Share, batches, labels_at, to_model_range
-from ..diffusion.process import draw_times, make_process, network_pair
+from ..diffusion.process import draw_times, make_process, network_pair, size_of
 from ..distributed.runtime import seed_from
 from ..distributed.world import ALONE, World
 from ..generate.classes import classes_of
@@ -40,7 +40,7 @@ def noised_batches(
 
     batch_size: of all processes of `world` together; each gets its share. Raises UserError if it cannot be shared.
     """
-    process = make_process(net.diffusion, net.image_size)
+    process = make_process(net.diffusion, size_of(net))
     like = next(net.parameters())
     rows = world.rows(batch_size, "--ft_batch_size")
     each = rows.stop - rows.start

@@ -14,11 +14,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..config import SampleConfig, require
+from ..config import ImageSize, SampleConfig, require
 from ..convert import SpikingNetwork
 from ..data import to_uint8
 from ..diffusion import ImageNoise
-from ..diffusion.process import check_sampling, current_steps, image_channels, run_sampler
+from ..diffusion.process import (
+    check_sampling,
+    current_steps,
+    image_shape,
+    network_shape,
+    run_sampler,
+    size_of,
+)
 from ..distributed.precision import in_tf32
 from ..distributed.runtime import evaluating, layout_for, steady_convolutions
 from ..distributed.world import ALONE, World
@@ -30,7 +37,7 @@ from .noise import StartingWith
 from .spikes import ImageSpikes, SpikeTally
 from .subject import Sampled
 
-#: A group has 512 / image_size images, rounded down to a power of two, and no more or fewer than this. Measured on the
+#: A group has 512 / side images, rounded down to a power of two, and no more or fewer than this. Measured on the
 #: demo's network and larger ones: within 5 % of batches of 64. No single image: it takes other routines.
 FEWEST_ROWS, MOST_ROWS = 2, 32
 
@@ -106,10 +113,10 @@ def generate(
     def chain(rows: Rows) -> Tensor:
         noise = rows.noise if given.x_T is None else StartingWith(rows.of(given.x_T), rows.noise)
         options = (noise, given.statistics, rows.on_step, current_steps(net))
-        return to_uint8(run_sampler(rows.denoiser, net.diffusion, net.image_size, config, *options))
+        return to_uint8(run_sampler(rows.denoiser, net.diffusion, size_of(net), config, *options))
 
     if len(indices) == 0:
-        return torch.empty(0, image_channels(net), net.image_size, net.image_size, dtype=torch.uint8)
+        return torch.empty(0, *image_shape(net), dtype=torch.uint8)
     return run_chain(net, config, indices, chain, hooks, given.labels)
 
 
@@ -141,13 +148,13 @@ def image_groups(net: Sampled, indices: Sequence[int]) -> list[list[int]]:
         return [sorted(set(indices))] if len(indices) else []
     groups: dict[int, list[int]] = {}
     for index in sorted(set(indices)):
-        groups.setdefault(index // group_size(net.image_size), []).append(index)
+        groups.setdefault(index // group_size(size_of(net)), []).append(index)
     return list(groups.values())
 
 
-def group_size(image_size: int) -> int:
+def group_size(image_size: ImageSize) -> int:
     """Images of one group: so many that calls are worth their overhead, and few enough for cache and memory."""
-    fitting = 512 // image_size
+    fitting = 512 // image_size.side
     return max(FEWEST_ROWS, min(MOST_ROWS, 1 << fitting.bit_length() >> 1))
 
 
@@ -155,7 +162,7 @@ def computed_rows(net: Sampled, part: list[int]) -> list[int]:
     """The indices that are computed for one of the `image_groups`, at least two: a single image rounds differently."""
     if not _on_cpu(net):
         return part if len(part) > 1 else part * 2
-    size = group_size(net.image_size)
+    size = group_size(size_of(net))
     first = part[0] // size * size
     return list(range(first, first + size))
 
@@ -187,8 +194,7 @@ def _group(
             answer = denoiser(x.to(memory_format=layout), *constants).to(like.dtype)
         return branches.combined(answer)
 
-    shape = (net.in_channels, net.image_size, net.image_size)
-    noise = ImageNoise(config.seed, rows, shape, like.device, like.dtype)
+    noise = ImageNoise(config.seed, rows, network_shape(net), like.device, like.dtype)
     on_step, tally = hooks.on_step, SpikeTally()
     step = None if on_step is None else lambda time, state: on_step(time, state[wanted])
     with contextlib.ExitStack() as stack:
@@ -211,7 +217,7 @@ def _spiking(net: Sampled) -> SpikingNetwork:
 def check_generation(net: Sampled, config: SampleConfig, statistics: Tensor | None = None) -> None:
     """Raise UserError, before anything is computed, where sampler and network do not fit together."""
     resolved(net, config)
-    check_sampling(net.diffusion, net.image_size, config, statistics, current_steps(net))
+    check_sampling(net.diffusion, size_of(net), config, statistics, current_steps(net))
     if config.carry:
         _spiking(net).check_carrying(config.carry_steps)
 
@@ -265,7 +271,7 @@ def generate_all(
     progress: bool = True,
 ) -> Tensor:
     """Images 0..n−1 in one tensor, uint8 [n, C, H, W], on every process; given, hooks: as in `generate_batches`."""
-    images = torch.empty(n, image_channels(net), net.image_size, net.image_size, dtype=torch.uint8)
+    images = torch.empty(n, *image_shape(net), dtype=torch.uint8)
     label = "sampling" if progress else None
     batches = generate_batches(net, config, range(n), batch_size, given=given, hooks=hooks, label=label, world=world)
     found = list(batches)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..config import SampleConfig, require
 from ..convert import SpikingNetwork
 from ..data import to_model_range
-from ..diffusion.process import image_channels, require_vp
+from ..diffusion.process import image_shape, network_shape, require_vp
 from ..errors import UserError
 from ..nets.architecture import Network
 
@@ -42,7 +42,7 @@ def check_call(net: object, args: tuple, kwargs: dict) -> None:
     given = dict(zip(("x", "t"), args, strict=False)) | kwargs
     x, t = given.get("x"), given.get("t")
     weight = next(inner.parameters())
-    shape = [inner.in_channels, inner.image_size, inner.image_size]
+    shape = list(network_shape(inner))
     wanted = f"{_kind(weight.dtype)} [N, {', '.join(map(str, shape))}] on {weight.device}"
     if (
         not isinstance(x, Tensor)
@@ -81,7 +81,7 @@ def check_edited(net: object, what: str) -> Sampled:
 
 def given_images(net: Sampled, images: Tensor) -> Tensor:
     """uint8 images [N, C, H, W] that fit `net`, N at least 1, in [−1, 1]. Raises UserError."""
-    shape = [image_channels(net), net.image_size, net.image_size]
+    shape = list(image_shape(net))
     tensor = isinstance(images, Tensor)
     found = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}" if tensor else type(images).__name__
     fits = tensor and images.dtype == torch.uint8 and images.dim() == 4 and list(images.shape[1:]) == shape

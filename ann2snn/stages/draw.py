@@ -14,7 +14,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from ..checkpoints import checkpoint
 from ..config import SampleConfig, require
 from ..data.decode import decode_image
-from ..diffusion.process import image_channels
+from ..diffusion.process import image_channels, size_of
 from ..distributed.runtime import place
 from ..distributed.world import World
 from ..files.atomic import file_hash
@@ -74,9 +74,10 @@ def read_mask(path: Path, net: nn.Module) -> Tensor:
 
 def fitting(picture: Image.Image, path: Path, net: nn.Module) -> Tensor:
     """uint8 [C, H, W] of the network's size. Raises UserError."""
-    pixels, side = pil_to_tensor(picture), net.image_size
+    pixels, size = pil_to_tensor(picture), size_of(net)
     height, width = pixels.shape[1:]
-    require((height, width) == (side, side), f"{path} is {width}x{height} pixels, the network's images {side}x{side}")
+    wanted = f"{size.width}x{size.height}"
+    require((height, width) == size, f"{path} is {width}x{height} pixels, the network's images {wanted}")
     return pixels
 
 

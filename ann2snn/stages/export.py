@@ -42,7 +42,7 @@ def card(name: str, snn: SpikingNetwork, run: Run, hashes: Sequence[str], measur
     assert isinstance(net, Network)  # or `payload_of` refuses it
     about = {
         "architecture": net.config.arch,
-        "images": f"{net.image_size}×{net.image_size}, {net.in_channels} channels",
+        "images": f"{net.image_size.height}×{net.image_size.width}, {net.in_channels} channels",
         "activation bits": net.config.bits,
         "parameters": f"{sum(p.numel() for p in net.parameters()):,}",
         "schedule": snn.spiking.label,

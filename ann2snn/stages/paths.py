@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..config import SampleConfig
 from ..data import to_uint8
-from ..diffusion.process import image_channels, make_process
+from ..diffusion.process import image_channels, make_process, size_of
 from ..diffusion.vp import VP
 from ..generate.subject import Sampled
 from ..report.trajectory import Trajectory
@@ -22,7 +22,7 @@ MOST_VALUES = 1 << 21  # of all states of one network: large images get fewer fr
 
 def as_pictures(net: Sampled) -> Callable[[Tensor], Tensor]:
     """From a sampler's states to what is shown of them, uint8: of CLD the positions, of blur diffusion the pixels."""
-    process = make_process(net.diffusion, net.image_size)
+    process = make_process(net.diffusion, size_of(net))
     return lambda state: to_uint8(state if isinstance(process, VP) else process.data(state))
 
 
@@ -30,7 +30,7 @@ class FirstPath:
     """Keeps the states of the first images while `net` samples; `watch` is the sampler's `on_step`."""
 
     def __init__(self, net: Sampled) -> None:
-        values = MOST_IMAGES * image_channels(net) * net.image_size**2
+        values = MOST_IMAGES * image_channels(net) * size_of(net).pixels
         self.kept = Trajectory(max(LEAST_FRAMES, min(MOST_FRAMES, MOST_VALUES // values)))
         self._pictures, self._images = as_pictures(net), 0
 

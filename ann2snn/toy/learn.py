@@ -17,7 +17,7 @@ from ..diffusion.vp import VP
 from ..distributed.runtime import seed_from
 from ..nets.mlp import MLP
 from .sets import draw
-from .settings import SIZE, ToySettings
+from .settings import IMAGE_SIZE, ToySettings
 
 POOL = 100_000  # elements that batches are drawn from
 EMA_DECAY = 0.998
@@ -37,7 +37,7 @@ def train(settings: ToySettings, progress=lambda step, loss: None) -> tuple[nn.M
     Adam, learning rate falling to 0 along a cosine. Preconditioned, the loss of every time has the same weight.
     Raises UserError if the loss ceases to be a number.
     """
-    process, config = make_process(settings.diffusion, SIZE), settings.diffusion
+    process, config = make_process(settings.diffusion, IMAGE_SIZE), settings.diffusion
     data = draw(settings.points, POOL, seed_from(settings.seed, 1)) / settings.scale
     net = build(settings)
     average = copy.deepcopy(net)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from ..config import DiffusionConfig, SampleConfig, check_int, check_seed, require
+from ..config import DiffusionConfig, ImageSize, SampleConfig, check_int, check_seed, require
 
 SIZE = 8  # pixels
+IMAGE_SIZE = ImageSize(SIZE, SIZE)
 SQUARES, FASHION = "squares", "fashion"
 IMAGES = (SQUARES, FASHION)
 NAMES = ("gaussian8", "gaussian25", "swissroll", "rings", *IMAGES)
@@ -81,7 +82,7 @@ class ToySettings:
 
         statistics = torch.zeros(self.diffusion.diffusion_steps, dtype=torch.float64)  # of no network: for the checks
         for sample in self.runs():
-            check_sampling(self.diffusion, SIZE, sample, statistics)
+            check_sampling(self.diffusion, IMAGE_SIZE, sample, statistics)
 
     @property
     def diffusion(self) -> DiffusionConfig:
