@@ -79,7 +79,7 @@ class DirectConfig:
         return LIFRule(threshold=self.threshold, surrogate=self.surrogate)
 
     def to_dict(self) -> dict:
-        plain = dataclasses.asdict(self)
+        plain = dataclasses.asdict(self) | {"image_size": self.image_size.stored}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
 
