@@ -92,11 +92,6 @@ def current_steps(net) -> int | None:
     return net.spike_steps if getattr(net, "currents", False) else None
 
 
-def denoising_loss(net: Denoiser, process: Process, config: DiffusionConfig, *args: Any) -> Tensor:
-    """`process.loss` by the name that it had."""
-    return process.loss(net, config, *args)
-
-
 def check_sampling(
     config: DiffusionConfig,
     image_size: int,
