@@ -68,9 +68,6 @@ class _SizeParser(flags.ArgumentParser):
     def parse(self, argument: str) -> config.ImageSize:
         return config.read_size(str(argument))
 
-    def flag_type(self) -> str:
-        return "size"
-
 
 def define_size(name: str, default: str, description: str) -> None:
     """A flag that is one number, or a height and a width."""
