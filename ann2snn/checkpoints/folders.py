@@ -34,7 +34,10 @@ def write(folder: str | os.PathLike, payload: dict, dtype: str = "float32", card
         raise UserError(f"dtype={dtype}: use one of {', '.join(DTYPES)}")
     check_free(folder)
     about = {OURS: FORMAT, "dtype": dtype} | {name: value for name, value in payload.items() if name != "ema_model"}
-    text, state = json.dumps(about, indent=1), _stored(payload["ema_model"], DTYPES[dtype])
+    text = json.dumps(about, indent=1)
+    if len(text) >= MOST_BYTES:
+        raise UserError(f"cannot write {folder}: its {CONFIG} would have {len(text):,} bytes; {MOST_BYTES:,} are read")
+    state = _stored(payload["ema_model"], DTYPES[dtype])
     hashes = {OF_SETTINGS: content_hash(json.loads(text)), OF_WEIGHTS: content_hash(state)}
     with new_folder(folder) as temporary:
         _safetensors().torch.save_file(state, temporary / WEIGHTS, hashes)

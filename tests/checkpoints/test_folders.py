@@ -4,6 +4,7 @@ import json
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -81,6 +82,19 @@ def test_nothing_is_overwritten_and_foreign_networks_are_named(ann, tmp_path):
 def unsealed(folder):
     """As folders were before they had seals, and as other programs leave them."""
     save_file(load_file(folder / WEIGHTS), folder / WEIGHTS)
+
+
+@pytest.mark.parametrize("name", ["net.pt", "net"])
+def test_what_could_not_be_read_again_is_not_written(ann, tmp_path, name):
+    told = [("step", -1), ("step", "3"), ("step", True), ("stage", "Two Words"), ("source", "../x"), ("identity", "x")]
+    told += [(taken, "x") for taken in ("kind", "hash", "ann2snn", "net_model", "assumed")]
+    told += [("note", "x" * 2**20)] if name == "net" else []
+    for key, value in told:
+        with pytest.raises(UserError, match=CONFIG if key == "note" else key):
+            ann2snn.save(ann, tmp_path / name, **{key: value})
+    assert not list(tmp_path.iterdir())
+    ann2snn.save(ann, tmp_path / name, step=np.int64(7), note=np.float32(0.5))
+    ann2snn.load(tmp_path / name)
 
 
 def change(name: str, value: object):
