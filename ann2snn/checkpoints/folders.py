@@ -19,7 +19,7 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 #: In `config.json`, the program whose folder it is.
 OURS = "ann2snn"
 #: What the file of weights says about itself: hashes of the settings that it was written with, and of the weights.
-SEALS = OF_SETTINGS, OF_WEIGHTS = "ann2snn.config", "ann2snn.weights"
+OF_SETTINGS, OF_WEIGHTS = "ann2snn.config", "ann2snn.weights"
 MOST_BYTES = 2**20  # of a config.json
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16}
 
