@@ -153,6 +153,12 @@ def _file(path: object) -> str | os.PathLike:
     if not isinstance(path, str | os.PathLike):
         raise UserError(f"path is a {type(path).__name__}: give the name of a file or folder")
     require(bool(os.fspath(path)), "path is empty: give the name of a file or folder")
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+        raise UserError(f"path {os.fspath(path)[:200]!r}: {getattr(error, 'strerror', None) or error}") from None
     return path
 
 
@@ -215,7 +221,7 @@ def sample(
     """
     net = check_sampled(net)
     n, batch_size = check_limits("n", n, "n"), check_limits("batch_size", batch_size, "batch_size")
-    check_bool(progress, "progress")
+    progress = check_bool(progress, "progress")
     of_all, of_each = _classes(net, labels, n)
     config = SampleConfig(sampler, steps, eta, clip, seed, guidance=guidance, **of_all, **options).check_taken()
     require(statistics is None or sampler == "analytic_dpm", f"statistics: only of sampler=analytic_dpm, not {sampler}")
@@ -302,7 +308,7 @@ def cost(
         trajectory = [(args, kwargs)]
     elif args or kwargs:
         raise UserError("cost: give the arguments of one call, or a trajectory of calls, not both")
-    check_bool(carry, "carry")
+    carry = check_bool(carry, "carry")
     require(check_carry_steps(carry_steps) == AUTO or carry, f"carry_steps={carry_steps}: only with carry=True")
     calls = read_calls(trajectory, "trajectory")
     for call in calls:

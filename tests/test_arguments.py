@@ -1,5 +1,7 @@
 """Arguments of the Python API are checked as flags are; numpy's scalars are numbers."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,28 @@ def test_numpy_scalars_are_numbers(net, tmp_path):
     for wrong in (np.float64(2.5), np.float64("nan"), np.bool_(True)):
         with pytest.raises(UserError, match="whole number"):
             SampleConfig(seed=wrong)
+
+
+def test_numpys_truths_are_truths(net):
+    snn, x, t = ann2snn.convert(net), torch.randn(1, 3, 4, 4).double(), torch.tensor([3])
+    report = ann2snn.cost(snn, trajectory=[(x, t), (x, t)], carry=np.bool_(True))
+    assert report.carried is True
+    assert ann2snn.sample(net, 1, steps=1, progress=np.bool_(False)).shape == (1, 3, 4, 4)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "x" * 300 + ".pt"])
+def test_names_that_no_file_can_have(net, tmp_path, name):
+    for use in (lambda path: ann2snn.save(net, path), ann2snn.load):
+        with pytest.raises(UserError, match="^path .*(null|long)"):
+            use(f"{tmp_path}/{name}")
+
+
+@pytest.mark.parametrize("spoil", [lambda x, t: (x * math.nan, t), lambda x, t: (x, t * math.nan)], ids=["x", "t"])
+def test_what_answers_nan_has_no_cost(net, spoil):
+    """Neurons that are given NaN send nothing: their silence would be counted."""
+    for one in (net, ann2snn.convert(net)):
+        with pytest.raises(UserError, match="answers NaN, so its operations cannot be counted"):
+            ann2snn.cost(one, *spoil(torch.randn(1, 3, 4, 4).double(), torch.tensor([3])))
 
 
 def test_a_network_built_with_numpys_numbers_is_saved_and_loaded(tmp_path):

@@ -22,7 +22,7 @@ from ..files.warning import warn
 from ..nets.architecture import Network, NetworkConfig, build_network, stored_config
 from ..nets.direct import DirectConfig
 from . import bounds, dialects, published, reference, seal
-from .payload import FORMAT, check_pair, payload_of
+from .payload import FORMAT, check_pair, check_told, payload_of
 from .states import check_fit, load_state, state_in
 
 __all__ = ["FORMAT", "Loaded", "check_agreement", "load", "load_state", "payload_of", "read", "read_newest", "save"]
@@ -226,12 +226,7 @@ def _check_settings(payload: dict, path: Path) -> None:
         flat = (entry for value in values for entry in (value if isinstance(value, (list, tuple)) else [value]))
         if not all(entry is None or isinstance(entry, (bool, int, float, str)) for entry in flat):
             raise UserError(f"refusing {path}: its configuration is unreadable (it is no table of plain values)")
-    for name in ("stage", "source", "kind"):  # they become parts of file names and lines of result files
-        value = payload.get(name, "")
-        if not isinstance(value, str) or not re.fullmatch(r"[a-z0-9_-]{0,64}", value):
-            raise UserError(f"refusing {path}: its {name} is no plain word")
-    if not isinstance(payload.get("identity", {}), dict):
-        raise UserError(f"refusing {path}: its 'identity' is no table")
+    check_told(payload, f"refusing {path}")
 
 
 def load(
@@ -322,8 +317,6 @@ def _kind_and_step(payload: dict, state: dict, path: str | os.PathLike) -> tuple
     kind, step = payload.get("kind", by_names), payload.get("step", 0)
     if kind not in ("ann", "snn", "direct") or payload.get("format", FORMAT) != FORMAT:
         raise UserError(f"refusing {path}: it was written by a version of this program that is not this one")
-    if type(step) is not int or step < 0:
-        raise UserError(f"refusing {path}: its step is {str(step)[:40]!r}")
     return kind, step
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..files.atomic import HOST, cause
+from ..files.atomic import cause, new_folder
 from ..files.plain import machine_memory, open_plain, read_text
 from .payload import FORMAT
+from .seal import DamageError, content_hash
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 #: In `config.json`, the program whose folder it is.
 OURS = "ann2snn"
+#: What the file of weights says about itself: hashes of the settings that it was written with, and of the weights.
+OF_SETTINGS, OF_WEIGHTS = "ann2snn.config", "ann2snn.weights"
 MOST_BYTES = 2**20  # of a config.json
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16}
 
@@ -31,20 +33,17 @@ def write(folder: str | os.PathLike, payload: dict, dtype: str = "float32", card
     if dtype not in DTYPES:
         raise UserError(f"dtype={dtype}: use one of {', '.join(DTYPES)}")
     check_free(folder)
-    temporary = folder.with_name(f".{folder.name}.{HOST}.{os.getpid()}.tmp")
-    about = {name: value for name, value in payload.items() if name != "ema_model"}
-    try:
-        temporary.mkdir(parents=True)
-        _safetensors().save_file(_stored(payload["ema_model"], DTYPES[dtype]), temporary / WEIGHTS)
-        text = json.dumps({OURS: FORMAT, "dtype": dtype} | about, indent=1)
+    about = {OURS: FORMAT, "dtype": dtype} | {name: value for name, value in payload.items() if name != "ema_model"}
+    text = json.dumps(about, indent=1)
+    if len(text) >= MOST_BYTES:
+        raise UserError(f"cannot write {folder}: its {CONFIG} would have {len(text):,} bytes; {MOST_BYTES:,} are read")
+    state = _stored(payload["ema_model"], DTYPES[dtype])
+    hashes = {OF_SETTINGS: content_hash(json.loads(text)), OF_WEIGHTS: content_hash(state)}
+    with new_folder(folder) as temporary:
+        _safetensors().torch.save_file(state, temporary / WEIGHTS, hashes)
         (temporary / CONFIG).write_text(text + "\n", encoding="utf-8")
         if card:
             (temporary / CARD).write_text(card, encoding="utf-8")
-        os.replace(temporary, folder)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {cause(error)}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_free(folder: Path) -> None:
@@ -54,12 +53,16 @@ def check_free(folder: Path) -> None:
 
 
 def read(folder: str | os.PathLike) -> dict:
-    """The payload that `write` wrote. Raises UserError for a folder that is none, is damaged or was made elsewhere."""
+    """The payload that `write` wrote.
+
+    Raises UserError for a folder that is none, is damaged, has settings other than those that its weights were written
+    with, or was made elsewhere. Folders of before there were seals are read without.
+    """
     folder = Path(folder)
     about = settings(folder)
     if about.get(OURS) != FORMAT:
         raise UserError(f"refusing {folder}: its {CONFIG} is not of a network of this program")
-    state = tensors(folder / WEIGHTS)
+    state = tensors(folder / WEIGHTS, about)
     return {name: value for name, value in about.items() if name not in (OURS, "dtype")} | {"ema_model": state}
 
 
@@ -82,24 +85,43 @@ def table(path: Path) -> dict:
     return about
 
 
-def tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file; floating-point numbers as float32, or float64 if they are. Raises UserError."""
+def tensors(path: Path, about: dict | None = None) -> dict[str, Tensor]:
+    """A safetensors file; floating-point numbers as float32, or float64 if they are. Raises UserError.
+
+    about: the settings that it must have been written with, if it says which those are.
+    """
     if not path.is_file():
         raise UserError(f"refusing {path.parent}: there is no {path.name} in it")
     try:
         with open_plain(path, machine_memory()):
             pass  # no pipe, no device
-        state = _safetensors().load_file(path)
+        safetensors = _safetensors()
+        state = safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, "pt") as file:
+            told = file.metadata() or {}
     except OSError as error:
         raise UserError(f"cannot read {path}: {cause(error)}") from None
     except UserError:
         raise
     except Exception as error:  # safetensors' own, of which some versions have another name
         raise UserError(f"refusing {path}: it is damaged or no safetensors file ({type(error).__name__})") from None
+    if about is not None:
+        _check_seals(path, told, about, state)
     return {
         name: value.float() if value.is_floating_point() and value.dtype != torch.float64 else value
         for name, value in state.items()
     }
+
+
+def _check_seals(path: Path, told: dict[str, str], about: dict, state: dict[str, Tensor]) -> None:
+    """Raise UserError where a file of weights tells of other settings or weights than there are."""
+    if OF_SETTINGS in told and told[OF_SETTINGS] != content_hash(about):
+        raise UserError(
+            f"refusing {path.parent}: its {CONFIG} is not the one that {path.name} was written with (edited, or "
+            "another network's): restore it; to change settings, load the network, change it and save it anew"
+        )
+    if OF_WEIGHTS in told and told[OF_WEIGHTS] != content_hash(state):
+        raise DamageError(f"refusing {path}: its content does not match its hash: the file is damaged")
 
 
 def _stored(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -120,4 +142,4 @@ def _safetensors():
         import safetensors.torch
     except ImportError:
         raise UserError("package safetensors is missing: pip install safetensors") from None
-    return safetensors.torch
+    return safetensors

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 
+import numpy as np
 from torch import nn
 
 from ..config import FULL_PRECISION, MAX_IMAGE_SIZE, DiffusionConfig, require
@@ -14,6 +16,8 @@ from ..nets.architecture import CONFIGS, Network, NetworkConfig
 from ..nets.direct import DirectDenoiser
 from ..quant import UniformQuantizer
 
+#: Entries that mean something to the reader of a file, or of a folder.
+RESERVED = {"kind", "format", "ema_model", "net_model", "config", "hash", "assumed", "ann2snn", "dtype"}
 FORMAT = 1  # of files of ours; the reference's carry none
 
 
@@ -34,16 +38,34 @@ def payload_of(net: nn.Module, **extra: object) -> dict:
             f"a {type(inner).__name__} with quantizers elsewhere than its settings say (granularity, skip, or a "
             "--arch=unet, which has its own) cannot be saved with them: keep its state_dict() beside the code"
         )
-    taken = {"kind", "format", "ema_model", "config"} & set(extra)
+    taken = RESERVED & set(extra)
     require(not taken, f"{', '.join(sorted(taken))}: what every file holds of its network; choose another name")
+    extra = {name: value.item() if isinstance(value, np.generic) else value for name, value in extra.items()}
     for name, value in extra.items():
         require(_is_plain(value), f"{name}={str(value)[:40]}: only plain values can be kept with a network")
+    check_told(extra, "cannot keep this with a network")
     check_pair(inner.config, inner.diffusion)
     kind = "direct" if isinstance(inner, DirectDenoiser) else "ann"
     config = {"arch": inner.config.arch, "unet": inner.config.to_dict(), "diffusion": inner.diffusion.to_dict()}
     if isinstance(net, SpikingNetwork):
         kind, config["spiking"] = "snn", net.spiking.to_dict()
     return {"kind": kind, "format": FORMAT, "ema_model": inner.state_dict(), "config": config, **extra}
+
+
+def check_told(payload: dict, otherwise: str) -> None:
+    """Raise UserError unless what a file tells of its network has the form that the stages rely on.
+
+    otherwise: how the message begins.
+    """
+    for name in ("stage", "source", "kind"):  # they become parts of file names and lines of result files
+        value = payload.get(name, "")
+        if not isinstance(value, str) or not re.fullmatch(r"[a-z0-9_-]{0,64}", value):
+            raise UserError(f"{otherwise}: its {name} is no plain word (a-z, 0-9, _ and -, 64 at most)")
+    if not isinstance(payload.get("identity", {}), dict):
+        raise UserError(f"{otherwise}: its 'identity' is no table")
+    step = payload.get("step", 0)
+    if type(step) is not int or step < 0:
+        raise UserError(f"{otherwise}: its step is {str(step)[:40]!r}, not a whole number from 0 on")
 
 
 def _is_plain(value: object) -> bool:

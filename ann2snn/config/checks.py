@@ -87,17 +87,23 @@ def check_choice(value: object, allowed: Collection[str], flag: str) -> None:
     require(isinstance(value, str) and value in allowed, f"{flag}={value}: use one of {', '.join(allowed)}")
 
 
-def check_bool(value: object, flag: str) -> None:
-    """Raise UserError for anything but True and False."""
-    require(isinstance(value, bool), f"{flag}={value}: use True or False")
+def check_bool(value: object, flag: str) -> bool:
+    """Return `value` if it is True or False (numpy's are). Raises UserError."""
+    found = _plain(value)
+    require(isinstance(found, bool), f"{flag}={value}: use True or False")
+    return bool(found)
 
 
 def make_plain(config: Record) -> None:
     """Turn numpy's scalars into Python's in a frozen configuration: checkpoints and JSON files take no others."""
     for name in config.__dataclass_fields__:
-        value = getattr(config, name)
-        if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
-            object.__setattr__(config, name, value.item())
+        object.__setattr__(config, name, _plain(getattr(config, name)))
+
+
+def _plain(value: Any) -> Any:
+    """Python's number or truth for a scalar of numpy, which this module need not import; all else as it is."""
+    scalar = type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()
+    return value.item() if scalar else value
 
 
 def check_seed(seed: int, flag: str = "--seed") -> int:

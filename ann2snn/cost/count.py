@@ -139,7 +139,7 @@ class _Run:
                     # What ever fires is told apart for the first call, from rest, and for those that carry on.
                     counter.begin(_images(call), rests=index == 0 or not carry, anew=index <= carry)
                     with counter.attached(*call):
-                        call.run(self.net)
+                        _check_answer(call.run(self.net))
                     self.settle_steps = max(self.settle_steps, 0 if snn is None else snn.last_settle_steps)
                 found.append(counter.take(images))
         self.steps_run = counter.image_steps / images / len(calls)
@@ -167,13 +167,20 @@ def _count_direct(net: DirectDenoiser, batches: list[Call]) -> CostReport:
     counter, images = DirectCounter(net), sum(map(_images, batches))
     with torch.no_grad(), evaluating(net), counter.attached():
         for args, kwargs in batches:
-            net(*args, **kwargs)
+            _check_answer(net(*args, **kwargs))
     steps_run = counter.image_steps / images
     return CostReport(net.spiking, net.config.bits, images, net.depth, 0, steps_run, counter.layers(images))
 
 
 def _check_is_network(net: object) -> None:
     require(isinstance(net, nn.Module), f"cannot count the operations of a {type(net).__name__}: give a network")
+
+
+def _check_answer(answer: object) -> None:
+    """Raise UserError for NaN: neurons that are given it send nothing, and would be counted as silent."""
+    values = (value for value in pytree.tree_leaves(answer) if isinstance(value, Tensor) and value.is_floating_point())
+    spoilt = any(bool(value.isnan().any()) for value in values)
+    require(not spoilt, "the network answers NaN, so its operations cannot be counted: check the calls and the weights")
 
 
 def _images(call: Call) -> int:

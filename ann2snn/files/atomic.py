@@ -78,6 +78,39 @@ def replacing(
             os.close(handle)
 
 
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a new temporary folder beside `path`; on success it takes the name `path`, on failure it disappears.
+
+    `path` may be an empty folder, whose place it takes; the folders above are made. As with `replacing`, the files in
+    it reach the disk before the name does, and `sweep` finds what a killed process left.
+
+    Raises UserError, saying what failed and what to do, where the disk refuses or `path` is anything else.
+    """
+    target, temporary, handle = Path(os.path.abspath(path)), None, None  # "." has no name to begin one with
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sweep(target.parent, depth=0)
+        temporary = _temporary_name(target)
+        handle = _create(temporary, os.mkdir)
+        yield temporary
+        for file in temporary.iterdir():
+            _sync(file)
+        sync_folder(temporary)
+        for guard in guards:
+            guard(target)
+        os.replace(temporary, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {cause(error)}") from None
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+            _mine.discard(temporary)
+        if handle is not None:
+            os.close(handle)
+
+
 def cause(error: OSError) -> str:
     """Why writing failed and what to do about it, in a few words."""
     cure = _CURES.get(error.errno or 0, "choose another folder")
@@ -85,25 +118,24 @@ def cause(error: OSError) -> str:
 
 
 def sweep(folder: str | os.PathLike, depth: int = SWEEP_DEPTH) -> list[Path]:
-    """Remove what `replacing` left in `folder` and `depth` levels below when its process was killed.
+    """Remove what `replacing` and `new_folder` left in `folder` and `depth` levels below when their process was killed.
 
-    Files of another host, of a process that lives, and those that somebody holds a lock on stay: a container may have
-    this host's name and numbers of its own for processes. Returns what was removed. Errors are not reported: litter
-    harms nobody.
+    What is another host's, of a process that lives, or locked by somebody stays: a container may have this host's name
+    and numbers of its own for processes. Returns what was removed. Errors are not reported: litter harms nobody.
     """
     removed: list[Path] = []
     if os.name != "posix":  # elsewhere os.kill(pid, 0) is no harmless question
         return removed
     top = Path(folder)
     for parent, folders, names in os.walk(top):
-        if len(Path(parent).relative_to(top).parts) >= depth:
-            folders.clear()
-        for name in names:
+        for name in (*names, *folders):
             path, match = Path(parent, name), _TEMPORARY.fullmatch(name)
             if match and match["host"] == HOST and _is_abandoned(path, int(match["pid"])):
                 with contextlib.suppress(OSError):
                     _remove_unlocked(path)
                     removed.append(path)
+        if len(Path(parent).relative_to(top).parts) >= depth:
+            folders.clear()
     return removed
 
 
@@ -128,10 +160,14 @@ def _temporary_name(path: Path) -> Path:
     return name
 
 
-def _create(temporary: Path) -> int | None:
-    """A new file, locked for as long as the descriptor stays open that is returned. Raises OSError."""
+def _new_file(path: Path) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+
+
+def _create(temporary: Path, make: Callable[[Path], None] = _new_file) -> int | None:
+    """A new file, or what `make` makes, locked while the descriptor stays open that is returned. Raises OSError."""
     while True:
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        make(temporary)
         if fcntl is None:  # an open file could not be renamed there
             return None
         with contextlib.suppress(FileNotFoundError):  # swept before the lock was there
@@ -147,7 +183,8 @@ def _locked(path: Path) -> int:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
     except OSError as error:
-        if error.errno == errno.EBADF:  # NFS makes its locks of those that need a file open for writing
+        # NFS makes its locks of those that need a file open for writing, which no folder can be.
+        if error.errno == errno.EBADF and not path.is_dir():
             os.close(handle)
             handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             with contextlib.suppress(OSError):
@@ -156,15 +193,20 @@ def _locked(path: Path) -> int:
 
 
 def _remove_unlocked(path: Path) -> None:
-    """Raises OSError if the file is locked, or if nobody can tell and it is not old."""
-    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    """Raises OSError if the file or folder is locked, or if nobody can tell and it is not old."""
+    folder = path.is_dir()
+    access = os.O_RDONLY if folder else os.O_RDWR
+    handle = os.open(path, access | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in _LOCKED or time.time() - os.fstat(handle).st_mtime < UNLOCKABLE_AGE:
                 raise
-        path.unlink()
+        if folder:
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     finally:
         os.close(handle)
 

@@ -17,12 +17,15 @@ from .zipped import members
 MOST_DIMS = 8
 
 
-def read_npz(path: str | os.PathLike, kinds: Mapping[str, str], most: int) -> dict[str, np.ndarray]:
+def read_npz(
+    path: str | os.PathLike, kinds: Mapping[str, str], most: int, rows: int | None = None
+) -> dict[str, np.ndarray]:
     """The arrays named in `kinds` that the file has; others are not looked at.
 
     kinds: array name → the kinds of dtype allowed (numpy's letters: "f" float, "i" and "u" integer, "U" text).
-    most: bytes that all of them may have together, unpacked. A header that announces another number of bytes than its
-    member holds is refused before the array is allocated; pickled objects always are.
+    most: bytes that all of them may have together, unpacked. rows: read no more than the first ones of each. A header
+    that announces another number of bytes than its member holds is refused before the array is allocated; pickled
+    objects always are.
 
     Raises:
         OSError: missing, unreadable, or no plain file.
@@ -39,30 +42,36 @@ def read_npz(path: str | os.PathLike, kinds: Mapping[str, str], most: int) -> di
         try:
             with zipfile.ZipFile(file) as archive, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # numpy's, about headers of Python 2
-                return {name: _read(archive, entry, kinds[name], name) for name, entry in wanted.items()}
+                return {name: _read(archive, entry, kinds[name], name, rows) for name, entry in wanted.items()}
         except ValueError:
             raise
         except Exception as error:  # damage makes zipfile, zlib and numpy's header parser raise nearly anything
             raise ValueError(f"it is damaged ({type(error).__name__})") from None
 
 
-def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, kinds: str, name: str) -> np.ndarray:
+def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, kinds: str, name: str, rows: int | None) -> np.ndarray:
     with archive.open(entry) as member:
-        shape, dtype = _header(member)
+        shape, by_columns, dtype = _header(member)
         announced = member.tell() + dtype.itemsize * math.prod(shape)
     if dtype.kind not in kinds or dtype.hasobject:
         raise ValueError(f"array {name} is of {str(dtype)[:40]}")
     if len(shape) > MOST_DIMS or announced != entry.file_size:
         raise ValueError(f"array {name} announces {announced} bytes where {entry.file_size} are stored")
     with archive.open(entry) as member:
+        if rows is not None and shape and (not by_columns or len(shape) == 1):
+            _header(member)
+            shape = (min(rows, shape[0]), *shape[1:])
+            return np.frombuffer(member.read(dtype.itemsize * math.prod(shape)), dtype).reshape(shape)
         return np.lib.format.read_array(member, allow_pickle=False)
 
 
-def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of a .npy stream, which is left at the first byte of data. Raises what numpy raises."""
+def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether columns lie together, and dtype of a .npy stream, which is left at its data.
+
+    Raises what numpy raises.
+    """
     version = np.lib.format.read_magic(member)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
     if read is None:
         raise ValueError(f"npy format {version} is unknown")
-    shape, _, dtype = read(member)
-    return shape, dtype
+    return read(member)

@@ -147,7 +147,7 @@ def stale_npzs(folder: Path, images: torch.Tensor) -> list[Path]:
         if not re.fullmatch(r"_[0-9]+", path.stem.removeprefix(folder.name)):
             continue
         with contextlib.suppress(OSError, ValueError, KeyError):
-            first = read_npz(path, {NPZ_KEY: "u"}, MOST_NPZ_BYTES)[NPZ_KEY][:1]
+            first = read_npz(path, {NPZ_KEY: "u"}, MOST_NPZ_BYTES, rows=1)[NPZ_KEY]
             if not np.array_equal(first, images[:1].permute(0, 2, 3, 1).numpy()):
                 stale.append(path)
     return stale

@@ -232,6 +232,8 @@ def _calibrate(net: nn.Module, sites: list[Site], calls: list[Call], rules: Rule
         hook.remove()
     # A network whose path depends on values may take another one once it is quantized.
     silent = [fit.name for fit in fits if fit.values is None]
+    empty = [fit.name for fit in fits if fit.values is not None and not fit.values.numel()]
+    require(not empty, f"calibration gives {', '.join(empty)} empty batches alone: give calls with images")
     require(
         not silent, f"the quantized network never calls {', '.join(silent)}: add calls, or leave them out with skip="
     )

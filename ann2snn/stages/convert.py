@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..checkpoints import checkpoint
+from ..checkpoints.seal import content_hash
 from ..config import AUTO, SampleConfig, SpikingConfig
 from ..convert import GapReport, SpikingNetwork, convert, measure_gap
 from ..convert.raster import record_raster
@@ -19,7 +21,7 @@ from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import World
 from ..errors import UserError
 from ..exchange import check_exported, export_to
-from ..files.atomic import file_hash, write_text
+from ..files.atomic import cause, file_hash, write_text
 from ..generate.classes import columns
 from ..generate.images import save_grid
 from ..generate.probe import halfway_state, sampler_states
@@ -93,6 +95,7 @@ def run(
         folder.begin(world)
         if world.main:
             payload = checkpoint.payload_of(snn, stage="converted", source=source.hash, step=source.step)
+            set_aside_earlier(logdir, payload)
             checkpoint.save(logdir / CONVERTED, payload)
             steps = f"T = {snn.clock.spike_steps} time steps"
             print(f"{logdir / CONVERTED}: {ann.config.bits} bits, {steps}, {spiking.schedule}")
@@ -112,6 +115,36 @@ def run(
             write_grids(logdir, (snn, ann), sample, config.grid_images, config.batch_size, world)
         world.wait()
     return 0
+
+
+def set_aside_earlier(logdir: Path, payload: dict) -> None:
+    """Give what was measured of another network, which was converted here before, a name of its own: `gap.prev.json`.
+
+    Else it would pass for this network's where this conversion measures less, or ends early. Raises UserError.
+    """
+    measured = [logdir / name for name in (GAP_FILE, COST_FILE, CARRY_FILE, RASTER_FILE, PATHS_FILE)]
+    measured = [path for path in measured if path.exists()]
+    if not measured or not (logdir / CONVERTED).exists():
+        return
+    try:
+        earlier = checkpoint.read(logdir / CONVERTED)
+    except UserError:  # damaged: nobody can tell which network it was
+        earlier = {}
+    if _content(earlier) == _content(payload):
+        return
+    for path in measured:
+        aside = checkpoint.previous_of(path)
+        try:
+            os.replace(path, aside)
+        except OSError as error:
+            raise UserError(f"cannot rename {path}, which is of another network: {cause(error)}") from None
+        print(f"note: {path} was measured of another network: it is now {aside.name}")
+
+
+def _content(payload: dict) -> str:
+    """A hash of a file's network, without how it runs."""
+    config = {name: value for name, value in payload.get("config", {}).items() if name != "spiking"}
+    return content_hash({"weights": payload.get("ema_model"), "config": config})
 
 
 def measure(

@@ -2,15 +2,19 @@
 
 import json
 import os
+import signal
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import ann2snn
+from ann2snn.checkpoints import folders
 from ann2snn.checkpoints.folders import CONFIG, WEIGHTS
 from ann2snn.errors import UserError
 from tests.helpers import random_ann
+from tests.processes import ended, fork
 from tests.scripts import SAMPLING, check, script
 from tests.stages.test_bad_input import refused
 
@@ -75,8 +79,27 @@ def test_nothing_is_overwritten_and_foreign_networks_are_named(ann, tmp_path):
     assert not (tmp_path / "other").exists() and len(list(tmp_path.iterdir())) == 2
 
 
+def unsealed(folder):
+    """As folders were before they had seals, and as other programs leave them."""
+    save_file(load_file(folder / WEIGHTS), folder / WEIGHTS)
+
+
+@pytest.mark.parametrize("name", ["net.pt", "net"])
+def test_what_could_not_be_read_again_is_not_written(ann, tmp_path, name):
+    told = [("step", -1), ("step", "3"), ("step", True), ("stage", "Two Words"), ("source", "../x"), ("identity", "x")]
+    told += [(taken, "x") for taken in ("kind", "hash", "ann2snn", "net_model", "assumed")]
+    told += [("note", "x" * 2**20)] if name == "net" else []
+    for key, value in told:
+        with pytest.raises(UserError, match=CONFIG if key == "note" else key):
+            ann2snn.save(ann, tmp_path / name, **{key: value})
+    assert not list(tmp_path.iterdir())
+    ann2snn.save(ann, tmp_path / name, step=np.int64(7), note=np.float32(0.5))
+    ann2snn.load(tmp_path / name)
+
+
 def change(name: str, value: object):
     def spoil(folder):
+        unsealed(folder)
         about = json.loads((folder / CONFIG).read_text())
         about[name] = value
         (folder / CONFIG).write_text(json.dumps(about))
@@ -132,6 +155,56 @@ def test_anything_else_is_refused_in_one_line(ann, tmp_path, spoil, words):
     with pytest.raises(UserError, match=words) as caught:
         ann2snn.load(tmp_path / "net")
     assert "\n" not in str(caught.value)
+
+
+def test_settings_that_the_weights_were_not_written_with_are_refused(ann, tmp_path):
+    """A U-Net that predicts v has weights of the same names and shapes as one that predicts eps."""
+    ann2snn.save(ann, tmp_path / "net", step=7)
+    text = (tmp_path / "net" / CONFIG).read_text()
+    assert '"mean_type": "epsilon"' in text and '"bits": 2' in text
+    for was, now in (
+        ('"mean_type": "epsilon"', '"mean_type": "v"'),
+        ('"bits": 2', '"bits": 3'),
+        ('"step": 7', '"step": 8'),
+    ):
+        (tmp_path / "net" / CONFIG).write_text(text.replace(was, now))
+        with pytest.raises(UserError, match="config.json is not the one that model.safetensors was written with"):
+            ann2snn.load(tmp_path / "net")
+    (tmp_path / "net" / CONFIG).write_text(json.dumps(json.loads(text), sort_keys=True))  # laid out otherwise, the same
+    ann2snn.load(tmp_path / "net")
+    unsealed(tmp_path / "net")
+    (tmp_path / "net" / CONFIG).write_text(text.replace('"step": 7', '"step": 8'))
+    ann2snn.load(tmp_path / "net")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_bit_that_flips_in_the_weights_is_noticed(ann, tmp_path, dtype):
+    ann2snn.save(ann, tmp_path / "net", dtype=dtype)
+    content = bytearray((tmp_path / "net" / WEIGHTS).read_bytes())
+    content[-3] ^= 1
+    (tmp_path / "net" / WEIGHTS).write_bytes(content)
+    with pytest.raises(UserError, match="does not match its hash: the file is damaged"):
+        ann2snn.load(tmp_path / "net")
+
+
+def test_what_a_killed_save_left_is_cleared_away_by_the_next(ann, tmp_path):
+    def write_half():
+        folders.content_hash = lambda value: "sha256:"
+        folders._safetensors = lambda: os.kill(os.getpid(), signal.SIGKILL)
+        ann2snn.save(ann, tmp_path / "net")
+
+    assert ended(fork(write_half)) == -signal.SIGKILL
+    [left] = os.listdir(tmp_path)
+    assert left.startswith(".net.") and (tmp_path / left).is_dir()
+    ann2snn.save(ann, tmp_path / "other")
+    assert os.listdir(tmp_path) == ["other"]
+
+
+def test_a_network_is_saved_to_the_empty_folder_that_one_stands_in(ann, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    ann2snn.save(ann, ".")
+    ann2snn.load(tmp_path / "here")
 
 
 def test_scripts_take_a_folder_for_a_checkpoint(finished_run, tmp_path):

@@ -86,5 +86,14 @@ def test_the_search_finds_what_does_not_exist():
     assert names_of_flags("  --[no]a: b\n  --c: d\n      --e") == {"a", "noa", "c"}
 
 
+def test_the_tests_that_pages_name_are_there():
+    there = {str(path.relative_to(ROOT / "tests").with_suffix("")) for path in ROOT.glob("tests/**/test_*.py")}
+    there |= {name.rpartition("/")[2] for name in there}
+    named = {
+        name for path in PAGES for name in re.findall(r"\b(?:tests/)?((?:[a-z]+/)*test_\w+)", path.read_text("utf-8"))
+    }
+    assert len(named) > 20 and named <= there, f"no such tests: {sorted(named - there)}"
+
+
 if __name__ == "__main__":
     (ROOT / "docs/flags.md").write_text(page(), encoding="utf-8")

@@ -12,7 +12,7 @@ import pytest
 
 from ann2snn.errors import UserError
 from ann2snn.files import atomic
-from ann2snn.files.atomic import HOST, replacing, sweep, write_text
+from ann2snn.files.atomic import HOST, new_folder, replacing, sweep, write_text
 from ann2snn.generate.images import save_grid
 from tests.disks import NEW_PROCESSES, fill, may_unshare, read_only, small_disk, unshare
 from tests.processes import child_inside, ended, fork, kill
@@ -245,6 +245,40 @@ def test_a_container_with_this_hosts_name_leaves_what_is_being_written_here(tmp_
         kill(child)
         assert sweep_as_elsewhere(tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+def begun_folder(path: Path):
+    @contextlib.contextmanager
+    def inside():
+        with new_folder(path) as temporary:
+            (temporary / "half").write_text("half")
+            yield
+
+    return inside
+
+
+@pytest.mark.skipif(not may_unshare(), reason="no name spaces here")
+def test_folders_are_swept_as_files_are(tmp_path):
+    with child_inside(begun_folder(tmp_path / "a")) as child:
+        [temporary] = os.listdir(tmp_path)
+        assert sweep(tmp_path) == [] and not sweep_as_elsewhere(tmp_path)
+        (tmp_path / "link").symlink_to(temporary)
+        kill(child)
+        assert sweep(tmp_path, depth=0) == [tmp_path / temporary]
+    assert os.listdir(tmp_path) == ["link"]
+    (tmp_path / f".link.{HOST}.{child}.0123abcd.tmp").symlink_to(tmp_path / "kept")
+    (tmp_path / "kept").mkdir()
+    assert sweep(tmp_path) == []
+
+
+def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):
+    with new_folder(tmp_path / "above" / "new") as temporary:
+        (temporary / "file").write_text("content")
+        assert os.listdir(tmp_path / "above") == [temporary.name]
+    assert state(tmp_path / "above" / "new") == {"file": "content"}
+    with pytest.raises(UserError, match="cannot write .*new: Directory not empty"), new_folder(tmp_path / "above/new"):
+        pass
+    assert os.listdir(tmp_path / "above") == ["new"] and not atomic._mine
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])

@@ -15,6 +15,7 @@ from ann2snn.generate.images import (
     save_grid,
     save_npz,
     save_numbered,
+    stale_npzs,
 )
 
 
@@ -95,6 +96,19 @@ def test_npz_round_trip_from_tensor_and_folder(tmp_path, channels):
         with np.load(tmp_path / name) as arrays:
             assert arrays["arr_0"].dtype == np.uint8
             np.testing.assert_array_equal(arrays["arr_0"], images.permute(0, 2, 3, 1))
+
+
+def test_an_npz_of_other_images_is_found_by_its_first_image_alone(tmp_path):
+    images = noise(4, 1, 64, 64)
+    save_npz(images, tmp_path / "out_4.npz")
+    save_npz(255 - images[:3], tmp_path / "out_3.npz")
+    content = bytearray((tmp_path / "out_3.npz").read_bytes())
+    last = content.rindex((255 - images[2]).numpy().tobytes())
+    content[last] ^= 1  # whoever reads the whole array is told of damage
+    (tmp_path / "out_3.npz").write_bytes(content)
+    save_npz(images[:1], tmp_path / "out_1.npz")
+    (tmp_path / "out_2.npz").write_bytes(b"PK")
+    assert stale_npzs(tmp_path / "out", images) == [tmp_path / "out_3.npz"]
 
 
 @pytest.mark.parametrize(

@@ -298,6 +298,15 @@ def test_values_that_are_not_finite_are_refused_by_name(value, where):
         quantize(net, 4, [x])
 
 
+def test_empty_batches_fit_no_range():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with pytest.raises(UserError, match="calibration gives 1 empty batches alone"):
+        ann2snn.quantize(net, 4, [torch.zeros(0, 2)])
+    some = [torch.full((1, 2), 3.0)]
+    steps = [ann2snn.quantize(net, 4, calls)[1].input_quantizer.scale for calls in (some, [torch.zeros(0, 2), *some])]
+    assert torch.equal(*steps)
+
+
 def test_what_cannot_be_quantized_is_refused_in_one_line():
     x = torch.randn(2, 3)
     quantized = quantize(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), 4, [x])

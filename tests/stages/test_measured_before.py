@@ -1,0 +1,36 @@
+"""What was measured of one network does not pass for another's that is converted in the same folder."""
+
+import json
+
+import pytest
+import torch
+
+import ann2snn
+from ann2snn.checkpoints import checkpoint
+from ann2snn.run.folder import CONVERTED
+from ann2snn.stages.convert import set_aside_earlier
+from tests.helpers import random_ann
+
+
+def converted(seed: int, **how) -> dict:
+    torch.manual_seed(seed)
+    return checkpoint.payload_of(ann2snn.convert(random_ann(bits=2, seed=seed), **how), stage="converted")
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_was_measured_of_another_network_gets_a_name_of_its_own(tmp_path, damaged, capsys):
+    checkpoint.save(tmp_path / CONVERTED, converted(0))
+    if damaged:
+        (tmp_path / CONVERTED).write_bytes(b"PK")
+    (tmp_path / "gap.json").write_text(json.dumps({"of": 0}))
+    (tmp_path / "own.json").write_text("")
+    set_aside_earlier(tmp_path, converted(1))
+    assert {path.name for path in tmp_path.iterdir()} == {CONVERTED, "gap.prev.json", "own.json"}
+    assert "gap.json was measured of another network: it is now gap.prev.json" in capsys.readouterr().out
+
+
+def test_the_same_network_converted_again_keeps_what_was_measured(tmp_path):
+    checkpoint.save(tmp_path / CONVERTED, converted(0))
+    (tmp_path / "gap.json").write_text("{}")
+    set_aside_earlier(tmp_path, converted(0, schedule="stream"))
+    assert (tmp_path / "gap.json").exists()
