@@ -11,7 +11,7 @@ from .flags import FLAGS, written
 #: What only one command does, by the flags that ask for it.
 COMMANDS = {
     **dict.fromkeys(("interpolate", "start", "inpaint", "invert", "score", "against"), "evaluate"),
-    **dict.fromkeys(("kid", "precision_recall", "trajectory", "make_stats", "score_data"), "evaluate"),
+    **dict.fromkeys(("metrics", "kid", "precision_recall", "trajectory", "make_stats", "score_data"), "evaluate"),
     **dict.fromkeys(("export", "export_nir", "export_program", "export_onnx"), "convert"),
     "init_from": "train",
 }
@@ -25,8 +25,8 @@ PARTS = {
     "invert_iterations": ("invert",),
     "drawn_images": PICTURES,
     **dict.fromkeys(("trajectory_images", "trajectory_format"), ("trajectory",)),
-    "pr_images": ("precision_recall", "kid"),
-    "pr_k": ("precision_recall", "score"),
+    "pr_images": ("precision_recall", "kid", "metrics"),
+    "pr_k": ("precision_recall", "score", "metrics"),
     "fad_mode": ("fad_encoder",),
 }
 #: Of these one is done at a time; --eval, which flagfiles have, gives way to them.
