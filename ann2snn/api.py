@@ -334,8 +334,8 @@ def score(
     images, against: uint8 [N, C, H, W], a folder of images, or an npz with uint8 [N, H, W, C] under `arr_0`.
     metrics: any of "fd", "is", "kid", "prdc", "fad" and what `ann2snn.metrics.registry.METRICS` has been given besides;
     by default all that can be computed.
-    extractor: "inception" or "lite0", or one of your own (docs/extending.md); None for
-    metrics that need no features. weights: the Inception's file.
+    extractor: "inception", "lite0", "torchvision:NAME" or "timm:NAME", or one of your own (docs/extending.md); None for
+    metrics that need no features. weights: its file, where it is not the packages' own.
     k: the neighbour that sets the radius of every ball, of "prdc". fad_encoder: the autoencoder's file, of "fad".
 
     Returns figures by name, "count" of the images, "extractor", and "notes", a list of sentences to tell beside the
@@ -355,7 +355,8 @@ def score(
 
 def _extractor(given: object, weights: str | os.PathLike | None, device: torch.device) -> FeatureExtractor | None:
     if isinstance(given, str):
-        return make_extractor(given, weights, device=device)
+        own, others = (weights, None) if given == "inception" else (None, weights)
+        return make_extractor(given, own, device=device, weights=others)
     require(weights is None, f"weights={weights}: of an extractor that is given by name; drop it")
     fits = callable(given) and all(hasattr(given, name) for name in ("name", "dim", "distance_key", "notes"))
     message = f"extractor is a {type(given).__name__}: give a name, or an object as docs/extending.md describes it"

@@ -15,6 +15,7 @@ COMMANDS = {
     **dict.fromkeys(("export", "export_nir", "export_program", "export_onnx"), "convert"),
     "init_from": "train",
 }
+EXTRACTORS, BACKBONES = ("inception", "lite0", "none"), ("torchvision:", "timm:")
 SCRIPTS = {"train": "ANN_train", "convert": "SNN_conversion", "evaluate": "evaluate"}
 PICTURES = ("interpolate", "start", "inpaint", "invert")
 #: Flag → the flags one of which it belongs to. Its default asks for nothing.
@@ -38,6 +39,13 @@ def check(command: str) -> None:
     for name, other in COMMANDS.items():
         message = f"{_told(name)}: only {SCRIPTS[other]}.py does that; drop it, or run {SCRIPTS[other]}.py"
         require(command == other or not _asks(name), message)
+    kind = FLAGS.extractor
+    known = kind in EXTRACTORS or kind.startswith(BACKBONES)
+    require(known, f"--extractor={kind}: use one of {', '.join(EXTRACTORS)}, or {' or '.join(BACKBONES)} and a name")
+    unread = kind in EXTRACTORS and _asks("extractor_weights")
+    require(
+        not unread, f"{_told('extractor_weights')}: only with --extractor={'NAME or '.join(BACKBONES)}NAME; drop it"
+    )
     if command != "evaluate":
         return
     asked = [name for name in ACTIONS if FLAGS[name].value]

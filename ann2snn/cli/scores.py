@@ -45,7 +45,7 @@ def _check_features(names: tuple[str, ...]) -> None:
 def extractor(device: torch.device) -> FeatureExtractor:
     """The feature network the flags name. Raises UserError if its weights are not to be had."""
     require(FLAGS.extractor != "none", "--extractor=none gives no features: use inception or lite0")
-    return make_extractor(FLAGS.extractor, FLAGS.inception_weights, FLAGS.lite0_size, device)
+    return make_extractor(FLAGS.extractor, FLAGS.inception_weights, FLAGS.lite0_size, device, FLAGS.extractor_weights)
 
 
 def extractor_and_stats(device: torch.device) -> tuple[FeatureExtractor, ReferenceStatistics]:

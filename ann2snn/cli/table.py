@@ -319,10 +319,12 @@ def _define_scores() -> None:
         "the network to evaluate, convert or fine-tune: a file, a folder or a shipped one's name; default: that of "
         "--logdir",
     )
-    DEFINE_enum(
-        *("extractor", "inception", ["inception", "lite0", "none"]),
-        "features: inception gives FID and IS; lite0 is offline; none: FAD alone",
+    DEFINE_string(
+        *("extractor", "inception"),
+        "features: inception gives FID and IS; lite0 is offline; torchvision:NAME or timm:NAME, any classifier of "
+        "these packages, with --extractor_weights; none: FAD alone",
     )
+    DEFINE_string("extractor_weights", None, "weights of --extractor=torchvision:NAME or timm:NAME, a file")
     DEFINE_string("inception_weights", None, "file pt_inception-2015-12-05-6726825d.pth, if not in torch's cache")
     DEFINE_integer("lite0_size", 224, "side in pixels that images are resized to for lite0; part of its name")
     DEFINE_string("fid_cache", "./stats/cifar10.train.npz", "statistics of the real images")

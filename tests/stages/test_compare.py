@@ -53,6 +53,9 @@ def test_a_folder_and_an_npz_of_the_same_images_have_no_distance(place):
         (["--metrics=fid", "--score={}/images", "--against={}/few"], ["'fid'", "fd, is, kid, prdc, fad"]),
         (["--metrics=is", "--score={}/images", "--against={}/few"], ["efficientnet-lite0", "logits"]),
         (["--metrics=fad", "--score={}/images", "--against={}/few"], ["--fad_encoder"]),
+        (["--extractor=vgg", "--score={}/images", "--against={}/few"], ["--extractor=vgg", "torchvision:"]),
+        (["--extractor=torchvision:resnet18", "--score={}/images", "--against={}/few"], ["--extractor_weights"]),
+        (["--extractor_weights=a.pth", "--score={}/images", "--against={}/few"], ["--extractor_weights=a.pth", "drop"]),
     ],
     ids=lambda what: " ".join(what).replace("{}", ""),
 )
