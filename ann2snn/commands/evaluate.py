@@ -50,8 +50,8 @@ def main() -> int:
             world=world,
         )
     if FLAGS.score_data:
-        data = build.of_class(build.dataset(train=False))
         scoring = scores.scoring(world.device, lambda: build.of_class(build.dataset()))
+        data = build.of_class(build.dataset(train=False))
         return evaluate.score_data(build.run_folder("evaluate"), data, FLAGS.num_images, scoring, world)
     sample = build.sample_config()
     config = evaluate.EvalConfig(
