@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         round_trip,
         sample,
         save,
+        score,
         trajectory,
     )
     from .config import DiffusionConfig, SampleConfig, SpikingConfig, UNetConfig
@@ -63,7 +64,9 @@ _PLACES = {
         ("as_device", "build_unet", "convert", "cost", "fold_thresholds", "gap", "load", "pretrained", "quantize"),
         "ann2snn.api",
     ),
-    **dict.fromkeys(("register_attention", "register_quantizer", "sample", "save", "trajectory"), "ann2snn.api"),
+    **dict.fromkeys(
+        ("register_attention", "register_quantizer", "sample", "save", "score", "trajectory"), "ann2snn.api"
+    ),
     **dict.fromkeys(
         ("edit", "export_nir", "inpaint", "interpolate", "invert", "noise_statistics", "round_trip"), "ann2snn.api"
     ),
@@ -103,6 +106,7 @@ __all__ = [
     "round_trip",
     "sample",
     "save",
+    "score",
     "trajectory",
 ]
 

@@ -34,7 +34,7 @@ from ann2snn.files.atomic import write_text
 from ann2snn.files.plain import read_text
 from ann2snn.generate.probe import sampler_calls
 from ann2snn.generate.sampling import generate_batches
-from ann2snn.metrics.features import make_extractor
+from ann2snn.metrics.extractors import make_extractor
 from ann2snn.metrics.score import score_numbered
 from ann2snn.metrics.stats_file import read_stats
 from ann2snn.run.tables import text_table

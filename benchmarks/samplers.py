@@ -38,7 +38,8 @@ from ann2snn.errors import UserError
 from ann2snn.files.atomic import file_hash, write_text
 from ann2snn.files.plain import read_text
 from ann2snn.generate.sampling import Given, Hooks, generate
-from ann2snn.metrics.features import FeatureExtractor, make_extractor
+from ann2snn.metrics.extractors import make_extractor
+from ann2snn.metrics.features import FeatureExtractor
 from ann2snn.metrics.score import score_numbered
 from ann2snn.metrics.stats_file import ReferenceStatistics, read_stats
 from ann2snn.run.tables import text_table

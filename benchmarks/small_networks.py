@@ -19,7 +19,7 @@ from ann2snn.diffusion import VP
 from ann2snn.diffusion.loss import squared_error
 from ann2snn.distributed.world import ALONE
 from ann2snn.files.atomic import write_text
-from ann2snn.metrics.features import make_extractor
+from ann2snn.metrics.extractors import make_extractor
 from ann2snn.metrics.frechet import FeatureStatistics, frechet_distance
 from ann2snn.run.tables import text_table
 from ann2snn.training.trainer import Trainer

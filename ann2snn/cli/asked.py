@@ -11,10 +11,11 @@ from .flags import FLAGS, given, written
 #: What only one command does, by the flags that ask for it.
 COMMANDS = {
     **dict.fromkeys(("interpolate", "start", "inpaint", "invert", "score", "against"), "evaluate"),
-    **dict.fromkeys(("kid", "precision_recall", "trajectory", "make_stats", "score_data"), "evaluate"),
+    **dict.fromkeys(("metrics", "kid", "precision_recall", "trajectory", "make_stats", "score_data"), "evaluate"),
     **dict.fromkeys(("export", "export_nir", "export_program", "export_onnx"), "convert"),
     "init_from": "train",
 }
+EXTRACTORS, BACKBONES = ("inception", "lite0", "none"), ("torchvision:", "timm:")
 SCRIPTS = {"train": "ANN_train", "convert": "SNN_conversion", "evaluate": "evaluate"}
 PICTURES = ("interpolate", "start", "inpaint", "invert")
 #: Flag → the flags one of which it belongs to. Its default asks for nothing.
@@ -25,8 +26,8 @@ PARTS = {
     "invert_iterations": ("invert",),
     "drawn_images": PICTURES,
     **dict.fromkeys(("trajectory_images", "trajectory_format"), ("trajectory",)),
-    "pr_images": ("precision_recall", "kid"),
-    "pr_k": ("precision_recall", "score"),
+    "pr_images": ("precision_recall", "kid", "metrics"),
+    "pr_k": ("precision_recall", "score", "metrics"),
     "fad_mode": ("fad_encoder",),
 }
 #: Of these one is done at a time; --eval, which flagfiles have, gives way to them.
@@ -42,6 +43,13 @@ def check(command: str) -> None:
     for field, name in SOME_TAKE.items():
         if _asks(name):
             check_taken("ddim" if drawn else FLAGS.sampler, field, written(FLAGS[name].value))
+    kind = FLAGS.extractor
+    known = kind in EXTRACTORS or kind.startswith(BACKBONES)
+    require(known, f"--extractor={kind}: use one of {', '.join(EXTRACTORS)}, or {' or '.join(BACKBONES)} and a name")
+    unread = kind in EXTRACTORS and _asks("extractor_weights")
+    require(
+        not unread, f"{_told('extractor_weights')}: only with --extractor={'NAME or '.join(BACKBONES)}NAME; drop it"
+    )
     if command != "evaluate":
         return
     asked = [name for name in ACTIONS if FLAGS[name].value]

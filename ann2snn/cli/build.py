@@ -32,25 +32,20 @@ from ..files.atomic import file_hash
 from ..generate import compiled
 from ..generate.classes import classes_of, resolved
 from ..generate.sampling import generate_batches
-from ..metrics.fad import FadExtractor, read_fad_stats
-from ..metrics.fad_encoder import load_autoencoder
-from ..metrics.features import FeatureExtractor, make_extractor
-from ..metrics.score import score_numbered, usual_splits
-from ..metrics.stats_file import ReferenceStatistics, read_stats
+from ..metrics.inception_score import usual_splits
+from ..metrics.score import score_numbered
 from ..nets.architecture import Network, NetworkConfig
 from ..nets.attention_unet import AttentionUNetConfig
 from ..run.folder import FLAGFILE, RunFolder
 from ..stages import direct
-from ..stages.coverage import RealImages
 from ..stages.evaluate import require_spread
-from ..stages.fad import Fad
 from ..stages.finetune_run import FineTuneConfig
-from ..stages.generation import Scoring
 from ..stages.plan import Options, Schedule, Training
 from ..training.initial import begun_from
 from ..training.trainer import synaptic_loss_of
 from . import flags
 from .flags import FLAGS
+from .scores import extractor_and_stats
 from .settings import diffusion_config, effective_flags, network_config, written_flagfile
 
 
@@ -177,53 +172,6 @@ def tsm_config(source: checkpoint.Loaded) -> TrainConfig:
     if source.trained_on and not flags.given("dataset_type"):
         own["dataset_type"] = source.trained_on
     return replace(train_config(), **own)
-
-
-def extractor(device: torch.device) -> FeatureExtractor:
-    """The feature network the flags name. Raises UserError if its weights are not to be had."""
-    require(FLAGS.extractor != "none", "--extractor=none gives no features: use inception or lite0")
-    return make_extractor(FLAGS.extractor, FLAGS.inception_weights, FLAGS.lite0_size, device)
-
-
-def extractor_and_stats(device: torch.device) -> tuple[FeatureExtractor, ReferenceStatistics]:
-    """The feature network and the reference statistics made with it. Raises UserError."""
-    features = extractor(device)
-    return features, read_stats(FLAGS.fid_cache, features.name, features.dim)
-
-
-def scoring(device: torch.device) -> Scoring:
-    """What images are scored with, without the real ones. Raises UserError."""
-    require_spread(FLAGS.num_images)
-    beside = fad(device)
-    if FLAGS.extractor != "none":
-        return Scoring(*extractor_and_stats(device), FLAGS.fid_cache, fad=beside)
-    require(beside is not None, "--extractor=none leaves no score: add --fad_encoder and --fad_stats")
-    require(not FLAGS.precision_recall, "--precision_recall needs features: drop --extractor=none")
-    require(not FLAGS.kid, "--kid needs features: drop --extractor=none")
-    return Scoring(stats_name=FLAGS.fid_cache, fad=beside)
-
-
-def fad_extractor(device: torch.device) -> FadExtractor:
-    """The autoencoder that --fad_encoder names, in --fad_mode. Raises UserError."""
-    require(FLAGS.fad_encoder is not None, "the FAD needs an autoencoder: add --fad_encoder")
-    require(FLAGS.fad_stats is not None, "the FAD needs statistics: add --fad_stats")
-    return FadExtractor(load_autoencoder(FLAGS.fad_encoder), FLAGS.fad_mode, device)
-
-
-def fad(device: torch.device) -> Fad | None:
-    """What the FAD is measured with; None if it is not asked for. Raises UserError."""
-    if FLAGS.fad_encoder is None and FLAGS.fad_stats is None:
-        return None
-    encoder = fad_extractor(device)
-    return Fad(encoder, read_fad_stats(FLAGS.fad_stats, encoder), FLAGS.fad_stats)
-
-
-def real_images(dataset: Callable[[], ImageDataset], scored: int) -> RealImages | None:
-    """What precision and recall of `scored` images are measured against; None if not asked for. Raises UserError."""
-    if not FLAGS.precision_recall and not FLAGS.kid:
-        return None
-    asked = {"kid": FLAGS.kid, "neighbours": FLAGS.precision_recall}
-    return RealImages(dataset(), FLAGS.pr_images or FLAGS.num_images, FLAGS.pr_k, scored, **asked)
 
 
 def training(world: World, suits: Callable[[NetworkConfig, DiffusionConfig], None]) -> Training:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ..config import require
 from ..distributed.world import World
-from ..stages.compare import compare
-from . import build
+from ..generate.images import image_set
+from ..stages.compare import score_against
+from . import scores
 from .flags import FLAGS
 
 
@@ -15,7 +14,6 @@ def run(world: World) -> int:
     """Score one set of images against another. Raises UserError."""
     require(FLAGS.against is not None, f"--score={FLAGS.score}: name what to compare with, --against")
     require(world.size == 1, "--nproc, --parallel: one process compares images; drop the flag")
-    scored, against = Path(FLAGS.score), Path(FLAGS.against)
-    for path in (scored, against):  # before the extractor is loaded
-        require(path.exists(), f"{path} does not exist: give a folder of images, or an npz with arr_0")
-    return compare(scored, against, build.extractor(world.device), FLAGS.pr_k)
+    scored, against = image_set(FLAGS.score), image_set(FLAGS.against)  # before the extractor is loaded
+    names, setting = scores.comparison(world.device)
+    return score_against(scored, against, names, setting)

@@ -329,21 +329,30 @@ def _define_scores() -> None:
         "the network to evaluate, convert or fine-tune: a file, a folder or a shipped one's name; default: that of "
         "--logdir",
     )
-    DEFINE_enum(
-        *("extractor", "inception", ["inception", "lite0", "none"]),
-        "features: inception gives FID and IS; lite0 is offline; none: FAD alone",
+    DEFINE_string(
+        *("extractor", "inception"),
+        "features: inception gives FID and IS; lite0 is offline; torchvision:NAME or timm:NAME, any classifier of "
+        "these packages, with --extractor_weights; none: FAD alone",
     )
+    DEFINE_string("extractor_weights", None, "weights of --extractor=torchvision:NAME or timm:NAME, a file")
     DEFINE_string("inception_weights", None, "file pt_inception-2015-12-05-6726825d.pth, if not in torch's cache")
     DEFINE_integer("lite0_size", 224, "side in pixels that images are resized to for lite0; part of its name")
     DEFINE_string("fid_cache", "./stats/cifar10.train.npz", "statistics of the real images")
-    DEFINE_bool(
-        "precision_recall", False, "evaluate: precision, recall, density, coverage too, against training images"
+    DEFINE_list(
+        *("metrics", None),
+        "evaluate: scores by name, as fd,is,kid,prdc,fad; default: fd (FID, with the Inception), is where there are "
+        "logits, and those of other flags; of --score all that can be",
     )
-    DEFINE_bool("kid", False, "evaluate: the kernel distance KID too, against training images, with its deviation")
+    DEFINE_bool(
+        "precision_recall",
+        False,
+        "evaluate: as prdc in --metrics: precision, recall, density, coverage",
+    )
+    DEFINE_bool("kid", False, "evaluate: as kid in --metrics: the kernel distance KID, with its deviation")
     DEFINE_string("score", None, "evaluate: score these images, a folder or an npz with arr_0, with those of --against")
     DEFINE_string("against", None, "what --score is compared with: a folder or an npz with arr_0")
     DEFINE_integer("pr_k", 3, "neighbours whose distance makes an image's ball; the literature has 3")
-    DEFINE_integer("pr_images", None, "training images of --precision_recall, --kid; default: --num_images of them")
+    DEFINE_integer("pr_images", None, "training images that kid and prdc compare with; default: --num_images of them")
     DEFINE_string("fad_encoder", None, "evaluate: autoencoder (.pth) for the FAD beside the other scores")
     DEFINE_string("fad_stats", None, "statistics of the real images for the FAD; --make_stats writes them")
     DEFINE_enum("fad_mode", "eval", ["published", "eval"], "FAD with statistics of each batch, or running ones")

@@ -12,7 +12,6 @@ snn_eval.txt in --logdir, with every setting that makes it comparable.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from ..cli import asked
@@ -25,12 +24,13 @@ def main() -> int:
     actions = FLAGS.eval or FLAGS.sample_only or FLAGS.make_stats or FLAGS.score_data or FLAGS.score or drawing
     require_action(actions, "eval, --sample_only, --make_stats, --score_data or --score")
     asked.check("evaluate")
-    from ..cli import build, comparison, drawings, networks
+    from ..cli import build, comparison, drawings, networks, scores
     from ..generate.analytic import noise_statistics
     from ..generate.classes import resolved
     from ..generate.sampling import check_generation
     from ..stages import evaluate, fad
 
+    scores.asked()  # a name that is none stops it now
     world = build.world()
     if drawing:
         return drawings.run(world)
@@ -39,19 +39,19 @@ def main() -> int:
     if FLAGS.make_stats:
         evaluate.require_spread(FLAGS.num_images)
     if FLAGS.make_stats and FLAGS.fad_encoder is not None:
-        encoder = build.fad_extractor(world.device)
+        scores.require_fad_stats()
+        encoder = scores.fad_extractor(world.device)
         require(not Path(FLAGS.fad_stats).exists(), f"{FLAGS.fad_stats} exists: name another file with --fad_stats")
         return fad.make_stats(Path(FLAGS.fad_stats), build.of_class(build.dataset()), encoder, FLAGS.num_images, world)
     if FLAGS.make_stats:
         require(not Path(FLAGS.fid_cache).exists(), f"{FLAGS.fid_cache} exists: name another file with --fid_cache")
         return evaluate.make_stats(
-            *(Path(FLAGS.fid_cache), build.of_class(build.dataset()), build.extractor(world.device), FLAGS.num_images),
+            *(Path(FLAGS.fid_cache), build.of_class(build.dataset()), scores.extractor(world.device), FLAGS.num_images),
             world=world,
         )
     if FLAGS.score_data:
-        scoring, data = build.scoring(world.device), build.of_class(build.dataset(train=False))
-        real = build.real_images(lambda: build.of_class(build.dataset()), min(FLAGS.num_images, len(data)))
-        scoring = replace(scoring, real=real)
+        scoring = scores.scoring(world.device, lambda: build.of_class(build.dataset()))
+        data = build.of_class(build.dataset(train=False))
         return evaluate.score_data(build.run_folder("evaluate"), data, FLAGS.num_images, scoring, world)
     sample = build.sample_config()
     config = evaluate.EvalConfig(
@@ -70,8 +70,6 @@ def main() -> int:
     scoring = evaluate.NO_SCORING
     if not FLAGS.sample_only:
         # Before the sampling: a missing file must stop it now.
-        scoring = build.scoring(world.device)
-        real = build.real_images(lambda: build.of_class(build.dataset_for(source)), FLAGS.num_images)
-        scoring = replace(scoring, real=real)
+        scoring = scores.scoring(world.device, lambda: build.of_class(build.dataset_for(source)))
     generation = evaluate.Generation(source, sample, world, statistics)
     return evaluate.run(build.run_folder("evaluate", source), generation, config, scoring)

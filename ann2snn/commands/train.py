@@ -47,14 +47,14 @@ def run_training(world) -> int:
 
 def run_evaluation(world) -> int:
     """samples.png and samples_ema.png, and the scores of both sets of weights."""
-    from ..cli import build, networks
+    from ..cli import build, networks, scores
     from ..generate.classes import resolved
     from ..generate.sampling import check_generation
     from ..run.folder import CHECKPOINT
     from ..stages import evaluate
 
     sample = build.sample_config()
-    scoring = evaluate.NO_SCORING if FLAGS.sample_only else build.scoring(world.device)
+    scoring = evaluate.NO_SCORING if FLAGS.sample_only else scores.scoring(world.device)
     for weights, grid in (("net", "samples.png"), ("ema", "samples_ema.png")):
         source = networks.load_checkpoint(Path(FLAGS.logdir) / CHECKPOINT, weights)
         sample = resolved(source.net, sample)

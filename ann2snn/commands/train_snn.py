@@ -49,7 +49,7 @@ def run_training(world) -> int:
 
 def run_evaluation(world) -> int:
     """The score of trained_snn.pt, and its first images as a grid."""
-    from ..cli import build, networks
+    from ..cli import build, networks, scores
     from ..generate.sampling import check_generation
     from ..stages import direct, evaluate
 
@@ -57,7 +57,7 @@ def run_evaluation(world) -> int:
     source = networks.load_network()
     require(direct.is_direct(source.net.config), f"{source.path} is no network of SNN_train.py: use evaluate.py")
     check_generation(source.net, sample)
-    scoring = evaluate.NO_SCORING if FLAGS.sample_only else build.scoring(world.device)
+    scoring = evaluate.NO_SCORING if FLAGS.sample_only else scores.scoring(world.device)
     config = evaluate.EvalConfig(FLAGS.num_images, FLAGS.batch_size, FLAGS.images_dir, True, FLAGS.gen_images)
     generation = evaluate.Generation(source, sample, world)
     return evaluate.run(build.run_folder("evaluate", source), generation, config, scoring)

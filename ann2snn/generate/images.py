@@ -17,6 +17,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from torchvision.utils import make_grid
 
 from ..data.decode import decode_image, list_images
+from ..data.image_set import ImageSet
 from ..errors import UserError
 from ..files.atomic import replacing, sync_folder
 from ..files.npz import read_npz
@@ -26,6 +27,7 @@ MOST_NPZ_BYTES = 2**36
 INDEX_DIGITS = 6
 _NUMBERED = re.compile(rf"([0-9]{{{INDEX_DIGITS}}})\.png")
 _READ_AT_ONCE = 1024
+_SET_BATCH = 64
 
 
 def save_grid(images: torch.Tensor, path: str | os.PathLike, nrow: int) -> None:
@@ -120,6 +122,42 @@ def iter_folder(folder: str | os.PathLike, batch_size: int) -> Iterator[torch.Te
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size} is below 1")
     return _batches_of(list_images(folder), batch_size)
+
+
+def image_set(given: str | os.PathLike | torch.Tensor, name: str = "images") -> ImageSet:
+    """The images of a folder, of an npz (uint8 [N, H, W, 1 or 3] under `arr_0`), or of a tensor uint8 [N, C, H, W].
+
+    name: what those of a tensor are called. Raises UserError.
+    """
+    if isinstance(given, torch.Tensor):
+        images = given
+    elif isinstance(given, str | os.PathLike):
+        name = os.fspath(given)
+        if not os.path.exists(name):
+            raise UserError(f"{name} does not exist: give a folder of images, or an npz with arr_0")
+        if os.path.isdir(name):
+            paths = list_images(name)
+            first = read_images(paths[:1], like=paths[0])
+            return ImageSet(name, len(paths), first.shape[1], lambda: _batches_of(paths, _SET_BATCH))
+        images = _npz_images(Path(name))
+    else:
+        raise UserError(f"{name} is a {type(given).__name__}: give a folder, an npz file or a tensor of images")
+    try:
+        _check(images)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from None
+    return ImageSet(name, len(images), images.shape[1], lambda: iter(images.split(_SET_BATCH)))
+
+
+def _npz_images(path: Path) -> torch.Tensor:
+    try:
+        array = read_npz(path, {NPZ_KEY: "u"}, MOST_NPZ_BYTES).get(NPZ_KEY)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} is neither a folder nor an npz of images ({why})") from None
+    if array is None or array.dtype != "uint8" or array.ndim != 4 or array.shape[3] not in (1, 3) or not array.size:
+        raise UserError(f"{path} has no images, uint8 [N, H, W, 1 or 3], under {NPZ_KEY}")
+    return torch.from_numpy(array).permute(0, 3, 1, 2)
 
 
 def save_npz(source: str | os.PathLike | torch.Tensor, path: str | os.PathLike) -> None:

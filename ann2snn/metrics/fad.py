@@ -14,7 +14,7 @@ Images: squares of 8 bits, scaled to the encoder's side by Pillow's bilinear fil
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 
 import torch
 from PIL import Image
@@ -25,11 +25,15 @@ from ..config import ImageSize, require
 from ..data.decode import fit
 from ..data.loader import to_model_range
 from ..distributed.precision import in_tf32
+from ..distributed.world import World
 from ..errors import UserError
-from .fad_encoder import AutoEncoder, digest
+from .fad_encoder import AutoEncoder
 from .features import Extracted
 from .frechet import FeatureStatistics, frechet_distance
+from .frechet_metric import check_match
+from .metric import Batch, Figures, Metric, Need, Setting
 from .stats_file import ReferenceStatistics, read_stats
+from .weights import digest
 
 PUBLISHED = "published"
 MODES = (PUBLISHED, "eval")
@@ -49,25 +53,31 @@ class FadExtractor:
     """
 
     notes: tuple[str, ...] = ()
+    has_logits = False
 
     def __init__(self, net: AutoEncoder, mode: str, device: torch.device | str = "cpu") -> None:
         require(mode in MODES, f"--fad_mode={mode} is unknown: use {' or '.join(MODES)}")
         self.mode, self.dim, self.distance_key = mode, net.latent, f"FAD_{mode}"
         self.channels, self.side = net.channels, net.side
         self._net, self._device = net.to(device), torch.device(device)
-        self._stem = f"fad-autoencoder-{net.latent}@{net.side}px-{digest(net)}"
+        self._stem = f"fad-autoencoder-{net.latent}@{net.side}px-{digest(net.state_dict())}"
         self.name = self.name_in(mode)
 
     def name_in(self, mode: str) -> str:
         """What this encoder is called in a mode."""
         return f"{self._stem} ({mode} mode)"
 
-    def check_images(self, channels: int, size: ImageSize) -> None:
-        """Raise UserError unless the encoder takes images of so many channels and this size: squares, of any side."""
+    def check_images(self, channels: int, size: ImageSize | None) -> None:
+        """Raise UserError unless the encoder takes images of so many channels and this size: squares, of any side.
+
+        size: None if it is not known yet.
+        """
         require(
             channels == self.channels,
             f"--fad_encoder takes {self.channels} image channels, the images have {channels}: use another encoder",
         )
+        if size is None:
+            return
         require(
             size.height == size.width,
             f"--fad_encoder takes squares, the images have {size.height}x{size.width} pixels (--img_size={size}): "
@@ -94,45 +104,103 @@ def _scaled(images: Tensor, side: int) -> Tensor:
     return torch.stack([fit(Image.fromarray(layout.contiguous().numpy()), ImageSize(side, side)) for layout in layouts])
 
 
-def rebatched(batches: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    """The same images [N, …] in the same order, `size` at a time; the last batch may be smaller."""
-    waiting: list[Tensor] = []
-    count = 0
-    for images in batches:
-        waiting.append(images)
-        count += len(images)
-        if count >= size:
-            joined = torch.cat(waiting)
-            whole = count - count % size
-            yield from joined[:whole].split(size)
-            waiting, count = [joined[whole:]], count % size
-    if count:
-        yield torch.cat(waiting)
+class Rebatcher:
+    """The same images [N, …] in the same order, `size` at a time, however they come."""
+
+    def __init__(self, size: int = BATCH) -> None:
+        self.size, self._waiting, self._count = size, list[Tensor](), 0
+
+    def add(self, images: Tensor) -> Sequence[Tensor]:
+        """The batches that these images make full."""
+        self._waiting.append(images)
+        self._count += len(images)
+        if self._count < self.size:
+            return ()
+        joined = torch.cat(self._waiting)
+        self._count %= self.size
+        whole = len(joined) - self._count
+        self._waiting = [joined[whole:]]
+        return joined[:whole].split(self.size)
+
+    def rest(self) -> Sequence[Tensor]:
+        """The last batch, where images are left."""
+        return (torch.cat(self._waiting),) if self._count else ()
+
+
+class Gatherer:
+    """Statistics of images (uint8 [B, C, H, W], any B), encoded `batch` at a time in their order."""
+
+    def __init__(self, extractor: FadExtractor, batch: int = BATCH) -> None:
+        self._extractor, self._batches = extractor, Rebatcher(batch)
+        self._gathered = FeatureStatistics(extractor.dim)
+
+    def add(self, images: Tensor) -> None:
+        """Raises UserError for images of another kind than the encoder's."""
+        for batch in self._batches.add(images):
+            self._gathered.update(self._extractor(batch).features)
+
+    def statistics(self) -> FeatureStatistics:
+        """Of all images; called once."""
+        for batch in self._batches.rest():
+            self._gathered.update(self._extractor(batch).features)
+        return self._gathered
 
 
 def gather(
     batches: Iterable[Tensor], extractor: FadExtractor, batch: int = BATCH, progress: bool = True
 ) -> FeatureStatistics:
-    """Statistics of all images in `batches` (uint8 [B, C, H, W], any B), encoded `batch` at a time in their order."""
-    gathered = FeatureStatistics(extractor.dim)
-    bar = tqdm(rebatched(batches, batch), "FAD", unit="batch", leave=False, disable=None if progress else True)
-    for images in bar:
-        gathered.update(extractor(images).features)
-    return gathered
+    """Statistics of all images in `batches`, see `Gatherer`."""
+    gatherer = Gatherer(extractor, batch)
+    for images in tqdm(batches, "FAD", unit="batch", leave=False, disable=None if progress else True):
+        gatherer.add(images)
+    return gatherer.statistics()
 
 
-def fad(
-    batches: Iterable[Tensor],
-    extractor: FadExtractor,
-    stats: ReferenceStatistics,
-    batch: int = BATCH,
-    progress: bool = True,
-) -> tuple[float, int]:
-    """(distance to `stats`, number of images), see `gather`. Raises UserError: other statistics, or too few images."""
-    if (stats.extractor, stats.dim) != (extractor.name, extractor.dim):
-        raise UserError(f"reference statistics are of '{stats.extractor}', the images are seen by '{extractor.name}'")
-    mu, sigma, count = gather(batches, extractor, batch, progress).compute()
-    return frechet_distance(mu, sigma, stats.mu, stats.sigma), count
+class FadMetric(Metric):
+    """The Frechet autoencoder distance to the autoencoder's statistics, or else to the real images that are given.
+
+    Which images share a batch must not depend on the number of processes: one is given all of them in order.
+    """
+
+    needs = frozenset({Need.AUTOENCODER, Need.ORDER})
+    lower = ("FAD",)
+    settings = ("fad_encoder", "fad_reference")
+
+    def __init__(self, setting: Setting) -> None:
+        require(setting.autoencoder is not None, "the FAD needs an autoencoder: add --fad_encoder")
+        assert setting.autoencoder is not None and isinstance(setting.autoencoder.extractor, FadExtractor)
+        self._reference, self._extractor = setting.autoencoder, setting.autoencoder.extractor
+        if setting.channels is not None:
+            self._extractor.check_images(setting.channels, setting.size)
+        stats = self._reference.statistics
+        if stats is None:
+            require(setting.real_count >= 2, "the FAD needs statistics: add --fad_stats")
+            self.needs = self.needs | {Need.REAL}
+        else:
+            check_match(self._extractor, stats)
+        self._source = self._reference.source or setting.real_name
+        self._gathered = Gatherer(self._extractor), Gatherer(self._extractor)
+
+    def update(self, batch: Batch) -> None:
+        self._gathered[batch.real].add(batch.images)
+
+    def reduce(self, world: World) -> None:
+        """Nothing: one process has been given all."""
+
+    def compute(self) -> Figures:
+        mu, sigma, count = self._gathered[0].statistics().compute()
+        stats, extractor, source = self._reference.statistics, self._extractor, self._source
+        if stats is None:
+            stats = ReferenceStatistics(*self._gathered[1].statistics().compute(), extractor.name)
+        note = f"{extractor.distance_key}: {extractor.name}, against {source}"
+        known = stats.count is not None
+        note += f" of {stats.count} images" if known else ", which does not say how many images it is of"
+        notes = [note]
+        if count <= extractor.dim:
+            notes.append(f"{count} images for {extractor.dim} latent values: covariance rank-deficient, FAD biased")
+        distance = frechet_distance(mu, sigma, stats.mu, stats.sigma)
+        settings = {"fad_encoder": extractor.name, "fad_reference": source}
+        return Figures({extractor.distance_key: distance}, settings, notes)
 
 
 def read_fad_stats(path: str | os.PathLike, extractor: FadExtractor) -> ReferenceStatistics:

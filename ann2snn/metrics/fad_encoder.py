@@ -13,12 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checkpoints import seal
-from ..checkpoints.bounds import check_archive, plain, repeats_itself
 from ..config import require
-from ..errors import UserError, is_out_of_memory
+from ..errors import UserError
 from ..files.atomic import replacing
-from ..files.plain import open_plain
+from .weights import check_fit, read_state
 
 WIDTHS = {32: (32, 64, 128, 256), 64: (32, 64, 128, 256, 512)}  # channels of the stages, by image side
 MOST_LATENT = 1024
@@ -83,11 +81,6 @@ class AutoEncoder(nn.Module):
         return self.final_layer(self.decoder(self.decoder_input(z).view(len(z), -1, 2, 2)))
 
 
-def digest(net: AutoEncoder) -> str:
-    """Twelve hexadecimal digits that tell one trained autoencoder from another, however its file is packed."""
-    return seal.content_hash(dict(net.state_dict())).removeprefix("sha256:")[:12]
-
-
 def save_autoencoder(path: str | os.PathLike, net: AutoEncoder) -> None:
     """Write the state dict, as the published files are, in one step. Raises UserError if the disk refuses."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
@@ -100,7 +93,7 @@ def load_autoencoder(path: str | os.PathLike) -> AutoEncoder:
     Raises UserError for a file that is missing, damaged, no state dict of this layout, or not finite.
     """
     path = Path(path)
-    state = _read_state(path)
+    state = read_state(path, "--fad_encoder", MOST_BYTES)
     first, latent = state.get("encoder.0.0.weight"), state.get("latent_layer.weight")
     stages = sum(f"encoder.{i}.0.weight" in state for i in range(8))
     sides = [side for side, widths in WIDTHS.items() if len(widths) == stages]
@@ -110,40 +103,6 @@ def load_autoencoder(path: str | os.PathLike) -> AutoEncoder:
         net = AutoEncoder(first.shape[1], latent.shape[0], sides[0])
     except UserError as error:
         raise UserError(f"refusing {path}: {error}") from None
-    _check_fit(net.state_dict(), state, path)
+    check_fit(net.state_dict(), state, path)
     net.load_state_dict(state, strict=True)
     return net.eval().requires_grad_(False)
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    try:
-        with open_plain(path, MOST_BYTES) as file:
-            check_archive(file)
-            state = plain(torch.load(file, map_location="cpu", weights_only=True))
-    except OSError as error:
-        raise UserError(f"cannot read the encoder {path}: {error.strerror or error}; check --fad_encoder") from None
-    except Exception as error:  # the unpickler raises many types, with texts that span pages
-        if is_out_of_memory(error):
-            raise
-        why = error if type(error) is ValueError else "it is damaged, or holds objects that could execute code"
-        raise UserError(f"refusing {path}: {why}") from None
-    if seal.is_damaged(path):  # torch's reader does not look at the checksums
-        raise UserError(f"refusing {path}: its records do not match their checksums: the file is damaged")
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"refusing {path}: it is no state dict of tensors: check --fad_encoder")
-    if repeats_itself(list(state.values())):
-        raise UserError(f"refusing {path}: its tensors share their data: they outgrow the file")
-    return state
-
-
-def _check_fit(wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> None:
-    """Raise UserError unless names, shapes and kinds agree and all values are finite."""
-    if missing := sorted(wanted.keys() - state.keys()):
-        raise UserError(f"refusing {path}: it lacks {missing[0]} ({len(missing)} entries are missing)")
-    if unknown := sorted(map(str, state.keys() - wanted.keys())):
-        raise UserError(f"refusing {path}: it has the unknown entry {unknown[0][:80]}")
-    for name, value in state.items():
-        if value.shape != wanted[name].shape:
-            raise UserError(f"refusing {path}: {name} is {list(value.shape)}, expected {list(wanted[name].shape)}")
-        if value.is_floating_point() != wanted[name].is_floating_point() or not bool(torch.isfinite(value).all()):
-            raise UserError(f"refusing {path}: {name} holds values that are not finite or of another kind")

@@ -32,6 +32,8 @@ class Extracted(NamedTuple):
 class FeatureExtractor(Protocol):
     """What scores ask of an extractor.
 
+    One whose calls never give logits may say so: has_logits = False.
+
     Attributes:
         name: goes into result files, and must agree with the reference statistics.
         dim: D, the length of a feature vector.
@@ -91,7 +93,7 @@ class InceptionExtractor:
 
     def __call__(self, images):
         """uint8 [N,C,H,W] -> Extracted([N,2048], [N,1008]). Raises UserError for other types or shapes."""
-        features = _by_chunks(self._forward, _checked(images), self._device, self._chunk, self.dim)
+        features = by_chunks(self._forward, checked(images), self._device, self._chunk, self.dim)
         with torch.no_grad(), in_tf32(False), torch.autocast(self._device.type, enabled=False):
             return Extracted(features, F.linear(features, self._weight, self._bias))
 
@@ -121,7 +123,8 @@ class Lite0Extractor:
 
     dim = 1280
     distance_key = "FD_efficientnet_lite0"
-    notes = ()
+    notes: tuple[str, ...] = ()
+    has_logits = False
 
     def __init__(self, resolution=224, normalization="tf-lite", device="cpu", chunk=None):
         if not 32 <= resolution <= 1024:
@@ -141,7 +144,7 @@ class Lite0Extractor:
 
     def __call__(self, images):
         """uint8 [N,C,H,W] -> Extracted([N,1280], None). Raises UserError for other types or shapes."""
-        return Extracted(_by_chunks(self._forward, _checked(images), self._device, self._chunk, self.dim))
+        return Extracted(by_chunks(self._forward, checked(images), self._device, self._chunk, self.dim))
 
     def _forward(self, images):
         size = (self._resolution, self._resolution)
@@ -150,20 +153,7 @@ class Lite0Extractor:
         return self._net.extract_features(x).mean(dim=(2, 3))
 
 
-def make_extractor(kind="inception", inception_weights=None, resolution=224, device="cpu"):
-    """The extractor that `--extractor=kind` names: "inception" or "lite0".
-
-    Raises:
-        UserError: the kind is unknown, or the extractor cannot be built.
-    """
-    if kind == "inception":
-        return InceptionExtractor(inception_weights, device=device, fc_bias=False)
-    if kind == "lite0":
-        return Lite0Extractor(resolution, device=device)
-    raise UserError(f"--extractor={kind} is unknown: use inception or lite0")
-
-
-def _checked(images):
+def checked(images):
     """images as uint8 tensor [N,3,H,W]; grey ones are repeated."""
     images = torch.as_tensor(images)
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
@@ -172,7 +162,7 @@ def _checked(images):
     return images.expand(-1, 3, -1, -1)
 
 
-def _by_chunks(forward, images, device, chunk, dim):
+def by_chunks(forward, images, device, chunk, dim):
     """forward(float32 0..255 [n,3,H,W]) -> [n,dim], run on pieces of images uint8 [N,3,H,W] in full precision."""
     if len(images) == 0:
         return torch.zeros(0, dim, device=device)

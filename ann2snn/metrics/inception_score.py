@@ -2,7 +2,49 @@
 
 import torch
 
+from ..config import require
 from ..errors import UserError
+from .metric import Figures, Metric, Need
+
+
+class InceptionMetric(Metric):
+    """The Inception Score of the extractor's logits; nothing where it gives none.
+
+    Args:
+        setting: its count makes the splits consecutive blocks, as usual.
+        splits: by default ten as everywhere, fewer where there are not as many images.
+    """
+
+    needs = frozenset({Need.FEATURES, Need.LOGITS})
+
+    def __init__(self, setting, splits=None):
+        extractor = setting.features
+        message = f"the Inception Score needs class logits, which {extractor.name} does not give: use the Inception"
+        require(gives_logits(extractor), message)
+        self._splits = splits or usual_splits(setting.count)
+        self._total, self._score = setting.count, None
+
+    def update(self, batch):
+        if batch.logits is not None:
+            self._score = self._score or InceptionScore(self._splits, self._total)
+            self._score.update(batch.logits, batch.indices)
+
+    def reduce(self, world):
+        if world.largest(int(self._score is not None)):  # a process without images has no score of its own
+            self._score = (self._score or InceptionScore(self._splits, self._total)).reduced_over(world)
+
+    def compute(self):
+        return Figures({} if self._score is None else dict(zip(("IS", "IS_std"), self._score.compute(), strict=True)))
+
+
+def gives_logits(extractor):
+    """Whether an extractor may; one that says nothing about it is asked."""
+    return getattr(extractor, "has_logits", True)
+
+
+def usual_splits(total):
+    """Splits of the Inception Score of `total` images: ten as everywhere, fewer where there are not as many images."""
+    return 10 if total is None else max(1, min(10, total))
 
 
 class InceptionScore:

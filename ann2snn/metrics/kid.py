@@ -4,8 +4,37 @@ import numpy as np
 
 from ..config import check_int
 from ..errors import UserError
+from .feature_set import TwoFeatureSets
+from .metric import Figures, Metric, Need
 
 SUBSETS, SUBSET_SIZE = 100, 1000
+
+
+class KidMetric(Metric):
+    """KID against the real images, with its deviation over subsets."""
+
+    needs = frozenset({Need.FEATURES, Need.REAL})
+    lower = ("KID",)
+    settings = ("kid_subset_size", "real_images", "real_data")
+
+    def __init__(self, setting):
+        setting.require_images(4, "KID needs 4 images in each set")
+        self._setting, self._features = setting, TwoFeatureSets(setting.features.dim)
+
+    def update(self, batch):
+        self._features.add(batch)
+
+    def reduce(self, world):
+        self._features.gather(world)
+
+    def compute(self):
+        mean, deviation, size = kid(self._features.real, self._features.images)
+        count, name, extractor = self._setting.real_count, self._setting.real_name, self._setting.features
+        return Figures(
+            {"KID": mean, "KID_std": deviation},
+            {"kid_subset_size": size, "real_images": count, "real_data": name},
+            [f"KID: {SUBSETS} subsets of {size}, against {count} images of {name}, by {extractor.name}"],
+        )
 
 
 def kid(real, generated, subsets=SUBSETS, subset_size=SUBSET_SIZE, seed=0):

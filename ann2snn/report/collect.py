@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..files.flagfile import MOST_BYTES
 from ..files.plain import read_text
 from ..generate.images import existing_indices
+from ..metrics.registry import settings_of_all
 from ..run.folder import (
     CARRY_FILE,
     COST_FILE,
@@ -53,8 +54,9 @@ from .parse import (
 HOW = (
     *("count", "extractor", "notes", "checkpoint", "step", "network", "bits", "weights", "spiking", "sampler"),
     *("sampler_steps", "eta", "clip_x0", "var_type", "seed", "reference", "reference_count", "image_size"),
-    *("device", "date", "time_steps", "pr_k", "pr_images", "pr_data", "direct", "sampler_options"),
-    *("fad_encoder", "fad_reference", "spikes_per_call", "time_steps_per_call", "restarts_per_image"),
+    *("device", "date", "time_steps", "direct", "sampler_options"),
+    *("spikes_per_call", "time_steps_per_call", "restarts_per_image"),
+    *settings_of_all(),
 )
 MOST_SCORES = 200  # lines that are shown: a table of more is not read
 #: Of these, the ones that may differ between two lines where the newer replaces the older.
@@ -237,8 +239,8 @@ def loss_curve(entries: list[dict]) -> list[tuple[int, float]]:
 
 
 def newest_scores(lines: list[dict], notes: list[str]) -> list[Score]:
-    """The scores, of lines with the same settings the last; in the order of the file."""
-    newest: dict[str, Score] = {}
+    """The scores, of lines with the same settings the last that has all their figures; in the order of the file."""
+    newest: list[tuple[str, Score]] = []
     if len(lines) > MOST_SCORES:
         notes.append(f"{RESULTS}: the newest {MOST_SCORES} of {len(lines):,} lines are shown")
     for line in lines[-MOST_SCORES:]:
@@ -249,9 +251,9 @@ def newest_scores(lines: list[dict], notes: list[str]) -> list[Score]:
         except MALFORMED:
             notes.append(f"{RESULTS}: a line without usable settings is left out")
             continue
-        newest.pop(key, None)
-        newest[key] = score
-    return list(newest.values())
+        newest = [(k, old) for k, old in newest if k != key or not old.values.keys() <= score.values.keys()]
+        newest.append((key, score))
+    return [score for _, score in newest]
 
 
 def training_scores(lines: list[dict], notes: list[str]) -> dict[int, dict[str, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ..metrics.registry import lower_is_better
 from .collect import Run
 from .costs import CostAccount, CostRow, joules
 from .modes import Mode, colours
@@ -14,7 +15,6 @@ from .svg import LEFT, RIGHT, TOP, WIDTH, Entry, Plot, Series, drawing, finite, 
 
 #: Energies that are drawn, with the words for an axis.
 DRAWN = ((("int8", "compute_pj"), "arithmetic, int8"), (("int8", "total_pj"), "with memory, int8"))
-LOWER_IS_BETTER = ("FD", "FID", "KID", "FAD")
 HEIGHT, BETWEEN = 190, 68
 
 
@@ -77,7 +77,7 @@ def pareto_chart(run: Run) -> tuple[str, list[str], list[list[str]], list[Entry]
     found = [] if run.direct else candidates(run)
     if not any(finite([f.steps]) and finite(f.row.energies[energy] for energy, _ in DRAWN) for f in found):
         return None
-    names = [n for n in score_names(run) if n.startswith(LOWER_IS_BETTER) and any(n in f.scores for f in found)][:1]
+    names = [n for n in score_names(run) if n.startswith(lower_is_better()) and any(n in f.scores for f in found)][:1]
     plots, width = [], (WIDTH - 2 * (LEFT + RIGHT)) / 2
     for line, name in enumerate([*names, "steps"]):
         for column, (energy, words) in enumerate(DRAWN):

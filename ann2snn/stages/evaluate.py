@@ -27,8 +27,9 @@ from ..generate.images import ImageWriter, existing_indices, image_path, read_im
 from ..generate.sampling import Given, Hooks, generate, generate_batches, image_groups
 from ..generate.spikes import keep_spikes, kept_spikes
 from ..metrics.features import FeatureExtractor
+from ..metrics.metric import Metric
 from ..metrics.score import make_stats as gather_stats
-from ..metrics.score import score_numbered, usual_splits
+from ..metrics.score import measure
 from ..nets.direct import DirectDenoiser
 from ..report.trajectory import Trajectory, write_trajectory
 from ..run.folder import GENERATED, PICTURES, RESULTS, RunFolder
@@ -36,7 +37,6 @@ from ..run.lines import append_result
 from ..run.tables import show
 from .claims import claim_folder
 from .common import keep_stats, owning
-from .coverage import score_with_coverage
 from .generation import NO_SCORING, Generation, Scoring
 from .paths import as_pictures
 
@@ -117,10 +117,10 @@ def run(folder: RunFolder, generation: Generation, config: EvalConfig, scoring: 
     Scores go to `folder`, images below it, or where `config` says.
     """
     source, sample, world, logdir = generation.source, generation.sample, generation.world, folder.path
-    if scoring.fad is not None:
-        scoring.fad.extractor.check_images(image_channels(source.net), size_of(source.net))
-    if scoring:
+    metrics = []
+    if scoring:  # what cannot be measured stops it before anything is sampled
         require_spread(config.num_images)
+        metrics = scoring.made(config.num_images, image_channels(source.net), size_of(source.net), world.device)
     made_with = settings(source, sample)
     flag = "--images_dir" if config.images_dir else "--logdir"
     images = prepare_folder(config.images_dir or logdir / GENERATED / folder_name(made_with), flag)
@@ -142,8 +142,8 @@ def run(folder: RunFolder, generation: Generation, config: EvalConfig, scoring: 
         count = config.num_images
         if sample.carry:
             where |= carried_counts(images, count, sample.calls(source.net.diffusion))
-        scored = Scored(lambda world: image_batches(images, count, world), count, made_with | where)
-        score_and_record(logdir, scored, scoring, world)
+        scored = Scored(lambda world: image_batches(images, count, world), made_with | where)
+        score_and_record(logdir, scored, scoring, metrics, world)
     return 0
 
 
@@ -216,32 +216,29 @@ class Scored:
     """
 
     batches: Callable[[World], Iterator[tuple[range, Tensor]]]
-    count: int
     made_with: dict[str, Any]
 
 
-def score_and_record(logdir: Path, images: Scored, scoring: Scoring, world: World) -> None:
+def score_and_record(logdir: Path, images: Scored, scoring: Scoring, metrics: Sequence[Metric], world: World) -> None:
     """Score the images; the main process prints the figures and appends them to `snn_eval.txt`."""
-    made_with, count, real = images.made_with, images.count, scoring.real
-    if scoring.extractor is None or scoring.stats is None:
-        scores: dict[str, Any] = {"count": count, "extractor": "none", "notes": []}
-        made_with = made_with | {"reference": None, "reference_count": None}
-    else:
-        score: Callable[..., dict] = score_numbered
-        if real is not None:
-            score = partial(score_with_coverage, real, dataset_batches(real.dataset, real.count, world))
-        how = {"splits": usual_splits(count), "total": count, "world": world}
-        scores = score(images.batches(world), scoring.extractor, scoring.stats, **how)
-        made_with = made_with | {"reference_count": scoring.stats.count}
+    made_with, real = images.made_with, scoring.real
+
+    def real_batches(world: World) -> Iterator[tuple[range, Tensor]]:
+        assert real is not None
+        return dataset_batches(real.dataset, real.count, world)
+
+    shared = None if real is None else real_batches
+    scores = measure(metrics, scoring.extractor, images.batches, shared, world)
+    stats = scoring.stats
+    known = {"reference_count": stats.count} if stats is not None else {"reference": None, "reference_count": None}
+    made_with = made_with | known
     if not world.main:
         return
-    if scoring.fad is not None:
-        more = scoring.fad.score(images.batches(ALONE))
-        scores = scores | more | {"notes": [*scores["notes"], *more["notes"]]}
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     append_result(logdir / RESULTS, scores | made_with | {"processes": world.size, "date": date})
     figures = ", ".join(f"{k} {show(v)}" for k, v in scores.items() if isinstance(v, float))
-    against = f", {scores['extractor']}, against {made_with['reference']}" if scoring.extractor is not None else ""
+    against = f", {scores['extractor']}" if scoring.extractor is not None else ""
+    against += f", against {made_with['reference']}" if scoring.stats is not None else ""
     print(f"{figures} ({scores['count']} images{against})")
     if made_with.get("time_steps"):
         steps, calls = made_with["time_steps"], made_with["sampler_steps"]
@@ -259,15 +256,14 @@ def score_and_record(logdir: Path, images: Scored, scoring: Scoring, world: Worl
 
 def score_data(folder: RunFolder, dataset: ImageDataset, count: int, scoring: Scoring, world: World) -> int:
     """Score real images of the data set: what a perfect generator would be expected to reach with as many images."""
-    if scoring.fad is not None:
-        scoring.fad.extractor.check_images(dataset.channels, dataset.img_size)
     count = min(count, len(dataset))
     require_spread(count)
+    metrics = scoring.made(count, dataset.channels, dataset.img_size, world.device)
     folder.begin(world)
     made_with: dict[str, Any] = {"network": f"real images ({dataset.name}, {dataset.split})", "spiking": None}
     made_with |= {"image_size": dataset.img_size.stored, "reference": scoring.stats_name}
-    scored = Scored(lambda world: dataset_batches(dataset, count, world), count, made_with)
-    score_and_record(folder.path, scored, scoring, world)
+    scored = Scored(lambda world: dataset_batches(dataset, count, world), made_with)
+    score_and_record(folder.path, scored, scoring, metrics, world)
     return 0
 
 

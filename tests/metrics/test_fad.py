@@ -10,10 +10,17 @@ from PIL import Image
 
 from ann2snn.data.idx import read_idx
 from ann2snn.errors import UserError
-from ann2snn.metrics.fad import BATCH, FadExtractor, fad, gather, read_fad_stats, rebatched
+from ann2snn.metrics.fad import BATCH, FadExtractor, FadMetric, Rebatcher, gather, read_fad_stats
 from ann2snn.metrics.fad_encoder import AutoEncoder, load_autoencoder
 from ann2snn.metrics.frechet import frechet_distance
+from ann2snn.metrics.metric import Reference, Setting
 from ann2snn.metrics.stats_file import write_stats
+
+
+def fad(batches, extractor, stats, batch=BATCH):
+    """(distance to `stats`, number of images)."""
+    mu, sigma, count = gather(batches, extractor, batch).compute()
+    return frechet_distance(mu, sigma, stats.mu, stats.sigma), count
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +197,8 @@ def test_the_way_images_arrive_does_not_matter(random_net, pictures, mode):
 def test_rebatching_keeps_order_and_size():
     for sizes in ([5, 0, 9, 1], [15], [1] * 15, []):
         parts = torch.arange(sum(sizes)).split(sizes) if sizes else []
-        found = list(rebatched(parts, 4))
+        batches = Rebatcher(4)
+        found = [*(batch for part in parts for batch in batches.add(part)), *batches.rest()]
         assert [len(x) for x in found] == ([4, 4, 4, 3] if sizes else [])
         assert not sizes or torch.equal(torch.cat(found), torch.arange(15))
 
@@ -213,7 +221,7 @@ def test_modes_are_never_mixed(random_net, pictures, written):
         with pytest.raises(UserError, match=f"made in mode {other}.*--fad_mode={other}"):
             read_fad_stats(written[other], extractor)
         with pytest.raises(UserError, match=f"{other} mode"):
-            fad([pictures], FadExtractor(random_net, other), stats)
+            FadMetric(Setting(autoencoder=Reference(FadExtractor(random_net, other), stats, "a.npz")))
 
 
 def test_statistics_of_another_encoder_are_refused(written):

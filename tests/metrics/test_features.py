@@ -8,7 +8,8 @@ from pytorch_fid import inception as fid
 from torchvision.transforms import v2
 
 from ann2snn.errors import UserError
-from ann2snn.metrics.features import INCEPTION_NAME, InceptionExtractor, Lite0Extractor, make_extractor
+from ann2snn.metrics.extractors import make_extractor
+from ann2snn.metrics.features import INCEPTION_NAME, InceptionExtractor, Lite0Extractor
 
 
 def _images(count=2, channels=3, size=32):
@@ -131,7 +132,7 @@ def test_empty_batches_give_empty_features():
 def test_make_extractor(random_inception_file):
     assert make_extractor("lite0", resolution=96).name.endswith("@96px")
     assert make_extractor("inception", random_inception_file).dim == 2048
-    with pytest.raises(UserError, match="inception or lite0"):
+    with pytest.raises(UserError, match="use inception, lite0"):
         make_extractor("vgg")
     with pytest.raises(UserError, match="resolution"):
         make_extractor("lite0", resolution=8)

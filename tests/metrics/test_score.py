@@ -5,7 +5,10 @@ import torch
 from ann2snn.errors import UserError
 from ann2snn.metrics.features import InceptionExtractor, Lite0Extractor
 from ann2snn.metrics.frechet import frechet_distance
-from ann2snn.metrics.score import accumulate, figures, make_stats, numbered, reduce_over, score_numbered
+from ann2snn.metrics.frechet_metric import FrechetMetric
+from ann2snn.metrics.inception_score import InceptionMetric
+from ann2snn.metrics.metric import Batch, Setting
+from ann2snn.metrics.score import make_stats, numbered, score_numbered
 from ann2snn.metrics.stats_file import ReferenceStatistics, read_stats, write_stats
 from tests.metrics.ranks import over_ranks
 
@@ -59,12 +62,23 @@ def test_scores_are_those_of_the_whole_set():
 
 def test_ranks_together_have_the_figures_of_one_process():
     images, reference = _images(60), _reference()
-    parts = [accumulate(numbered([part]), _Pixels(), splits=3, progress=False) for part in images.split(30)]
     alone = score_images([images], _Pixels(), reference, splits=3, progress=False)
-    for gathered in over_ranks(parts, lambda part, world: reduce_over(world, *part, 3)):
-        got = figures(*gathered, _Pixels(), reference)
-        for key in ("FD_pixels", "IS", "IS_std"):
-            assert got[key] == pytest.approx(alone[key], rel=1e-9)
+
+    def gathered(part):
+        setting = Setting(extractor=_Pixels(), statistics=reference)
+        metrics = FrechetMetric(setting), InceptionMetric(setting, splits=3)
+        found = _Pixels()(part)
+        for metric in metrics:
+            metric.update(Batch(range(len(part)), part, found.features, found.logits))
+        return metrics
+
+    def together(metrics, world):
+        for metric in metrics:
+            metric.reduce(world)
+        return {name: value for metric in metrics for name, value in metric.compute().values.items()}
+
+    for got in over_ranks([gathered(part) for part in images.split(30)], together):
+        assert got == pytest.approx({key: alone[key] for key in ("FD_pixels", "IS", "IS_std")}, rel=1e-9)
 
 
 def test_no_logits_no_inception_score():

@@ -14,15 +14,17 @@ from ann2snn.config import DATASET_TYPES
 from ann2snn.data import datasets, load_dataset
 from ann2snn.distributed.world import World
 from ann2snn.errors import UserError
-from ann2snn.metrics.fad import FadExtractor, fad, read_fad_stats
-from ann2snn.metrics.fad_encoder import WIDTHS, AutoEncoder, digest, load_autoencoder, save_autoencoder
+from ann2snn.metrics.fad import FadExtractor, read_fad_stats
+from ann2snn.metrics.fad_encoder import WIDTHS, AutoEncoder, load_autoencoder, save_autoencoder
 from ann2snn.metrics.features import Extracted
+from ann2snn.metrics.metric import Reference
 from ann2snn.metrics.stats_file import ReferenceStatistics
+from ann2snn.metrics.weights import digest
 from ann2snn.run.folder import RunFolder
 from ann2snn.stages import evaluate
-from ann2snn.stages.fad import Fad
 from ann2snn.stages.fad_train import train
 from ann2snn.stages.generation import Scoring
+from tests.metrics.test_fad import fad
 from tests.scripts import check, processes, script, train_flags
 from tests.stages.test_bad_input import refused
 
@@ -99,12 +101,12 @@ class Means:
 def test_real_images_are_scored_beside_another_extractor(encoder, stats, tmp_path, capsys):
     data = load_dataset("fashion_mnist_10k", "", 8, train=False).part(0, 20)
     extractor = FadExtractor(load_autoencoder(encoder), "eval")
-    beside = Fad(extractor, read_fad_stats(stats["eval"], extractor), "some.npz")
+    beside = Reference(extractor, read_fad_stats(stats["eval"], extractor), "some.npz")
     reference = ReferenceStatistics(np.zeros(3), np.eye(3), 9, "means")
-    scoring = Scoring(Means(), reference, "means.npz", fad=beside)
+    scoring = Scoring(("fd", "fad"), Means(), reference, "means.npz", fad=beside)
     evaluate.score_data(RunFolder(tmp_path), data, 20, scoring, World(torch.device("cpu")))
     [line] = lines(tmp_path)
-    assert line["FAD_eval"] == fad([data.images], extractor, beside.stats)[0]
+    assert line["FAD_eval"] == fad([data.images], extractor, beside.statistics)[0]
     assert line["FD_means"] > 0 and line["reference"] == "means.npz" and line["reference_count"] == 9
     out = capsys.readouterr().out
     assert "FAD_eval" in out and "FD_means" in out and "against some.npz of 300 images" in out
@@ -188,7 +190,7 @@ def test_the_seed_decides_and_nothing_else(folder, tmp_path, capsys):
         assert trained(folder, tmp_path / f"{name}.pth", "--steps", "2", "--seed", seed) == 0
         torch.rand(3)
     torch.random.set_rng_state(state)
-    a, b, c = (digest(load_autoencoder(tmp_path / f"{name}.pth")) for name in "abc")
+    a, b, c = (digest(load_autoencoder(tmp_path / f"{name}.pth").state_dict()) for name in "abc")
     assert a == b != c
 
 
