@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         build_unet,
         convert,
         cost,
+        denoising_loss,
         edit,
         export_nir,
         export_onnx,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         round_trip,
         sample,
         save,
+        search_sigma_rel,
         trajectory,
     )
     from .config import DiffusionConfig, SampleConfig, SpikingConfig, UNetConfig
@@ -67,6 +69,7 @@ _PLACES = {
     **dict.fromkeys(
         ("edit", "export_nir", "inpaint", "interpolate", "invert", "noise_statistics", "round_trip"), "ann2snn.api"
     ),
+    **dict.fromkeys(("denoising_loss", "search_sigma_rel"), "ann2snn.api"),
     **dict.fromkeys(("export_onnx", "export_program", "in_pipeline"), "ann2snn.api"),
     **dict.fromkeys(("DiffusionConfig", "SampleConfig", "SpikingConfig", "UNetConfig"), "ann2snn.config"),
     **dict.fromkeys(("Levels", "SpikingNetwork"), "ann2snn.convert"),
@@ -84,6 +87,7 @@ __all__ = [
     "build_unet",
     "convert",
     "cost",
+    "denoising_loss",
     "edit",
     "export_nir",
     "export_onnx",
@@ -103,6 +107,7 @@ __all__ = [
     "round_trip",
     "sample",
     "save",
+    "search_sigma_rel",
     "trajectory",
 ]
 

@@ -34,6 +34,7 @@ from .training import (
     LOSS_WEIGHTS,
     RESIDENT,
     RESUME_WITH,
+    SEARCHES,
     TrainConfig,
     check_resume_with,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "SAMPLER_NAMES",
     "SCHEDULES",
     "SDE_SAMPLERS",
+    "SEARCHES",
     "SKIPS",
     "STREAM_NORMS",
     "SURROGATE_NAMES",

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..config import check_int, check_number, require
+from ..config.training import LEAST_WIDTH, MOST_WIDTH
 
-LEAST, MOST = 0.005, 0.28  # σ_rel; 1/√12 = 0.2887 is the mean of all steps alike, γ = 0
 CUTOFF = 1e-11  # of the profiles' products: what is smaller says nothing in the snapshots' float32
 COARSE = 8  # widths that a search begins with
 
@@ -32,17 +32,15 @@ class Profile(NamedTuple):
 def check_sigma_rel(value: object, flag: str = "--sigma_rel") -> float:
     """The value as a float, if a power-function average can have it as its width. Raises UserError."""
     sigma_rel = check_number(value, flag)
-    require(LEAST <= sigma_rel <= MOST, f"{flag}={value}: use {LEAST} to {MOST}")
+    require(LEAST_WIDTH <= sigma_rel <= MOST_WIDTH, f"{flag}={value}: use {LEAST_WIDTH} to {MOST_WIDTH}")
     return sigma_rel
 
 
-def sigma_rel_of(gamma: float) -> float:
-    """Standard deviation of the density (γ + 1)·τ^γ on [0, 1]."""
-    return math.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2)
-
-
 def gamma_of(sigma_rel: float) -> float:
-    """The exponent γ > 0 of the width `sigma_rel`: 16.97 for 0.05, 6.94 for 0.1. Raises UserError for others."""
+    """The exponent γ > 0 of the width √((γ + 1)/(γ + 3)) / (γ + 2), the standard deviation of (γ + 1)·τ^γ on [0, 1].
+
+    16.97 for 0.05, 6.94 for 0.1. Raises UserError for a width that no such average has.
+    """
     precision = check_sigma_rel(sigma_rel) ** -2
     return float(np.roots([1, 7, 16 - precision, 12 - precision]).real.max())
 

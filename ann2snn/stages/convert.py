@@ -92,7 +92,8 @@ def run(
     with owning(logdir, "convert", world):
         folder.begin(world)
         if world.main:
-            payload = checkpoint.payload_of(snn, stage="converted", source=source.hash, step=source.step)
+            kept = {} if source.weights == "ema" else {"weights": source.weights}
+            payload = checkpoint.payload_of(snn, stage="converted", source=source.hash, step=source.step, **kept)
             checkpoint.save(logdir / CONVERTED, payload)
             steps = f"T = {snn.clock.spike_steps} time steps"
             print(f"{logdir / CONVERTED}: {ann.config.bits} bits, {steps}, {spiking.schedule}")

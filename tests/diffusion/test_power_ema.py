@@ -12,11 +12,14 @@ from ann2snn.diffusion.power_ema import (
     gamma_of,
     power_decay_at,
     search,
-    sigma_rel_of,
 )
 from ann2snn.errors import UserError
 
 STEPS = 2000
+
+
+def sigma_rel_of(gamma: float) -> float:
+    return math.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2)
 
 
 def weights(steps: int, sigma_rel: float) -> np.ndarray:
