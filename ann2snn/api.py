@@ -255,7 +255,7 @@ def sample(
     n, batch_size = check_limits("n", n, "n"), check_limits("batch_size", batch_size, "batch_size")
     check_bool(progress, "progress")
     of_all, of_each = _classes(net, labels, n)
-    config = SampleConfig(sampler, steps, eta, clip, seed, guidance=guidance, **of_all, **options)
+    config = SampleConfig(sampler, steps, eta, clip, seed, guidance=guidance, **of_all, **options).check_taken()
     require(statistics is None or sampler == "analytic_dpm", f"statistics: only of sampler=analytic_dpm, not {sampler}")
     if x_T is not None:
         check_noise(net, x_T, n)

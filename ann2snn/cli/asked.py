@@ -5,8 +5,8 @@ A flagfile may have them, since one can drive all commands.
 
 from __future__ import annotations
 
-from ..config import require
-from .flags import FLAGS, written
+from ..config import SOME_TAKE, check_taken, require
+from .flags import FLAGS, given, written
 
 #: What only some commands do, by the flags that ask for it.
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -46,6 +46,10 @@ def check(command: str) -> None:
         scripts = [f"{SCRIPTS[other]}.py" for other in others]
         message = f"{_told(name)}: only {' and '.join(scripts)} {'do' if others[1:] else 'does'} that"
         require(command in others or not _asks(name), f"{message}; drop it, or run {' or '.join(scripts)}")
+    drawn = command == "evaluate" and not given("sampler") and any(FLAGS[name].value for name in PICTURES)
+    for field, name in SOME_TAKE.items():
+        if _asks(name):
+            check_taken("ddim" if drawn else FLAGS.sampler, field, written(FLAGS[name].value))
     if command != "evaluate":
         return
     asked = [name for name in ACTIONS if FLAGS[name].value]

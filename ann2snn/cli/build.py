@@ -264,17 +264,15 @@ def training_from(source: checkpoint.Loaded, world: World) -> Training:
     kept = source.unconverted.config
     bits = FLAGS.bit if flags.given("bit") or kept.bits == FULL_PRECISION else None
     network = begun_from(kept, bits, FLAGS.dropout if flags.given("dropout") else None, source.path)
-    require(
-        not FLAGS.class_cond or classes_of(network)[0] > 0,
-        f"--class_cond: {source.path} was trained without classes; begin with a network that was, or anew",
-    )
+    images = dataset_for(source)
+    if FLAGS.class_cond and not classes_of(network)[0]:
+        network = told_classes(network, images)
     diffusion, sample = source.unconverted.diffusion, resolved(network, sample_config())
     check_sampling(diffusion, network.image_size, sample, spike_steps=current_steps(network))
     own: dict[str, Any] = {"dropout": network.dropout}
     if source.trained_on and not flags.given("dataset_type"):
         own["dataset_type"] = source.trained_on
-    train = replace(train_config(), **own)
-    schedule, images = train_schedule(sample, world), dataset_for(source)
+    train, schedule = replace(train_config(), **own), train_schedule(sample, world)
     return Training(run_folder("train", source, network), images, network, diffusion, train, sample, schedule, world)
 
 

@@ -141,7 +141,7 @@ def _define_diffusion() -> None:
     DEFINE_enum("beta_schedule", "linear", config.BETA_SCHEDULES, "how the betas grow from beta_1 to beta_T; vp only")
     DEFINE_bool("zero_terminal_snr", False, "rescale the schedule so that its last step is pure noise; not for epsilon")
     DEFINE_enum(
-        "process", "vp", config.PROCESSES, "vp is DDPM's; cld: critically damped Langevin; blur: blur diffusion"
+        "process", "vp", list(config.PROCESSES), "vp is DDPM's; cld: critically damped Langevin; blur: blur diffusion"
     )
     DEFINE_bool(
         "linear_first", None, "cld, blur: the network learns what the best linear prediction leaves; default: cld"

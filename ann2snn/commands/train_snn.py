@@ -33,7 +33,7 @@ def suits(network, diffusion) -> None:
         direct.is_direct(network),
         f"--arch={FLAGS.arch}: SNN_train.py trains sddpm and fsddim; train with ANN_train.py and convert",
     )
-    require(diffusion.process == "vp", f"--process={diffusion.process}: --arch={FLAGS.arch} needs --process=vp")
+    require(diffusion.whole_steps, f"--process={diffusion.process}: --arch={FLAGS.arch} needs --process=vp")
 
 
 def run_training(world) -> int:

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import check_int, require
+from ..config import DiffusionConfig, check_int, require
 from ..distributed.runtime import sent
-from .linear_process import LinearProcess, Times, scalars, time_array
+from .continuous_time import ContinuousTime
+from .linear_process import Times, scalars, time_array
 
 PRIOR_RATIO = 80.0  # sampling starts where √(1/α − 1) has this distance from its value at t = 0
 
@@ -51,7 +52,7 @@ class BDMConfig:
         return asdict(self)
 
 
-class BDM(LinearProcess):
+class BDM(ContinuousTime):
     """Blur diffusion of square images. Sampling starts just before t = 1, where α is 1.6e-4."""
 
     config: BDMConfig
@@ -61,12 +62,17 @@ class BDM(LinearProcess):
         size = self.config.image_size
         self.sites = (size, size)
         self.t_end, self.layer = self.config.t_end, self.config.offset
+        self.t_min = self.config.t_min
         rates = (np.pi * np.arange(size) / size) ** 2
         self.frequencies = rates[:, None] + rates  # Λ [H, W]
         self.dct_matrix = _dct_matrix(size)
         first = float(self.alpha(0.0))
         last = first / ((PRIOR_RATIO + math.sqrt(1 - first)) ** 2 + first)
         self.t_start = self._angle_to_time(math.acos(math.sqrt(last)))
+
+    @classmethod
+    def of(cls, config: DiffusionConfig, image_size: int) -> BDM:
+        return cls(BDMConfig(image_size=image_size))
 
     def _angle_to_time(self, angle: float) -> float:
         return angle * 2 / math.pi * (1 + 2 * self.config.offset) - self.config.offset
@@ -158,7 +164,7 @@ class BDM(LinearProcess):
     def data(self, state: Tensor) -> Tensor:
         return self.idct(state)
 
-    def diffuse(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def diffuse(self, x_0: Tensor, t: Tensor, noise: Tensor, factor: str = "R") -> Tensor:
         """p(x_t | x_0) in pixels: x_0 and noise [N, C, H, W], t [N] → x_t. The network's target is `noise`."""
         times = time_array(t)
         blurred = self.idct(self.apply(scalars(self.gain(times)), self.dct(x_0)))

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..config import SampleConfig, check_limits, check_seed, require
-from ..diffusion import SAMPLERS, ImageNoise, options_of
+from ..diffusion import ImageNoise, options_of
 from .classes import without_class
 from .noise import slerp
 from .sampling import Given, check_generation, generate
@@ -37,6 +37,4 @@ def interpolate(net: nn.Module, seed_a: int, seed_b: int, n: int, **how: Any) ->
 
 def draws_noise(config: SampleConfig) -> bool:
     """Whether a sampler draws noise after the first."""
-    if config.sampler in SAMPLERS:
-        return SAMPLERS[config.sampler].draws_noise(options_of(config))
-    return config.eta > 0
+    return config.kind.draws_noise(options_of(config))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..config import require
 from ..data import to_model_range
-from ..diffusion.process import current_steps, denoising_loss, draw_times, make_process
+from ..diffusion.process import current_steps, make_process
 from ..distributed.runtime import evaluating, seed_from
 from ..distributed.world import ALONE, World
 from .subject import Sampled
@@ -33,10 +33,10 @@ def mean_loss(net: Sampled, images: Tensor, labels: Tensor | None, seed: int, wo
         for start in world.share(starts):
             x_0 = to_model_range(images[start : start + LOSS_BATCH]).to(like)
             generator = torch.Generator().manual_seed(seed_from(seed, start))
-            t = draw_times(process, len(x_0), generator=generator)
+            t = process.draw_times(len(x_0), generator=generator)
             noise = torch.randn(len(x_0), net.in_channels, *x_0.shape[2:], generator=generator).to(like)
             y = None if labels is None else labels[start : start + LOSS_BATCH].to(like.device)
-            losses = denoising_loss(_told(net, y), process, net.diffusion, x_0, t.to(like.device), noise, "mse")
+            losses = process.loss(_told(net, y), net.diffusion, x_0, t.to(like.device), noise, "mse")
             total += torch.stack([losses.double().sum(), losses.new_tensor(float(len(x_0))).double()]).cpu()
     found = world.sum(total.to(world.device)).cpu()
     return float(found[0] / found[1])

@@ -29,9 +29,12 @@ def check_sampled(net: object) -> Sampled:
 
 
 def sampling(how: dict[str, Any]) -> SampleConfig:
-    """Fields of `SampleConfig` that a caller gives, DDIM in 50 steps unless asked otherwise. Raises UserError."""
+    """Fields of `SampleConfig` that a caller gives, DDIM in 50 steps unless asked otherwise.
+
+    Raises UserError, also for one that the sampler would pass over.
+    """
     settings: dict[str, Any] = {"sampler": "ddim", "steps": 50} | how
-    return SampleConfig(**settings)
+    return SampleConfig(**settings).check_taken()
 
 
 def check_call(net: object, args: tuple, kwargs: dict) -> None:

@@ -82,7 +82,7 @@ def fitting(picture: Image.Image, path: Path, net: nn.Module) -> Tensor:
 
 def draw_interpolation(canvas: Canvas, seeds: tuple[int, int], count: int) -> int:
     """A strip of `count` images from one seed's to the other's."""
-    strip = interpolate(canvas.net, *seeds, count, **vars(canvas.sample))
+    strip = interpolate(canvas.net, *seeds, count, **canvas.sample.taken())
     path = canvas.write(f"interpolate_{seeds[0]}_{seeds[1]}_{count}", [strip])
     print(f"{path}: from seed {seeds[0]} to seed {seeds[1]} in {count} images")
     return 0
@@ -90,7 +90,7 @@ def draw_interpolation(canvas: Canvas, seeds: tuple[int, int], count: int) -> in
 
 def draw_edit(canvas: Canvas, subject: Subject, strength: float) -> int:
     """The images, and below them their variations."""
-    made = edit(canvas.net, subject.images, strength, **vars(canvas.sample))
+    made = edit(canvas.net, subject.images, strength, **canvas.sample.taken())
     path = canvas.write(f"start_{subject.name}_{strength:g}_{len(made)}", [subject.images, made])
     print(f"{path}: {len(made)} images from {subject.name}, strength {strength:g}")
     return 0

@@ -11,7 +11,6 @@ from torch import Tensor
 from ..config import SampleConfig
 from ..data import to_uint8
 from ..diffusion.process import image_channels, make_process
-from ..diffusion.vp import VP
 from ..generate.subject import Sampled
 from ..report.trajectory import Trajectory
 from ..run.paths import SamplingPaths, save_paths
@@ -23,7 +22,7 @@ MOST_VALUES = 1 << 21  # of all states of one network: large images get fewer fr
 def as_pictures(net: Sampled) -> Callable[[Tensor], Tensor]:
     """From a sampler's states to what is shown of them, uint8: of CLD the positions, of blur diffusion the pixels."""
     process = make_process(net.diffusion, net.image_size)
-    return lambda state: to_uint8(state if isinstance(process, VP) else process.data(state))
+    return lambda state: to_uint8(process.data(state))
 
 
 class FirstPath:

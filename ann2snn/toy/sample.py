@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..config import SampleConfig
 from ..diffusion import VP, ImageNoise, analytic_statistics, check
-from ..diffusion.process import make_process, run_sampler
+from ..diffusion.process import run_sampler
 from ..distributed.runtime import seed_from
 from .sets import distance, draw, sliced_wasserstein
 from .settings import SIZE, ToySettings
@@ -86,8 +86,7 @@ def _number(value: float | None) -> float | None:
 def _statistics(net: nn.Module, settings: ToySettings, run: SampleConfig) -> Tensor | None:
     if run.sampler != "analytic_dpm":
         return None
-    process = make_process(settings.diffusion, SIZE)
-    assert isinstance(process, VP)
+    process = VP(settings.diffusion)
     empty = torch.zeros(process.diffusion_steps, dtype=torch.float64)
     times = [int(time) for time in check(run.sampler, process, steps=run.steps, skip=run.skip, statistics=empty)]
     data = draw(settings.points, STATISTICS, seed_from(settings.seed, 5)) / settings.scale

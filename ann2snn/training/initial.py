@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import FULL_PRECISION, require
+from ..config import FULL_PRECISION, UNetConfig, require
 from ..convert import SpikingNetwork
 from ..errors import UserError
+from ..generate.classes import classes_of
 from ..generate.probe import sampler_states
 from ..nets.architecture import Network, NetworkConfig, build_network
+from ..nets.attention_unet import AttentionUNetConfig
 from ..nets.direct import DirectDenoiser
 from ..quant.calibrate import calibrate_activations
 
@@ -45,13 +47,14 @@ def begun_from(config: NetworkConfig, bits: int | None, dropout: float | None, p
 def quantized_state(source: Network, config: NetworkConfig, seed: int) -> dict[str, Tensor]:
     """The weights of `source`, with activations as `config` has them, calibrated on states that its sampler visits.
 
-    source: in eval mode. config: its settings, but for the bits. Raises UserError.
+    source: in eval mode. config: its settings, but for the bits, and for classes where it knows none: these add nothing
+    to the time embedding at first, so that the network begins as the function it was. Raises UserError.
     """
     if config.bits == source.config.bits:
-        return source.state_dict()
+        return source.state_dict() | _new_classes(source, config)
     net = build_network(config, source.diffusion).to(next(source.parameters()).device)
     weights = {name: value for name, value in source.state_dict().items() if not _is_quantizers(name)}
-    net.load_state_dict(net.state_dict() | weights)
+    net.load_state_dict(net.state_dict() | weights | _new_classes(source, config))
     with torch.no_grad():
         states = sampler_states(source, IMAGES, TIMES, seed)
     try:
@@ -59,6 +62,15 @@ def quantized_state(source: Network, config: NetworkConfig, seed: int) -> dict[s
     except ValueError as error:
         raise UserError(f"--init_from: {error}") from None
     return net.state_dict()
+
+
+def _new_classes(source: Network, config: NetworkConfig) -> dict[str, Tensor]:
+    """What `config` has where `source` knows no classes: zeros [classes + 1, width], the last for "no class"."""
+    count = classes_of(config)[0]
+    if not count or classes_of(source)[0]:
+        return {}
+    assert isinstance(config, UNetConfig | AttentionUNetConfig)  # others know none
+    return {"class_embedding.weight": next(source.parameters()).new_zeros(count + 1, 4 * config.ch)}
 
 
 def _is_quantizers(name: str) -> bool:

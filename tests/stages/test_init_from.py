@@ -56,6 +56,12 @@ def test_the_same_command_with_steps_trains_on_and_converts(floating, tmp_path):
     for name, value in a.state_dict().items():
         assert_equal(b.state_dict()[name], value)
     assert not torch.equal(a.tail[2].weight, ann2snn.load(floating).tail[2].weight)
+    # Classes that are new to it change nothing at first.
+    check(begin(tmp_path / "classes", tmp_path / "run" / "ckpt.pt", 0, "--class_cond"))
+    knowing, (x, t) = ann2snn.load(tmp_path / "classes" / "ckpt.pt"), sampler_states(a, 2, 2, 0)
+    assert knowing.class_names[9] == "Ankle boot" and not knowing.class_embedding.weight.any()
+    with torch.no_grad():
+        assert_equal(knowing(x, t, torch.tensor([0, 9, 10, 3])), a(x, t))
     # What is quantized already keeps its quantizers.
     check(begin(tmp_path / "next", tmp_path / "run" / "ckpt.pt", 0))
     for name, value in ann2snn.load(tmp_path / "next" / "ckpt.pt").state_dict().items():
