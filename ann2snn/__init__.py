@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         build_unet,
         convert,
         cost,
+        denoising_loss,
         edit,
         export_nir,
         export_onnx,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         sample,
         save,
         score,
+        search_sigma_rel,
         trajectory,
     )
     from .config import DiffusionConfig, SampleConfig, SpikingConfig, UNetConfig
@@ -70,6 +72,7 @@ _PLACES = {
     **dict.fromkeys(
         ("edit", "export_nir", "inpaint", "interpolate", "invert", "noise_statistics", "round_trip"), "ann2snn.api"
     ),
+    **dict.fromkeys(("denoising_loss", "search_sigma_rel"), "ann2snn.api"),
     **dict.fromkeys(("export_onnx", "export_program", "in_pipeline"), "ann2snn.api"),
     **dict.fromkeys(("DiffusionConfig", "SampleConfig", "SpikingConfig", "UNetConfig"), "ann2snn.config"),
     **dict.fromkeys(("Levels", "SpikingNetwork"), "ann2snn.convert"),
@@ -87,6 +90,7 @@ __all__ = [
     "build_unet",
     "convert",
     "cost",
+    "denoising_loss",
     "edit",
     "export_nir",
     "export_onnx",
@@ -107,6 +111,7 @@ __all__ = [
     "sample",
     "save",
     "score",
+    "search_sigma_rel",
     "trajectory",
 ]
 

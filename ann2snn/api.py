@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .checkpoints import checkpoint, folders, shipped
 from .checkpoints.payload import check_pair, payload_of
+from .checkpoints.power import power_average
 from .config import (
     AUTO,
     DiffusionConfig,
@@ -21,6 +22,7 @@ from .config import (
     check_bool,
     check_carry_steps,
     check_limits,
+    check_seed,
     require,
 )
 from .convert import (
@@ -34,6 +36,7 @@ from .convert import (
 )
 from .convert.gap import GapMeter
 from .cost import CostReport, count_calls
+from .diffusion.power_ema import search
 from .errors import UserError, one_line
 from .exchange import export_onnx, export_program
 from .generate.analytic import BATCH, measured_statistics
@@ -43,6 +46,7 @@ from .generate.images import image_set
 from .generate.inpainting import inpaint
 from .generate.interpolation import interpolate
 from .generate.inversion import invert, round_trip
+from .generate.loss import mean_loss
 from .generate.noise import check_noise
 from .generate.probe import sampler_calls
 from .generate.sampling import Given, generate_all
@@ -60,12 +64,14 @@ from .nets.architecture import Network
 from .nets.in_pipeline import in_pipeline
 from .ptq import quantize, register_attention
 from .ptq.calls import read_calls
+from .run.folder import SNAPSHOTS
 
 __all__ = [
     "as_device",
     "build_unet",
     "convert",
     "cost",
+    "denoising_loss",
     "edit",
     "export_nir",
     "export_onnx",
@@ -86,6 +92,7 @@ __all__ = [
     "sample",
     "save",
     "score",
+    "search_sigma_rel",
     "trajectory",
 ]
 
@@ -99,6 +106,7 @@ def load(
     image_size: int | tuple[int, int] | None = None,
     norm_groups: int | None = None,
     device: str = "cpu",
+    sigma_rel: float | None = None,
     **spiking: Any,
 ) -> Network | SpikingNetwork:
     """Read a network, ANN or SNN, of this program, of the published ones or of others, in eval mode.
@@ -110,6 +118,8 @@ def load(
     spike_steps: of files of the published SDDPM (default 4) and FSDDIM (default 8), which do not store them either.
     image_size, norm_groups: for files that do not tell them; 32 is assumed, with a note. Must agree with others.
     image_size: one number for squares, or (height, width).
+    sigma_rel: of a training with --power_ema, the power-function average of this relative width (0.005 to 0.28) instead
+    of `weights`, built of the snapshots beside the file. Source: Karras et al. (2024), arXiv:2312.02696.
     spiking: fields of `SpikingConfig` (schedule, signed, …) that override how a spiking network runs.
 
     The network knows itself: `config`, `in_channels`, `image_size` (a pair of height and width), `diffusion` (and
@@ -119,14 +129,13 @@ def load(
     """
     require(weights in ("ema", "net"), f'weights={weights}: use "ema" or "net"')
     require(isinstance(device, str | torch.device), f"device={device}: give a device's name, such as cpu or cuda")
-    loaded = checkpoint.load(
-        _file(path),
-        weights=weights,
-        bit=bit,
-        spike_steps=spike_steps,
-        image_size=image_size,
-        expected={} if norm_groups is None else {"norm_groups": ("norm_groups", norm_groups)},
-    )
+    how: dict[str, Any] = {"bit": bit, "spike_steps": spike_steps, "image_size": image_size}
+    how["expected"] = {} if norm_groups is None else {"norm_groups": ("norm_groups", norm_groups)}
+    if sigma_rel is None:
+        loaded = checkpoint.load(_file(path), weights=weights, **how)
+    else:
+        require(weights == "ema", f"weights={weights}: not with sigma_rel, which is an average of its own")
+        loaded = power_average(_file(path), sigma_rel, Path(path).parent / SNAPSHOTS, **how).loaded
     try:
         net = loaded.net.to(device)
     except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is none, or not there
@@ -156,6 +165,36 @@ def save(net: nn.Module, path: str | os.PathLike, *, dtype: str = "float32", **a
     require(dtype == "float32", f"dtype={dtype}: of folders; a .pt file keeps the weights as they are")
     require(not os.path.lexists(path), f"{path} exists: nothing is overwritten; choose another name")
     checkpoint.save(path, payload)
+
+
+def search_sigma_rel(path: str | os.PathLike, figure: Callable[[nn.Module], float]) -> dict[float, float]:
+    """The widths of about a dozen power-function averages of a training → `figure` of each, narrow to wide.
+
+    path: a checkpoint of a training with --power_ema. figure: of a network in eval mode, better the lower, such as
+    `denoising_loss` on images held back, or a score. `load(path, sigma_rel=min(found, key=found.get))` is the best.
+
+    Raises UserError as `load` does.
+    """
+    return search(lambda width: float(figure(load(path, sigma_rel=width))))
+
+
+def denoising_loss(
+    net: nn.Module,
+    images: Tensor,
+    *,
+    labels: Sequence[int | str] | Tensor | None = None,
+    seed: int = 0,
+) -> float:
+    """Mean squared error of what a denoiser, ANN or SNN, predicts of noised images; the mean over images and times.
+
+    images: real ones, uint8 [N, C, H, W]. labels: of a class-conditional network, the class of each. The same images
+    and seed give every network the same times and noise, so that losses can be compared.
+
+    Raises UserError for what cannot be measured.
+    """
+    net = check_sampled(net)
+    given_images(net, images)
+    return mean_loss(net, images, None if labels is None else given_labels(net, labels, len(images)), check_seed(seed))
 
 
 def _file(path: object) -> str | os.PathLike:

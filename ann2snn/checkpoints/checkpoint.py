@@ -95,7 +95,7 @@ def rescue(payload: dict, name: str) -> Path | None:
     """
     stem = f"ann2snn-rescue-{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:80]}-{payload.get('step', 0)}"
     with contextlib.suppress(UserError, OSError):
-        path = _free_name(Path(tempfile.gettempdir(), f"{stem}.pt"))
+        path = free_name(Path(tempfile.gettempdir(), f"{stem}.pt"))
         save(path, payload)
         return path
     return None
@@ -117,7 +117,7 @@ def _beside(path: Path, word: str) -> Path:
     return path.with_name(f"{path.stem}.{word}{path.suffix}")
 
 
-def _free_name(path: Path) -> Path:
+def free_name(path: Path) -> Path:
     """`path`, or if that is taken the first of `path` with .2, .3, … that is not."""
     free, number = path, 1
     while os.path.lexists(free):
@@ -148,7 +148,7 @@ def read_newest(path: str | os.PathLike) -> tuple[Path, dict]:
         raise UserError(f"{refusal or f'{path} is missing'}; the previous checkpoint is no help: {error}") from None
     found = f"using the previous checkpoint {previous}, of step {payload.get('step', 0)}"
     if refusal:
-        aside = _free_name(_beside(path, "damaged"))
+        aside = free_name(_beside(path, "damaged"))
         try:
             os.rename(path, aside)
         except OSError as error:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from ..config import SOME_TAKE, check_taken, require
 from .flags import FLAGS, given, written
 
-#: What only one command does, by the flags that ask for it.
-COMMANDS = {
-    **dict.fromkeys(("interpolate", "start", "inpaint", "invert", "score", "against"), "evaluate"),
-    **dict.fromkeys(("metrics", "kid", "precision_recall", "trajectory", "make_stats", "score_data"), "evaluate"),
-    **dict.fromkeys(("export", "export_nir", "export_program", "export_onnx"), "convert"),
-    "init_from": "train",
+#: What only some commands do, by the flags that ask for it.
+COMMANDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("interpolate", "start", "inpaint", "invert", "score", "against"), ("evaluate",)),
+    **dict.fromkeys(("metrics", "kid", "precision_recall", "trajectory", "make_stats", "score_data"), ("evaluate",)),
+    **dict.fromkeys(("export", "export_nir", "export_program", "export_onnx"), ("convert",)),
+    "init_from": ("train",),
+    "search_sigma_rel": ("evaluate",),
+    "sigma_rel": ("evaluate", "convert"),
 }
 EXTRACTORS, BACKBONES = ("inception", "lite0", "none"), ("torchvision:", "timm:")
 SCRIPTS = {"train": "ANN_train", "convert": "SNN_conversion", "evaluate": "evaluate"}
@@ -31,14 +33,20 @@ PARTS = {
     "fad_mode": ("fad_encoder",),
 }
 #: Of these one is done at a time; --eval, which flagfiles have, gives way to them.
-ACTIONS = ("interpolate", "inpaint", "invert", "score", "make_stats", "score_data", "sample_only")
+ACTIONS = (
+    *("interpolate", "inpaint", "invert", "score", "make_stats", "score_data", "sample_only"),
+    "search_sigma_rel",
+)
+#: What reads no network, or more than one set of its weights.
+WITHOUT_WEIGHTS = ("search_sigma_rel", "score", "make_stats", "score_data")
 
 
 def check(command: str) -> None:
     """Raise UserError for flags that ask `command` for what another one does, or that belong to flags not given."""
-    for name, other in COMMANDS.items():
-        message = f"{_told(name)}: only {SCRIPTS[other]}.py does that; drop it, or run {SCRIPTS[other]}.py"
-        require(command == other or not _asks(name), message)
+    for name, others in COMMANDS.items():
+        scripts = [f"{SCRIPTS[other]}.py" for other in others]
+        message = f"{_told(name)}: only {' and '.join(scripts)} {'do' if others[1:] else 'does'} that"
+        require(command in others or not _asks(name), f"{message}; drop it, or run {' or '.join(scripts)}")
     drawn = command == "evaluate" and not given("sampler") and any(FLAGS[name].value for name in PICTURES)
     for field, name in SOME_TAKE.items():
         if _asks(name):
@@ -54,8 +62,10 @@ def check(command: str) -> None:
         return
     asked = [name for name in ACTIONS if FLAGS[name].value]
     require(len(asked) < 2, f"{' and '.join(f'--{name}' for name in asked)}: one at a time; drop all but one")
-    for name in ("interpolate", "score", "make_stats", "score_data", "sample_only"):
+    for name in ("interpolate", "score", "make_stats", "score_data", "sample_only", "search_sigma_rel"):
         require(not (FLAGS[name].value and FLAGS.start), f"--start: draws an image's variations; drop it or --{name}")
+    for name in WITHOUT_WEIGHTS:
+        require(not (FLAGS[name].value and _asks("sigma_rel")), f"{_told('sigma_rel')}: not with --{name}; drop one")
     for name, owners in PARTS.items():
         owner = " or ".join(f"--{owner}" for owner in owners)
         asks = any(FLAGS[owner].value for owner in owners)

@@ -90,13 +90,14 @@ def dataset(train: bool = True) -> ImageDataset:
     return _announced(load_dataset(*where, train=train, channels=FLAGS.channels))
 
 
-def dataset_for(source: checkpoint.Loaded) -> ImageDataset:
-    """The images a checkpoint was trained on: its own data set unless `--dataset_type` says otherwise."""
+def dataset_for(source: checkpoint.Loaded, train: bool = True) -> ImageDataset:
+    """The images a checkpoint was trained on, or their test images: its own data set unless `--dataset_type` says
+    otherwise."""
     name = FLAGS.dataset_type if flags.given("dataset_type") else source.trained_on or FLAGS.dataset_type
     net = source.net
     wanted = image_channels(net)
     channels = wanted if name == "folder" else None
-    images = load_dataset(name, FLAGS.data_dir, size_of(net), channels=channels)
+    images = load_dataset(name, FLAGS.data_dir, size_of(net), train=train, channels=channels)
     if images.channels != wanted:
         raise UserError(
             f"{name} has {images.channels} image channels, the network of {source.path} {wanted}: "
@@ -153,7 +154,10 @@ def sample_config() -> SampleConfig:
 
 def train_config() -> TrainConfig:
     fields: dict[str, Any] = {name: FLAGS[name].value for name in TrainConfig.__dataclass_fields__}
-    return TrainConfig(**fields)
+    config = TrainConfig(**fields)
+    told = f"--power_ema_step={FLAGS.power_ema_step}: only with --power_ema"
+    require(bool(config.power_ema) or not flags.given("power_ema_step"), told)
+    return config
 
 
 def spiking_config(stored: SpikingConfig | None = None, **defaults: Any) -> SpikingConfig:
@@ -247,6 +251,7 @@ def train_schedule(sample: SampleConfig, world: World) -> Schedule:
         score=score,
         how=how,
         wandb=FLAGS.wandb,
+        power_ema_step=FLAGS.power_ema_step,
     )
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..checkpoints import checkpoint, shipped
+from ..checkpoints.power import Built, power_average
 from ..config import SpikingConfig, require
 from ..convert import SpikingNetwork
 from ..convert.to_snn import check_convertible
 from ..distributed.runtime import place
-from ..distributed.world import World
+from ..distributed.world import World, current
 from ..errors import UserError
 from ..nets.architecture import NetworkConfig
 from ..nets.direct import DirectDenoiser
 from ..nets.sddpm import SDDPM
-from ..run.folder import BEST, CHECKPOINT, CONVERTED, TRAINED, RunFolder
+from ..run.folder import BEST, CHECKPOINT, CONVERTED, SNAPSHOTS, TRAINED, RunFolder
 from ..training.initial import check_source, quantized_state
 from . import flags
 from .build import spiking_config
@@ -31,19 +33,41 @@ def given_path() -> Path | None:
 
 def load_checkpoint(path: Path, weights: str = "ema", free: tuple[str, ...] = ()) -> checkpoint.Loaded:
     """Read a network; any flag given by hand, but those `free` to differ, must agree with it. Raises UserError."""
-    expected = {field: given for field, given in expected_fields().items() if given[0] not in free}
-    loaded = checkpoint.load(
-        path,
-        weights=weights,
-        bit=int(FLAGS.bit) if flags.given("bit") and "bit" not in free else None,
-        image_size=FLAGS.img_size if flags.given("img_size") else None,
-        spike_steps=FLAGS.timestep if flags.given("timestep") and "timestep" not in free else None,
-        expected=expected,
-    )
-    check_has(loaded.unet.config, path, free)
+    return _checked(checkpoint.load(path, weights=weights, **_told(free)), free)
+
+
+def load_average(path: Path, sigma_rel: float) -> Built:
+    """Build the power-function average of that width; flags given by hand must agree. Raises UserError."""
+    built = power_average(path, sigma_rel, path.parent / SNAPSHOTS, **_told())
+    _checked(built.loaded)
+    return built
+
+
+def _told(free: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What the flags given by hand say of a network, but those `free` to differ."""
+    return {
+        "bit": int(FLAGS.bit) if flags.given("bit") and "bit" not in free else None,
+        "image_size": FLAGS.img_size if flags.given("img_size") else None,
+        "spike_steps": FLAGS.timestep if flags.given("timestep") and "timestep" not in free else None,
+        "expected": {field: given for field, given in expected_fields().items() if given[0] not in free},
+    }
+
+
+def _checked(loaded: checkpoint.Loaded, free: tuple[str, ...] = ()) -> checkpoint.Loaded:
+    check_has(loaded.unet.config, loaded.path, free)
     if flags.given("var_type"):  # a choice of the sampler, not of the network
         loaded.unet.diffusion = replace(loaded.unet.diffusion, var_type=FLAGS.var_type)
     return loaded
+
+
+def _chosen(path: Path) -> checkpoint.Loaded:
+    """The network of a file; with --sigma_rel the average of that width. Raises UserError."""
+    if FLAGS.sigma_rel is None:
+        return load_checkpoint(path)
+    built = load_average(path, FLAGS.sigma_rel)
+    if current().main:
+        print(built)
+    return built.loaded
 
 
 def load_initial() -> checkpoint.Loaded | None:
@@ -72,7 +96,7 @@ def load_convertible() -> checkpoint.Loaded:
     path = given_path()
     if path is None or (path.name == CONVERTED and not path.exists()):  # published flagfiles name what comes out of it
         path = Path(FLAGS.logdir) / CHECKPOINT
-    loaded = load_checkpoint(path)
+    loaded = _chosen(path)
     net = loaded.unconverted
     if isinstance(net, DirectDenoiser):
         raise UserError(f"{path} is a network with --arch={net.config.arch}: it is spiking already")
@@ -83,13 +107,16 @@ def load_convertible() -> checkpoint.Loaded:
 def load_network() -> checkpoint.Loaded:
     """The network to evaluate, run as the flags say: --eval_model_path, else the one in --logdir.
 
-    In a folder without a converted network, that is the training's weights that scored best, or the newest.
+    In a folder without a converted network, that is the training's weights that scored best, or the newest; with
+    --sigma_rel an average of the training's weights.
     """
     folder = Path(FLAGS.logdir)
     found = [folder / CONVERTED, folder / TRAINED, RunFolder(folder).best_or_last()]
+    if FLAGS.sigma_rel is not None:
+        found = [folder / CHECKPOINT]
     candidates = [path] if (path := given_path()) else found
     path = next((p for p in candidates if p.exists()), candidates[0])
-    loaded = load_checkpoint(path)
+    loaded = _chosen(path)
     if path.name == BEST and not FLAGS.eval_model_path:
         print(f"{path}: the weights that scored best, of step {loaded.step}; --eval_model_path takes others")
     if isinstance(loaded.net, SpikingNetwork):

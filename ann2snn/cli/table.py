@@ -209,6 +209,12 @@ def _define_training() -> None:
     )
     DEFINE_float("ema_decay", 0.9999, "decay of the averaged weights")
     DEFINE_bool("ema_warmup", False, "decay at most (1 + n) / (10 + n) after n steps")
+    DEFINE_list(
+        "power_ema",
+        [],
+        "widths, as 0.05,0.1, of power-function averages kept beside it, for --sigma_rel after training",
+    )
+    DEFINE_integer("power_ema_step", None, "steps between their snapshots; default: a 32nd of --total_steps")
     DEFINE_string(
         "act_init", "calibrate", "first clip value of the activations: calibrate (from one batch) or a number"
     )
@@ -328,6 +334,14 @@ def _define_scores() -> None:
         *("eval_model_path", None),
         "the network to evaluate, convert or fine-tune: a file, a folder or a shipped one's name; default: that of "
         "--logdir",
+    )
+    DEFINE_float(
+        *("sigma_rel", None),
+        "evaluate, convert: weights averaged with this relative width, 0.005 to 0.28, built of --power_ema's snapshots",
+    )
+    DEFINE_enum(
+        *("search_sigma_rel", None, config.SEARCHES),
+        "evaluate: the --sigma_rel of the lowest loss of test images, or Fréchet distance, of --num_images",
     )
     DEFINE_string(
         *("extractor", "inception"),

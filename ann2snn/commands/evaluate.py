@@ -22,9 +22,10 @@ from ..config import require
 def main() -> int:
     drawing = FLAGS.interpolate or FLAGS.start or FLAGS.inpaint or FLAGS.invert
     actions = FLAGS.eval or FLAGS.sample_only or FLAGS.make_stats or FLAGS.score_data or FLAGS.score or drawing
+    actions = actions or FLAGS.search_sigma_rel
     require_action(actions, "eval, --sample_only, --make_stats, --score_data or --score")
     asked.check("evaluate")
-    from ..cli import build, comparison, drawings, networks, scores
+    from ..cli import build, comparison, drawings, networks, scores, widths
     from ..generate.analytic import noise_statistics
     from ..generate.classes import resolved
     from ..generate.sampling import check_generation
@@ -36,6 +37,8 @@ def main() -> int:
         return drawings.run(world)
     if FLAGS.score:
         return comparison.run(world)
+    if FLAGS.search_sigma_rel:
+        return widths.run(world)
     if FLAGS.make_stats:
         evaluate.require_spread(FLAGS.num_images)
     if FLAGS.make_stats and FLAGS.fad_encoder is not None:

@@ -47,6 +47,7 @@ from .training import (
     LOSS_WEIGHTS,
     RESIDENT,
     RESUME_WITH,
+    SEARCHES,
     TrainConfig,
     check_resume_with,
 )
@@ -82,6 +83,7 @@ __all__ = [
     "SAMPLER_NAMES",
     "SCHEDULES",
     "SDE_SAMPLERS",
+    "SEARCHES",
     "SKIPS",
     "SOME_TAKE",
     "SQUARE_32",

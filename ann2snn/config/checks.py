@@ -31,6 +31,7 @@ LIMITS = {
     **dict.fromkeys(("sample_size", "gen_images", "gap_images"), (0, 10**6)),
     **dict.fromkeys(("num_workers", "num_threads"), (0, 1024)),
     **dict.fromkeys(("num_images", "batch_size", "ft_batch_size", "pr_images", "n"), (1, 10**6)),
+    "power_ema_step": (1, 2**53),
     "spike_chunk": (0, 255),
     "pr_k": (1, 1000),
     "sampler_steps": (1, 10**5),

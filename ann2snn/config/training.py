@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..errors import UserError
 from .checks import check_accumulate, check_number, check_seed, make_plain, require
 from .classes import CLASS_DROPOUT
 
@@ -15,6 +16,9 @@ LOSS_WEIGHTS = ("none", "min_snr", "p2")
 FT_METHODS = ("proxy", "bptt", "tsm")
 FT_INPUTS = ("data", "sampler")
 RESIDENT = ("auto", "on", "off")
+SEARCHES = ("loss", "score")
+#: σ_rel of a power-function average; 1/√12 = 0.2887 is the mean of all steps alike.
+LEAST_WIDTH, MOST_WIDTH = 0.005, 0.28
 #: Flags that `--resume_with` may name; a stage that has no such setting passes over it.
 RESUME_WITH = (
     *("lr", "lr_decay", "grad_clip", "warmup", "total_steps", "batch_size", "ema_decay", "ema_warmup", "dropout"),
@@ -43,6 +47,7 @@ class TrainConfig:
     loss_weight: how much each diffusion time counts, see `diffusion.loss_weights`, which min_snr_gamma is of.
     *_loss_weight: of the terms of loss_type "scl", see `diffusion.synaptic`.
     ema_warmup: the averaged weights follow faster at first, see `diffusion.ema`.
+    power_ema: widths σ_rel of the averages that are kept beside them, see `diffusion.power_ema`.
     class_dropout: share of the images whose class is kept back, of a class-conditional training.
     resume_with: flags whose value may differ from that of the run that is resumed; not stored.
     """
@@ -63,6 +68,7 @@ class TrainConfig:
     reconstruction_loss_weight: float = 1.0
     ema_decay: float = 0.9999
     ema_warmup: bool = False
+    power_ema: tuple[float, ...] = ()
     act_init: str = "calibrate"
     dropout: float = 0.1
     flip: bool | None = None
@@ -73,6 +79,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         make_plain(self)
         object.__setattr__(self, "resume_with", check_resume_with(self.resume_with))
+        object.__setattr__(self, "power_ema", check_power_ema(self.power_ema))
         require(self.lr > 0, f"--lr={self.lr}: must be positive")
         require(self.grad_clip > 0, f"--grad_clip={self.grad_clip}: must be positive")
         require(self.total_steps >= 0, f"--total_steps={self.total_steps}: use at least 1, or 0 with --init_from")
@@ -109,6 +116,18 @@ def check_resume_with(names: Iterable[str]) -> tuple[str, ...]:
     for name in names:
         require(name in RESUME_WITH, f"--resume_with={name}: may name {', '.join(RESUME_WITH)}")
     return names
+
+
+def check_power_ema(widths: Iterable[float | str]) -> tuple[float, ...]:
+    """The widths σ_rel in ascending order, once each. Raises UserError for what no power-function average has."""
+    try:
+        found = sorted({float(width) for width in widths})
+    except (TypeError, ValueError):
+        raise UserError(f"--power_ema={widths}: give widths as 0.05,0.1") from None
+    for width in found:
+        require(LEAST_WIDTH <= width <= MOST_WIDTH, f"--power_ema={width:g}: use {LEAST_WIDTH} to {MOST_WIDTH}")
+    require(len(found) <= 4, f"--power_ema={','.join(map(str, found))}: at most 4 widths; two are enough")
+    return tuple(found)
 
 
 def _positive(text: str) -> bool:

@@ -12,7 +12,7 @@ from .carried import CarryFile
 from .collect import Run
 from .direct import tuned_chart
 from .finetuned import FineTuned
-from .modes import Mode, colours
+from .modes import BLUE, GREEN, ORANGE, Mode, colours
 from .pareto import pareto_chart
 from .raster import raster_chart
 from .summary import all_reports, amount
@@ -21,6 +21,8 @@ from .svg import Axis, Entry, Plot, Series, drawing, finite, legend, linear, log
 MOST_POINTS, MOST_MARKS = 400, 80  # of a loss curve
 SLANTED = 108  # user units below a plot, for the names of blocks
 HEAT_ROW, MOST_TIMES = 26, 12
+QUARTER_NAMES = ("first quarter (least noise)", "second", "third", "last (most noise)")
+QUARTER_COLOURS = (BLUE, GREEN, "ochre", ORANGE)
 
 Rows = list[list[str]]
 Names = tuple[str, str]  # of two runs
@@ -43,6 +45,7 @@ def charts(run: Run) -> dict[str, Chart]:
     fired = {mode: found for mode, found in reports.items() if finite(b.firing_rate for b in found.rows())}
     drawn: dict[str, Chart | None] = {
         "loss": loss_chart(run.loss) if len(run.loss) > 1 else None,
+        "loss_by_time": loss_by_time_chart(run.loss_by_time) if any(len(q) > 1 for q in run.loss_by_time) else None,
         "gap": gap_chart(reports) if reports else None,
         "gap_by_time": heat_chart(reports),
         "firing_rate": rate_chart(fired) if fired else None,
@@ -62,19 +65,12 @@ def _drawn(parts: tuple[str, list[str], Rows, list[Entry]] | None) -> Chart | No
 
 def loss_chart(loss: list[tuple[int, float]]) -> Chart:
     """loss: (step, training loss). The thin line is every logged batch, the thick one a running mean."""
-    window, values = len(loss) // 20, [value for _, value in loss]
+    window = len(loss) // 20
     shown = _thinned(loss, MOST_POINTS)
-    is_log = min(values) > 0 and max(values) > 3 * min(values)
-    y = (logarithmic if is_log else linear)("loss (mean squared error)", values)
-    plot = Plot(linear("training step", [step for step, _ in loss]), y, 230).axes()
+    plot = _loss_plot(loss)
     plot.draw(Series("", "faint" if window > 1 else "grey", shown, [""] * len(shown)), marked=False)
-    smooth, key = loss, []
+    smooth, key = _smooth(loss, window), []
     if window > 1:
-        sums = [0.0]
-        for value in values:
-            sums.append(sums[-1] + value)
-        means = [(sums[i + window] - sums[i]) / window for i in range(len(values) - window + 1)]
-        smooth = [(loss[i + window // 2][0], mean) for i, mean in enumerate(means)]
         plot.draw(Series("", "grey", _thinned(smooth, MOST_POINTS), [""] * min(len(smooth), MOST_POINTS)), marked=False)
         key = [("each logged batch", "faint", False), (f"mean of {window} of them", "grey", False)]
     marked = _thinned(smooth, MOST_MARKS)
@@ -82,6 +78,42 @@ def loss_chart(loss: list[tuple[int, float]]) -> Chart:
     plot.draw(Series("", "grey", marked, titles, "none"), 2.5)
     rows = [[f"{step:,}", f"{value:.4g}"] for step, value in marked]
     return Chart(drawing("Training loss", [plot]), ["step", f"loss{', mean' if window > 1 else ''}"], rows, key)
+
+
+def loss_by_time_chart(quarters: list[list[tuple[int, float]]]) -> Chart:
+    """quarters: (step, training loss) at the diffusion times of each, the one with the least noise first.
+
+    Lines are running means, as a batch has few images of a quarter.
+    """
+    plot = _loss_plot([point for loss in quarters for point in loss])
+    rows, key = [], []
+    for loss, colour, name in zip(quarters, QUARTER_COLOURS, QUARTER_NAMES, strict=True):
+        if not loss:
+            continue
+        marked = _thinned(_smooth(loss, len(loss) // 20), MOST_MARKS)
+        titles = [f"{name}, step {step:,}: {value:.4g}" for step, value in marked]
+        plot.draw(Series("", colour, marked, titles), 2.5)
+        rows += [[name, f"{step:,}", f"{value:.4g}"] for step, value in marked]
+        key.append((name, colour, False))
+    return Chart(drawing("Training loss by diffusion time", [plot]), ["diffusion times", "step", "loss"], rows, key)
+
+
+def _loss_plot(loss: list[tuple[int, float]]) -> Plot:
+    values = [value for _, value in loss]
+    is_log = min(values) > 0 and max(values) > 3 * min(values)
+    y = (logarithmic if is_log else linear)("loss (mean squared error)", values)
+    return Plot(linear("training step", [step for step, _ in loss]), y, 230).axes()
+
+
+def _smooth(loss: list[tuple[int, float]], window: int) -> list[tuple[int, float]]:
+    """Means of `window` points after one another; the points themselves where that is less than two."""
+    if window < 2:
+        return loss
+    sums = [0.0]
+    for _, value in loss:
+        sums.append(sums[-1] + value)
+    means = [(sums[i + window] - sums[i]) / window for i in range(len(loss) - window + 1)]
+    return [(loss[i + window // 2][0], mean) for i, mean in enumerate(means)]
 
 
 def _thinned(points: list, most: int) -> list:

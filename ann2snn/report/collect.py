@@ -30,6 +30,7 @@ from ..run.folder import (
     SAMPLES,
     SETTINGS,
 )
+from ..run.lines import LOSS_QUARTERS
 from ..run.paths import SamplingPaths, load_paths
 from ..run.rasters import load_rasters
 from .carried import CarryFile, parse_carry
@@ -102,11 +103,13 @@ class ImageSet:
 class Run:
     """Everything the report is made from. loss: (step, loss). training_scores: by step. notes: what went unread.
 
+    loss_by_time: as `loss`, of each quarter of the diffusion times, the one with the least noise first.
     tsm_runs: the fine-tunings with TSM, whose scores and images are among this run's own.
     """
 
     logdir: Path
     loss: list[tuple[int, float]] = field(default_factory=list)
+    loss_by_time: list[list[tuple[int, float]]] = field(default_factory=list)
     flagfiles: dict[str, str] = field(default_factory=dict)
     gaps: GapFile | None = None
     gaps_finetuned: GapFile | None = None
@@ -193,7 +196,9 @@ def collect(logdir: Path) -> Run:
 
 def _collect_files(run: Run) -> None:
     logdir, notes = run.logdir, run.notes
-    run.loss = loss_curve(read_json_lines(logdir / LINES, notes))
+    logged = read_json_lines(logdir / LINES, notes)
+    run.loss = loss_curve(logged)
+    run.loss_by_time = [loss_curve(logged, name) for name in LOSS_QUARTERS]
     for path in sorted(logdir.glob("flagfile*.txt")):
         try:
             run.flagfiles[clean(path.name)] = read_text(path, MOST_BYTES, errors="replace")
@@ -232,9 +237,9 @@ def _collect_tuned(run: Run) -> None:
     run.image_sets.sort(key=lambda found: (found.mode.order, found.folder))
 
 
-def loss_curve(entries: list[dict]) -> list[tuple[int, float]]:
-    """(step, training loss), by step."""
-    points = [(whole(e.get("step")), number(e.get("loss"))) for e in entries if e.get("stage") == "train"]
+def loss_curve(entries: list[dict], name: str = "loss") -> list[tuple[int, float]]:
+    """(step, training loss), by step. name: under which it was logged."""
+    points = [(whole(e.get("step")), number(e.get(name))) for e in entries if e.get("stage") == "train"]
     return sorted((step, loss) for step, loss in points if step is not None and loss == loss)
 
 

@@ -214,7 +214,8 @@ def _spike_parts(run: Run, drawn: dict[str, Chart]) -> tuple[str, ...]:
 def _tuned(run: Run, drawn: dict[str, Chart], grids: list[Grid]) -> str:
     """A fine-tuning with TSM: what its own folder holds, except for scores and images, which are with the others'."""
     folder = run.logdir.name
-    own = {kind: drawn[name] for kind in ("loss", "raster") if (name := tuned_chart(kind, folder)) in drawn}
+    kinds = ("loss", "loss_by_time", "raster")
+    own = {kind: drawn[name] for kind in kinds if (name := tuned_chart(kind, folder)) in drawn}
     parts = (*_training_parts(run, own, grids), *_spike_parts(run, own), *cost_parts(run))
     return section(f"Fine-tuning with TSM: {escape(folder)}", *parts)
 
@@ -277,8 +278,9 @@ def raster_caption(rasters: Sequence[Raster]) -> str:
 
 def _training_parts(run: Run, drawn: dict[str, Chart], grids: list[Grid]) -> tuple[str, ...]:
     loss = figure(drawn, "loss", f"<b>Training loss</b>{'' if run.direct else ' of the ANN'}.")
+    by_time = figure(drawn, "loss_by_time", "<b>Training loss by diffusion time</b>, unweighted, in running means.")
     pictures = f"<p>Samples during training, always from the same noise.</p>{_pictures(grids)}" if grids else ""
-    return loss, pictures, _training_scores(run)
+    return loss, by_time, pictures, _training_scores(run)
 
 
 def _training_scores(run: Run) -> str:

@@ -21,6 +21,8 @@ TUNED, TUNING, TUNING_SUMMARY = "model_best.pt", "ft_state.pt", "finetune.json"
 BACKPACKS, BLOCK_SAMPLES = "model_backpacks", "ft_blocks_samples"
 #: Pictures: training images, samples while training, and all others.
 REAL_IMAGES, SAMPLES, PICTURES = "real.png", "sample", "images"
+#: Folder of the averages that a training keeps on its way, and the lines of searches among those built of them.
+SNAPSHOTS, WIDTHS = "power_ema", "power_ema.jsonl"
 #: The flags of the training; those of another stage are in `flagfile.{stage}.txt`.
 FLAGFILE = "flagfile.txt"
 #: Folders of numbered images, one for each way to make them; in each how they were made, and their spikes.

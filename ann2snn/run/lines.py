@@ -15,6 +15,8 @@ from .folder import LINES
 from .tracker import Opening
 
 LONGEST = 2**30  # bytes of a log that is read
+#: Names of the training loss in each quarter of the diffusion times, the one with the least noise first.
+LOSS_QUARTERS = ("loss_q1", "loss_q2", "loss_q3", "loss_q4")
 
 
 class Lines:

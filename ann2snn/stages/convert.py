@@ -94,7 +94,8 @@ def run(
     with owning(logdir, "convert", world):
         folder.begin(world)
         if world.main:
-            payload = checkpoint.payload_of(snn, stage="converted", source=source.hash, step=source.step)
+            kept = {} if source.weights == "ema" else {"weights": source.weights}
+            payload = checkpoint.payload_of(snn, stage="converted", source=source.hash, step=source.step, **kept)
             set_aside_earlier(logdir, payload)
             checkpoint.save(logdir / CONVERTED, payload)
             steps = f"T = {snn.clock.spike_steps} time steps"

@@ -22,6 +22,7 @@ class Schedule:
     the way it is sampled.
     resident: whether the training images are kept on the device, see `loading.home_of`.
     wandb: project at Weights & Biases that gets the log too.
+    power_ema_step: of the snapshots of power-function averages; None: a 32nd of all steps.
     """
 
     sample_step: int
@@ -34,6 +35,7 @@ class Schedule:
     score: Callable[[Network], dict[str, float]] | None = None
     how: Mapping[str, object] = field(default_factory=dict)
     wandb: str | None = None
+    power_ema_step: int | None = None
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,12 @@ from ..files.warning import warn
 from ..generate.classes import columns
 from ..generate.images import save_grid
 from ..generate.sampling import generate_all
-from ..run.folder import BEST, CHECKPOINT, LINES, REAL_IMAGES, RESULTS, RunFolder
+from ..run.folder import BEST, CHECKPOINT, LINES, REAL_IMAGES, RESULTS, SNAPSHOTS, RunFolder
 from ..run.lines import append_result, read_log
 from ..run.log import RunLog
 from ..run.tracker import Tracker
 from ..signals import Interruption
-from ..training import by_time
+from ..training import by_time, power
 from ..training.best import AVERAGED, BestKeeper
 from ..training.trainer import Computing, Trainer
 from .common import SilentLog, changes_text, due, newest, owning, record_changes
@@ -64,6 +64,9 @@ def run(plan: Training, options: Options = AS_USUAL) -> int:
             return 0
         if world.main and trainer.step < plan.train.total_steps:
             print(_begun(logdir, trainer, dataset))
+            if trainer.power.nets:
+                every, total = snapshot_step(plan), plan.train.total_steps
+                print(trainer.power.announcement(logdir / SNAPSHOTS, total // every - trainer.step // every))
         stream = Batches(dataset, trainer, schedule.num_workers, home_of(dataset, schedule.resident, world.device))
         log = _run_log(logdir, trainer, schedule.wandb) if world.main else SilentLog()
         if isinstance(log, RunLog):
@@ -107,7 +110,7 @@ def _run_log(logdir: Path, trainer: Trainer, wandb: str | None) -> RunLog:
 
 def _loop(trainer: Trainer, stream: Batches, log: Tracker, plan: Training, owed: Owed) -> int:
     total, world, logdir = trainer.train_config.total_steps, trainer.world, plan.folder.path
-    sample, schedule = plan.sample, plan.schedule
+    sample, schedule, snapshots = plan.sample, plan.schedule, snapshot_step(plan)
     keeper = Keeper(trainer, logdir / CHECKPOINT, _grid_noise(trainer, sample, schedule.sample_size))
     how = {**schedule.how, **sampling_settings(sample, trainer.diffusion)} if schedule.score else None
     best = BestKeeper(trainer, logdir / BEST, keeper.x_T, how)
@@ -133,6 +136,8 @@ def _loop(trainer: Trainer, stream: Batches, log: Tracker, plan: Training, owed:
             bar.update(1)
             if due(step, schedule.sample_step):
                 write_sample_grid(trainer, plan, log)
+            if due(step, snapshots) and world.main:
+                trainer.power.write(logdir / SNAPSHOTS, trainer.about())
             if due(step, schedule.save_step):
                 keeper.save()
             if due(step, schedule.eval_step) and schedule.score is not None:
@@ -144,6 +149,13 @@ def _loop(trainer: Trainer, stream: Batches, log: Tracker, plan: Training, owed:
         print(f"stopped at step {trainer.step}; run the same command to continue")
         return 128 + stop
     return 0
+
+
+def snapshot_step(plan: Training) -> int:
+    """Steps from one snapshot of power-function averages to the next; 0 where none are kept."""
+    if not plan.train.power_ema:
+        return 0
+    return plan.schedule.power_ema_step or max(1, plan.train.total_steps // power.SNAPSHOTS)
 
 
 class Owed(NamedTuple):

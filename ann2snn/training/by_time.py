@@ -8,8 +8,9 @@ from torch import Tensor
 from ..diffusion.process import Process
 from ..distributed.runtime import sent
 from ..distributed.world import World
+from ..run.lines import LOSS_QUARTERS
 
-QUARTERS = 4
+QUARTERS = len(LOSS_QUARTERS)
 
 
 def tally(process: Process, t: Tensor, losses: Tensor) -> Tensor:
@@ -24,4 +25,4 @@ def tally(process: Process, t: Tensor, losses: Tensor) -> Tensor:
 def means(found: Tensor, world: World) -> dict[str, float]:
     """The figures "loss_q1" (least noise) to "loss_q4", over all processes; but those without an image."""
     sums, counts = world.sum(found).tolist()
-    return {f"loss_q{i + 1}": sums[i] / counts[i] for i in range(QUARTERS) if counts[i]}
+    return {name: sums[i] / counts[i] for i, name in enumerate(LOSS_QUARTERS) if counts[i]}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +17,39 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..config.names import both
 from ..errors import UserError
 from ..finetune import BlockReport
 
+#: Settings that a resumed run must share with its beginning, or the result is that of neither.
+FIXED_ON_RESUME = (
+    "dataset_type",
+    "lr",
+    "lr_decay",
+    "grad_clip",
+    "warmup",
+    "batch_size",
+    "ema_decay",
+    "ema_warmup",
+    "loss_type",
+    "loss_weight",
+    "min_snr_gamma",
+    "image_loss_weight",
+    "spike_loss_weight",
+    "reconstruction_loss_weight",
+    "dropout",
+    "seed",
+    "act_init",
+    "class_dropout",
+    "flip",
+    "amp",
+    "tf32",
+    "data_dir",
+)
+#: Of these, what earlier checkpoints do not tell.
+UNTOLD = ("amp", "tf32", "data_dir")
+#: Fine-tuning's name of a flag → training's, which SDM is trained with.
+SAME = {"ft_steps": "total_steps", "ft_batch_size": "batch_size"}
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -120,3 +151,12 @@ def _report(raw: object) -> BlockReport | None:
 
 def _is_gap(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value >= 0
+
+
+def require_same(path: Path, name: str, stored: object, asked: object, cure: str = "") -> None:
+    """Raise UserError, naming both values, where a run was begun with another one."""
+    if stored != asked:
+        raise UserError(
+            f"cannot resume {path}: it was trained with {both(name, stored, asked)}; "
+            f"correct the flag or choose another --logdir{cure}"
+        )

@@ -16,7 +16,6 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..checkpoints import checkpoint
 from ..config import FULL_PRECISION, DiffusionConfig, TrainConfig, processes_with, require
-from ..config.names import both
 from ..data import ImageDataset, to_model_range
 from ..diffusion.ema import ema_decay_at
 from ..diffusion.loss_weights import check_loss_weight
@@ -35,38 +34,10 @@ from ..quant import UniformQuantizer
 from ..quant.calibrate import calibrate_activations
 from . import by_time
 from .norms import begin_statistics, counted, running
-from .state import load_optimizer, load_schedule
+from .power import PowerAverages
+from .state import FIXED_ON_RESUME, SAME, UNTOLD, load_optimizer, load_schedule, require_same
 
-#: Settings that a resumed run must share with its beginning, or the result is that of neither.
-FIXED_ON_RESUME = (
-    "dataset_type",
-    "lr",
-    "lr_decay",
-    "grad_clip",
-    "warmup",
-    "batch_size",
-    "ema_decay",
-    "ema_warmup",
-    "loss_type",
-    "loss_weight",
-    "min_snr_gamma",
-    "image_loss_weight",
-    "spike_loss_weight",
-    "reconstruction_loss_weight",
-    "dropout",
-    "seed",
-    "act_init",
-    "class_dropout",
-    "flip",
-    "amp",
-    "tf32",
-    "data_dir",
-)
-#: Of these, what earlier checkpoints do not tell.
-UNTOLD = ("amp", "tf32", "data_dir")
 CLASS_STREAM = 2  # of a step's random numbers: 0 is times and noise, 1 dropout
-#: Fine-tuning's name of a flag → training's, which SDM is trained with.
-SAME = {"ft_steps": "total_steps", "ft_batch_size": "batch_size"}
 
 
 class Computing(NamedTuple):
@@ -137,6 +108,7 @@ class Trainer:
         self.whole = True  # not in the middle of a change of weights
         self.first_bad = torch.zeros((), dtype=torch.int64, device=self.device)
         self.ema = copy.deepcopy(self.net).requires_grad_(False).eval()
+        self.power = PowerAverages(self.net, train.power_ema)
         # Averages gradients over processes while they are computed.
         called = compiled(self.net)
         self.parallel: nn.Module = averaging(called) if world.size > 1 else called
@@ -164,13 +136,18 @@ class Trainer:
                 if isinstance(module, UniformQuantizer):
                     nn.init.constant_(module.scale, clip / module.hi)
         self.world.synchronise(self.net)
-        self.ema.load_state_dict(self.net.state_dict())
+        self.begin_averages()
 
     def begin_with(self, state: dict[str, Tensor]) -> None:
         """Start from these weights, raw and averaged."""
         self.net.load_state_dict(state)
         self.world.synchronise(self.net)
-        self.ema.load_state_dict(self.net.state_dict())
+        self.begin_averages()
+
+    def begin_averages(self) -> None:
+        """Let all averages be the weights there are."""
+        for average in (self.ema, *self.power.nets.values()):
+            average.load_state_dict(self.net.state_dict())
 
     def train_step(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One optimizer step on this process's share of a batch, uint8 [n, C, H, W], and its classes, int64 [n].
@@ -273,24 +250,28 @@ class Trainer:
 
     @torch.no_grad()
     def update_ema(self) -> None:
-        """ema += (1 − decay)·(net − ema), on parameters and on batch norm's running statistics; constants stay."""
-        decay = ema_decay_at(self.step, self.train_config.ema_decay, self.train_config.ema_warmup)
-        averaged, current = ([*net.parameters(), *running(net)] for net in (self.ema, self.net))
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+        """average += (1 − decay)·(net − average), of parameters and batch norm's running statistics; constants stay."""
+        usual = ema_decay_at(self.step, self.train_config.ema_decay, self.train_config.ema_warmup)
+        for net, decay in ((self.ema, usual), *self.power.decays(self.step)):
+            averaged, current = ([*kept.parameters(), *running(kept)] for kept in (net, self.net))
+            torch._foreach_lerp_(averaged, current, 1 - decay)
 
     def payload(self, x_T: Tensor) -> dict:
         """The checkpoint: the reference's keys, and the configuration."""
         return {
-            "kind": "direct" if isinstance(self.net, DirectDenoiser) else "ann",
-            "format": checkpoint.FORMAT,
+            **self.about(),
             "net_model": self.net.state_dict(),
             "ema_model": self.ema.state_dict(),
             "sched": self.scheduler.state_dict(),
             "optim": self.optimizer.state_dict(),
-            "step": self.step,
             "x_T": x_T,
-            "config": self.config(),
+            **self.power.payload(),
         }
+
+    def about(self) -> dict:
+        """What every file of this training says of its network."""
+        kind = "direct" if isinstance(self.net, DirectDenoiser) else "ann"
+        return {"kind": kind, "format": checkpoint.FORMAT, "step": self.step, "config": self.config()}
 
     def config(self) -> dict:
         """All settings that a checkpoint carries, as plain values."""
@@ -308,12 +289,13 @@ class Trainer:
         for name in ("arch", *self.net.config.to_dict()):
             if name == "dropout":  # which is a setting of the training, too
                 continue
-            _require_same(path, name, getattr(loaded.net.config, name), getattr(self.net.config, name))
+            require_same(path, name, getattr(loaded.net.config, name), getattr(self.net.config, name))
         for name in set(DiffusionConfig.__dataclass_fields__) - {"var_type"}:  # a choice of the sampler
-            _require_same(path, name, getattr(loaded.net.diffusion, name), getattr(self.diffusion, name))
+            require_same(path, name, getattr(loaded.net.diffusion, name), getattr(self.diffusion, name))
         self.changes = self._changes(raw.get("config", {}).get("train", {}), path)
         self.net.load_state_dict(loaded.net.state_dict())
         self.ema.load_state_dict(checkpoint.load(path, payload=raw, weights="ema").net.state_dict())
+        self.power.restore(raw, path)
         load_optimizer(self.optimizer, raw.get("optim"), path)
         load_schedule(self.scheduler, raw.get("sched"), loaded.step, path)
         self.step = loaded.step
@@ -334,7 +316,7 @@ class Trainer:
             if self._meaning(name, before) != self._meaning(name, now):
                 changes[name] = (before, now)
                 if name not in free:
-                    _require_same(path, name, before, now, f", or allow it with --resume_with={name}")
+                    require_same(path, name, before, now, f", or allow it with --resume_with={name}")
         return changes
 
     def _meaning(self, name: str, value: Any) -> object:
@@ -386,11 +368,3 @@ def lr_factor(step: int, config: TrainConfig) -> float:
         return min(1.0, max(0.0, 10 * (1 - step / config.total_steps)))
     share = (step - config.warmup) / max(1, config.total_steps - config.warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
-
-
-def _require_same(path: Path, name: str, stored: object, asked: object, cure: str = "") -> None:
-    if stored != asked:
-        raise UserError(
-            f"cannot resume {path}: it was trained with {both(name, stored, asked)}; "
-            f"correct the flag or choose another --logdir{cure}"
-        )

@@ -101,6 +101,26 @@ def test_times_that_make_no_sense_cost_only_the_heat_map(logdir, times):
     assert "gap_by_time" not in charts(collect(logdir)) and page(collect(logdir))
 
 
+def test_the_loss_of_each_quarter_of_the_diffusion_times_is_a_line_of_its_own(logdir):
+    lines = [{"stage": "train", "step": i, "loss": 0.5, "loss_q1": 0.9, "loss_q2": 0.5} for i in range(10)]
+    lines[3] |= {"loss_q4": 0.1}
+    write_lines(logdir / "log.jsonl", [*lines, {"stage": "train", "step": 10, "loss_q4": "0.1"}])
+    chart = charts(collect(logdir))["loss_by_time"]
+    assert [name for name, *_ in chart.key] == ["first quarter (least noise)", "second", "last (most noise)"]
+    assert ["second", "9", "0.5"] in chart.rows and ["last (most noise)", "3", "0.1"] in chart.rows
+    assert len(chart.rows) == 21 and "first quarter (least noise), step 4: 0.9" in titles(chart.svg)
+    assert "Training loss by diffusion time" in page(collect(logdir))
+    write_lines(logdir / "log.jsonl", [{"stage": "train", "step": i, "loss": 0.5} for i in range(10)])
+    assert "loss_by_time" not in charts(collect(logdir))
+
+
+def test_long_losses_by_time_are_running_means(logdir):
+    lines = [{"stage": "train", "step": i, "loss_q3": float(i % 2)} for i in range(1000)]
+    write_lines(logdir / "log.jsonl", lines)
+    chart = charts(collect(logdir))["loss_by_time"]
+    assert len(chart.rows) == 80 and {value for _, _, value in chart.rows} == {"0.5"}
+
+
 def test_the_front_is_what_no_other_point_beats():
     generator = np.random.default_rng(1)
     points = [tuple(p) for p in generator.integers(0, 12, (40, 2)).tolist()]

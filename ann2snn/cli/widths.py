@@ -1,0 +1,83 @@
+"""Flags of `evaluate.py --search_sigma_rel loss|score`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import require
+from ..diffusion.power_ema import best_of, search
+from ..distributed.runtime import place, prepare_folder
+from ..distributed.world import World
+from ..generate.classes import classes_of, resolved
+from ..generate.loss import mean_loss
+from ..generate.sampling import check_generation
+from ..nets.architecture import Network
+from ..run.folder import CHECKPOINT, WIDTHS
+from ..run.lines import append_result
+from ..training.best import FRECHET
+from . import build, networks
+from .flags import FLAGS
+
+
+def run(world: World) -> int:
+    """Find the width of the training's power-function average with the lowest figure; a line of `power_ema.jsonl`."""
+    logdir, by = Path(FLAGS.logdir), FLAGS.search_sigma_rel
+    path = networks.given_path() or logdir / CHECKPOINT
+    first = networks.load_checkpoint(path)
+    measure, how = _loss(first, world) if by == "loss" else _score(first, world)
+    prepare_folder(logdir)
+
+    def figure(width: float) -> float:
+        built = networks.load_average(path, width)
+        value = measure(place(built.loaded.unconverted, world.device).eval())
+        if world.main:
+            off = f"profile off by {built.distance:.2%}"
+            print(f"--sigma_rel={width:g}: {how['figure']} {value:.6g} ({built.used} snapshots, {off})")
+        return value
+
+    found = search(figure)
+    if world.main:
+        best = best_of(found)
+        date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+        line = {"checkpoint": first.hash, "step": first.step, "best": best, **how, "found": list(found.items())}
+        append_result(logdir / WIDTHS, line | {"date": date})
+        print(f"best of {len(found)} widths: --sigma_rel={best:g}, {how['figure']} {found[best]:.6g}")
+    world.wait()
+    return 0
+
+
+Measure = tuple[Callable[[Network], float], dict[str, Any]]
+
+
+def _loss(first: networks.checkpoint.Loaded, world: World) -> Measure:
+    data = build.dataset_for(first, train=False)
+    count = min(FLAGS.num_images, len(data))
+    told = classes_of(first.net)[0] > 0
+    require(not told or data.labels is not None, f"--search_sigma_rel=loss: {data.unlabelled}")
+    images = torch.stack([data[i] for i in range(count)])
+    labels = data.labels[:count] if told and data.labels is not None else None
+    how = {"figure": "loss", "data": f"{data.name} ({data.split})", "images": count, "seed": FLAGS.seed}
+    return lambda net: mean_loss(net, images, labels, FLAGS.seed, world), how
+
+
+def _score(first: networks.checkpoint.Loaded, world: World) -> Measure:
+    sample = resolved(first.net, build.sample_config())
+    check_generation(first.net, sample)
+    score, told = build.scorer(sample, world)
+
+    def distance(net: Network) -> float:
+        return next(value for name, value in score(net).items() if name.startswith(FRECHET))
+
+    calls = sample.calls(first.unconverted.diffusion)
+    return distance, {
+        "figure": "distance",
+        "sampler": sample.sampler,
+        "sampler_steps": calls,
+        "seed": FLAGS.seed,
+        **told,
+    }
