@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         interpolate,
         invert,
         load,
+        load_autoencoder,
         noise_statistics,
         pretrained,
         quantize,
@@ -67,7 +68,7 @@ _PLACES = {
     **dict.fromkeys(
         ("edit", "export_nir", "inpaint", "interpolate", "invert", "noise_statistics", "round_trip"), "ann2snn.api"
     ),
-    **dict.fromkeys(("export_onnx", "export_program", "in_pipeline"), "ann2snn.api"),
+    **dict.fromkeys(("export_onnx", "export_program", "in_pipeline", "load_autoencoder"), "ann2snn.api"),
     **dict.fromkeys(("DiffusionConfig", "SampleConfig", "SpikingConfig", "UNetConfig"), "ann2snn.config"),
     **dict.fromkeys(("Levels", "SpikingNetwork"), "ann2snn.convert"),
     "UserError": "ann2snn.errors",
@@ -95,6 +96,7 @@ __all__ = [
     "interpolate",
     "invert",
     "load",
+    "load_autoencoder",
     "noise_statistics",
     "pretrained",
     "quantize",

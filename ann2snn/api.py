@@ -47,6 +47,7 @@ from .generate.probe import sampler_calls
 from .generate.sampling import Given, generate_all
 from .generate.subject import check_call, check_sampled, given_images, sampling
 from .hardware import export_nir
+from .latent import Autoencoder, load_autoencoder
 from .nets import UNet
 from .nets.architecture import Network
 from .nets.in_pipeline import in_pipeline
@@ -69,6 +70,7 @@ __all__ = [
     "interpolate",
     "invert",
     "load",
+    "load_autoencoder",
     "noise_statistics",
     "pretrained",
     "quantize",
@@ -195,6 +197,7 @@ def sample(
     statistics: Tensor | None = None,
     labels: int | str | Sequence[int | str] | Tensor | None = None,
     guidance: float = 0.0,
+    autoencoder: Autoencoder | None = None,
     **options: Any,
 ) -> Tensor:
     """Images 0..n−1 of seed `seed`, uint8 [n, C, H, W]; the same noise for every network and batch size.
@@ -208,6 +211,7 @@ def sample(
     labels: of a class-conditional network, the class of all images, by number or name, or of each, n of them; "none"
     for no class. By default image i is of class i modulo their number. guidance: w of classifier-free guidance, whose
     prediction is (1 + w)·conditional − w·unconditional.
+    autoencoder: of a network on latents, decodes them; by default `net.autoencoder`. Latents are never clipped.
 
     The network runs in eval mode, and is left in the mode it was in. Raises UserError for arguments that nothing can be
     done with, and for what does not fit together.
@@ -220,7 +224,10 @@ def sample(
     require(statistics is None or sampler == "analytic_dpm", f"statistics: only of sampler=analytic_dpm, not {sampler}")
     if x_T is not None:
         check_noise(net, x_T, n)
-    return generate_all(*(net, config, n, batch_size), given=Given(statistics, x_T, of_each), progress=progress)
+    kind = type(autoencoder).__name__
+    require(isinstance(autoencoder, Autoencoder | None), f"autoencoder={kind}: use ann2snn.load_autoencoder")
+    given = Given(statistics, x_T, of_each, autoencoder)
+    return generate_all(*(net, config, n, batch_size), given=given, progress=progress)
 
 
 def _classes(
@@ -244,8 +251,8 @@ def noise_statistics(net: nn.Module, images: Tensor, **how: Any) -> Tensor:
     The network runs in eval mode, and is left in the mode it was in. Raises UserError for what cannot be measured.
     """
     net = check_sampled(net)
-    given_images(net, images)
-    return measured_statistics(net, sampling(how | {"sampler": "analytic_dpm"}), images.split(BATCH))
+    inputs = given_images(net, images)
+    return measured_statistics(net, sampling(how | {"sampler": "analytic_dpm"}), inputs.split(BATCH))
 
 
 def trajectory(

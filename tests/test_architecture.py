@@ -25,6 +25,7 @@ FLOORS = [
     {"toy", "training"},
     {"api", "finetune", "report"},
     {"generate", "metrics"},
+    {"latent"},
     {"checkpoints", "cost", "exchange", "hardware", "run"},
     {"convert"},
     {"diffusion", "ptq"},

@@ -13,12 +13,13 @@ from ..convert.to_snn import check_convertible
 from ..distributed.runtime import place
 from ..distributed.world import World
 from ..errors import UserError
+from ..latent import attach
 from ..nets.architecture import NetworkConfig
 from ..nets.direct import DirectDenoiser
 from ..nets.sddpm import SDDPM
 from ..run.folder import BEST, CHECKPOINT, CONVERTED, TRAINED, RunFolder
 from ..training.initial import check_source, quantized_state
-from . import flags
+from . import flags, latents
 from .build import spiking_config
 from .flags import FLAGS
 from .settings import check_has, expected_fields
@@ -41,6 +42,8 @@ def load_checkpoint(path: Path, weights: str = "ema", free: tuple[str, ...] = ()
         expected=expected,
     )
     check_has(loaded.unet.config, path, free)
+    attach(loaded.net, latents.given_autoencoder(), path)
+    latents.check_unclipped(loaded.unet.diffusion)
     if flags.given("var_type"):  # a choice of the sampler, not of the network
         loaded.unet.diffusion = replace(loaded.unet.diffusion, var_type=FLAGS.var_type)
     return loaded

@@ -156,6 +156,10 @@ def _define_data() -> None:
     DEFINE_string("data_dir", "./data", "where the data set is, or is downloaded to; for folder, the images")
     DEFINE_integer("channels", None, "1 (grey) or 3 (colour) for a folder of images; default 3")
     DEFINE_integer("img_size", 32, "height and width; a multiple of 2^(levels − 1)")
+    DEFINE_string(
+        *("autoencoder", None),
+        "diffuse its latents, not images: a file of `ann2snn autoencoder`, or a folder of diffusers' AutoencoderKL",
+    )
     DEFINE_bool("flip", None, "mirror training images at random; default: what suits the data set")
     DEFINE_integer("num_workers", 4, "processes that decode images, where a data set does not fit in memory")
     DEFINE_enum(

@@ -40,8 +40,18 @@ def network_channels(config: DiffusionConfig, image_channels: int) -> int:
 
 
 def image_channels(net) -> int:
-    """Channels of the images that a denoiser makes."""
-    return net.in_channels // network_channels(net.diffusion, 1)
+    """Channels of the images that a denoiser makes, decoded where they are latents."""
+    return net.diffusion.decoded_channels or net.in_channels // network_channels(net.diffusion, 1)
+
+
+def image_side(net) -> int:
+    """Height and width of these images in pixels; `net.image_size` is that of its input."""
+    return net.image_size * net.diffusion.downscale
+
+
+def clips(sample: SampleConfig, config: DiffusionConfig) -> bool:
+    """Whether the predicted image is clipped inside the chain: latents have no range that they could be clipped to."""
+    return sample.clip and not config.autoencoder
 
 
 def current_steps(net) -> int | None:
@@ -145,12 +155,13 @@ def run_sampler(
     if sample.sampler in SAMPLERS:
         options = options_of(sample, statistics, spike_steps)
         chain = SAMPLERS[sample.sampler]
-        return chain(net, _vp(process), noise(), noise=noise, clip=sample.clip, on_step=on_step, **options)
+        clip = clips(sample, config)
+        return chain(net, _vp(process), noise(), noise=noise, clip=clip, on_step=on_step, **options)
     linear, options = _linear(process, config, sample)
     if not isinstance(process, VP):
         net = with_label_scale(whole_prediction(net, process, config), label_scale(config))
     run: Callable[..., Tensor] = sample_gddim if sample.sampler == "gddim" else sample_euler
-    common = {"steps": sample.steps, "power": sample.grid_power, "lam": sample.eta, "clip": sample.clip}
+    common = {"steps": sample.steps, "power": sample.grid_power, "lam": sample.eta, "clip": clips(sample, config)}
     return run(net, linear, linear.prior(noise()), noise=noise, on_step=on_step, **common, **options)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import numpy as np
 from torch import Tensor
 
 from ..config import SampleConfig
-from ..data import to_uint8
-from ..diffusion.process import image_channels, make_process
+from ..diffusion.process import make_process
 from ..diffusion.vp import VP
 from ..generate.subject import Sampled
+from ..latent import as_images
+from ..latent.autoencoder import picture_shape
 from ..report.trajectory import Trajectory
 from ..run.paths import SamplingPaths, save_paths
 
@@ -23,14 +25,15 @@ MOST_VALUES = 1 << 21  # of all states of one network: large images get fewer fr
 def as_pictures(net: Sampled) -> Callable[[Tensor], Tensor]:
     """From a sampler's states to what is shown of them, uint8: of CLD the positions, of blur diffusion the pixels."""
     process = make_process(net.diffusion, net.image_size)
-    return lambda state: to_uint8(state if isinstance(process, VP) else process.data(state))
+    shown = as_images(net)
+    return lambda state: shown(state if isinstance(process, VP) else process.data(state))
 
 
 class FirstPath:
     """Keeps the states of the first images while `net` samples; `watch` is the sampler's `on_step`."""
 
     def __init__(self, net: Sampled) -> None:
-        values = MOST_IMAGES * image_channels(net) * net.image_size**2
+        values = MOST_IMAGES * math.prod(picture_shape(net))
         self.kept = Trajectory(max(LEAST_FRAMES, min(MOST_FRAMES, MOST_VALUES // values)))
         self._pictures, self._images = as_pictures(net), 0
 
