@@ -89,7 +89,7 @@ def load(
     weights: str = "ema",
     bit: int | None = None,
     spike_steps: int | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     norm_groups: int | None = None,
     device: str = "cpu",
     **spiking: Any,
@@ -102,22 +102,23 @@ def load(
     bit: activation bits, for files of the published conversion code, which do not store them.
     spike_steps: of files of the published SDDPM (default 4) and FSDDIM (default 8), which do not store them either.
     image_size, norm_groups: for files that do not tell them; 32 is assumed, with a note. Must agree with others.
+    image_size: one number for squares, or (height, width).
     spiking: fields of `SpikingConfig` (schedule, signed, …) that override how a spiking network runs.
 
-    The network knows itself: `config`, `in_channels`, `image_size`, `diffusion` (and `spiking`, if it is one).
+    The network knows itself: `config`, `in_channels`, `image_size` (a pair of height and width), `diffusion` (and
+    `spiking`, if it is one).
 
     Raises UserError (a ValueError) for a missing, damaged or foreign file.
     """
     require(weights in ("ema", "net"), f'weights={weights}: use "ema" or "net"')
     require(isinstance(device, str | torch.device), f"device={device}: give a device's name, such as cpu or cuda")
-    known = {"image_size": ("img_size", image_size), "norm_groups": ("norm_groups", norm_groups)}
     loaded = checkpoint.load(
         _file(path),
         weights=weights,
         bit=bit,
         spike_steps=spike_steps,
         image_size=image_size,
-        expected={name: given for name, given in known.items() if given[1] is not None},
+        expected={} if norm_groups is None else {"norm_groups": ("norm_groups", norm_groups)},
     )
     try:
         net = loaded.net.to(device)
@@ -220,7 +221,7 @@ def sample(
     n, batch_size = check_limits("n", n, "n"), check_limits("batch_size", batch_size, "batch_size")
     check_bool(progress, "progress")
     of_all, of_each = _classes(net, labels, n)
-    config = SampleConfig(sampler, steps, eta, clip, seed, guidance=guidance, **of_all, **options)
+    config = SampleConfig(sampler, steps, eta, clip, seed, guidance=guidance, **of_all, **options).check_taken()
     require(statistics is None or sampler == "analytic_dpm", f"statistics: only of sampler=analytic_dpm, not {sampler}")
     if x_T is not None:
         check_noise(net, x_T, n)

@@ -54,7 +54,7 @@ def trajectory_of(ann: torch.nn.Module, config: SampleConfig, images: int, first
             raise _EnoughError
         return ann(x, t)
 
-    shape = (ann.in_channels, ann.image_size, ann.image_size)
+    shape = (ann.in_channels, *ann.image_size)
     noise = ImageNoise(config.seed, list(range(images)), shape, torch.device("cpu"), next(ann.parameters()).dtype)
     with contextlib.suppress(_EnoughError):
         run_sampler(called, ann.diffusion, ann.image_size, config, noise)

@@ -140,7 +140,7 @@ def run(given: argparse.Namespace, how: dict[str, object]) -> list[dict]:
         rows.append(measured(net, sample, given.images) | {"agreement": agreement(made, labels, means)})
         print(rows[-1], flush=True)
     real = {"real_agreement": agreement(data.all_images(), data.labels, means)}
-    about = {"bits": net.config.bits, "image_size": net.image_size, "data": f"{data.name} ({data.split})"}
+    about = {"bits": net.config.bits, "image_size": net.image_size.stored, "data": f"{data.name} ({data.split})"}
     if given.out is not None:
         write_text(given.out, json.dumps(how | about | real | {"rows": rows}, indent=1) + "\n")
     return rows

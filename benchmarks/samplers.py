@@ -30,7 +30,7 @@ from ann2snn.config import SampleConfig, SpikingConfig, require
 from ann2snn.convert import SpikingNetwork, convert
 from ann2snn.data import ImageDataset, load_dataset, to_model_range
 from ann2snn.diffusion import analytic_statistics
-from ann2snn.diffusion.process import check_sampling, make_process, require_vp
+from ann2snn.diffusion.process import check_sampling, make_process, require_vp, size_of
 from ann2snn.diffusion.samplers.grids import REAL_TIMES, whole_times
 from ann2snn.distributed import launch
 from ann2snn.distributed.runtime import prepare_folder, seed_from
@@ -135,7 +135,7 @@ def statistics_of(task: Task, scoring: Scoring) -> Tensor | None:
         return None
     net, data = task.source.net, scoring.dataset()
     images = to_model_range(torch.stack([data[i] for i in range(min(scoring.analytic_images, len(data)))]))
-    process = make_process(net.diffusion, net.image_size)
+    process = make_process(net.diffusion, size_of(net))
     times = whole_times(process, task.sample.steps, task.sample.skip)
     generator = torch.Generator().manual_seed(seed_from(task.sample.seed, 0))
     batches = images.to(next(net.parameters())).split(scoring.batch_size)

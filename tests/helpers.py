@@ -96,7 +96,7 @@ def random_ann(seed: int = 0, **options: object) -> UNet:
 def random_batch(net: UNet | SpikingNetwork, n: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """x [n, C, H, W] in float64 and integer t [n]."""
     generator = torch.Generator().manual_seed(1000 + seed)
-    x = torch.randn(n, net.in_channels, net.image_size, net.image_size, generator=generator, dtype=torch.float64)
+    x = torch.randn(n, net.in_channels, *net.image_size, generator=generator, dtype=torch.float64)
     return x, torch.randint(0, net.config.diffusion_steps, (n,), generator=generator)
 
 

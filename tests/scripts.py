@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import importlib
 import os
+import pkgutil
 import runpy
 import signal
 import socket
@@ -12,6 +14,8 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
+from ann2snn import cli, report, stages
+from ann2snn.config import ImageSize
 from ann2snn.data import datasets
 
 SHIPPED = "fashion_mnist_10k"
@@ -48,7 +52,8 @@ def processes(count: int, name: str, *flags: str, before=lambda: None) -> list[D
 
     before: as above, in every process; `RANK` in the environment tells which.
     """
-    _shipped(datasets._Request(SHIPPED, Path(), 8, True, None))
+    _imported()
+    _shipped(datasets._Request(SHIPPED, Path(), ImageSize(8, 8), True, None))
     port, running = _free_port(), []
     for rank in range(count):
         out, err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
@@ -60,6 +65,15 @@ def processes(count: int, name: str, *flags: str, before=lambda: None) -> list[D
             _child(name, flags, before, out.fileno(), err.fileno())
         running.append((child, out, err))
     return [_finished(*process) for process in running]
+
+
+@functools.cache
+def _imported() -> None:
+    """What scripts import once they have read their flags takes a second: the forked ones share it."""
+    for room in (cli, report, stages):
+        for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
+            importlib.import_module(module.name)
+    importlib.import_module("torch.utils.tensorboard")
 
 
 def _finished(child: int, out, err) -> Done:

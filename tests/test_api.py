@@ -22,7 +22,7 @@ def test_docstring_example_runs():
 
 def test_loaded_network_knows_itself(finished_run):
     ann = ann2snn.load(finished_run[0] / "ckpt.pt")
-    assert (ann.in_channels, ann.image_size, ann.config.bits, ann.diffusion.diffusion_steps) == (1, 8, 2, 50)
+    assert (ann.in_channels, ann.image_size, ann.config.bits, ann.diffusion.diffusion_steps) == (1, (8, 8), 2, 50)
     assert not ann.training
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from ann2snn.config import DiffusionConfig, SampleConfig
+from ann2snn.config import DiffusionConfig, ImageSize, SampleConfig
 from ann2snn.convert import convert
 from ann2snn.distributed.runtime import evaluating, steady_convolutions
 from ann2snn.generate.sampling import generate, generate_all, generate_batches, group_size, image_groups
@@ -118,12 +118,13 @@ def test_on_a_cpu_every_call_has_the_same_shape():
         for _ in generate_batches(net, SampleConfig("ddim", steps=2), [3, 4, 40], batch_size, label=None):
             pass
     generate(net, SampleConfig("ddim", steps=2), [9])
-    assert set(shapes) == {(group_size(8), 3, 8, 8)}
+    assert set(shapes) == {(group_size(ImageSize(8, 8)), 3, 8, 8)}
 
 
 def test_groups_do_not_depend_on_what_is_asked_for():
     net = unet(0)
-    assert group_size(8) == group_size(16) == 32 and group_size(28) == 16 and group_size(4096) == 2
+    sizes = {side: group_size(ImageSize(side, side)) for side in (8, 16, 28, 4096)}
+    assert sizes == {8: 32, 16: 32, 28: 16, 4096: 2} and group_size(ImageSize(7, 112)) == 16
     assert image_groups(net, [70, 3, 31, 32]) == [[3, 31], [32], [70]]
     assert_equal(
         generate(net, SampleConfig("ddim", steps=2), [1, 0, 1])[:2],

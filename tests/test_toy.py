@@ -13,11 +13,12 @@ from ann2snn.config import IMAGE_SAMPLERS, UNetConfig
 from ann2snn.data.toy import toy_points
 from ann2snn.diffusion.blur import BDM, BDMConfig
 from ann2snn.diffusion.cld import CLD
+from ann2snn.diffusion.ddpm import DDPM
 from ann2snn.diffusion.precondition import LinearFirst, noise_weights
 from ann2snn.errors import UserError
 from ann2snn.nets import UNet
 from ann2snn.nets.mlp import MLP
-from ann2snn.toy import learn, sets
+from ann2snn.toy import sets
 from ann2snn.toy.__main__ import main, settings_from
 from ann2snn.toy.learn import build, load, train
 from ann2snn.toy.settings import IMAGES, NAMES, REACH, ToySettings
@@ -114,7 +115,7 @@ def test_training_lowers_the_loss_from_one(process, points):
 
 
 def test_diverging_training_is_refused(monkeypatch):
-    monkeypatch.setattr(learn, "denoising_loss", lambda net, *rest: net.last.weight.sum() * math.nan)
+    monkeypatch.setattr(DDPM, "loss", lambda process, net, *rest: net.last.weight.sum() * math.nan)
     with pytest.raises(UserError, match="smaller --lr"):
         train(ToySettings(train_steps=2, batch_size=2, width=8, layers=1, samples=1))
 

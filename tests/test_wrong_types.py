@@ -18,8 +18,8 @@ JUNK = [None, "", "ten", True, 7.5, float("nan"), [], {}, object(), np.array([1,
 @pytest.fixture(scope="module")
 def given():
     ann = random_ann(diffusion_steps=10)
-    side, channels = ann.image_size, ann.in_channels
-    x = torch.randn(2, channels, side, side, dtype=next(ann.parameters()).dtype)
+    (height, width), channels = ann.image_size, ann.in_channels
+    x = torch.randn(2, channels, height, width, dtype=next(ann.parameters()).dtype)
     return SimpleNamespace(ann=ann, snn=ann2snn.convert(ann, schedule="stream"), x=x, t=torch.tensor([2, 7]))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..config import FULL_PRECISION, DiffusionConfig, SpikingConfig, UNetConfig
+from ..config import FULL_PRECISION, SQUARE_32, DiffusionConfig, ImageSize, SpikingConfig, UNetConfig, check_size
 from ..convert import SpikingNetwork, attach
 from ..errors import UserError, is_out_of_memory
 from ..files.atomic import file_hash, replacing
@@ -240,7 +240,7 @@ def load(
     payload: dict | None = None,
     weights: str = "ema",
     bit: int | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | int | tuple[int, int] | None = None,
     spike_steps: int | None = None,
     spiking: SpikingConfig | None = None,
     expected: dict[str, tuple[str, object]] | None = None,
@@ -261,7 +261,8 @@ def load(
     state = state_in(payload, f"{weights}_model", path)
     kind, step = _kind_and_step(payload, state, path)
     state = reference.rename_snn_keys(state, path)
-    told = _Told(bit, image_size, spike_steps, expected or {})
+    size = None if image_size is None else check_size(image_size)
+    told = _Told(bit, size, spike_steps, expected or {})
     config, diffusion, stored_spiking = _configs(payload, state, path, told)
 
     if (kind == "direct") != isinstance(config, DirectConfig) or (kind == "snn" and config.bits == FULL_PRECISION):
@@ -308,8 +309,9 @@ def check_agreement(
     for name, (flag, value) in expected.items():
         if not hasattr(config, name):
             continue
-        stored = getattr(config, name) * downscale if name == "image_size" else getattr(config, name)
-        given = tuple(value) if isinstance(value, (list, tuple)) else value
+        stored = getattr(config, name)
+        stored = stored.times(downscale) if name == "image_size" else stored
+        given = tuple(value) if isinstance(value, list) else value
         if given != stored:
             raise UserError(
                 f"--{flag}={_text(given)} contradicts {where}, which was made with {_text(stored)}: "
@@ -318,7 +320,7 @@ def check_agreement(
 
 
 def _text(value: object) -> str:
-    return (",".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
+    return (",".join(map(str, value)) or "none") if type(value) is tuple else str(value)
 
 
 def _kind_and_step(payload: dict, state: dict, path: str | os.PathLike) -> tuple[str, int]:
@@ -338,7 +340,7 @@ class _Told:
     """What the caller of `load` knows about the file."""
 
     bit: int | None
-    image_size: int | None
+    image_size: ImageSize | None
     spike_steps: int | None
     expected: dict[str, tuple[str, Any]]
 
@@ -354,7 +356,7 @@ def _configs(
 ) -> tuple[NetworkConfig, DiffusionConfig, SpikingConfig]:
     config: NetworkConfig
     stored = payload.get("config")
-    size = told.image_size or reference.image_size_of(payload)
+    size = reference.image_size_of(payload) or told.image_size or SQUARE_32
     if isinstance(stored, dict):
         expected = dict(told.all_expected)
         if dialects.has_assumptions(payload):
@@ -373,7 +375,7 @@ def _configs(
         config, expected = published.completed(config, told.all_expected, path)
         diffusion, spiking = published.diffusion_of(config), SpikingConfig()
     else:
-        expected = dict(told.expected)
+        expected = {name: given for name, given in told.all_expected.items() if name != "bits"}
         _, groups = told.expected.get("norm_groups", ("", None))
         config = reference.infer_config(state, path, told.bit, size, groups)
         diffusion, spiking = DiffusionConfig(diffusion_steps=config.diffusion_steps), SpikingConfig()

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from ..config import ImageSize
 from ..errors import one_line
 from ..nets.diffusers_unet import DiffusersUNetConfig
 from . import ddpm_torch, diffusers_folder, folders, pytorch_ddpm
@@ -71,6 +72,7 @@ def completed(payload: dict, told: dict[str, tuple[str, object]]) -> tuple[dict,
     unet, diffusion = dict(stored["unet"]), dict(stored["diffusion"])
     for name in set(payload[ASSUMED].fields) & told.keys():
         _, value = left.pop(name)
+        value = value.stored if isinstance(value, ImageSize) else value
         if name == "image_size" and stored["arch"] == DiffusersUNetConfig.arch:
             unet["settings"] = json.dumps(json.loads(unet["settings"]) | {"sample_size": value})
         else:

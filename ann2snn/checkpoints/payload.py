@@ -62,5 +62,5 @@ def check_pair(config: NetworkConfig, diffusion: DiffusionConfig) -> None:
     own = getattr(config, "diffusion_steps", steps)  # a network without a table of times takes any
     require(own == steps, f"{own} diffusion steps in the network, {steps} in the process")
     require(channels in (1, 3), f"{channels:g} image channels: images have 1 (grey) or 3 (colour)")
-    side = config.image_size * diffusion.downscale
-    require(side <= MAX_IMAGE_SIZE, f"images of {side} pixels: at most {MAX_IMAGE_SIZE}")
+    size = config.image_size.times(diffusion.downscale)
+    require(max(size) <= MAX_IMAGE_SIZE, f"images of {size} pixels: at most {MAX_IMAGE_SIZE}")

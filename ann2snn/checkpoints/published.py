@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ..config import DiffusionConfig
+from ..config import DiffusionConfig, ImageSize
 from ..errors import UserError
 from ..nets.direct import DirectConfig
 from ..nets.fsddim import FSDDIMConfig
@@ -43,7 +43,7 @@ def arch_of(state: dict[str, Tensor]) -> type[DirectConfig] | None:
 
 
 def infer_direct_config(
-    state: dict[str, Tensor], path: object, spike_steps: int | None, image_size: int
+    state: dict[str, Tensor], path: object, spike_steps: int | None, image_size: ImageSize
 ) -> DirectConfig:
     """Read a published network's settings off names and shapes.
 

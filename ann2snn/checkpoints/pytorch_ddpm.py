@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import DiffusionConfig
+from ..config import SQUARE_32, DiffusionConfig, ImageSize
 from ..errors import UserError
 from ..nets.attention_unet import AttentionUNetConfig, sinusoidal_features
 from .payload import FORMAT
@@ -51,16 +51,16 @@ def recognises(payload: dict) -> bool:
 def normalised(payload: dict, path: Path) -> dict:
     """Our payload. Raises UserError."""
     found: dict[str, object] = {"kind": "ann", "format": FORMAT, "step": payload.get("step", 0)}
-    config, steps = None, 0
+    config, steps, size = None, 0, image_size_of(payload)
     for key in ("ema_model", "net_model"):
         if key in payload:
             state = {name.removeprefix("module."): value for name, value in state_in(payload, key, path).items()}
             steps = _check_table(state, path)
-            config = _config(state, image_size_of(payload), path)
+            config = _config(state, size or SQUARE_32, path)
             found[key] = _renamed(state, config, path)
     diffusion = DiffusionConfig(diffusion_steps=steps)
     found["config"] = {"arch": AttentionUNetConfig.arch, "unet": config, "diffusion": diffusion.to_dict()}
-    told = {"image_size"} if isinstance(payload.get("x_T"), Tensor) else set()
+    told = set() if size is None else {"image_size"}
     return found | {"assumed": [name for name in ASSUMED if name not in told]}
 
 
@@ -76,7 +76,7 @@ def _check_table(state: dict[str, Tensor], path: Path) -> int:
     return table.shape[0]
 
 
-def _config(state: dict[str, Tensor], image_size: int, path: Path) -> dict:
+def _config(state: dict[str, Tensor], image_size: ImageSize, path: Path) -> dict:
     head = state.get("head.weight")
     if head is None or head.dim() != 4 or 0 in head.shape:
         raise UserError(f"refusing {path}: its head.weight is no convolution's")
@@ -89,7 +89,7 @@ def _config(state: dict[str, Tensor], image_size: int, path: Path) -> dict:
     }
     return attention_settings(
         in_channels=head.shape[1],
-        image_size=image_size,
+        image_size=image_size.stored,
         ch=ch,
         ch_mult=list(mults),
         num_res_blocks=blocks,

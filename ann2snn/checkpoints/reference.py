@@ -6,7 +6,7 @@ import re
 
 from torch import Tensor
 
-from ..config import FULL_PRECISION, DiffusionConfig, UNetConfig
+from ..config import FULL_PRECISION, DiffusionConfig, ImageSize, UNetConfig
 from ..errors import UserError
 from .payload import check_pair
 
@@ -29,14 +29,14 @@ def kind_of(state: dict[str, Tensor]) -> str:
     return "snn" if any(".block." in name for name in state) else "ann"
 
 
-def image_size_of(payload: dict) -> int:
-    """The published training checkpoint keeps its sampling noise x_T [N, C, H, W]; anything else is taken as 32."""
+def image_size_of(payload: dict) -> ImageSize | None:
+    """The published training checkpoint keeps its sampling noise x_T [N, C, H, W]; of others None, as they do not."""
     x_T = payload.get("x_T")
-    return int(x_T.shape[-1]) if isinstance(x_T, Tensor) and x_T.dim() == 4 else 32
+    return ImageSize(*x_T.shape[2:]) if isinstance(x_T, Tensor) and x_T.dim() == 4 else None
 
 
 def infer_config(
-    state: dict[str, Tensor], path, bit: int | None, image_size: int, norm_groups: int | None = None
+    state: dict[str, Tensor], path, bit: int | None, image_size: ImageSize, norm_groups: int | None = None
 ) -> UNetConfig:
     """Read the architecture off the shapes, which do not show the bits and the norms' groups (None: 32).
 

@@ -5,8 +5,8 @@ A flagfile may have them, since one can drive all commands.
 
 from __future__ import annotations
 
-from ..config import require
-from .flags import FLAGS, written
+from ..config import SOME_TAKE, check_taken, require
+from .flags import FLAGS, given, written
 
 #: What only one command does, by the flags that ask for it.
 COMMANDS = {
@@ -38,6 +38,10 @@ def check(command: str) -> None:
     for name, other in COMMANDS.items():
         message = f"{_told(name)}: only {SCRIPTS[other]}.py does that; drop it, or run {SCRIPTS[other]}.py"
         require(command == other or not _asks(name), message)
+    drawn = command == "evaluate" and not given("sampler") and any(FLAGS[name].value for name in PICTURES)
+    for field, name in SOME_TAKE.items():
+        if _asks(name):
+            check_taken("ddim" if drawn else FLAGS.sampler, field, written(FLAGS[name].value))
     if command != "evaluate":
         return
     asked = [name for name in ACTIONS if FLAGS[name].value]

@@ -23,7 +23,7 @@ from ..config import (
 )
 from ..convert import SpikingNetwork
 from ..data import ImageDataset, load_dataset
-from ..diffusion.process import check_sampling, current_steps, image_channels, image_side, network_channels
+from ..diffusion.process import check_sampling, current_steps, decoded_size, image_channels, network_channels
 from ..distributed.precision import set_tf32
 from ..distributed.runtime import computes_bfloat16, computes_tf32, keep_freed_memory
 from ..distributed.world import World, current, join
@@ -101,7 +101,7 @@ def dataset_for(source: checkpoint.Loaded) -> ImageDataset:
     net = source.net
     wanted = image_channels(net)
     channels = wanted if name == "folder" else None
-    images = load_dataset(name, FLAGS.data_dir, image_side(net), channels=channels)
+    images = load_dataset(name, FLAGS.data_dir, decoded_size(net), channels=channels)
     if images.channels != wanted:
         raise UserError(
             f"{name} has {images.channels} image channels, the network of {source.path} {wanted}: "
@@ -118,7 +118,7 @@ def inputs_for(source: checkpoint.Loaded, device: torch.device) -> ImageDataset:
 def _announced(images: ImageDataset) -> ImageDataset:
     """The images, after the main process has said which and how many they are."""
     if current().main:
-        shape = f"{images.img_size}x{images.img_size}, {'grey' if images.channels == 1 else 'colour'}"
+        shape = f"{images.img_size.height}x{images.img_size.width}, {'grey' if images.channels == 1 else 'colour'}"
         print(
             f"data: {len(images):,} images of {images.name} ({images.split}), {shape}"
             + f"; {images.note}" * bool(images.note)

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from absl import flags
 
-from ..config import LIMITS, require
+from ..config import LIMITS, ImageSize, require
 from ..errors import UserError, one_line, show
 from ..files.flagfile import check_arguments, shipped_ones
 from ..output import unbreakable_output
@@ -91,6 +91,9 @@ def _check_values() -> None:
         require(not empty or not given(name), f"--{name}=: is empty; give a value or drop the flag")
         if isinstance(flag, float):
             require(math.isfinite(flag), f"--{name}={flag}: must be a finite number")
+        if isinstance(flag, ImageSize):
+            least, most = LIMITS[name]
+            require(least <= min(flag) and max(flag) <= most, f"--{name}={flag}: use {least} to {most}")
         if type(flag) is int:
             least, most = LIMITS.get(name, (-(2**53), 2**53))
             require(least <= flag <= most, f"--{name}={flag}: use {least} to {most}")

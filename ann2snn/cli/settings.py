@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..config import FULL_PRECISION, DiffusionConfig, UNetConfig, require
+from ..config import FULL_PRECISION, DiffusionConfig, ImageSize, UNetConfig, require
 from ..errors import UserError
 from ..latent import Autoencoder
 from ..nets.architecture import NetworkConfig
@@ -76,15 +76,16 @@ def network_config(in_channels: int, downscale: int = 1) -> NetworkConfig:
     if downscale == 1:
         return config
     require(
-        FLAGS.img_size % downscale == 0,
+        not any(n % downscale for n in FLAGS.img_size),
         f"--img_size={FLAGS.img_size}: must be a multiple of {downscale}, the "
         "pixels of an image's side to one of its latent's (--autoencoder)",
     )
-    side = FLAGS.img_size // downscale
+    size = ImageSize(*(n // downscale for n in FLAGS.img_size))
     try:
-        return replace(config, image_size=side)
+        changed: Any = {"image_size": size}
+        return replace(config, **changed)
     except UserError as error:
-        raise UserError(f"{error} (the latents of --img_size={FLAGS.img_size} have a side of {side})") from None
+        raise UserError(f"{error} (the latents of --img_size={FLAGS.img_size} are {size})") from None
 
 
 def _on_images(in_channels: int) -> NetworkConfig:
@@ -129,11 +130,11 @@ def effective_flags(config: NetworkConfig, diffusion: DiffusionConfig, trained_o
     found = {"arch": config.arch} | {name: getattr(config, field) for name, field in table.items()}
     found |= {name: getattr(diffusion, field) for name, field in DIFFUSION_FLAGS.items()}
     found |= {"var_type": diffusion.var_type, "linear_first": diffusion.linear_first, "dropout": config.dropout}
-    found["img_size"] = config.image_size * diffusion.downscale
+    found["img_size"] = config.image_size.times(diffusion.downscale)
     found["class_cond"] = getattr(config, "num_classes", 0) > 0
     if trained_on and not given("dataset_type"):
         found["dataset_type"] = trained_on
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+    return {name: list(value) if type(value) is tuple else value for name, value in found.items()}
 
 
 def written_flagfile(effective: dict[str, object]) -> str:

@@ -64,6 +64,16 @@ FLAGS = Table()
 )
 
 
+class _SizeParser(flags.ArgumentParser):
+    def parse(self, argument: str) -> config.ImageSize:
+        return config.read_size(str(argument))
+
+
+def define_size(name: str, default: str, description: str) -> None:
+    """A flag that is one number, or a height and a width."""
+    flags.DEFINE(_SizeParser(), name, default, description, FLAGS, flags.ArgumentSerializer())
+
+
 def define() -> None:
     """Register the whole table; call once, from a script."""
     for title, group in GROUPS.items():
@@ -141,7 +151,7 @@ def _define_diffusion() -> None:
     DEFINE_enum("beta_schedule", "linear", config.BETA_SCHEDULES, "how the betas grow from beta_1 to beta_T; vp only")
     DEFINE_bool("zero_terminal_snr", False, "rescale the schedule so that its last step is pure noise; not for epsilon")
     DEFINE_enum(
-        "process", "vp", config.PROCESSES, "vp is DDPM's; cld: critically damped Langevin; blur: blur diffusion"
+        "process", "vp", list(config.PROCESSES), "vp is DDPM's; cld: critically damped Langevin; blur: blur diffusion"
     )
     DEFINE_bool(
         "linear_first", None, "cld, blur: the network learns what the best linear prediction leaves; default: cld"
@@ -155,7 +165,7 @@ def _define_data() -> None:
     )
     DEFINE_string("data_dir", "./data", "where the data set is, or is downloaded to; for folder, the images")
     DEFINE_integer("channels", None, "1 (grey) or 3 (colour) for a folder of images; default 3")
-    DEFINE_integer("img_size", 32, "height and width; a multiple of 2^(levels − 1)")
+    define_size("img_size", "32", "height and width, or HEIGHT,WIDTH; multiples of 2^(levels − 1)")
     DEFINE_string(
         *("autoencoder", None),
         "diffuse its latents, not images: a file of `ann2snn autoencoder`, or a folder of diffusers' AutoencoderKL",

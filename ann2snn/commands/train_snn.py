@@ -36,7 +36,7 @@ def suits(network, diffusion) -> None:
     require(
         not diffusion.autoencoder, "--autoencoder: of ANN_train.py and what follows it; SNN_train.py trains on images"
     )
-    require(diffusion.process == "vp", f"--process={diffusion.process}: --arch={FLAGS.arch} needs --process=vp")
+    require(diffusion.whole_steps, f"--process={diffusion.process}: --arch={FLAGS.arch} needs --process=vp")
 
 
 def run_training(world) -> int:

@@ -21,10 +21,23 @@ from .checks import (
     require,
 )
 from .classes import CLASS_DROPOUT, NO_CLASS, check_class_label, check_classes, check_guidance, class_index
-from .diffusion import BETA_SCHEDULES, MEAN_TYPES, PROCESSES, VAR_TYPES, DiffusionConfig
+from .diffusion import BETA_SCHEDULES, MEAN_TYPES, VAR_TYPES, DiffusionConfig
 from .direct import CORRECTION_NAMES, SURROGATE_NAMES, DirectSpiking
 from .network import ARCHS, UNetConfig
-from .sampling import CORRECTORS, DDIM_EPSILONS, IMAGE_SAMPLERS, SAMPLER_NAMES, SDE_SAMPLERS, SKIPS, SampleConfig
+from .processes import PROCESSES, Kind, processes_with
+from .samplers import REAL_SKIPS, SAMPLERS, WHOLE_SKIPS, Sampler
+from .sampling import (
+    CORRECTORS,
+    DDIM_EPSILONS,
+    IMAGE_SAMPLERS,
+    SAMPLER_NAMES,
+    SDE_SAMPLERS,
+    SKIPS,
+    SOME_TAKE,
+    SampleConfig,
+    check_taken,
+)
+from .size import SQUARE_32, ImageSize, check_size, read_size
 from .spiking import AUTO, FROZEN, IF_NEURONS, MAX_BURST, SCHEDULES, STREAM_NORMS, SpikingConfig, check_carry_steps
 from .training import (
     DATASET_TYPES,
@@ -62,18 +75,26 @@ __all__ = [
     "MEAN_TYPES",
     "NO_CLASS",
     "PROCESSES",
+    "REAL_SKIPS",
     "RESIDENT",
     "RESUME_WITH",
+    "SAMPLERS",
     "SAMPLER_NAMES",
     "SCHEDULES",
     "SDE_SAMPLERS",
     "SKIPS",
+    "SOME_TAKE",
+    "SQUARE_32",
     "STREAM_NORMS",
     "SURROGATE_NAMES",
     "VAR_TYPES",
+    "WHOLE_SKIPS",
     "DiffusionConfig",
     "DirectSpiking",
+    "ImageSize",
+    "Kind",
     "SampleConfig",
+    "Sampler",
     "SpikingConfig",
     "TrainConfig",
     "UNetConfig",
@@ -92,6 +113,10 @@ __all__ = [
     "check_number",
     "check_resume_with",
     "check_seed",
+    "check_size",
+    "check_taken",
     "make_plain",
+    "processes_with",
+    "read_size",
     "require",
 ]

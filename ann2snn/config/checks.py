@@ -17,7 +17,6 @@ MAX_IMAGE_SIZE = 4096
 #: Whole numbers that describe a U-Net → what messages call them.
 WHOLE = {
     "in_channels": "image channels",
-    "image_size": "--img_size",
     "ch": "--ch",
     "num_res_blocks": "--num_res_blocks",
     "spike_steps": "--timestep",
@@ -166,14 +165,4 @@ def check_multipliers(ch_mult: tuple[int, ...], levels: int, largest: float = MA
         0 < len(ch_mult) <= levels and min(ch_mult) > 0 and max(ch_mult) <= largest,
         f"--ch_mult={','.join(map(str, ch_mult))}: give 1 to {levels} {values}, each once; repeating the flag "
         "appends a value, and the values of the command line replace those of a flagfile",
-    )
-
-
-def check_halving(image_size: int, levels: int) -> None:
-    """Raise UserError unless images can be halved from each of the resolution levels to the next."""
-    factor = 2 ** (levels - 1)
-    require(
-        image_size > 0 and image_size % factor == 0,
-        f"--img_size={image_size}: {levels} resolution levels halve it {levels - 1} times, so it must be a multiple "
-        f"of {factor}",
     )

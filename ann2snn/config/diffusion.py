@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 
 from .checks import check_bool, check_choice, check_diffusion_steps, check_int, check_number, make_plain, require
+from .processes import PROCESSES, Kind, processes_with
 
 MEAN_TYPES = ("epsilon", "xstart", "xprev", "v")
 BETA_SCHEDULES = ("linear", "quad", "cosine", "sigmoid", "const", "warmup10", "warmup50", "jsd")
-PROCESSES = ("vp", "cld", "blur")
 VAR_TYPES = ("fixedlarge", "fixedsmall")
 
 
@@ -59,23 +59,32 @@ class DiffusionConfig:
         check_choice(self.mean_type, MEAN_TYPES, "--mean_type")
         check_choice(self.var_type, VAR_TYPES, "--var_type")
         self._check_schedule()
+        check_choice(self.process, PROCESSES, "--process")
         self._check_terminal()
         self._check_latents()
-        check_choice(self.process, PROCESSES, "--process")
         check_choice(self.factor, ("R", "L"), "--cld_factor")
-        require(self.factor == "R" or self.process == "cld", f"--cld_factor={self.factor}: only --process=cld has one")
+        takes = self.kind.takes
+        told = f"--cld_factor={self.factor}: only --process={processes_with('factor')} has one"
+        require(self.factor == "R" or "factor" in takes, told)
         require(isinstance(self.linear_first, bool), f"--linear_first={self.linear_first}: use True or False")
-        require(
-            not self.linear_first or (self.process != "vp" and self.factor == "R"),
-            "--linear_first: only for --process=cld with --cld_factor=R and for --process=blur",
-        )
-        if self.process != "vp":
+        told = f"--linear_first: only for --process={processes_with('linear_first')}, and with --cld_factor=R"
+        require(not self.linear_first or ("linear_first" in takes and self.factor == "R"), told)
+        if not self.whole_steps:
             require(
                 (self.schedule, self.mean_type) == ("linear", "epsilon"),
                 f"--process={self.process}: has its own schedule and predicts noise; drop "
                 f"--beta_schedule={self.schedule} and --mean_type={self.mean_type}",
             )
             require(self.diffusion_steps >= 2, f"--T={self.diffusion_steps}: --process={self.process} needs at least 2")
+
+    @property
+    def kind(self) -> Kind:
+        return PROCESSES[self.process]
+
+    @property
+    def whole_steps(self) -> bool:
+        """Whether the process is DDPM's, of whole diffusion steps, and not one in continuous time."""
+        return self.kind.whole_steps
 
     def _check_schedule(self) -> None:
         name = self.schedule
@@ -101,7 +110,8 @@ class DiffusionConfig:
     def _check_terminal(self) -> None:
         check_bool(self.zero_terminal_snr, "--zero_terminal_snr")
         if self.zero_terminal_snr:
-            require(self.process == "vp", f"--zero_terminal_snr: only for --process=vp, not {self.process}")
+            told = f"--zero_terminal_snr: only for --process={processes_with('zero_terminal_snr')}, not {self.process}"
+            require("zero_terminal_snr" in self.kind.takes, told)
             require(
                 self.diffusion_steps >= 2,
                 f"--zero_terminal_snr: needs at least 2 steps, not --T={self.diffusion_steps}",
@@ -123,7 +133,7 @@ class DiffusionConfig:
             whole and (1 <= factor <= 64 and channels in (1, 3) if name else (factor, channels) == (1, 0)),
             f"downscale={factor}, decoded_channels={channels}: of an autoencoder alone, whose images have 1 or 3",
         )
-        require(not name or self.process == "vp", f"--autoencoder: needs --process=vp, not {self.process}")
+        require(not name or self.whole_steps, f"--autoencoder: needs --process=vp, not {self.process}")
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)

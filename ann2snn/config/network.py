@@ -11,13 +11,13 @@ from .checks import (
     check_blocks,
     check_choice,
     check_diffusion_steps,
-    check_halving,
     check_multipliers,
     check_norm_groups,
     make_whole,
     require,
 )
 from .classes import check_classes
+from .size import SQUARE_32, ImageSize, check_halving, check_size
 
 ARCHS = ("unet", "attention", "sddpm", "fsddim", "diffusers")  # of `nets.architecture`, known without torch
 
@@ -39,7 +39,7 @@ class UNetConfig:
     arch = "unet"  # no field: the name of `--arch`
 
     in_channels: int = 3
-    image_size: int = 32
+    image_size: ImageSize = SQUARE_32
     ch: int = 128
     ch_mult: tuple[int, ...] = (1, 2, 2, 2)
     num_res_blocks: int = 2
@@ -59,6 +59,7 @@ class UNetConfig:
         set_field(self, "bits", check_bits(self.bits, "--bit"))
         set_field(self, "weight_bits", check_bits(self.weight_bits, "--weight_bit"))
         make_whole(self)
+        set_field(self, "image_size", check_size(self.image_size))
         count, names = check_classes(self.num_classes, self.class_names)
         set_field(self, "num_classes", count)
         set_field(self, "class_names", names)
@@ -77,4 +78,5 @@ class UNetConfig:
         check_halving(self.image_size, len(self.ch_mult))
 
     def to_dict(self) -> dict:
-        return dataclasses.asdict(self) | {"ch_mult": list(self.ch_mult), "class_names": list(self.class_names)}
+        lists = {name: list(getattr(self, name)) for name in ("ch_mult", "class_names")}
+        return dataclasses.asdict(self) | lists | {"image_size": self.image_size.stored}

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .checks import check_bool, check_choice, check_int, check_limits, check_number, check_seed, make_plain, require
 from .classes import check_class_label, check_guidance
 from .diffusion import DiffusionConfig
+from .processes import PROCESSES
+from .samplers import REAL_SKIPS, SAMPLERS, WHOLE_SKIPS, Sampler, listed, samplers_with
 from .spiking import AUTO, check_carry_steps
 
-SDE_SAMPLERS = ("gddim", "euler")  # of every process
-SAMPLER_NAMES = (
-    *("ddpm", "ddim", "ddpm_strided", "analytic_dpm", "dpm_solver", "dpmpp", "dpmpp_sde", "heun", "unipc", "fsddim"),
-    *SDE_SAMPLERS,
-)
+SDE_SAMPLERS = tuple(name for name, sampler in SAMPLERS.items() if sampler.linear)  # of every process
+SAMPLER_NAMES = tuple(SAMPLERS)
 #: Those of any network on images; fsddim needs one that emits currents.
-IMAGE_SAMPLERS = tuple(name for name in SAMPLER_NAMES if name not in ("fsddim", *SDE_SAMPLERS))
+IMAGE_SAMPLERS = tuple(
+    name for name, sampler in SAMPLERS.items() if not sampler.linear and "spike_steps" not in sampler.options
+)
 CORRECTORS = ("none", "pec", "pece")
 #: What the noise of ddim's step is after the predicted image was clipped: recomputed to match, or the network's own.
 DDIM_EPSILONS = ("recomputed", "network")
-LOGSNR_SAMPLERS = (
-    "dpm_solver",
-    "dpmpp",
-    "dpmpp_sde",
-    "heun",
-    "unipc",
-)  # whose times are evenly spaced in log SNR unless asked otherwise
-SKIPS = ("uniform", "quadratic", "logsnr", "ddpm_torch_linear", "ddpm_torch_quadratic", "sddpm", "trailing")
+SKIPS = tuple(dict.fromkeys((*WHOLE_SKIPS[:2], *REAL_SKIPS, *WHOLE_SKIPS)))
+#: What a sampler may not have, by its field of `SampleConfig` and its flag.
+SOME_TAKE = {"eta": "eta", "order": "sampler_order", "grid_power": "grid_power", "skip": "skip_type"}
 
 
 @dataclass(frozen=True)
@@ -69,18 +66,19 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         make_plain(self)
-        check_choice(self.sampler, SAMPLER_NAMES, "--sampler")
+        check_choice(self.sampler, SAMPLERS, "--sampler")
+        sampler = self.kind
         if self.skip is None or (isinstance(self.skip, str) and not self.skip):
-            object.__setattr__(self, "skip", "logsnr" if self.sampler in LOGSNR_SAMPLERS else "uniform")
+            object.__setattr__(self, "skip", sampler.skips[0] if sampler.skips else "uniform")
         object.__setattr__(self, "steps", check_limits("sampler_steps", self.steps))
         check_choice(self.skip, SKIPS, "--skip_type")
         object.__setattr__(self, "order", check_int(self.order, "--sampler_order"))
-        least = 0 if self.sampler == "gddim" else 1
+        least = sampler.least_order
         require(least <= self.order <= 3, f"--sampler_order={self.order}: use {least} to 3")
         check_choice(self.corrector, CORRECTORS, "--corrector")
         require(
-            self.corrector == "none" or self.sampler == "gddim",
-            f"--corrector={self.corrector}: only --sampler=gddim has one",
+            self.corrector == "none" or "corrector" in sampler.options,
+            f"--corrector={self.corrector}: only --sampler={samplers_with('corrector')} has one",
         )
         check_number(self.grid_power, "--grid_power")
         require(0 < self.grid_power <= 100, f"--grid_power={self.grid_power}: use a value above 0, at most 100")
@@ -93,30 +91,49 @@ class SampleConfig:
         require(self.carry or self.carry_steps == AUTO, f"--carry_steps={self.carry_steps}: only with --carry")
         check_choice(self.ddim_epsilon, DDIM_EPSILONS, "--ddim_epsilon")
         require(
-            self.ddim_epsilon == "recomputed" or self.sampler == "ddim",
-            f"--ddim_epsilon={self.ddim_epsilon}: only --sampler=ddim has the choice",
+            self.ddim_epsilon == "recomputed" or "ddim_epsilon" in sampler.options,
+            f"--ddim_epsilon={self.ddim_epsilon}: only --sampler={samplers_with('ddim_epsilon')} has the choice",
         )
         require(
-            self.denoise or self.sampler in ("ddim", *SDE_SAMPLERS),
-            "--denoise=False: only --sampler=ddim, gddim and euler can end without it",
+            self.denoise or "denoise" in sampler.options,
+            f"--denoise=False: only --sampler={samplers_with('denoise')} can end without it",
         )
         require(0 <= self.eta <= 1, f"--eta={self.eta}: use 0 (deterministic) to 1")
         object.__setattr__(self, "seed", check_seed(self.seed))
-        if self.sampler == "fsddim":
+        if not sampler.clips:
             object.__setattr__(self, "clip", False)
 
     def from_rest(self) -> SampleConfig:
         """The same, with a network that starts every call from rest: one that has no levels to keep."""
         return replace(self, carry=False, carry_steps=AUTO)
 
+    @property
+    def kind(self) -> Sampler:
+        return SAMPLERS[self.sampler]
+
+    def check_taken(self) -> SampleConfig:
+        """Return self. Raises UserError for what was asked for and the sampler would pass over; flagfiles may have
+        that, as they serve several samplers, and so it is for the caller to tell."""
+        default = SampleConfig(self.sampler)
+        for field in SOME_TAKE:
+            if getattr(self, field) != getattr(default, field):
+                check_taken(self.sampler, field, getattr(self, field))
+        return self
+
+    def taken(self) -> dict[str, Any]:
+        """The fields by name, but those that the sampler would pass over."""
+        return {name: value for name, value in vars(self).items() if name not in SOME_TAKE or name in self.kind.options}
+
     def check_fits(self, diffusion: DiffusionConfig) -> None:
         """Raise UserError if the process has fewer steps than asked for, or none that the sampler knows."""
+        whole = listed([name for name, kind in PROCESSES.items() if kind.whole_steps])
+        others = listed([name for name, sampler in SAMPLERS.items() if sampler.linear], "or")
         require(
-            diffusion.process == "vp" or self.sampler in SDE_SAMPLERS,
-            f"--sampler={self.sampler}: samples --process=vp only; --process={diffusion.process} needs gddim or euler",
+            diffusion.whole_steps or self.kind.linear,
+            f"--sampler={self.sampler}: samples --process={whole} only; --process={diffusion.process} needs {others}",
         )
         # The others choose times between the steps.
-        if self.sampler in ("ddim", "ddpm_strided", "analytic_dpm", "fsddim"):
+        if self.kind.skips == WHOLE_SKIPS:
             require(
                 self.steps <= diffusion.diffusion_steps,
                 f"--sampler_steps={self.steps}: more than the {diffusion.diffusion_steps} diffusion steps (--T)",
@@ -130,7 +147,7 @@ class SampleConfig:
     def calls(self, diffusion: DiffusionConfig) -> int:
         """Network calls per image; a call holds all `branches`."""
         available = diffusion.diffusion_steps
-        if self.sampler == "ddpm":
+        if "steps" not in self.kind.options:
             return available
         times = self.steps
         if self.skip == "ddpm_torch_linear":  # every k-th time, k rounded down
@@ -138,3 +155,9 @@ class SampleConfig:
         if self.skip == "sddpm":  # t = 0 is appended where the list does not reach it
             times += available >= 2 * self.steps
         return times - (not self.denoise)
+
+
+def check_taken(sampler: str, field: str, value: object) -> None:
+    """Raise UserError where the sampler does not take this field of `SOME_TAKE`."""
+    told = f"--{SOME_TAKE[field]}={value}: --sampler={sampler} has none; only {samplers_with(field)} have one"
+    require(field in SAMPLERS[sampler].options, told)

@@ -234,6 +234,7 @@ class Follower(TorchFunctionMode):
             # A module that quantizes weights and other values counts as a neuron: it comes to the same levels.
             module.is_constant = not moves and (name not in self.called or module.is_constant)
             self.called.add(name)
+            self.reach.paused = True  # `_leave` marks what it answers
         elif not self.in_neuron and any(self.of(x) for x in leaves(args)) and _quantizes(module):
             label = f"a {type(module).__name__} that is not registered"
             self.functional.append(name if known is not None else f"{name} ({label})" if name else label)
@@ -244,6 +245,7 @@ class Follower(TorchFunctionMode):
         name = self.inside.pop()
         if isinstance(module, IFNeuron):
             self.in_neuron -= 1
+            self.reach.paused = self.in_neuron > 0
             if args and isinstance(output, Tensor) and self.of(args[0]) is not None:
                 self._mark(output, frozenset([name]))
 

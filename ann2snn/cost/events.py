@@ -89,7 +89,11 @@ class EventFollower(Follower):
         group = next(filter(None, (self.grouped.get(value) for value in operands)), "")
         companions: list[object] = [None] * len(answers)
         if not copies(func, kwargs):
-            group = self.count(func, args, kwargs, operands, answers[0], group)
+            self.reach.paused = True  # nothing that is counted goes back into the network
+            try:
+                group = self.count(func, args, kwargs, operands, answers[0], group)
+            finally:
+                self.reach.paused = False
         elif any(value in self.companions for value in operands):
             given = args[:3] if func is nn.functional.pad else args  # whatever it pads with, it sends no events
             given, named = pytree.tree_map(self._companion, (given, {k: v for k, v in kwargs.items() if k != "value"}))

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torchvision import datasets as tv
 
-from .decode import check_image, decode_image, fit_square, left_out, list_images
+from .decode import check_image, decode_image, fit, left_out, list_images
 from .idx import read_idx
-from ..config import DATASET_TYPES, class_index, require
+from ..config import DATASET_TYPES, ImageSize, check_size, class_index, require
 from ..errors import UserError, is_out_of_memory
 
 MAX_SIZE = 4096
@@ -26,44 +26,47 @@ CHUNK = 256
 HELD_OUT = ("val", "valid", "validation", "eval", "dev")  # names of folders that are not to be trained on
 
 
-class ImageDataset:
-    """A map-style data set of uint8 images [C, img_size, img_size].
+@dataclass(frozen=True)
+class ImageSource:
+    """Where images come from, and what they are.
 
-    Attributes:
-        name: the `dataset_type` it was loaded by.
-        split: "train", "test", or "all" where there is no such division.
-        channels: 1 (grey) or 3 (RGB).
-        img_size: height and width in pixels.
-        flip: whether mirrored images are sensible training data.
-        note: what a user should know of where the images come from.
+    name: the `dataset_type`. split: "train", "test", or "all" where there is no such division.
+    read: i → image i of `count`, uint8 [C, H, W]. channels: 1 (grey) or 3 (RGB). img_size: (height, width).
+    flip: whether mirrored images are sensible training data.
+    note: what a user should know of where the images come from.
+    labels: the images' classes, whole numbers [N], or None where they have none.
+    classes: names of the classes, in the order of their numbers.
+    """
+
+    name: str
+    split: str
+    read: Callable[[int], torch.Tensor]
+    count: int
+    channels: int
+    img_size: ImageSize
+    flip: bool
+    note: str = ""
+    labels: torch.Tensor | None = None
+    classes: Sequence[str] = ()
+
+
+class ImageDataset:
+    """A map-style data set of uint8 images [C, H, W], of a source whose images are all read now if memory permits.
+
+    Attributes: `name`, `split`, `channels`, `img_size`, `flip` and `note` of its `ImageSource`, and
         images: all images, uint8 [N, C, H, W], or None where they are read one by one.
         labels: the images' classes, int64 [N], or None where they have none.
         classes: names of the classes, in the order of their numbers; empty where there are none.
     """
 
-    def __init__(
-        self,
-        name: str,
-        split: str,
-        read: Callable[[int], torch.Tensor],
-        count: int,
-        *,
-        channels: int,
-        img_size: int,
-        flip: bool,
-        note: str = "",
-        labels: torch.Tensor | None = None,
-        classes: Sequence[str] = (),
-    ):
-        """Read everything now if it fits the memory budget; `read(i)` gives image i as uint8 [C, H, W]."""
-        self.name, self.split = name, split
-        self.channels, self.img_size, self.flip = channels, img_size, flip
-        self.note = note
-        self.labels = None if labels is None else labels.to(torch.int64)
-        self.classes = () if labels is None else tuple(classes)
-        self._read, self._count = read, count
+    def __init__(self, source: ImageSource) -> None:
+        self.name, self.split, self.note = source.name, source.split, source.note
+        self.channels, self.img_size, self.flip = source.channels, source.img_size, source.flip
+        self.labels = None if source.labels is None else source.labels.to(torch.int64)
+        self.classes = () if source.labels is None else tuple(source.classes)
+        self._read, self._count = source.read, source.count
         self.images: torch.Tensor | None = None
-        if count * channels * img_size**2 <= MEMORY_BUDGET:
+        if self._count * self.channels * self.img_size.pixels <= MEMORY_BUDGET:
             self.images = self.all_images()
 
     def __len__(self) -> int:
@@ -84,7 +87,7 @@ class ImageDataset:
         """uint8 [N, C, H, W]: those held, or all read now, whatever they take. Raises UserError as reading one does."""
         if self.images is not None:
             return self.images
-        return _read_all(self._read, self._count, (self.channels, self.img_size, self.img_size))
+        return _read_all(self._read, self._count, (self.channels, *self.img_size))
 
     def fingerprint(self, labels: bool = False) -> str:
         """How many images, and a hash: of their relative names and sizes in bytes, or, without files, of all bytes.
@@ -132,7 +135,7 @@ class ImageDataset:
         """The same data set with float latents [N, C', H', H'] in the images' place, which are not mirrored."""
         made = copy.copy(self)
         made.images, made.flip = latents, False
-        made.channels, made.img_size = latents.shape[1], latents.shape[2]
+        made.channels, made.img_size = latents.shape[1], ImageSize(*latents.shape[2:])
         return made
 
     def check_classes(self, count: int) -> None:
@@ -151,16 +154,24 @@ class ImageDataset:
 
 
 def load_dataset(
-    dataset_type: str, data_dir: str | os.PathLike, img_size: int, *, train: bool = True, channels: int | None = None
+    dataset_type: str,
+    data_dir: str | os.PathLike,
+    img_size: int | tuple[int, int],
+    *,
+    train: bool = True,
+    channels: int | None = None,
 ) -> ImageDataset:
-    """Load a data set and scale it to `img_size` pixels (bilinear, antialiased, centre square first).
+    """Load a data set and scale it to `img_size` pixels, one number for squares or (height, width).
+
+    Of each picture the largest centred rectangle of that shape is cut and scaled (bilinear, antialiased).
 
     Types:
         fashion_mnist_10k: 10,000 Fashion-MNIST training images that come with this package; `data_dir` is ignored.
             It has no held-out split of its own: the first 8,000 serve as train, the last 2,000 as test.
         cifar10, mnist, fashion_mnist: torchvision's, found under `data_dir` or downloaded to it. Fetch them once
             before starting several processes.
-        celeba: torchvision's, likewise; the centre 140x140 of each 178x218 picture.
+        celeba: torchvision's, likewise; of each 178x218 picture the centre 140x140, or of
+            other shapes the largest rectangle whose shorter side is 140 at most.
         Their classes, and their names, are the data set's; CelebA has none.
         folder: every image below `data_dir`, whether in class folders or not, in sorted order. Where `data_dir` has
             subfolders `train` and `test`, `train` chooses between them; otherwise all images are used either way and
@@ -175,9 +186,10 @@ def load_dataset(
     """
     if not isinstance(dataset_type, str) or dataset_type not in _LOADERS:
         raise UserError(f"unknown data set {dataset_type!r}; choose one of {', '.join(DATASET_TYPES)}")
-    if not 1 <= img_size <= MAX_SIZE:
-        raise UserError(f"img_size {img_size} is outside 1 to {MAX_SIZE}; choose the network's image size")
-    dataset = _LOADERS[dataset_type](_Request(dataset_type, Path(data_dir or "."), img_size, train, channels))
+    size = check_size(img_size, "img_size")
+    if not 1 <= min(size) <= max(size) <= MAX_SIZE:
+        raise UserError(f"img_size {size} is outside 1 to {MAX_SIZE}; choose the network's image size")
+    dataset = _LOADERS[dataset_type](_Request(dataset_type, Path(data_dir or "."), size, train, channels))
     if channels not in (None, dataset.channels):
         raise UserError(f"{dataset_type} has {dataset.channels} channels, not {channels}; leave channels out")
     return dataset
@@ -187,7 +199,7 @@ def load_dataset(
 class _Request:
     name: str
     data_dir: Path
-    img_size: int
+    img_size: ImageSize
     train: bool
     channels: int | None
 
@@ -201,10 +213,10 @@ class _FromArray:
     """Scales images held in one uint8 array, [N, H, W] or [N, H, W, 3]."""
 
     array: torch.Tensor
-    img_size: int
+    img_size: ImageSize
 
     def __call__(self, index: int) -> torch.Tensor:
-        return fit_square(Image.fromarray(self.array[index].numpy()), self.img_size)
+        return fit(Image.fromarray(self.array[index].numpy()), self.img_size)
 
     def digest(self) -> str:
         return hashlib.blake2b(self.array.reshape(-1).numpy().data, digest_size=8).hexdigest()
@@ -216,12 +228,12 @@ class _FromFiles:
 
     paths: Sequence[Path]
     channels: int
-    img_size: int
+    img_size: ImageSize
     folder: Path
     crop: int | None = None
 
     def __call__(self, index: int) -> torch.Tensor:
-        return fit_square(decode_image(self.paths[index], self.channels), self.img_size, self.crop)
+        return fit(decode_image(self.paths[index], self.channels), self.img_size, self.crop)
 
     def digest(self) -> str:
         """Raises UserError if a file is gone."""
@@ -252,7 +264,7 @@ def _array_dataset(
     request: _Request, array: torch.Tensor, labels: object, classes: Sequence[str], *, flip: bool = False
 ) -> ImageDataset:
     """labels: one a picture, whole numbers."""
-    return ImageDataset(
+    source = ImageSource(
         *(request.name, request.split, _FromArray(array, request.img_size), len(array)),
         channels=3 if array.dim() == 4 else 1,
         img_size=request.img_size,
@@ -260,6 +272,7 @@ def _array_dataset(
         labels=torch.as_tensor(labels),
         classes=classes,
     )
+    return ImageDataset(source)
 
 
 def _shipped(request: _Request) -> ImageDataset:
@@ -303,9 +316,10 @@ def _celeba(request: _Request) -> ImageDataset:
     )
     folder = request.data_dir / source.base_folder / "img_align_celeba"
     read = _FromFiles([folder / name for name in source.filename], 3, request.img_size, folder, CELEBA_CROP)
-    return ImageDataset(
+    source = ImageSource(
         request.name, request.split, read, len(read.paths), channels=3, img_size=request.img_size, flip=True
     )
+    return ImageDataset(source)
 
 
 def _part_of(request: _Request) -> tuple[Path, str]:
@@ -332,7 +346,7 @@ def _folder(request: _Request) -> ImageDataset:
     read = _FromFiles(list_images(folder), channels, request.img_size, folder)
     others = left_out(folder)
     labels, classes = _class_folders(read.paths, folder, request, split)
-    dataset = ImageDataset(
+    source = ImageSource(
         *(request.name, split, read, len(read.paths)),
         channels=channels,
         img_size=request.img_size,
@@ -341,6 +355,7 @@ def _folder(request: _Request) -> ImageDataset:
         labels=labels,
         classes=classes,
     )
+    dataset = ImageDataset(source)
     if dataset.images is None:  # otherwise everything has just been decoded
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for _ in pool.map(check_image, read.paths):

@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.functional import center_crop, pil_to_tensor
 
+from ..config import ImageSize
 from ..errors import UserError
 from ..files.plain import open_plain
 
@@ -120,17 +122,22 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
-def fit_square(image: Image.Image, size: int, crop: int | None = None) -> torch.Tensor:
-    """Cut the centre square of side `crop` (default: the largest) and scale it to `size`; uint8 [C, size, size].
+def fit(image: Image.Image, size: ImageSize, crop: int | None = None) -> torch.Tensor:
+    """Cut the largest centred rectangle of the shape of `size` and scale it to that; uint8 [C, H, W].
+
+    crop: the most pixels that the rectangle's shorter side may have.
 
     The scaling is Pillow's bilinear one, which widens its filter when it shrinks (antialias) and gives the same
     bytes on every machine.
     """
-    side = min(image.width, image.height, crop or image.width)
-    if image.size != (side, side):
-        image = center_crop(image, [side, side])
-    if side != size:
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    height, width = size
+    factors = [Fraction(image.height, height), Fraction(image.width, width)]
+    factor = min(factors + ([Fraction(crop, min(size))] if crop else []))
+    cut = max(1, round(width * factor)), max(1, round(height * factor))
+    if image.size != cut:
+        image = center_crop(image, [cut[1], cut[0]])
+    if cut != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
     return pil_to_tensor(image)
 
 

@@ -1,5 +1,6 @@
 """Diffusion processes, what the network predicts, losses and samplers."""
 
+from .cld import CLD
 from .likelihood import variational_bound
 from .loss import squared_error, training_loss
 from .noise import ImageNoise
@@ -8,6 +9,7 @@ from .vp import VP
 
 __all__ = [
     "SAMPLERS",
+    "CLD",
     "VP",
     "ImageNoise",
     "analytic_statistics",

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import check_int, require
+from ..config import SQUARE_32, DiffusionConfig, ImageSize, check_size, require
 from ..distributed.runtime import sent
-from .linear_process import LinearProcess, Times, scalars, time_array
+from .continuous_time import ContinuousTime
+from .linear_process import Times, scalars, time_array
 
 PRIOR_RATIO = 80.0  # sampling starts where √(1/α − 1) has this distance from its value at t = 0
 
@@ -25,12 +26,12 @@ PRIOR_RATIO = 80.0  # sampling starts where √(1/α − 1) has this distance fr
 class BDMConfig:
     """Constants of gDDIM's blur experiments.
 
-    image_size: height and width. sigma_blur_max: standard deviation σ_B of the blur at t = 1, in pixels.
+    image_size: in pixels. sigma_blur_max: standard deviation σ_B of the blur at t = 1, in pixels.
     min_blur: d, what is left of the highest frequencies. offset: of the cosine schedule of α.
     t_end: where sampling stops. t_min: smallest time in training.
     """
 
-    image_size: int = 32
+    image_size: ImageSize = SQUARE_32
     sigma_blur_max: float = 10.0
     min_blur: float = 0.001
     offset: float = 0.004
@@ -38,8 +39,10 @@ class BDMConfig:
     t_min: float = 1e-5
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "image_size", check_int(self.image_size, "--img_size"))
-        require(1 <= self.image_size <= 4096, f"--img_size={self.image_size}: use 1 to 4096")
+        object.__setattr__(self, "image_size", check_size(self.image_size))
+        require(
+            1 <= min(self.image_size) and max(self.image_size) <= 4096, f"--img_size={self.image_size}: use 1 to 4096"
+        )
         require(0 <= self.sigma_blur_max < 1e4, f"blur sigma_blur_max={self.sigma_blur_max}: use 0 to 10000")
         require(0 < self.min_blur <= 1, f"blur min_blur={self.min_blur}: use a value above 0, at most 1")
         # A larger offset would put the start of sampling after t = 1, where the blur decreases again.
@@ -48,25 +51,29 @@ class BDMConfig:
             require(0 < getattr(self, name) < 0.9, f"blur {name}={getattr(self, name)}: use a value between 0 and 0.9")
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        return asdict(self) | {"image_size": self.image_size.stored}
 
 
-class BDM(LinearProcess):
-    """Blur diffusion of square images. Sampling starts just before t = 1, where α is 1.6e-4."""
+class BDM(ContinuousTime):
+    """Blur diffusion of images of one size. Sampling starts just before t = 1, where α is 1.6e-4."""
 
     config: BDMConfig
 
     def __init__(self, config: BDMConfig | None = None) -> None:
         self.config = config or BDMConfig()
-        size = self.config.image_size
-        self.sites = (size, size)
+        self.sites = tuple(self.config.image_size)
         self.t_end, self.layer = self.config.t_end, self.config.offset
-        rates = (np.pi * np.arange(size) / size) ** 2
-        self.frequencies = rates[:, None] + rates  # Λ [H, W]
-        self.dct_matrix = _dct_matrix(size)
+        self.t_min = self.config.t_min
+        down, across = ((np.pi * np.arange(size) / size) ** 2 for size in self.sites)
+        self.frequencies = down[:, None] + across  # Λ [H, W]
+        self.dct_matrices = tuple(_dct_matrix(size) for size in self.sites)  # of columns [H, H] and of rows [W, W]
         first = float(self.alpha(0.0))
         last = first / ((PRIOR_RATIO + math.sqrt(1 - first)) ** 2 + first)
         self.t_start = self._angle_to_time(math.acos(math.sqrt(last)))
+
+    @classmethod
+    def of(cls, config: DiffusionConfig, image_size: ImageSize) -> BDM:
+        return cls(BDMConfig(image_size=image_size))
 
     def _angle_to_time(self, angle: float) -> float:
         return angle * 2 / math.pi * (1 + 2 * self.config.offset) - self.config.offset
@@ -133,21 +140,24 @@ class BDM(LinearProcess):
     def check_state(self, state: Tensor) -> None:
         require(
             state.dim() == 4 and tuple(state.shape[-2:]) == self.sites,
-            f"blur diffusion is set up for square images of {self.sites[0]}x{self.sites[1]} pixels, "
+            f"blur diffusion is set up for images of {'x'.join(map(str, self.sites))} pixels, "
             f"not for {'x'.join(map(str, state.shape[2:])) or 'points'}",
         )
 
     def dct(self, x: Tensor) -> Tensor:
         """Orthonormal two-dimensional DCT-II of each channel [N, C, H, W]."""
         self.check_state(x)
-        matrix = sent(torch.as_tensor(self.dct_matrix, dtype=x.dtype), x.device)
-        return matrix @ x @ matrix.T
+        down, across = self._matrices(x)
+        return down @ x @ across.T
 
     def idct(self, y: Tensor) -> Tensor:
         """The inverse of `dct`."""
         self.check_state(y)
-        matrix = sent(torch.as_tensor(self.dct_matrix, dtype=y.dtype), y.device)
-        return matrix.T @ y @ matrix
+        down, across = self._matrices(y)
+        return down.T @ y @ across
+
+    def _matrices(self, like: Tensor) -> list[Tensor]:
+        return [sent(torch.as_tensor(matrix, dtype=like.dtype), like.device) for matrix in self.dct_matrices]
 
     def network_input(self, state: Tensor) -> Tensor:
         return self.idct(state)
@@ -158,7 +168,7 @@ class BDM(LinearProcess):
     def data(self, state: Tensor) -> Tensor:
         return self.idct(state)
 
-    def diffuse(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def diffuse(self, x_0: Tensor, t: Tensor, noise: Tensor, factor: str = "R") -> Tensor:
         """p(x_t | x_0) in pixels: x_0 and noise [N, C, H, W], t [N] → x_t. The network's target is `noise`."""
         times = time_array(t)
         blurred = self.idct(self.apply(scalars(self.gain(times)), self.dct(x_0)))

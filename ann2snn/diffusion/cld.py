@@ -11,12 +11,12 @@ import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import torch
 from scipy.special import gammainc
 from torch import Tensor
 
 from ..config import require
-from .linear_process import LinearProcess, Times, time_array
+from .continuous_time import ContinuousTime
+from .linear_process import Times
 
 PANELS, NODES = 60, 16  # of the quadrature for the angle; 30 panels already agree to 1e-14
 
@@ -55,14 +55,14 @@ class CLDConfig:
         return asdict(self)
 
 
-class CLD(LinearProcess):
+class CLD(ContinuousTime):
     """Times run from 0 to 1. t of a batch is read on the CPU, so draw it there.
 
     The initial velocity is not drawn but folded into Σ_0 = diag(jitter, gamma·M + jitter), so that p(u_t | x_0) is
     N(Ψ(t, 0)·(x_0, 0), Σ_t).
     """
 
-    n = 2
+    n = state_channels = 2
     factors = ("R", "L")
     can_denoise = True
     t_start = 1.0
@@ -72,6 +72,7 @@ class CLD(LinearProcess):
     def __init__(self, config: CLDConfig | None = None) -> None:
         self.config = config or CLDConfig()
         self.t_end = self.config.t_end
+        self.t_min = self.config.t_min
         self.layer = min(1e-3, math.sqrt(self.config.jitter))
         self.mass = 1 / self.config.inverse_mass
         self.omega = math.sqrt(self.config.inverse_mass)
@@ -148,16 +149,6 @@ class CLD(LinearProcess):
         return _matrix(np.cos(angle), np.sin(angle), -np.sin(angle), np.cos(angle))
 
     # ---- states --------------------------------------------------------------------------------------------------
-
-    def diffuse(self, x_0: Tensor, t: Tensor, noise: Tensor, factor: str = "R") -> Tensor:
-        """p(u_t | x_0): x_0 [N, C, *S], t [N] in [0, 1], noise [N, 2C, *S] → u_t = Ψ(t, 0)·(x_0, 0) + K_t·noise.
-
-        `noise` is what a network of that factor has to predict, both halves.
-        """
-        times = time_array(t)
-        at_rest = torch.cat([x_0, torch.zeros_like(x_0)], dim=1)
-        mean = self.apply(self.transition(times, np.zeros_like(times)), at_rest)
-        return mean + self.apply(self.factor(times, factor), noise)
 
     def prior(self, noise: Tensor) -> Tensor:
         """Standard normal [N, 2C, *S] → x ~ N(0, 1), v ~ N(0, M), the stationary law."""

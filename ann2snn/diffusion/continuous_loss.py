@@ -6,19 +6,18 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from .blur import BDM
-from .cld import CLD
+from .linear_process import LinearProcess
 
 
-def training_times(process: CLD | BDM, uniform: Tensor) -> Tensor:
+def training_times(process: LinearProcess, uniform: Tensor) -> Tensor:
     """Uniform draws [N] in [0, 1) as times in [t_min, 1); draw them on the CPU, in float64."""
-    low = process.config.t_min
+    low = process.t_min
     return low + (1 - low) * uniform
 
 
 def noise_error(
     net: Callable[[Tensor, Tensor], Tensor],
-    process: CLD | BDM,
+    process: LinearProcess,
     x_0: Tensor,
     t: Tensor,
     noise: Tensor,

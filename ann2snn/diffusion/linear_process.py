@@ -29,8 +29,9 @@ class LinearProcess(ABC):
     """A diffusion whose kernels are Gaussian and known. Two processes are equal if class and config are.
 
     Attributes: config; n, channels of state per channel of data; sites; t_start and t_end, the largest time and the
-    time at which sampling ends; layer, the width in t of the fastest changes near t = 0 (quadrature only); factors,
-    the choices of K ("R": dR/dt = (F + ½GGᵀΣ⁻¹)R; "L": Cholesky); can_denoise, whether `denoise` is defined.
+    time at which sampling ends; t_min, the smallest time in training; layer, the width in t of the fastest changes near
+    t = 0 (quadrature only); factors, the choices of K ("R": dR/dt = (F + ½GGᵀΣ⁻¹)R; "L": Cholesky); can_denoise,
+    whether `denoise` is defined.
     """
 
     n = 1
@@ -40,6 +41,7 @@ class LinearProcess(ABC):
     config: object
     t_start: float
     t_end: float
+    t_min: float = 1e-5
     layer: float
 
     def __eq__(self, other: object) -> bool:
@@ -88,6 +90,16 @@ class LinearProcess(ABC):
             state.dim() >= 2 and state.shape[1] % self.n == 0,
             f"a state of shape {list(state.shape)}: channels must be a multiple of {self.n}",
         )
+
+    def diffuse(self, x_0: Tensor, t: Tensor, noise: Tensor, factor: str = "R") -> Tensor:
+        """p(u_t | x_0) as the network sees it: x_0 [N, C, *S], t [N], noise [N, n·C, *S] → Ψ·(x_0, 0) + K·noise.
+
+        `noise` is what a network of that factor has to predict, all of it.
+        """
+        times = time_array(t)
+        at_rest = torch.cat([x_0, *[torch.zeros_like(x_0)] * (self.n - 1)], dim=1)
+        mean = self.apply(self.transition(times, np.zeros_like(times)), at_rest)
+        return mean + self.apply(self.factor(times, factor), noise)
 
     def prior(self, noise: Tensor) -> Tensor:
         """Standard normal [N, n·C, *S] → a state at t_start."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..config import LOSS_WEIGHTS, DiffusionConfig, require
+from ..config import LOSS_WEIGHTS, DiffusionConfig, processes_with, require
 from .vp import VP
 
 
 def check_loss_weight(config: DiffusionConfig, name: str) -> None:
     """Raise UserError where a weight is not defined: it is a function of the signal-to-noise ratio of x_t."""
     require(name in LOSS_WEIGHTS, f"--loss_weight={name}: use one of {', '.join(LOSS_WEIGHTS)}")
+    known = processes_with("loss_weight")
     require(
-        name == "none" or (config.process == "vp" and config.mean_type != "xprev"),
-        f"--loss_weight={name}: only for --process=vp with --mean_type=epsilon, xstart or v",
+        name == "none" or ("loss_weight" in config.kind.takes and config.mean_type != "xprev"),
+        f"--loss_weight={name}: only for --process={known} with --mean_type=epsilon, xstart or v",
     )
 
 

@@ -9,7 +9,7 @@ import torch
 
 from ..config import CLASS_DROPOUT, SampleConfig, require
 from ..data import ImageDataset, Share, batches, labels_at, to_model_range
-from ..diffusion.process import draw_times, make_process, network_pair
+from ..diffusion.process import make_process, size_of
 from ..distributed.runtime import seed_from
 from ..distributed.world import ALONE, World
 from ..generate.classes import classes_of
@@ -40,7 +40,7 @@ def noised_batches(
 
     batch_size: of all processes of `world` together; each gets its share. Raises UserError if it cannot be shared.
     """
-    process = make_process(net.diffusion, net.image_size)
+    process = make_process(net.diffusion, size_of(net))
     like = next(net.parameters())
     rows = world.rows(batch_size, "--ft_batch_size")
     each = rows.stop - rows.start
@@ -49,9 +49,9 @@ def noised_batches(
     for step, images in enumerate(stream, start_step):
         generator = torch.Generator().manual_seed(seed_from(seed, step))
         x_0 = to_model_range(images)
-        t = draw_times(process, batch_size, generator=generator)[rows]
+        t = process.draw_times(batch_size, generator=generator)[rows]
         noise = torch.randn((batch_size, net.in_channels, *x_0.shape[2:]), generator=generator)[rows]
-        x_t, t = network_pair(process, net.diffusion, x_0, t, noise)
+        x_t, t = process.pair(net.diffusion, x_0, t, noise)
         pair = x_t.to(like.device, like.dtype), t.to(like.device)
         count, _ = classes_of(net)
         if not count:

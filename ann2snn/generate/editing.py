@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..config import check_number, require
 from ..data import to_uint8
-from ..diffusion import SAMPLERS, VP, check, options_of
+from ..diffusion import VP, check, options_of
 from .classes import without_class
 from .sampling import Rows, check_generation, run_chain
 from .subject import check_edited, given_images, sampling
@@ -30,7 +30,7 @@ def edit(net: nn.Module, images: Tensor, strength: float = 0.5, **how: Any) -> T
     require(0 < strength <= 1, f"--strength={strength}: use a value above 0, at most 1")
     config = without_class(net, sampling(how))
     require(
-        config.sampler in SAMPLERS and config.sampler != "analytic_dpm",
+        not config.kind.linear and config.sampler != "analytic_dpm",
         f"--sampler={config.sampler}: cannot start from an image; use ddim, ddpm, ddpm_strided or a solver",
     )
     whole = VP(net.diffusion)
@@ -49,6 +49,6 @@ def edit(net: nn.Module, images: Tensor, strength: float = 0.5, **how: Any) -> T
         t = torch.full((len(start),), process.diffusion_steps - 1, device=start.device)
         x = process.diffuse(start, t, rows.noise())
         hooks = {"noise": rows.noise, "clip": config.clip, "on_step": rows.on_step}
-        return to_uint8(SAMPLERS[config.sampler](rows.denoiser, process, x, **hooks, **options))
+        return to_uint8(config.kind(rows.denoiser, process, x, **hooks, **options))
 
     return run_chain(net, config, range(len(x_0)), chain)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..config import SampleConfig, check_limits, require
 from ..data import to_uint8
 from ..diffusion import VP
+from ..diffusion.process import size_of
 from ..diffusion.samplers import reverse_step, whole_times
 from ..diffusion.samplers.call import estimate
 from .classes import without_class
@@ -30,10 +31,10 @@ def inpaint(
     """
     net = check_edited(net, "--inpaint")
     x_0 = given_images(net, images)
-    side = net.image_size
+    size = size_of(net)
     require(
-        isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == (side, side),
-        f"mask: expected a bool tensor {[side, side]}, True where the image is to be made anew",
+        isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == size,
+        f"mask: expected a bool tensor {list(size)}, True where the image is to be made anew",
     )
     resamples = check_limits("resamples", resamples)
     config = without_class(net, SampleConfig("ddpm_strided", steps, **how))

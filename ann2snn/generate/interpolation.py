@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..config import SampleConfig, check_limits, check_seed, require
-from ..diffusion import SAMPLERS, ImageNoise, options_of
+from ..diffusion import ImageNoise, options_of
+from ..diffusion.process import network_shape
 from .classes import without_class
 from .noise import slerp
 from .sampling import Given, check_generation, generate
@@ -30,13 +31,10 @@ def interpolate(net: nn.Module, seed_a: int, seed_b: int, n: int, **how: Any) ->
         f"--sampler={config.sampler}, --eta={config.eta:g}: draws noise on the way, so that images of neighbouring "
         "noise would not be neighbours; use ddim with --eta=0 or a solver",
     )
-    shape = (net.in_channels, net.image_size, net.image_size)
-    first, last = (ImageNoise(seed, [0], shape, "cpu")()[0] for seed in seeds)
+    first, last = (ImageNoise(seed, [0], network_shape(net), "cpu")()[0] for seed in seeds)
     return generate(net, config, range(n), Given(x_T=slerp(first, last, n)))
 
 
 def draws_noise(config: SampleConfig) -> bool:
     """Whether a sampler draws noise after the first."""
-    if config.sampler in SAMPLERS:
-        return SAMPLERS[config.sampler].draws_noise(options_of(config))
-    return config.eta > 0
+    return config.kind.draws_noise(options_of(config))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..config import require
+from ..diffusion.process import network_shape
 from .subject import Sampled
 
 
@@ -27,7 +28,7 @@ class StartingWith:
 
 def check_noise(net: Sampled, x_T: Tensor, n: int) -> None:
     """Raise UserError unless x_T is finite noise, in floating point, for n images of `net`."""
-    shape = [n, net.in_channels, net.image_size, net.image_size]
+    shape = [n, *network_shape(net)]
     tensor = isinstance(x_T, Tensor) and x_T.is_floating_point()
     found = f"{str(x_T.dtype).removeprefix('torch.')} {list(x_T.shape)}" if isinstance(x_T, Tensor) else type(x_T)
     require(tensor and list(x_T.shape) == shape, f"x_T: {found}, expected a floating-point tensor {shape}")

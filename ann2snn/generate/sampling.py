@@ -14,17 +14,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..config import SampleConfig, require
+from ..config import ImageSize, SampleConfig, require
 from ..convert import SpikingNetwork
 from ..data import to_uint8
 from ..diffusion import ImageNoise
-from ..diffusion.process import check_sampling, current_steps, run_sampler
+from ..diffusion.process import (
+    check_sampling,
+    current_steps,
+    image_shape,
+    network_shape,
+    run_sampler,
+    size_of,
+)
 from ..distributed.precision import in_tf32
 from ..distributed.runtime import evaluating, layout_for, steady_convolutions
 from ..distributed.world import ALONE, World
 from ..errors import UserError
 from ..latent import Autoencoder, as_images
-from ..latent.autoencoder import picture_shape
 from ..quant import quantized_once
 from .classes import branches_of, resolved
 from .compiled import compiled
@@ -32,7 +38,7 @@ from .noise import StartingWith
 from .spikes import ImageSpikes, SpikeTally
 from .subject import Sampled
 
-#: A group has 512 / image_size images, rounded down to a power of two, and no more or fewer than this. Measured on the
+#: A group has 512 / side images, rounded down to a power of two, and no more or fewer than this. Measured on the
 #: demo's network and larger ones: within 5 % of batches of 64. No single image: it takes other routines.
 FEWEST_ROWS, MOST_ROWS = 2, 32
 
@@ -108,7 +114,7 @@ def generate(
     shown = as_images(net, given.autoencoder)
     if len(indices) == 0:
         check_generation(net, config, given.statistics)
-        return torch.empty(0, *picture_shape(net), dtype=torch.uint8)
+        return torch.empty(0, *image_shape(net), dtype=torch.uint8)
     return walk(net, config, indices, given, hooks, shown)
 
 
@@ -126,7 +132,7 @@ def walk(
     def chain(rows: Rows) -> Tensor:
         noise = rows.noise if given.x_T is None else StartingWith(rows.of(given.x_T), rows.noise)
         options = (noise, given.statistics, rows.on_step, current_steps(net))
-        return shown(run_sampler(rows.denoiser, net.diffusion, net.image_size, config, *options))
+        return shown(run_sampler(rows.denoiser, net.diffusion, size_of(net), config, *options))
 
     return run_chain(net, config, indices, chain, hooks, given.labels)
 
@@ -159,13 +165,13 @@ def image_groups(net: Sampled, indices: Sequence[int]) -> list[list[int]]:
         return [sorted(set(indices))] if len(indices) else []
     groups: dict[int, list[int]] = {}
     for index in sorted(set(indices)):
-        groups.setdefault(index // group_size(net.image_size), []).append(index)
+        groups.setdefault(index // group_size(size_of(net)), []).append(index)
     return list(groups.values())
 
 
-def group_size(image_size: int) -> int:
+def group_size(image_size: ImageSize) -> int:
     """Images of one group: so many that calls are worth their overhead, and few enough for cache and memory."""
-    fitting = 512 // image_size
+    fitting = 512 // image_size.side
     return max(FEWEST_ROWS, min(MOST_ROWS, 1 << fitting.bit_length() >> 1))
 
 
@@ -173,7 +179,7 @@ def computed_rows(net: Sampled, part: list[int]) -> list[int]:
     """The indices that are computed for one of the `image_groups`, at least two: a single image rounds differently."""
     if not _on_cpu(net):
         return part if len(part) > 1 else part * 2
-    size = group_size(net.image_size)
+    size = group_size(size_of(net))
     first = part[0] // size * size
     return list(range(first, first + size))
 
@@ -205,8 +211,7 @@ def _group(
             answer = denoiser(x.to(memory_format=layout), *constants).to(like.dtype)
         return branches.combined(answer)
 
-    shape = (net.in_channels, net.image_size, net.image_size)
-    noise = ImageNoise(config.seed, rows, shape, like.device, like.dtype)
+    noise = ImageNoise(config.seed, rows, network_shape(net), like.device, like.dtype)
     on_step, tally = hooks.on_step, SpikeTally()
     step = None if on_step is None else lambda time, state: on_step(time, state[wanted])
     with contextlib.ExitStack() as stack:
@@ -229,7 +234,7 @@ def _spiking(net: Sampled) -> SpikingNetwork:
 def check_generation(net: Sampled, config: SampleConfig, statistics: Tensor | None = None) -> None:
     """Raise UserError, before anything is computed, where sampler and network do not fit together."""
     resolved(net, config)
-    check_sampling(net.diffusion, net.image_size, config, statistics, current_steps(net))
+    check_sampling(net.diffusion, size_of(net), config, statistics, current_steps(net))
     if config.carry:
         _spiking(net).check_carrying(config.carry_steps)
 
@@ -283,7 +288,7 @@ def generate_all(
     progress: bool = True,
 ) -> Tensor:
     """Images 0..n−1 in one tensor, uint8 [n, C, H, W], on every process; given, hooks: as in `generate_batches`."""
-    images = torch.empty(n, *picture_shape(net), dtype=torch.uint8)
+    images = torch.empty(n, *image_shape(net), dtype=torch.uint8)
     label = "sampling" if progress else None
     batches = generate_batches(net, config, range(n), batch_size, given=given, hooks=hooks, label=label, world=world)
     found = list(batches)

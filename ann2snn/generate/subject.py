@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from ..config import SampleConfig, require
 from ..convert import SpikingNetwork
 from ..data import to_model_range
-from ..diffusion.process import require_vp
+from ..diffusion.process import image_shape, network_shape, require_vp
 from ..errors import UserError
 from ..latent import check_attached
-from ..latent.autoencoder import picture_shape
 from ..nets.architecture import Network
 
 #: What samplers call. A module of a user's that knows its `in_channels`, `image_size` and `diffusion` counts as one.
@@ -31,9 +30,12 @@ def check_sampled(net: object) -> Sampled:
 
 
 def sampling(how: dict[str, Any]) -> SampleConfig:
-    """Fields of `SampleConfig` that a caller gives, DDIM in 50 steps unless asked otherwise. Raises UserError."""
+    """Fields of `SampleConfig` that a caller gives, DDIM in 50 steps unless asked otherwise.
+
+    Raises UserError, also for one that the sampler would pass over.
+    """
     settings: dict[str, Any] = {"sampler": "ddim", "steps": 50} | how
-    return SampleConfig(**settings)
+    return SampleConfig(**settings).check_taken()
 
 
 def check_call(net: object, args: tuple, kwargs: dict) -> None:
@@ -44,7 +46,7 @@ def check_call(net: object, args: tuple, kwargs: dict) -> None:
     given = dict(zip(("x", "t"), args, strict=False)) | kwargs
     x, t = given.get("x"), given.get("t")
     weight = next(inner.parameters())
-    shape = [inner.in_channels, inner.image_size, inner.image_size]
+    shape = list(network_shape(inner))
     wanted = f"{_kind(weight.dtype)} [N, {', '.join(map(str, shape))}] on {weight.device}"
     if (
         not isinstance(x, Tensor)
@@ -87,7 +89,7 @@ def given_images(net: Sampled, images: Tensor) -> Tensor:
 
     Raises UserError for images that do not fit it.
     """
-    shape = list(picture_shape(net))
+    shape = list(image_shape(net))
     tensor = isinstance(images, Tensor)
     found = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}" if tensor else type(images).__name__
     fits = tensor and images.dtype == torch.uint8 and images.dim() == 4 and list(images.shape[1:]) == shape

@@ -84,6 +84,8 @@ class Graph:
         """The node that adds up to `values` [C, H, W] over the window; none for zeros, but `always`."""
         if not (always or values.any()):
             return []
+        for height, width in (self.shape[1:], values.shape[1:]):
+            require(height == width, f"images of {height}x{width} pixels: constants reach squares alone in NIR")
         share, window = values / self.spike_steps, self.window(values.shape[1])
         shape = (1, *values.shape[1:])
         first = share[:, :1, :1]

@@ -12,7 +12,6 @@ from tqdm import tqdm
 from ..checkpoints import seal
 from ..config import require
 from ..data import ImageDataset, to_model_range, to_uint8
-from ..diffusion.process import image_channels, image_side
 from ..distributed.runtime import steady_convolutions
 
 PIXELS = 1 << 18  # of the images that are encoded or decoded at once
@@ -86,11 +85,11 @@ class Autoencoder:
         found = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         wanted = f"uint8 [N, {self.channels}, H, W] with multiples of {self.downscale} for H and W"
         require(fits, f"images: {found}, the autoencoder takes {wanted}")
-        return self._by_parts(self.encoder, images, rows(images.shape[-1]), to_model_range).cpu()
+        return self._by_parts(self.encoder, images, rows(images.shape[-2] * images.shape[-1]), to_model_range).cpu()
 
     def encode_all(self, dataset: ImageDataset) -> Tensor:
         """The latents of a data set, in its order. Raises UserError."""
-        size = rows(dataset.img_size)
+        size = rows(dataset.img_size.pixels)
         starts = tqdm(range(0, len(dataset), size), desc="encoding", leave=False, disable=None)
         few = ([dataset[i] for i in range(start, min(start + size, len(dataset)))] for start in starts)
         return torch.cat([self.encode(torch.stack(images)) for images in few])
@@ -98,7 +97,8 @@ class Autoencoder:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [N, c, h, w] → images [N, C, h·f, w·f] about [-1, 1], as float32 on their device."""
-        return self._by_parts(self.decoder, latents, rows(latents.shape[-1] * self.downscale), Tensor.float)
+        pixels = latents.shape[-2] * latents.shape[-1] * self.downscale**2
+        return self._by_parts(self.decoder, latents, rows(pixels), Tensor.float)
 
     def _by_parts(self, part: nn.Module, values: Tensor, size: int, prepared: Callable[[Tensor], Tensor]) -> Tensor:
         device = next(part.parameters()).device if values.device.type == "cpu" else values.device
@@ -112,9 +112,9 @@ class Autoencoder:
         return self
 
 
-def rows(side: int) -> int:
-    """Images of this side in pixels that are encoded or decoded at once."""
-    return max(1, min(MOST_ROWS, PIXELS // side**2))
+def rows(pixels: int) -> int:
+    """Images of so many pixels that are encoded or decoded at once."""
+    return max(1, min(MOST_ROWS, PIXELS // pixels))
 
 
 def check_attached(net: Any, autoencoder: Autoencoder | None, where: object = "the network") -> None:
@@ -142,8 +142,3 @@ def as_images(net: Any, autoencoder: Autoencoder | None = None) -> Callable[[Ten
     chosen = getattr(net, "autoencoder", None) if autoencoder is None else autoencoder
     check_attached(net, chosen)
     return to_uint8 if chosen is None else lambda latents: to_uint8(chosen.decode(latents))
-
-
-def picture_shape(net: Any) -> tuple[int, int, int]:
-    """(C, H, W) of the images of a denoiser."""
-    return image_channels(net), image_side(net), image_side(net)

@@ -7,8 +7,8 @@ FAD_published: as published (Kamata et al. 2022, 2110.00375; also Watanabe et al
     vectors depend on which images share a batch, and much of what noise does to an image is normalized away.
 FAD_eval: running statistics. A vector depends on its image alone.
 
-Images: 8 bits, scaled to the encoder's side by Pillow's bilinear filter where they have another (rounded to 8 bits),
-then mapped to [-1, 1]. Covariances are divided by n − 1.
+Images: squares of 8 bits, scaled to the encoder's side by Pillow's bilinear filter where they have another (rounded to
+8 bits), then mapped to [-1, 1]. Covariances are divided by n − 1.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..config import require
-from ..data.decode import fit_square
+from ..config import ImageSize, require
+from ..data.decode import fit
 from ..data.loader import to_model_range
 from ..distributed.precision import in_tf32
 from ..errors import UserError
@@ -62,18 +62,23 @@ class FadExtractor:
         """What this encoder is called in a mode."""
         return f"{self._stem} ({mode} mode)"
 
-    def require_channels(self, channels: int) -> None:
-        """Raise UserError unless the encoder takes images of so many channels."""
+    def check_images(self, channels: int, size: ImageSize) -> None:
+        """Raise UserError unless the encoder takes images of so many channels and this size: squares, of any side."""
         require(
             channels == self.channels,
             f"--fad_encoder takes {self.channels} image channels, the images have {channels}: use another encoder",
+        )
+        require(
+            size.height == size.width,
+            f"--fad_encoder takes squares, the images have {size.height}x{size.width} pixels (--img_size={size}): "
+            "use another score",
         )
 
     def __call__(self, images: Tensor) -> Extracted:
         """uint8 [N, C, H, W] → Extracted([N, D] float32). Raises UserError for other types or channels."""
         if images.dtype != torch.uint8 or images.dim() != 4:
             raise UserError(f"images are {images.dtype} {list(images.shape)}, expected uint8 [N,C,H,W]")
-        self.require_channels(images.shape[1])
+        self.check_images(images.shape[1], ImageSize(*images.shape[2:]))
         if len(images) == 0:
             return Extracted(torch.zeros(0, self.dim))
         x = to_model_range(_scaled(images.cpu(), self.side)).to(self._device)
@@ -86,7 +91,7 @@ def _scaled(images: Tensor, side: int) -> Tensor:
     if images.shape[2:] == (side, side):
         return images
     layouts = (image[0] if len(image) == 1 else image.permute(1, 2, 0) for image in images)
-    return torch.stack([fit_square(Image.fromarray(layout.contiguous().numpy()), side) for layout in layouts])
+    return torch.stack([fit(Image.fromarray(layout.contiguous().numpy()), ImageSize(side, side)) for layout in layouts])
 
 
 def rebatched(batches: Iterable[Tensor], size: int) -> Iterator[Tensor]:

@@ -26,6 +26,7 @@ from ..config.checks import (
     check_number,
     make_whole,
 )
+from ..config.size import SQUARE_32, ImageSize, check_size
 from ..quant import UniformQuantizer
 from ..quant.place import quantize_input, quantize_output
 from .classes import ClassEmbedding, ToldClasses, told
@@ -64,7 +65,7 @@ class AttentionUNetConfig:
     arch = "attention"  # no field: the name of `--arch`
 
     in_channels: int = 3
-    image_size: int = 32
+    image_size: ImageSize = SQUARE_32
     ch: int = 128
     ch_mult: tuple[int, ...] = (1, 2, 2, 2)
     num_res_blocks: int = 2
@@ -83,6 +84,7 @@ class AttentionUNetConfig:
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen; normalise types once, here
         make_whole(self)
+        set_field(self, "image_size", check_size(self.image_size))
         count, names = check_classes(self.num_classes, self.class_names)
         set_field(self, "num_classes", count)
         set_field(self, "class_names", names)
@@ -114,7 +116,7 @@ class AttentionUNetConfig:
         require(1 <= self.block_size <= 64, f"--block_size={self.block_size}: use 1 to 64")
         factor = self.block_size * 2 ** (levels - 1)
         require(
-            self.image_size > 0 and self.image_size % factor == 0,
+            min(self.image_size) > 0 and not any(side % factor for side in self.image_size),
             f"--img_size={self.image_size}: must be a multiple of {factor}, which {levels} resolution levels and "
             f"--block_size={self.block_size} divide it by",
         )
@@ -126,7 +128,7 @@ class AttentionUNetConfig:
 
     def to_dict(self) -> dict:
         lists = {name: list(getattr(self, name)) for name in ("ch_mult", "attn", "class_names")}
-        return dataclasses.asdict(self) | lists
+        return dataclasses.asdict(self) | lists | {"image_size": self.image_size.stored}
 
 
 def sinusoidal_features(t: Tensor, dim: int, frequencies: str = "ddpm") -> Tensor:
@@ -189,7 +191,7 @@ class AttentionUNet(ToldClasses, Shared, nn.Module):
 
     def example_call(self) -> tuple[tuple[Tensor, Tensor], dict]:
         """Arguments that it can be called with: one image of zeros at t = 0."""
-        return (torch.zeros(1, self.in_channels, self.image_size, self.image_size), torch.zeros(1)), {}
+        return (torch.zeros(1, self.in_channels, *self.image_size), torch.zeros(1)), {}
 
     def _res_block(self, c_in: int, c_out: int) -> AttentionResBlock:
         return AttentionResBlock(c_in, c_out, self.config)
@@ -240,7 +242,7 @@ class AttentionUNet(ToldClasses, Shared, nn.Module):
         return self.config.in_channels
 
     @property
-    def image_size(self) -> int:
+    def image_size(self) -> ImageSize:
         return self.config.image_size
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import FULL_PRECISION, DiffusionConfig, check_bits, check_int, require
+from ..config import FULL_PRECISION, DiffusionConfig, ImageSize, check_bits, check_int, check_size, require
 from ..errors import UserError
 from ..quant import UniformQuantizer
 from ..quant.place import quantize_input, quantize_output
@@ -34,7 +34,7 @@ DOWN, UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
 class DiffusersUNetConfig:
     """settings: diffusers' own, as JSON. bits: of the activations; 32 is full precision, and no quantizers.
 
-    Raises UserError for settings of a network that is no function of an image [C, S, S] and a time, or of no size that
+    Raises UserError for settings of a network that is no function of an image [C, H, W] and a time, or of no size that
     one has.
     """
 
@@ -62,8 +62,8 @@ class DiffusersUNetConfig:
         return self.value("in_channels")
 
     @property
-    def image_size(self) -> int:
-        return self.value("sample_size")
+    def image_size(self) -> ImageSize:
+        return check_size(self.value("sample_size"))
 
     @property
     def ch(self) -> int:
@@ -82,7 +82,9 @@ def _check_values(settings: dict) -> None:
         given = settings.get(name, plain)
         require(given == plain, f"{name}={str(given)[:40]}: only networks of an image and a time, {name}={plain}")
     size, channels = settings.get("sample_size"), settings.get("in_channels")
-    require(isinstance(size, int) and size > 0, f"sample_size={str(size)[:40]}: give images' side (--img_size)")
+    sides = size if isinstance(size, list) and len(size) == 2 else [size]
+    given = all(isinstance(side, int) and side > 0 for side in sides)
+    require(given, f"sample_size={str(size)[:40]}: give images' side, or height and width (--img_size)")
     require(isinstance(channels, int) and 1 <= channels <= 64, f"in_channels={str(channels)[:40]}: use 1 to 64")
     answered = settings.get("out_channels")
     require(answered == channels, f"{str(answered)[:40]} output channels for {channels} input channels: must agree")
@@ -97,11 +99,14 @@ def _check_values(settings: dict) -> None:
         found = isinstance(blocks, list) and all(isinstance(block, str) and block in known for block in blocks)
         require(found, f"{name}={str(blocks)[:80]}: only {' and '.join(known)}")
     factor = 2 ** (len(widths) - 1)
-    require(size % factor == 0, f"--img_size={size}: must be a multiple of {factor}, to be halved level by level")
+    divided = not any(side % factor for side in sides)
+    require(
+        divided, f"--img_size={','.join(map(str, sides))}: must be a multiple of {factor}, to be halved level by level"
+    )
 
 
 class DiffusersUNet(Shared, nn.Module):
-    """Denoiser f(x [N, C, S, S], t [N]) → [N, C, S, S]; `model` is diffusers' network.
+    """Denoiser f(x [N, C, H, W], t [N]) → [N, C, H, W]; `model` is diffusers' network.
 
     Raises UserError where diffusers is missing, or makes no network of the settings.
     """
@@ -132,7 +137,7 @@ class DiffusersUNet(Shared, nn.Module):
         return self.config.in_channels
 
     @property
-    def image_size(self) -> int:
+    def image_size(self) -> ImageSize:
         return self.config.image_size
 
     def blocks(self) -> Iterator[tuple[str, nn.Module]]:
@@ -146,7 +151,7 @@ class DiffusersUNet(Shared, nn.Module):
 
     def example_call(self) -> tuple[tuple[Tensor, Tensor], dict]:
         """Arguments that it can be called with: one image of zeros at t = 0."""
-        return (torch.zeros(1, self.in_channels, self.image_size, self.image_size), torch.zeros(1)), {}
+        return (torch.zeros(1, self.in_channels, *self.image_size), torch.zeros(1)), {}
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return self.model(x, t, return_dict=False)[0]

@@ -19,11 +19,11 @@ from ..config.checks import (
     check_blocks,
     check_diffusion_steps,
     check_even_width,
-    check_halving,
     check_multipliers,
     make_whole,
 )
 from ..config.direct import MOST_STEPS
+from ..config.size import SQUARE_32, ImageSize, check_halving, check_size
 from ..kernels import SURROGATES, LIFRule
 from ..neurons import LIFNeuron, Monitor, StepBatchNorm, unfold_time
 from .shared import Shared
@@ -43,7 +43,7 @@ class DirectConfig:
     bits: ClassVar[int] = FULL_PRECISION  # of the weights and currents; the activations are spikes
 
     in_channels: int = 3
-    image_size: int = 32
+    image_size: ImageSize = SQUARE_32
     ch: int = 128
     ch_mult: tuple[int, ...] = (1, 2, 2, 4)
     num_res_blocks: int = 2
@@ -55,6 +55,7 @@ class DirectConfig:
 
     def __post_init__(self) -> None:
         make_whole(self)
+        object.__setattr__(self, "image_size", check_size(self.image_size))
         require(self.in_channels in (1, 3), f"{self.in_channels} image channels: images have 1 (grey) or 3 (colour)")
         check_even_width(self.ch)
         require(1 <= self.spike_steps <= MOST_STEPS, f"--timestep={self.spike_steps}: use 1 to {MOST_STEPS}")
@@ -78,7 +79,7 @@ class DirectConfig:
         return LIFRule(threshold=self.threshold, surrogate=self.surrogate)
 
     def to_dict(self) -> dict:
-        plain = dataclasses.asdict(self)
+        plain = dataclasses.asdict(self) | {"image_size": self.image_size.stored}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
 
@@ -100,7 +101,7 @@ class DirectDenoiser(Shared, nn.Module):
         return self.config.in_channels
 
     @property
-    def image_size(self) -> int:
+    def image_size(self) -> ImageSize:
         return self.config.image_size
 
     @property

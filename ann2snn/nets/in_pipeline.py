@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import require
+from ..config import check_size, require
 
 
 class PipelineUNet(nn.Module):
@@ -26,7 +26,10 @@ class PipelineUNet(nn.Module):
     def config(self) -> SimpleNamespace:
         net: Any = self.net
         return SimpleNamespace(
-            in_channels=net.in_channels, out_channels=net.in_channels, sample_size=net.image_size, class_embed_type=None
+            in_channels=net.in_channels,
+            out_channels=net.in_channels,
+            sample_size=check_size(net.image_size).stored,
+            class_embed_type=None,
         )
 
     @property

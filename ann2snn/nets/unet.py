@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ..config import DiffusionConfig, UNetConfig
+from ..config import DiffusionConfig, ImageSize, UNetConfig
 from .classes import ClassEmbedding, ToldClasses, told
 from .parts import DownSample, Parts, PreActivation, Resampling, ResBlock, SpikeDrivenResBlock, TimeEmbedding, UpSample
 from .shared import Shared
@@ -80,7 +80,7 @@ class UNet(ToldClasses, Shared, nn.Module):
         return self.config.in_channels
 
     @property
-    def image_size(self) -> int:
+    def image_size(self) -> ImageSize:
         return self.config.image_size
 
     @property
@@ -95,7 +95,7 @@ class UNet(ToldClasses, Shared, nn.Module):
 
     def example_call(self) -> tuple[tuple[Tensor, Tensor], dict]:
         """Arguments that it can be called with: one image of zeros at t = 0."""
-        return (torch.zeros(1, self.in_channels, self.image_size, self.image_size), torch.zeros(1)), {}
+        return (torch.zeros(1, self.in_channels, *self.image_size), torch.zeros(1)), {}
 
     def blocks(self) -> Iterator[tuple[str, nn.Module]]:
         """(name, module) in data-flow order; each is called as f(x, temb) but head, time embedding and tail: f(x)."""

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..config import require
 from ..quant.place import first_argument
-from .calls import map_tensors
+from .calls import leaves
 
 #: What is quantized in front of, transposed convolutions included.
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
@@ -56,6 +56,17 @@ def _storage(x: Tensor) -> object:
     return x.untyped_storage() if x.layout == torch.strided else x  # sparse tensors have none
 
 
+def _tensors(value: object) -> Iterator[Tensor]:
+    """The tensors in `value`. Every operation asks for those of its arguments, so their plain cases come first."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
+    elif value is not None and not isinstance(value, (bool, int, float, str, torch.dtype, torch.device)):
+        yield from (leaf for leaf in leaves(value) if isinstance(leaf, Tensor))
+
+
 class Reach(TorchDispatchMode):
     """While it is on, everything computed from what `mark` marked is marked too: views and writes in place included.
 
@@ -66,11 +77,14 @@ class Reach(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.own = object()
+        self.paused = False  # while it is, what is computed keeps the marks that it has
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         answer = func(*args, **kwargs)
-        if func.overloadpacket not in _SHAPE_ALONE and self.has_marked((args, kwargs)):
+        if self.paused:
+            return answer
+        if func.overloadpacket not in _SHAPE_ALONE and (self.has_marked(args) or self.has_marked(kwargs)):
             self.mark(answer)
             for position, argument in enumerate(func._schema.arguments):
                 if argument.alias_info is not None and argument.alias_info.is_write:
@@ -79,13 +93,12 @@ class Reach(TorchDispatchMode):
 
     def mark(self, value: object) -> None:
         """Mark all tensors in `value`: a tensor, or tuples, lists and dicts of them."""
-        map_tensors(value, lambda x: setattr(_storage(x), _MARK, self.own))
+        for x in _tensors(value):
+            setattr(_storage(x), _MARK, self.own)
 
     def has_marked(self, value: object) -> bool:
         """Whether a tensor in `value` is marked."""
-        found: list[bool] = []
-        map_tensors(value, lambda x: found.append(getattr(_storage(x), _MARK, None) is self.own))
-        return any(found)
+        return any(getattr(_storage(x), _MARK, None) is self.own for x in _tensors(value))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ AMPLIFIED = 8  # how much larger the difference is shown
 MOST_SIDE = 96  # pixels of an image on the page
 MOST_BYTES = 450_000  # of all strips: long paths of large images show fewer frames
 FEWEST_FRAMES = 8
-SIDE, LIVE_SIDE = 48, 128  # page pixels of an image: beside others, and alone
+SIDE, LIVE_SIDE = 48, 128  # page pixels of an image's width: beside others, and alone
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,10 @@ def _strip(frames: np.ndarray) -> bytes:
     rows = frames.transpose(0, 1, 3, 4, 2)  # [F, N, H, W, C]
     wide = np.concatenate(list(rows.reshape(-1, *rows.shape[2:])), axis=1)
     sheet = Image.fromarray(wide[..., 0] if wide.shape[2] == 1 else wide)
-    side = frames.shape[-1]
-    if side > MOST_SIDE:
-        sheet = sheet.resize((sheet.width * MOST_SIDE // side, MOST_SIDE), Image.Resampling.BOX)
+    height, width = frames.shape[-2:]
+    if (larger := max(height, width)) > MOST_SIDE:
+        height, width = (max(1, side * MOST_SIDE // larger) for side in (height, width))
+        sheet = sheet.resize((len(frames) * frames.shape[1] * width, height), Image.Resampling.BOX)
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

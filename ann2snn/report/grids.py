@@ -19,7 +19,7 @@ from .modes import Mode
 from .parse import clean, options_text, sampling_text
 
 STRIP_WIDTH = 860  # page pixels a strip may take
-CELL = 64  # page pixels that the side of an image should take, in whole multiples of its own
+CELL = 64  # page pixels that the width of an image should take, in whole multiples of its own
 MOST_IMAGES = 16
 PICTURE_WIDTH = 342  # page pixels of a picture shown as it is
 GAP = 2  # pixels between images, as in the grids that the stages write
@@ -96,10 +96,10 @@ def make_strip(title: str, images: list[Image.Image], mode: Mode | None = None, 
     return _as_grid(title, strip, max(1, CELL // width), mode, source)
 
 
-def fitting(side: int) -> int:
-    """How many images of this side fit in a strip."""
-    scale = max(1, CELL // side)
-    return max(1, min(MOST_IMAGES, (STRIP_WIDTH + GAP * scale) // ((side + GAP) * scale)))
+def fitting(width: int) -> int:
+    """How many images of this width fit in a strip."""
+    scale = max(1, CELL // width)
+    return max(1, min(MOST_IMAGES, (STRIP_WIDTH + GAP * scale) // ((width + GAP) * scale)))
 
 
 def picture_grid(title: str, path: Path, notes: list[str]) -> list[Grid]:
@@ -154,7 +154,7 @@ def _with_real(run: Run, groups: list[GridGroup]) -> list[GridGroup]:
         return groups
     if groups and groups[0].strips:
         try:
-            cells = _cells(decode_image(path), _side_of(run))
+            cells = _cells(decode_image(path), _size_of(run))
         except UserError:
             cells = []
         if cells:
@@ -167,16 +167,17 @@ def _with_real(run: Run, groups: list[GridGroup]) -> list[GridGroup]:
     return [GridGroup("", pictures, strips=False), *groups] if pictures else groups
 
 
-def _side_of(run: Run) -> int:
-    """Raises UserError if the first generated image is damaged."""
+def _size_of(run: Run) -> tuple[int, int]:
+    """(width, height). Raises UserError if the first generated image is damaged."""
     first = run.image_sets[0]
-    return decode_image(first.folder / f"{first.indices[0]:0{INDEX_DIGITS}}.png").width
+    return decode_image(first.folder / f"{first.indices[0]:0{INDEX_DIGITS}}.png").size
 
 
-def _cells(picture: Image.Image, side: int) -> list[Image.Image]:
+def _cells(picture: Image.Image, size: tuple[int, int]) -> list[Image.Image]:
     """The images of a grid with GAP pixels around each; none if the picture is no such grid."""
-    pitch = side + GAP
-    if (picture.width - GAP) % pitch or (picture.height - GAP) % pitch:
+    width, height = size
+    across, down = width + GAP, height + GAP
+    if (picture.width - GAP) % across or (picture.height - GAP) % down:
         return []
-    corners = [(x, y) for y in range(GAP, picture.height, pitch) for x in range(GAP, picture.width, pitch)]
-    return [picture.crop((x, y, x + side, y + side)) for x, y in corners]
+    corners = [(x, y) for y in range(GAP, picture.height, down) for x in range(GAP, picture.width, across)]
+    return [picture.crop((x, y, x + width, y + height)) for x, y in corners]

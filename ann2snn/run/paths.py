@@ -47,9 +47,8 @@ def load_paths(path: str | os.PathLike) -> SamplingPaths:
             _require(states.dtype == np.uint8 and states.ndim == 5 and states.shape == ann.shape, "no states of both")
         frames, images, channels, height, width = ann.shape
         _require(2 <= frames <= MOST_FRAMES and 1 <= images <= MOST_IMAGES, "more or fewer states than can be shown")
-        _require(
-            channels in (1, 3) and height == width and width in range(1, MOST_SIDE + 1), "its states are no images"
-        )
+        _require(channels in (1, 3) and 1 <= min(height, width), "its states are no images")
+        _require(max(height, width) <= MOST_SIDE, f"its images have more than {MOST_SIDE} pixels a side")
         fits = times.dtype == np.float64 and times.shape == (frames - 1,) and bool(np.isfinite(times).all())
         _require(fits, "its times do not fit the states")
         settings: Any = json.loads(str(how)) if how.ndim == 0 else None

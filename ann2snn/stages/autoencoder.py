@@ -61,7 +61,7 @@ def train(
 
 
 def _scale_latents(net: ConvAutoencoder, dataset: ImageDataset, device: torch.device) -> None:
-    size, count = rows(dataset.img_size), min(MEASURED, len(dataset))
+    size, count = rows(dataset.img_size.pixels), min(MEASURED, len(dataset))
     parts = [torch.stack([dataset[i] for i in range(s, min(s + size, count))]) for s in range(0, count, size)]
     means = torch.cat([net.moments(to_model_range(part).to(device))[0] for part in parts]).transpose(0, 1).flatten(1)
     net.shift.copy_(means.mean(1)[None, :, None, None])

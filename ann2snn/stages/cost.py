@@ -13,6 +13,7 @@ import torch
 from ..config import SpikingConfig
 from ..convert import SpikingNetwork
 from ..cost import FP32, INT8, INT8_STATE16, CostReport, count_calls, count_operations
+from ..diffusion.process import network_shape
 from ..files.atomic import write_text
 from ..generate.probe import sampler_states
 from ..nets.architecture import Network
@@ -56,8 +57,7 @@ def decoder_cost(net: Network) -> CostReport | None:
     if net.autoencoder is None:
         return None
     decoder = copy.deepcopy(net.autoencoder.decoder).cpu()
-    side, generator = net.image_size, torch.Generator().manual_seed(0)
-    latents = torch.randn(1, net.in_channels, side, side, generator=generator)
+    latents = torch.randn(1, *network_shape(net), generator=torch.Generator().manual_seed(0))
     return dataclasses.replace(count_calls(decoder, [(latents,)]), name="decoder")
 
 

@@ -14,7 +14,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from ..checkpoints import checkpoint
 from ..config import SampleConfig, require
 from ..data.decode import decode_image
-from ..diffusion.process import image_channels
+from ..diffusion.process import image_channels, size_of
 from ..distributed.runtime import place
 from ..distributed.world import World
 from ..files.atomic import file_hash
@@ -74,15 +74,16 @@ def read_mask(path: Path, net: nn.Module) -> Tensor:
 
 def fitting(picture: Image.Image, path: Path, net: nn.Module) -> Tensor:
     """uint8 [C, H, W] of the network's size. Raises UserError."""
-    pixels, side = pil_to_tensor(picture), net.image_size
+    pixels, size = pil_to_tensor(picture), size_of(net)
     height, width = pixels.shape[1:]
-    require((height, width) == (side, side), f"{path} is {width}x{height} pixels, the network's images {side}x{side}")
+    wanted = f"{size.width}x{size.height}"
+    require((height, width) == size, f"{path} is {width}x{height} pixels, the network's images {wanted}")
     return pixels
 
 
 def draw_interpolation(canvas: Canvas, seeds: tuple[int, int], count: int) -> int:
     """A strip of `count` images from one seed's to the other's."""
-    strip = interpolate(canvas.net, *seeds, count, **vars(canvas.sample))
+    strip = interpolate(canvas.net, *seeds, count, **canvas.sample.taken())
     path = canvas.write(f"interpolate_{seeds[0]}_{seeds[1]}_{count}", [strip])
     print(f"{path}: from seed {seeds[0]} to seed {seeds[1]} in {count} images")
     return 0
@@ -90,7 +91,7 @@ def draw_interpolation(canvas: Canvas, seeds: tuple[int, int], count: int) -> in
 
 def draw_edit(canvas: Canvas, subject: Subject, strength: float) -> int:
     """The images, and below them their variations."""
-    made = edit(canvas.net, subject.images, strength, **vars(canvas.sample))
+    made = edit(canvas.net, subject.images, strength, **canvas.sample.taken())
     path = canvas.write(f"start_{subject.name}_{strength:g}_{len(made)}", [subject.images, made])
     print(f"{path}: {len(made)} images from {subject.name}, strength {strength:g}")
     return 0

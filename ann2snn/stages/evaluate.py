@@ -18,7 +18,7 @@ from ..checkpoints import checkpoint
 from ..config import DiffusionConfig, SampleConfig, require
 from ..convert import SpikingNetwork
 from ..data import ImageDataset
-from ..diffusion.process import clips, image_channels, image_side, options_that_count, uses_eta
+from ..diffusion.process import clips, decoded_size, image_channels, options_that_count, uses_eta
 from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import ALONE, World
 from ..files.atomic import sweep
@@ -118,7 +118,7 @@ def run(folder: RunFolder, generation: Generation, config: EvalConfig, scoring: 
     """
     source, sample, world, logdir = generation.source, generation.sample, generation.world, folder.path
     if scoring.fad is not None:
-        scoring.fad.extractor.require_channels(image_channels(source.net))
+        scoring.fad.extractor.check_images(image_channels(source.net), decoded_size(source.net))
     if scoring:
         require_spread(config.num_images)
     made_with = settings(source, sample)
@@ -137,7 +137,7 @@ def run(folder: RunFolder, generation: Generation, config: EvalConfig, scoring: 
         world.wait()
         if not scoring:
             return 0
-        where: dict[str, object] = {"image_size": image_side(source.net), "device": str(world.device)}
+        where: dict[str, object] = {"image_size": decoded_size(source.net).stored, "device": str(world.device)}
         where |= {"reference": scoring.stats_name, "time_steps": getattr(source.net, "time_steps", None)}
         count = config.num_images
         if sample.carry:
@@ -260,12 +260,12 @@ def score_and_record(logdir: Path, images: Scored, scoring: Scoring, world: Worl
 def score_data(folder: RunFolder, dataset: ImageDataset, count: int, scoring: Scoring, world: World) -> int:
     """Score real images of the data set: what a perfect generator would be expected to reach with as many images."""
     if scoring.fad is not None:
-        scoring.fad.extractor.require_channels(dataset.channels)
+        scoring.fad.extractor.check_images(dataset.channels, dataset.img_size)
     count = min(count, len(dataset))
     require_spread(count)
     folder.begin(world)
     made_with: dict[str, Any] = {"network": f"real images ({dataset.name}, {dataset.split})", "spiking": None}
-    made_with |= {"image_size": dataset.img_size, "reference": scoring.stats_name}
+    made_with |= {"image_size": dataset.img_size.stored, "reference": scoring.stats_name}
     scored = Scored(lambda world: dataset_batches(dataset, count, world), count, made_with)
     score_and_record(folder.path, scored, scoring, world)
     return 0

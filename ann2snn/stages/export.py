@@ -10,7 +10,7 @@ from ..checkpoints import folders
 from ..checkpoints.payload import payload_of
 from ..config import require
 from ..convert import SpikingNetwork
-from ..latent.autoencoder import picture_shape
+from ..diffusion.process import image_shape
 from ..nets.architecture import Network
 from ..report.collect import Run, collect
 from ..report.costs import cost_table
@@ -41,12 +41,12 @@ def card(name: str, snn: SpikingNetwork, run: Run, hashes: Sequence[str], measur
     """Markdown; what was not measured has no line."""
     net = snn.net
     assert isinstance(net, Network)  # or `payload_of` refuses it
-    channels, side, _ = picture_shape(net)
-    latents = {"latents": f"{net.image_size}×{net.image_size}, {net.in_channels} channels"}
+    channels, height, width = image_shape(net)
+    latents = {"latents": f"{net.image_size.height}×{net.image_size.width}, {net.in_channels} channels"}
     latents |= {"autoencoder": net.diffusion.autoencoder}
     about = {
         "architecture": net.config.arch,
-        "images": f"{side}×{side}, {channels} channels",
+        "images": f"{height}×{width}, {channels} channels",
         "activation bits": net.config.bits,
         "parameters": f"{sum(p.numel() for p in net.parameters()):,}",
         "schedule": snn.spiking.label,

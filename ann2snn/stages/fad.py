@@ -52,7 +52,7 @@ def make_stats(path: Path, dataset: ImageDataset, extractor: FadExtractor, num_i
 
     The main process does it, as in `Fad.score`.
     """
-    extractor.require_channels(dataset.channels)
+    extractor.check_images(dataset.channels, dataset.img_size)
     count = min(num_images, len(dataset))
     require(count >= 2, f"--num_images={num_images}: statistics need at least 2 images")
     if world.main:

@@ -36,7 +36,7 @@ def train(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_from(seed))
-        net = AutoEncoder(dataset.channels, latent, dataset.img_size)
+        net = AutoEncoder(dataset.channels, latent, dataset.img_size.side)
     net = net.to(device).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr)
     source, value = batches(dataset, batch_size, seed=seed), math.nan

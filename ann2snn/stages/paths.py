@@ -10,11 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from ..config import SampleConfig
-from ..diffusion.process import make_process
-from ..diffusion.vp import VP
+from ..diffusion.process import image_shape, make_process, size_of
 from ..generate.subject import Sampled
 from ..latent import as_images
-from ..latent.autoencoder import picture_shape
 from ..report.trajectory import Trajectory
 from ..run.paths import SamplingPaths, save_paths
 
@@ -24,16 +22,15 @@ MOST_VALUES = 1 << 21  # of all states of one network: large images get fewer fr
 
 def as_pictures(net: Sampled) -> Callable[[Tensor], Tensor]:
     """From a sampler's states to what is shown of them, uint8: of CLD the positions, of blur diffusion the pixels."""
-    process = make_process(net.diffusion, net.image_size)
-    shown = as_images(net)
-    return lambda state: shown(state if isinstance(process, VP) else process.data(state))
+    process, shown = make_process(net.diffusion, size_of(net)), as_images(net)
+    return lambda state: shown(process.data(state))
 
 
 class FirstPath:
     """Keeps the states of the first images while `net` samples; `watch` is the sampler's `on_step`."""
 
     def __init__(self, net: Sampled) -> None:
-        values = MOST_IMAGES * math.prod(picture_shape(net))
+        values = MOST_IMAGES * math.prod(image_shape(net))
         self.kept = Trajectory(max(LEAST_FRAMES, min(MOST_FRAMES, MOST_VALUES // values)))
         self._pictures, self._images = as_pictures(net), 0
 

@@ -17,6 +17,7 @@ from ..checkpoints import checkpoint
 from ..config import SampleConfig
 from ..data import ImageDataset, batches, labels_at
 from ..diffusion import ImageNoise
+from ..diffusion.process import network_shape
 from ..distributed.runtime import prepare_folder
 from ..errors import MemoryUserError, UserError, is_out_of_memory
 from ..files.warning import warn
@@ -245,8 +246,7 @@ def score_both(trainer: Trainer, score: Callable, logdir: Path, log: Tracker) ->
 
 
 def _grid_noise(trainer: Trainer, sample: SampleConfig, count: int) -> Tensor:
-    shape = (trainer.net.in_channels, trainer.net.image_size, trainer.net.image_size)
-    return ImageNoise(sample.seed, range(count), shape, "cpu")()
+    return ImageNoise(sample.seed, range(count), network_shape(trainer.net), "cpu")()
 
 
 def write_sample_grid(trainer: Trainer, plan: Training, log: Tracker) -> None:

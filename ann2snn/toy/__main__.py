@@ -54,9 +54,9 @@ def settings_from(arguments: list[str]) -> tuple[ToySettings, argparse.Namespace
     require(0 <= given.num_threads <= 1024, f"--num_threads={given.num_threads}: use 0 to 1024")
     values = {name: value for name, value in vars(given).items() if value is not None}
     values.setdefault("points", "squares" if given.process == "blur" else "gaussian8")
-    values.setdefault("sampler", ("ddim",) if given.process == "vp" else ("gddim",))
+    values.setdefault("sampler", (PROCESSES[given.process].cls.default_sampler,))
     if ALL in values["sampler"]:
-        values["sampler"] = (*IMAGE_SAMPLERS, *SDE_SAMPLERS) if given.process == "vp" else SDE_SAMPLERS
+        values["sampler"] = (*IMAGE_SAMPLERS, *SDE_SAMPLERS) if PROCESSES[given.process].whole_steps else SDE_SAMPLERS
     known = {field.name for field in fields(ToySettings)}
     plain: dict[str, Any] = {
         name: tuple(v) if isinstance(v, (list, tuple)) else v for name, v in values.items() if name in known

@@ -7,17 +7,16 @@ import math
 import os
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..checkpoints import checkpoint
 from ..config import require
 from ..diffusion.ema import ema_decay_at
-from ..diffusion.process import denoising_loss, make_process
-from ..diffusion.vp import VP
+from ..diffusion.process import make_process
 from ..distributed.runtime import seed_from
 from ..nets.mlp import MLP
 from .sets import draw
-from .settings import SIZE, ToySettings
+from .settings import IMAGE_SIZE, ToySettings
 
 POOL = 100_000  # elements that batches are drawn from
 EMA_DECAY = 0.998
@@ -37,7 +36,7 @@ def train(settings: ToySettings, progress=lambda step, loss: None) -> tuple[nn.M
     Adam, learning rate falling to 0 along a cosine. Preconditioned, the loss of every time has the same weight.
     Raises UserError if the loss ceases to be a number.
     """
-    process, config = make_process(settings.diffusion, SIZE), settings.diffusion
+    process, config = make_process(settings.diffusion, IMAGE_SIZE), settings.diffusion
     data = draw(settings.points, POOL, seed_from(settings.seed, 1)) / settings.scale
     net = build(settings)
     average = copy.deepcopy(net)
@@ -48,8 +47,8 @@ def train(settings: ToySettings, progress=lambda step, loss: None) -> tuple[nn.M
     for step in range(settings.train_steps):
         rows = torch.randint(len(data), (settings.batch_size,), generator=generator)
         noise = torch.randn(settings.batch_size, *settings.state_shape, generator=generator)
-        t = draw_times(process, settings, generator)
-        loss = denoising_loss(net, process, config, data[rows], t, noise, "mse").mean()
+        t = process.draw_times(settings.batch_size, generator=generator, power=settings.time_power)
+        loss = process.loss(net, config, data[rows], t, noise, "mse").mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -60,15 +59,6 @@ def train(settings: ToySettings, progress=lambda step, loss: None) -> tuple[nn.M
         progress(step, losses[-1])
     last = losses[-max(1, len(losses) // 10) :]
     return average.eval(), sum(last) / len(last)
-
-
-def draw_times(process, settings: ToySettings, generator: torch.Generator) -> Tensor:
-    """[batch_size]: whole steps of VP, else float64 in [t_min, 1)."""
-    if isinstance(process, VP):
-        return torch.randint(process.diffusion_steps, (settings.batch_size,), generator=generator)
-    uniform = torch.rand(settings.batch_size, dtype=torch.float64, generator=generator)
-    low = process.config.t_min
-    return low + (1 - low) * uniform**settings.time_power
 
 
 @torch.no_grad()

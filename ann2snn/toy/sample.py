@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from ..config import SampleConfig
 from ..diffusion import VP, ImageNoise, analytic_statistics, check
-from ..diffusion.process import make_process, run_sampler
+from ..diffusion.process import run_sampler
 from ..distributed.runtime import seed_from
 from .sets import distance, draw, sliced_wasserstein
-from .settings import SIZE, ToySettings
+from .settings import IMAGE_SIZE, ToySettings
 
 STATISTICS = 4096  # elements that analytic_dpm's statistics are gathered on
 
@@ -65,7 +65,7 @@ def sample(net: nn.Module, settings: ToySettings, run: SampleConfig) -> Result:
     statistics = _statistics(net, settings, run)
     noise = ImageNoise(seed_from(settings.seed, 4), range(settings.samples), settings.state_shape, "cpu")
     start = time.perf_counter()
-    samples = settings.scale * run_sampler(counted, settings.diffusion, SIZE, run, noise, statistics)
+    samples = settings.scale * run_sampler(counted, settings.diffusion, IMAGE_SIZE, run, noise, statistics)
     seconds = time.perf_counter() - start
     finite = bool(samples.isfinite().all())
     return Result(
@@ -86,8 +86,7 @@ def _number(value: float | None) -> float | None:
 def _statistics(net: nn.Module, settings: ToySettings, run: SampleConfig) -> Tensor | None:
     if run.sampler != "analytic_dpm":
         return None
-    process = make_process(settings.diffusion, SIZE)
-    assert isinstance(process, VP)
+    process = VP(settings.diffusion)
     empty = torch.zeros(process.diffusion_steps, dtype=torch.float64)
     times = [int(time) for time in check(run.sampler, process, steps=run.steps, skip=run.skip, statistics=empty)]
     data = draw(settings.points, STATISTICS, seed_from(settings.seed, 5)) / settings.scale

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from ..config import DiffusionConfig, SampleConfig, check_int, check_seed, require
+from ..config import SAMPLERS, DiffusionConfig, ImageSize, SampleConfig, check_int, check_seed, require
 
 SIZE = 8  # pixels
+IMAGE_SIZE = ImageSize(SIZE, SIZE)
 SQUARES, FASHION = "squares", "fashion"
 IMAGES = (SQUARES, FASHION)
 NAMES = ("gaussian8", "gaussian25", "swissroll", "rings", *IMAGES)
@@ -81,7 +82,7 @@ class ToySettings:
 
         statistics = torch.zeros(self.diffusion.diffusion_steps, dtype=torch.float64)  # of no network: for the checks
         for sample in self.runs():
-            check_sampling(self.diffusion, SIZE, sample, statistics)
+            check_sampling(self.diffusion, IMAGE_SIZE, sample, statistics)
 
     @property
     def diffusion(self) -> DiffusionConfig:
@@ -104,7 +105,9 @@ class ToySettings:
     def state_shape(self) -> tuple[int, ...]:
         """Of what the network sees; CLD adds a velocity to each coordinate."""
         first, *rest = shape_of(self.points)
-        return (2 * first if self.process == "cld" else first, *rest)
+        from ..diffusion.process import network_channels
+
+        return (network_channels(self.diffusion, first), *rest)
 
     def runs(self) -> list[SampleConfig]:
         """Every sampler with every number of calls; ddpm, which takes all steps, once."""
@@ -115,18 +118,16 @@ class ToySettings:
         ]
 
     def _run(self, name: str, steps: int) -> SampleConfig:
-        from ..diffusion.samplers import SAMPLERS
-
-        known = SAMPLERS.get(name)
-        limits = {"order": min(self.order, known.max_order)} if known and known.max_order else {}
+        known = SAMPLERS[name] if name in SAMPLERS else SAMPLERS["ddim"]  # an unknown one is refused below
+        order = min(self.order, known.max_order) if known.max_order else 2
         return SampleConfig(
             sampler=name,
             steps=steps,
             eta=self.lam,
             clip=self.process != "cld",
             seed=self.seed,
-            skip=known.skips[0] if known and known.skips else "uniform",
-            **({"order": self.order, "corrector": self.corrector} if name == "gddim" else limits),
+            order=order,
+            corrector=self.corrector if "corrector" in known.options else "none",
         )
 
     def to_dict(self) -> dict:

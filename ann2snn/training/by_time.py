@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ..diffusion.process import Process
-from ..diffusion.vp import VP
 from ..distributed.runtime import sent
 from ..distributed.world import World
 
@@ -15,8 +14,7 @@ QUARTERS = 4
 
 def tally(process: Process, t: Tensor, losses: Tensor) -> Tensor:
     """Sum and number of the losses [N] in each quarter of the times t [N], earliest first: float64 [2, 4]."""
-    share = t.double() / (process.diffusion_steps if isinstance(process, VP) else 1)
-    quarter = sent((share * QUARTERS).long().clamp(0, QUARTERS - 1), losses.device)
+    quarter = sent((process.share(t) * QUARTERS).long().clamp(0, QUARTERS - 1), losses.device)
     found = torch.zeros(2, QUARTERS, dtype=torch.float64, device=losses.device)
     found[0].index_add_(0, quarter, losses.detach().double())
     found[1].index_add_(0, quarter, torch.ones_like(losses, dtype=torch.float64))

@@ -15,13 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..checkpoints import checkpoint
-from ..config import FULL_PRECISION, DiffusionConfig, TrainConfig, require
+from ..config import FULL_PRECISION, DiffusionConfig, TrainConfig, processes_with, require
 from ..config.names import both
 from ..data import ImageDataset, to_model_range
-from ..diffusion import VP
 from ..diffusion.ema import ema_decay_at
-from ..diffusion.loss_weights import check_loss_weight, loss_weights
-from ..diffusion.process import denoising_loss, draw_times, make_process, network_pair
+from ..diffusion.loss_weights import check_loss_weight
+from ..diffusion.process import make_process
 from ..diffusion.synaptic import SynapticLoss
 from ..distributed.precision import in_tf32
 from ..distributed.runtime import layout_for, place, seed_from, seed_step
@@ -116,8 +115,8 @@ class Trainer:
         self.device = world.device
         self.process = make_process(diffusion, network.image_size)
         require(
-            train.loss_type == "mse" or diffusion.process == "vp",
-            f"--loss_type={train.loss_type}: only for --process=vp; use mse",
+            train.loss_type == "mse" or "loss_type" in diffusion.kind.takes,
+            f"--loss_type={train.loss_type}: only for --process={processes_with('loss_type')}; use mse",
         )
         check_loss_weight(diffusion, train.loss_weight)
         self.synaptic = synaptic_loss_of(train, network)
@@ -150,9 +149,9 @@ class Trainer:
         if self.train_config.act_init == "calibrate":
             seed_step(self.train_config.seed, 0)
             x_0 = to_model_range(images).to(self.device)
-            t = draw_times(self.process, len(x_0), self.device)
+            t = self.process.draw_times(len(x_0), self.device)
             noise = torch.randn(len(x_0), self.net.in_channels, *x_0.shape[2:], device=self.device)
-            pair = network_pair(self.process, self.diffusion, x_0, t, noise)
+            pair = self.process.pair(self.diffusion, x_0, t, noise)
             call = pair if labels is None else (*pair, labels.to(self.device))
             begin_statistics(self.net, call)
             calibrate_activations(self.net, [call])
@@ -218,7 +217,7 @@ class Trainer:
         """Diffusion times [n] and noise like x_0 of this process's rows, cut out of the whole batch's."""
         seed_step(self.train_config.seed, self.step + 1)  # 0 was the initialization
         total = self.train_config.batch_size
-        t = draw_times(self.process, total, self.device)
+        t = self.process.draw_times(total, self.device)
         noise = torch.randn(total, self.net.in_channels, *x_0.shape[2:], device=self.device)
         return t[self.rows], noise[self.rows].to(memory_format=layout_for(self.device))
 
@@ -241,9 +240,8 @@ class Trainer:
         with alone:
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
                 kind = self.train_config.loss_type
-                what = (self.process, self.diffusion, x_0, t, noise, kind, self.synaptic)
                 net = self.parallel if y is None else lambda x, t: self.parallel(x, t, y)
-                losses = denoising_loss(net, *what)
+                losses = self.process.loss(net, self.diffusion, x_0, t, noise, kind, self.synaptic)
             self.seen.append((t, losses.detach()))
             loss = self.weighted(losses, t).mean()
             (loss / parts).backward()
@@ -260,8 +258,7 @@ class Trainer:
         name = self.train_config.loss_weight
         if name == "none":
             return losses
-        assert isinstance(self.process, VP)  # see `check_loss_weight`
-        return losses * loss_weights(self.process, t, name, self.train_config.min_snr_gamma).to(losses)
+        return losses * self.process.loss_weights(t, name, self.train_config.min_snr_gamma).to(losses)
 
     def check_finite(self, logdir: Path) -> None:
         """Raise UserError, naming the first bad step and its batch, if the loss has left the finite numbers."""

@@ -111,7 +111,7 @@ class Setting:
     def inputs(self, net: nn.Module, count: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
         """Seeded noise and times, the same numbers on every device."""
         generator, like = torch.Generator().manual_seed(1), next(net.parameters())
-        x = torch.randn(count, net.in_channels, net.image_size, net.image_size, generator=generator)
+        x = torch.randn(count, net.in_channels, *net.image_size, generator=generator)
         t = torch.randint(net.diffusion.diffusion_steps, (count,), generator=generator)
         device = device or self.device
         return x.to(device, like.dtype), t.to(device)
@@ -123,7 +123,7 @@ class Setting:
 
     def images(self, config: object, batch: int) -> Tensor:
         """uint8, as a data set gives them."""
-        shape = (batch, config.in_channels, config.image_size, config.image_size)
+        shape = (batch, config.in_channels, *config.image_size)
         return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
 
 

@@ -47,7 +47,7 @@ def make_snn(bench: Bench, ch: int, bits: int, spiking: SpikingConfig) -> Spikin
 def inputs(bench: Bench, net: UNet | SpikingNetwork, count: int) -> tuple[Tensor, Tensor]:
     """Noise [count, C, H, W] and diffusion times [count] on the device."""
     generator = torch.Generator().manual_seed(SEED)
-    x = torch.randn(count, net.in_channels, net.image_size, net.image_size, generator=generator)
+    x = torch.randn(count, net.in_channels, *net.image_size, generator=generator)
     t = torch.randint(net.config.diffusion_steps, (count,), generator=generator)
     return x.to(bench.device), t.to(bench.device)
 

@@ -120,7 +120,7 @@ def _diffusers(bench: Bench, ch: int) -> torch.nn.Module:
     config = make_ann(bench, ch).config
     levels = len(config.ch_mult)
     net = UNet2DModel(
-        sample_size=config.image_size,
+        sample_size=config.image_size.stored,
         in_channels=config.in_channels,
         out_channels=config.in_channels,
         block_out_channels=tuple(ch * mult for mult in config.ch_mult),

@@ -40,7 +40,7 @@ def make_plain(bench: Bench) -> PlainLoop:
 def make_images(bench: Bench) -> torch.Tensor:
     """uint8 noise [train_batch, C, H, W] on the CPU, where batches come from."""
     config = config_of(bench, bench.plan.wide[0])
-    shape = (bench.plan.train_batch, config.in_channels, config.image_size, config.image_size)
+    shape = (bench.plan.train_batch, config.in_channels, *config.image_size)
     return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(SEED))
 
 

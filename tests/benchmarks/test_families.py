@@ -59,7 +59,7 @@ def test_families_are_of_one_size_and_shape(tmp_path):
     assert {name: type(config) for name, (config, _) in found.items()} == kinds
     for name, (config, size) in found.items():
         assert 0.79 < size / 200_000 < 1.21, (name, size)  # four channels more of a U-Net are half as many again
-        assert (config.image_size, config.in_channels, config.ch_mult, config.num_res_blocks) == (8, 1, (1, 2), 1)
+        assert (config.image_size, config.in_channels, config.ch_mult, config.num_res_blocks) == ((8, 8), 1, (1, 2), 1)
         assert config.dropout == 0 and (name == "converted" or config.spike_steps == 3)
     assert found["converted"][0].bits == 3 and found["sddpm"][0].corrections == ("init",)
 

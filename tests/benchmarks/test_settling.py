@@ -7,9 +7,9 @@ import torch
 from quant.functional import uniform_levels
 
 from ann2snn.checkpoints import checkpoint
-from ann2snn.config import SpikingConfig
+from ann2snn.config import ImageSize, SpikingConfig
 from ann2snn.convert import convert, measure_gap
-from ann2snn.data.datasets import ImageDataset
+from ann2snn.data.datasets import ImageDataset, ImageSource
 from benchmarks import neuron_figure, settling
 from tests.helpers import random_ann, random_batch
 
@@ -79,7 +79,9 @@ def test_the_commands_write_figures_and_numbers(tmp_path, monkeypatch, capsys):
 
 def test_the_small_network_is_trained_once(tmp_path, monkeypatch):
     images = torch.randint(0, 256, (64, 1, 16, 16), dtype=torch.uint8)
-    few = ImageDataset("fashion_mnist_10k", "train", images.__getitem__, 64, channels=1, img_size=16, flip=False)
+    few = ImageDataset(
+        ImageSource("fashion_mnist_10k", "train", images.__getitem__, 64, 1, ImageSize(16, 16), flip=False)
+    )
     monkeypatch.setattr(settling, "load_dataset", lambda *args: few)
     path = settling.train_small_network(tmp_path / "new", 1)
     written = path.read_bytes()

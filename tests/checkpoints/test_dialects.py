@@ -57,7 +57,7 @@ def test_pytorch_ddpm(tmp_path, shape):
     theirs = PytorchDDPM(**shape)
     theirs.write(path := tmp_path / "ckpt.pt")
     net = ann2snn.load(path, norm_groups=2)
-    assert isinstance(net, AttentionUNet) and net.image_size == 8 and net.config.dropout == 0.1
+    assert isinstance(net, AttentionUNet) and net.image_size == (8, 8) and net.config.dropout == 0.1
     with torch.no_grad():
         # Their table of times is float32; some of its angles are rounded otherwise.
         assert_close(answer(net), theirs(normal(2, 3, 8, 8), TIMES), 1e-5)
@@ -109,7 +109,7 @@ def test_diffusers_old_names_of_attention(tmp_path):
 def test_other_networks_of_diffusers_stay_what_they_are(tmp_path, options):
     theirs = diffusers_folder(tmp_path / "net", **options)
     net = ann2snn.load(tmp_path / "net")
-    assert isinstance(net, DiffusersUNet) and (net.in_channels, net.image_size) == (3, 8)
+    assert isinstance(net, DiffusersUNet) and (net.in_channels, net.image_size) == (3, (8, 8))
     with torch.no_grad():
         assert_equal(answer(net), theirs(normal(2, 3, 8, 8), TIMES).sample)
 
@@ -181,7 +181,7 @@ def change(path, **settings):
         ({"norm_eps": "x"}, "norm_eps"),
         ({"act_fn": ["x"]}, "refusing"),
         ({"unheard_of": 1, "add_attention": False}, "unheard_of"),
-        ({"sample_size": [8, 8]}, "sample_size"),
+        ({"sample_size": [8, 8, 8]}, "sample_size"),
     ],
 )
 def test_other_settings_of_diffusers_are_refused_by_name(tmp_path, settings, words):

@@ -86,10 +86,11 @@ def test_a_training_checkpoint_tells_step_and_image_size(path):
     x_T, optimizer = torch.zeros(4, 1, 16, 16), {"state": {}, "param_groups": [{"lr": 2e-4}]}
     published(path, SDDPM_FILE, step=120, x_T=x_T, optim=optimizer)
     loaded = checkpoint.load(path)
-    assert loaded.step == 120 and loaded.net.image_size == 16
-    assert checkpoint.load(path, image_size=8).net.image_size == 8
+    assert loaded.step == 120 and loaded.net.image_size == (16, 16)
+    with pytest.raises(UserError, match="--img_size=8 contradicts .*, which was made with 16"):
+        checkpoint.load(path, image_size=8)
     published(path, SDDPM_FILE)
-    assert checkpoint.load(path).net.image_size == 32
+    assert checkpoint.load(path).net.image_size == (32, 32)
 
 
 @FILES

@@ -50,7 +50,7 @@ def test_training_file_loads_and_gives_the_golden_output(shape, size, tmp_path):
     assert {key: getattr(config, key) for key in ("ch", "ch_mult", "num_res_blocks")} == {
         key: SHAPES[shape][key] for key in ("ch", "ch_mult", "num_res_blocks")
     }
-    assert (config.bits, config.image_size, config.in_channels, config.diffusion_steps) == (2, size, 3, 1000)
+    assert (config.bits, config.image_size, config.in_channels, config.diffusion_steps) == (2, (size, size), 3, 1000)
     z = golden(f"unet_{shape}_{size}px_bit2")
     with torch.no_grad():
         assert_close(loaded.net(z["x"], z["t"]), z["ann/out"], TOLERANCE)

@@ -51,7 +51,7 @@ def test_weights_names_precision_and_mode_are_the_anns():
     assert snn.net.state_dict().keys() == ann.state_dict().keys()
     for name, value in snn.net.state_dict().items():
         assert_equal(value, ann.state_dict()[name])
-    assert (snn.in_channels, snn.image_size, snn.config, snn.diffusion) == (3, 4, ann.config, ann.diffusion)
+    assert (snn.in_channels, snn.image_size, snn.config, snn.diffusion) == (3, (4, 4), ann.config, ann.diffusion)
     assert convert(random_ann().float()).net.head.weight.dtype == torch.float32
 
 

@@ -46,7 +46,7 @@ class TestShipped:
         original = read_idx(datasets.SHIPPED / "images-idx3-ubyte.gz")
         assert (len(train), len(test), train.split, test.split) == (8000, 2000, "train", "test")
         assert torch.equal(torch.cat([train.images, test.images])[:, 0], original)
-        assert (train.channels, train.img_size, train.name, train.flip) == (1, 28, "fashion_mnist_10k", False)
+        assert (train.channels, train.img_size, train.name, train.flip) == (1, (28, 28), "fashion_mnist_10k", False)
 
     def test_package_stays_small_and_complete(self):
         assert sum(file.stat().st_size for file in datasets.SHIPPED.iterdir()) < 5_000_000

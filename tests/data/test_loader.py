@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ann2snn.data import ImageDataset, Share, batches, datasets, to_model_range, to_uint8
+from ann2snn.config import ImageSize
+from ann2snn.data import ImageDataset, ImageSource, Share, batches, datasets, to_model_range, to_uint8
 from ann2snn.errors import UserError
 
 
@@ -28,7 +29,7 @@ class Numbered:
 
 
 def numbered(count: int, flip: bool = True, **read) -> ImageDataset:
-    return ImageDataset("numbered", "all", Numbered(**read), count, channels=1, img_size=2, flip=flip)
+    return ImageDataset(ImageSource("numbered", "all", Numbered(**read), count, 1, ImageSize(2, 2), flip))
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from ann2snn.data import ImageDataset, Share, batches, datasets
+from ann2snn.config import ImageSize
+from ann2snn.data import ImageDataset, ImageSource, Share, batches, datasets
 from ann2snn.errors import UserError
 from ann2snn.stages.loading import home_of
 
@@ -21,7 +22,7 @@ def pictures(count: int = 11, broken: int | None = None) -> ImageDataset:
             raise UserError(f"cannot read image {index}.png: damaged")
         return images[index]
 
-    return ImageDataset("pictures", "all", read, count, channels=3, img_size=4, flip=True)
+    return ImageDataset(ImageSource("pictures", "all", read, count, 3, ImageSize(4, 4), flip=True))
 
 
 def take(dataset: ImageDataset, **options) -> torch.Tensor:

@@ -9,7 +9,7 @@ from scipy.linalg import expm
 from ann2snn.config import DiffusionConfig, SampleConfig
 from ann2snn.diffusion.cld import CLD, CLDConfig
 from ann2snn.diffusion.continuous_loss import noise_error, training_times
-from ann2snn.diffusion.process import denoising_loss, run_sampler
+from ann2snn.diffusion.process import run_sampler
 from ann2snn.errors import UserError
 
 PROCESS = CLD()
@@ -279,8 +279,10 @@ def test_processes_are_equal_when_their_constants_are():
 
 def test_what_is_for_vp_alone_is_refused():
     config, sample = DiffusionConfig(process="cld"), SampleConfig("ddim", steps=2)
-    with pytest.raises(UserError, match="CLD: only gddim and euler sample this process"):
+    with pytest.raises(
+        UserError, match="--sampler=ddim: samples --process=vp only; --process=cld needs gddim or euler"
+    ):
         run_sampler(lambda x, t: x, config, 4, sample, lambda: draws(1, 2, 4, 4))
     with pytest.raises(ValueError, match='loss_type="scl" is for VP alone'):
         x = draws(1, 1, 4, 4)
-        denoising_loss(lambda x, t: x, PROCESS, config, x, torch.tensor([0.5]), draws(1, 2, 4, 4), "scl")
+        PROCESS.loss(lambda x, t: x, config, x, torch.tensor([0.5]), draws(1, 2, 4, 4), "scl")

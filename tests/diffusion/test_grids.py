@@ -6,7 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ann2snn.config import IMAGE_SAMPLERS, SAMPLER_NAMES, SDE_SAMPLERS, SKIPS, SampleConfig
+from ann2snn.config import (
+    IMAGE_SAMPLERS,
+    REAL_SKIPS,
+    SAMPLER_NAMES,
+    SDE_SAMPLERS,
+    SKIPS,
+    WHOLE_SKIPS,
+    SampleConfig,
+)
 from ann2snn.diffusion import SAMPLERS, check, options_of
 from ann2snn.diffusion.samplers import real_times, whole_times
 from ann2snn.diffusion.samplers.grids import REAL_TIMES, WHOLE_TIMES
@@ -129,8 +137,9 @@ def test_deterministic_samplers_draw_nothing(name):
 
 
 def test_tables_agree():
-    assert (*SAMPLERS, *SDE_SAMPLERS) == SAMPLER_NAMES, SDE_SAMPLERS
-    assert IMAGE_SAMPLERS == tuple(name for name, sampler in SAMPLERS.items() if "spike_steps" not in sampler.options)
+    assert tuple(SAMPLERS) == SAMPLER_NAMES and SDE_SAMPLERS == ("gddim", "euler")
+    assert (*IMAGE_SAMPLERS, "fsddim", *SDE_SAMPLERS) == SAMPLER_NAMES
+    assert (set(WHOLE_SKIPS), set(REAL_SKIPS)) == (set(WHOLE_TIMES), set(REAL_TIMES))
     assert set(SKIPS) == set(WHOLE_TIMES) | set(REAL_TIMES)
     assert options_of(SampleConfig("dpmpp", steps=9, order=3, skip="logsnr")) == {
         "steps": 9,

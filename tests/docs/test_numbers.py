@@ -161,3 +161,13 @@ def test_the_scores_of_the_network_that_ships():
         name, score = "the data set (test)" if real else "the network", line["FD_efficientnet_lite0"]
         assert f"| {name} | {how} | {line['count']:,} | {score:.1f} |" in page
         assert real or line["step"] == shipped_step()
+
+
+def test_the_table_of_quantizing_and_training_on():
+    measured = json.loads((FIGURES / "ptq.json").read_text())
+    text, rows = (ROOT / "docs/models.md").read_text(), measured["rows"]
+    for quantized, trained in zip(rows[::2], rows[1::2], strict=True):
+        assert (quantized["way"], trained["way"]) == ("quantized", "trained")
+        cells = [f"{row[column]:.4g}" for column in ("loss", "error", "distance") for row in (quantized, trained)]
+        assert f"| {quantized['bits']} | {' | '.join(cells)} |" in text
+    assert f"as many real test images have {measured['about']['real_distance']:.1f}" in text

@@ -5,7 +5,7 @@ import torch
 
 import ann2snn
 from ann2snn import UserError
-from ann2snn.config import DiffusionConfig
+from ann2snn.config import DiffusionConfig, ImageSize
 from ann2snn.data import to_model_range, to_uint8
 from ann2snn.diffusion import VP, ImageNoise
 from ann2snn.diffusion.samplers import sample_ddim
@@ -55,7 +55,7 @@ def test_spiking_networks_do_what_their_originals_do(ann, name):
 
 @pytest.mark.parametrize("name", ["edit", "inpaint", "invert"])
 def test_an_image_is_the_same_bytes_whatever_stands_beside_it(ann, name):
-    images = pictures(group_size(8) + 2)
+    images = pictures(group_size(ImageSize(8, 8)) + 2)
     whole, net = EDITS[name](ann.float(), images), ann.float()
     others = torch.cat([images[:3], pictures(len(images) - 3, seed=1)])
     assert_equal(EDITS[name](net, others)[:3], whole[:3])

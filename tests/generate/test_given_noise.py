@@ -7,6 +7,7 @@ from scipy.spatial import geometric_slerp
 
 import ann2snn
 from ann2snn import UserError
+from ann2snn.config import ImageSize
 from ann2snn.diffusion import ImageNoise
 from ann2snn.generate.noise import slerp
 from ann2snn.generate.sampling import Given, SampleConfig, generate, group_size
@@ -44,7 +45,7 @@ def test_a_seed_s_own_noise_gives_its_images(ann, how):
 
 
 def test_given_noise_makes_the_same_bytes_in_any_batch_and_in_the_spiking_network(ann):
-    count = group_size(8) + 2
+    count = group_size(ImageSize(8, 8)) + 2
     x_T, config = drawn(1, count), SampleConfig("ddim", steps=3, carry=True)
     snn = ann2snn.convert(ann)
     alone = [generate(snn, config, [i], Given(x_T=x_T))[0] for i in (0, 3, count - 1)]

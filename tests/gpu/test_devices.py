@@ -200,7 +200,7 @@ def trained(gpu, n: int, network, diffusion=None, train=None, **options) -> None
     settings = TrainConfig(**{"batch_size": 4, "warmup": 0} | (train or {}))
     process = DiffusionConfig(diffusion_steps=STEPS, **diffusion or {})
     trainer = Trainer(network, process, settings, world, Computing(**options))
-    images = torch.randint(256, (4, 1, network.image_size, network.image_size), dtype=torch.uint8)
+    images = torch.randint(256, (4, 1, *network.image_size), dtype=torch.uint8)
     trainer.initialize_activations(images)
     for _ in range(n):
         loss, norm = trainer.train_step(images)

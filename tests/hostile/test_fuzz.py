@@ -224,8 +224,8 @@ def test_checkpoints_with_other_values(folder, marker, top, unet, diffusion, spi
     refusal(lambda: loaded.append(checkpoint.load(path, bit=2 if "config" in top else None)))
     for found in loaded:  # whatever passes must be a network that runs
         net = found.net.float()
-        x = torch.zeros(1, net.in_channels, net.image_size, net.image_size)
-        if net.image_size <= 64:
+        x = torch.zeros(1, net.in_channels, *net.image_size)
+        if max(net.image_size) <= 64:
             net(x, torch.zeros(1))
 
 

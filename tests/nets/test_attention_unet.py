@@ -29,7 +29,7 @@ def small_net(seed=0, **options):
 
 def batch(net, n=2, seed=0):
     generator = torch.Generator().manual_seed(1000 + seed)
-    x = torch.randn(n, net.in_channels, net.image_size, net.image_size, generator=generator, dtype=torch.float64)
+    x = torch.randn(n, net.in_channels, *net.image_size, generator=generator, dtype=torch.float64)
     return x, 1000 * torch.rand(n, generator=generator, dtype=torch.float64)
 
 
@@ -194,7 +194,7 @@ def test_blocks_of_pixels_become_channels_and_back():
 @pytest.mark.parametrize("options", [{"image_size": 64}, {"image_size": 256, "ch_mult": (1,) * 6, "attn": (5,)}])
 def test_large_images_keep_their_shape(options):
     net = AttentionUNet(AttentionUNetConfig(**SMALL | options)).eval()
-    x = torch.randn(1, 3, net.image_size, net.image_size)
+    x = torch.randn(1, 3, *net.image_size)
     with torch.no_grad():
         assert net(x, torch.tensor([5.0])).shape == x.shape
 
@@ -273,7 +273,7 @@ def test_network_knows_itself():
     diffusion = DiffusionConfig(diffusion_steps=50)
     config = AttentionUNetConfig(**SMALL | {"in_channels": 2, "out_channels": 4})
     net = AttentionUNet(config, diffusion)
-    assert (net.in_channels, net.image_size, net.config, net.diffusion) == (2, 12, config, diffusion)
+    assert (net.in_channels, net.image_size, net.config, net.diffusion) == (2, (12, 12), config, diffusion)
     assert net(torch.zeros(1, 2, 12, 12), torch.zeros(1)).shape == (1, 4, 12, 12)
     assert AttentionUNet(AttentionUNetConfig(**SMALL)).diffusion == DiffusionConfig()
 

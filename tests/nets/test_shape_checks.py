@@ -56,4 +56,7 @@ def test_images_that_cannot_be_halved(config):
         config(image_size=36, ch_mult=(1, 2, 2, 2))
     wanted = "--img_size=36: 4 resolution levels halve it 3 times, so it must be a multiple of 8"
     assert str(error.value) == wanted
-    assert type(config(image_size=40.0, ch_mult=(1.0, 2, 2, 2)).image_size) is int
+    with pytest.raises(UserError, match="--img_size=32,36: 4 resolution levels .* multiple of 8"):
+        config(image_size=(32, 36), ch_mult=(1, 2, 2, 2))
+    size = config(image_size=(40.0, 24), ch_mult=(1.0, 2, 2, 2)).image_size
+    assert size == (40, 24) and type(size.height) is int

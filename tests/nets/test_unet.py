@@ -86,7 +86,7 @@ def test_output_has_the_images_shape(channels, mult, size):
     with torch.no_grad():
         out = net(x, t)
     assert out.shape == x.shape == (3, channels, size, size)
-    assert net.in_channels == channels and net.image_size == size
+    assert net.in_channels == channels and net.image_size == (size, size)
 
 
 def test_images_of_a_batch_do_not_mix():

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ann2snn.checkpoints import checkpoint
-from ann2snn.config import DiffusionConfig, SampleConfig, TrainConfig, UNetConfig
-from ann2snn.data.datasets import ImageDataset
+from ann2snn.config import DiffusionConfig, ImageSize, SampleConfig, TrainConfig, UNetConfig
+from ann2snn.data.datasets import ImageDataset, ImageSource
 from ann2snn.distributed.world import ALONE
 from ann2snn.errors import UserError
 from ann2snn.files.atomic import file_hash
@@ -27,7 +27,7 @@ SPIKING = SDDPMConfig(**SHAPE, spike_steps=2, diffusion_steps=20)
 
 def noise_images() -> ImageDataset:
     images = torch.randint(256, (16, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    return ImageDataset("folder", "train", images.__getitem__, 16, channels=1, img_size=4, flip=False)
+    return ImageDataset(ImageSource("folder", "train", images.__getitem__, 16, 1, ImageSize(4, 4), flip=False))
 
 
 class Scores:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from ann2snn.diffusion.ddpm import DDPM
 from ann2snn.errors import MemoryUserError, UserError, is_out_of_memory
 from ann2snn.nets import UNet
 from ann2snn.stages import finetune, train
-from ann2snn.training import trainer
 from tests.disks import may_unshare, small_shared_memory
 from tests.scripts import SAMPLING, check, processes, script, train_flags
 from tests.stages.direct_runs import training
@@ -68,9 +68,9 @@ def exhaust_after_forward(step: int, demand=demand_memory):
     """For `before`: memory runs out in the middle of a step, when batch norms have counted its images already."""
 
     def before() -> None:
-        original = trainer.denoising_loss
+        original = DDPM.loss
 
-        def denoising_loss(*args):
+        def loss(*args):
             losses = original(*args)
             if steps[0] == step:
                 demand()
@@ -78,7 +78,7 @@ def exhaust_after_forward(step: int, demand=demand_memory):
 
         steps = [-1]
         at_every_step(steps)
-        trainer.denoising_loss = denoising_loss
+        DDPM.loss = loss
 
     return before
 

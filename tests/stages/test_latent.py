@@ -37,7 +37,7 @@ def test_a_training_diffuses_latents_and_shows_images(trained):
     autoencoder = load_autoencoder(folder / "a.pt")
     assert f"latents: 2x4x4 an image, of the autoencoder {autoencoder.identity}" in out
     net = checkpoint.load(folder / "run/ckpt.pt").net
-    assert (net.in_channels, net.image_size, net.diffusion.autoencoder) == (2, 4, autoencoder.identity)
+    assert (net.in_channels, net.image_size, net.diffusion.autoencoder) == (2, (4, 4), autoencoder.identity)
     assert "--img_size=8\n" in (folder / "run/flagfile.txt").read_text()
     images = load_dataset("fashion_mnist_10k", "", 8).images[:4]
     shown = np.array(Image.open(folder / "run/real.png").convert("L"))[2:10, 2:10]  # the first, in its frame
@@ -92,7 +92,7 @@ def test_another_autoencoder_or_none_is_refused_by_every_stage(trained, tmp_path
         ("ANN_train.py", ["--train", "--loss_type=kl"], "--loss_type=kl"),
         ("ANN_train.py", ["--train", "--clip_x0"], "--clip_x0: latents"),
         ("ANN_train.py", ["--train", "--process=blur"], "--autoencoder: needs --process=vp, not blur"),
-        ("ANN_train.py", ["--train", "--img_size=10"], "the latents of --img_size=10 have a side of 5"),
+        ("ANN_train.py", ["--train", "--img_size=10"], "the latents of --img_size=10 are 5"),
         ("ANN_train.py", ["--train", "--dataset_type=folder"], "takes images of 1 channels, folder has 3"),
         ("SNN_train.py", ["--train", "--arch=sddpm", "--bit=32"], "SNN_train.py trains on images"),
         ("evaluate.py", ["--make_stats"], "drop it or --make_stats"),

@@ -110,6 +110,9 @@ def test_every_sampler_runs_on_a_ddpm_network_and_its_spiking_one(finished_run, 
         (["--sampler=ddpm", "--nodenoise"], ["--denoise=False"]),
         (["--sampler=dpmpp", "--skip_type=sddpm"], ["sddpm"]),
         (["--sampler=gddim", "--sampler_order=4"], ["--sampler_order=4"]),
+        (["--sampler=heun", "--eta=0.5"], ["--eta=0.5: --sampler=heun", "only ddim, gddim and euler"]),
+        (["--sampler=ddim", "--grid_power=3"], ["--grid_power=3", "only gddim and euler"]),
+        (["--sampler=ddim", "--sampler_order=3"], ["--sampler_order=3: --sampler=ddim"]),
     ],
 )
 def test_samplers_that_do_not_fit_are_refused_before_anything_is_done(finished_run, tmp_path, flags, words):

@@ -1,12 +1,13 @@
 """Samplers: plain functions that share one prefix, f(net, process, x_T, *, noise, steps, clip, on_step, …)."""
 
-from .ancestral import sample_ddpm
+from .ancestral import ddpm_times, sample_ddpm
 from .currents import sample_currents
-from .ddim import sample_ddim
-from .dpm_solver import sample_dpm_solver
+from .ddim import ddim_times, sample_ddim
+from .dpm_solver import dpm_solver_times, sample_dpm_solver
 from .dpmpp import sample_dpmpp, sample_dpmpp_sde
 from .grids import real_times, uniform_times, whole_times
-from .heun import sample_heun
+from .heun import heun_times, sample_heun
+from .linear import euler_times, gddim_times, run_euler, run_gddim
 from .registry import SAMPLERS, Sampler, check, options_of
 from .strided import analytic_statistics, reverse_step, sample_analytic_dpm, sample_ddpm_strided
 from .unipc import sample_unipc
@@ -16,9 +17,17 @@ __all__ = [
     "Sampler",
     "analytic_statistics",
     "check",
+    "ddim_times",
+    "ddpm_times",
+    "dpm_solver_times",
+    "heun_times",
+    "euler_times",
+    "gddim_times",
     "options_of",
     "real_times",
     "reverse_step",
+    "run_euler",
+    "run_gddim",
     "sample_analytic_dpm",
     "sample_currents",
     "sample_ddim",

@@ -7,10 +7,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ...config import require
 from ..predict import predicted_x0
 from ..vp import VP, gather
 
 StepHook = Callable[[int, Tensor], None]
+
+
+def ddpm_times(process: VP, steps: int | None = None) -> list[int]:
+    """Times of the network calls of `sample_ddpm`. Raises UserError for another number of steps."""
+    available = process.diffusion_steps
+    require(steps in (None, available), f"ancestral sampling takes all {available} steps, not {steps}")
+    return list(range(available - 1, -1, -1))
 
 
 @torch.no_grad()
@@ -30,11 +38,9 @@ def sample_ddpm(
     predicted x_0 to [−1, 1] before the posterior mean is formed, as the original DDPM does; without it only the final
     image is clipped, as the published conversion code does.
     """
-    if steps not in (None, process.diffusion_steps):
-        raise ValueError(f"ancestral sampling takes all {process.diffusion_steps} steps, not {steps}")
     sigma = torch.exp(0.5 * process.model_log_var())
     direct_mean = process.config.mean_type == "xprev" and not clip
-    for step in reversed(range(process.diffusion_steps)):
+    for step in ddpm_times(process, steps):
         t = x.new_full((len(x),), step, dtype=torch.long)
         if on_step is not None:
             on_step(step, x)

@@ -69,7 +69,7 @@ WHOLE_TIMES: dict[str, Callable[[int, int], list[int]]] = {
 }
 
 
-def whole_times(process: VP, steps: int, skip: str) -> list[int]:
+def whole_times(process: VP, steps: int, skip: str = "uniform") -> list[int]:
     """Diffusion times by the name of their spacing, falling to 0 (trailing: near 0; ddpm_torch_quadratic may repeat).
 
     Raises UserError: more steps than the process has, or an unknown name.
