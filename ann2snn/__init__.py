@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         interpolate,
         invert,
         load,
+        load_autoencoder,
         noise_statistics,
         pretrained,
         quantize,
@@ -51,13 +52,13 @@ if TYPE_CHECKING:
         round_trip,
         sample,
         save,
-        score,
         search_sigma_rel,
         trajectory,
     )
     from .config import DiffusionConfig, SampleConfig, SpikingConfig, UNetConfig
     from .convert import Levels, SpikingNetwork
     from .errors import UserError
+    from .scores import score
 
 __version__ = "0.1.0"
 #: Name → module. Imported when first used: importing torch and torchvision takes seconds, which --help can do without.
@@ -66,17 +67,16 @@ _PLACES = {
         ("as_device", "build_unet", "convert", "cost", "fold_thresholds", "gap", "load", "pretrained", "quantize"),
         "ann2snn.api",
     ),
-    **dict.fromkeys(
-        ("register_attention", "register_quantizer", "sample", "save", "score", "trajectory"), "ann2snn.api"
-    ),
+    **dict.fromkeys(("register_attention", "register_quantizer", "sample", "save", "trajectory"), "ann2snn.api"),
     **dict.fromkeys(
         ("edit", "export_nir", "inpaint", "interpolate", "invert", "noise_statistics", "round_trip"), "ann2snn.api"
     ),
     **dict.fromkeys(("denoising_loss", "search_sigma_rel"), "ann2snn.api"),
-    **dict.fromkeys(("export_onnx", "export_program", "in_pipeline"), "ann2snn.api"),
+    **dict.fromkeys(("export_onnx", "export_program", "in_pipeline", "load_autoencoder"), "ann2snn.api"),
     **dict.fromkeys(("DiffusionConfig", "SampleConfig", "SpikingConfig", "UNetConfig"), "ann2snn.config"),
     **dict.fromkeys(("Levels", "SpikingNetwork"), "ann2snn.convert"),
     "UserError": "ann2snn.errors",
+    "score": "ann2snn.scores",
 }
 __all__ = [
     "DiffusionConfig",
@@ -102,6 +102,7 @@ __all__ = [
     "interpolate",
     "invert",
     "load",
+    "load_autoencoder",
     "noise_statistics",
     "pretrained",
     "quantize",

@@ -6,7 +6,7 @@ import numbers
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,6 @@ from .exchange import export_onnx, export_program
 from .generate.analytic import BATCH, measured_statistics
 from .generate.classes import given_labels
 from .generate.editing import edit
-from .generate.images import image_set
 from .generate.inpainting import inpaint
 from .generate.interpolation import interpolate
 from .generate.inversion import invert, round_trip
@@ -52,13 +51,7 @@ from .generate.probe import sampler_calls
 from .generate.sampling import Given, generate_all
 from .generate.subject import check_call, check_sampled, given_images, sampling
 from .hardware import export_nir
-from .metrics import registry
-from .metrics.compare import chosen, compare
-from .metrics.extractors import make_extractor
-from .metrics.fad import FadExtractor
-from .metrics.fad_encoder import load_autoencoder
-from .metrics.features import FeatureExtractor
-from .metrics.metric import Setting
+from .latent import Autoencoder, load_autoencoder
 from .nets import UNet
 from .nets.architecture import Network
 from .nets.in_pipeline import in_pipeline
@@ -83,6 +76,7 @@ __all__ = [
     "interpolate",
     "invert",
     "load",
+    "load_autoencoder",
     "noise_statistics",
     "pretrained",
     "quantize",
@@ -91,7 +85,6 @@ __all__ = [
     "round_trip",
     "sample",
     "save",
-    "score",
     "search_sigma_rel",
     "trajectory",
 ]
@@ -250,6 +243,7 @@ def sample(
     statistics: Tensor | None = None,
     labels: int | str | Sequence[int | str] | Tensor | None = None,
     guidance: float = 0.0,
+    autoencoder: Autoencoder | None = None,
     **options: Any,
 ) -> Tensor:
     """Images 0..n−1 of seed `seed`, uint8 [n, C, H, W]; the same noise for every network and batch size.
@@ -263,6 +257,7 @@ def sample(
     labels: of a class-conditional network, the class of all images, by number or name, or of each, n of them; "none"
     for no class. By default image i is of class i modulo their number. guidance: w of classifier-free guidance, whose
     prediction is (1 + w)·conditional − w·unconditional.
+    autoencoder: of a network on latents, decodes them; by default `net.autoencoder`. Latents are never clipped.
 
     The network runs in eval mode, and is left in the mode it was in. Raises UserError for arguments that nothing can be
     done with, and for what does not fit together.
@@ -275,7 +270,10 @@ def sample(
     require(statistics is None or sampler == "analytic_dpm", f"statistics: only of sampler=analytic_dpm, not {sampler}")
     if x_T is not None:
         check_noise(net, x_T, n)
-    return generate_all(*(net, config, n, batch_size), given=Given(statistics, x_T, of_each), progress=progress)
+    kind = type(autoencoder).__name__
+    require(isinstance(autoencoder, Autoencoder | None), f"autoencoder={kind}: use ann2snn.load_autoencoder")
+    given = Given(statistics, x_T, of_each, autoencoder)
+    return generate_all(*(net, config, n, batch_size), given=given, progress=progress)
 
 
 def _classes(
@@ -299,8 +297,8 @@ def noise_statistics(net: nn.Module, images: Tensor, **how: Any) -> Tensor:
     The network runs in eval mode, and is left in the mode it was in. Raises UserError for what cannot be measured.
     """
     net = check_sampled(net)
-    given_images(net, images)
-    return measured_statistics(net, sampling(how | {"sampler": "analytic_dpm"}), images.split(BATCH))
+    inputs = given_images(net, images)
+    return measured_statistics(net, sampling(how | {"sampler": "analytic_dpm"}), inputs.split(BATCH))
 
 
 def trajectory(
@@ -362,62 +360,3 @@ def cost(
     for call in calls:
         check_call(net, *call)
     return count_calls(net, calls, carry, carry_steps)
-
-
-def score(
-    images: Tensor | str | os.PathLike,
-    against: Tensor | str | os.PathLike,
-    metrics: Sequence[str] | None = None,
-    *,
-    extractor: str | FeatureExtractor | None = "inception",
-    weights: str | os.PathLike | None = None,
-    k: int = 3,
-    fad_encoder: str | os.PathLike | None = None,
-    device: str = "cpu",
-) -> dict[str, Any]:
-    """How near some images come to others, the real ones: `evaluate.py --score A --against B`.
-
-    images, against: uint8 [N, C, H, W], a folder of images, or an npz with uint8 [N, H, W, C] under `arr_0`.
-    metrics: any of "fd", "is", "kid", "prdc", "fad" and what `ann2snn.metrics.registry.METRICS` has been given besides;
-    by default all that can be computed.
-    extractor: "inception", "lite0", "torchvision:NAME" or "timm:NAME", or one of your own (docs/extending.md); None for
-    metrics that need no features. weights: its file, where it is not the packages' own.
-    k: the neighbour that sets the radius of every ball, of "prdc". fad_encoder: the autoencoder's file, of "fad".
-
-    Returns figures by name, "count" of the images, "extractor", and "notes", a list of sentences to tell beside the
-    figures. Raises UserError for images, files and metrics that nothing can be done with.
-    """
-    neighbours, place = check_limits("pr_k", k, "k"), _device(device)
-    sets = image_set(images, "images"), image_set(against, "against")
-    names, setting = chosen(
-        None if metrics is None else registry.known(metrics, "metrics"),
-        ("fad",) if fad_encoder is not None else (),
-        lambda: _extractor(extractor, weights, place),
-        lambda: _autoencoder(fad_encoder, place),
-        Setting(neighbours=neighbours, device=place, asked=("images", "against")),
-    )
-    return compare(*sets, names, setting)
-
-
-def _extractor(given: object, weights: str | os.PathLike | None, device: torch.device) -> FeatureExtractor | None:
-    if isinstance(given, str):
-        own, others = (weights, None) if given == "inception" else (None, weights)
-        return make_extractor(given, own, device=device, weights=others)
-    require(weights is None, f"weights={weights}: of an extractor that is given by name; drop it")
-    fits = callable(given) and all(hasattr(given, name) for name in ("name", "dim", "distance_key", "notes"))
-    message = f"extractor is a {type(given).__name__}: give a name, or an object as docs/extending.md describes it"
-    require(given is None or fits, message)
-    return cast(FeatureExtractor | None, given)
-
-
-def _autoencoder(path: object, device: torch.device) -> FadExtractor:
-    require(path is not None, "metrics: fad needs an autoencoder; give fad_encoder, its file")
-    return FadExtractor(load_autoencoder(_file(path)), "eval", device)
-
-
-def _device(device: object) -> torch.device:
-    require(isinstance(device, str | torch.device), f"device={device}: give a device's name, such as cpu or cuda")
-    try:
-        return torch.zeros(0, device=cast(str, device)).device
-    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is none, or not there
-        raise UserError(f"device={device}: {one_line(str(error).splitlines()[0])}") from None

@@ -294,12 +294,18 @@ def _unet(net: Network | SpikingNetwork) -> Network:
     return inner
 
 
-def check_agreement(config: object, expected: dict[str, tuple[str, object]], where: str | os.PathLike) -> None:
-    """Raise UserError, naming both values, where a flag given by hand contradicts what a file says."""
+def check_agreement(
+    config: object, expected: dict[str, tuple[str, object]], where: str | os.PathLike, downscale: int = 1
+) -> None:
+    """Raise UserError, naming both values, where a flag given by hand contradicts what a file says.
+
+    downscale: of an autoencoder's latents; sizes are given as those of images.
+    """
     for name, (flag, value) in expected.items():
         if not hasattr(config, name):
             continue
         stored = getattr(config, name)
+        stored = stored.times(downscale) if name == "image_size" else stored
         given = tuple(value) if isinstance(value, list) else value
         if given != stored:
             raise UserError(
@@ -315,6 +321,8 @@ def _text(value: object) -> str:
 def _kind_and_step(payload: dict, state: dict, path: str | os.PathLike) -> tuple[str, int]:
     by_names = "direct" if published.arch_of(state) else reference.kind_of(state)
     kind, step = payload.get("kind", by_names), payload.get("step", 0)
+    if kind == "autoencoder":
+        raise UserError(f"refusing {path}: it is an autoencoder and no denoiser: name it with --autoencoder")
     if kind not in ("ann", "snn", "direct") or payload.get("format", FORMAT) != FORMAT:
         raise UserError(f"refusing {path}: it was written by a version of this program that is not this one")
     return kind, step
@@ -364,6 +372,6 @@ def _configs(
         _, groups = told.expected.get("norm_groups", ("", None))
         config = reference.infer_config(state, path, told.bit, size, groups)
         diffusion, spiking = DiffusionConfig(diffusion_steps=config.diffusion_steps), SpikingConfig()
-    check_agreement(config, expected, path)
+    check_agreement(config, expected, path, diffusion.downscale)
     check_agreement(diffusion, expected, path)
     return config, diffusion, spiking

@@ -84,7 +84,7 @@ def normalised(path: Path) -> dict:
     if settings["sample_size"] is None:
         settings["sample_size"] = USUAL_SIZE
         assumed.append("image_size")
-    state = {_today(name): value for name, value in folders.tensors(inner / WEIGHTS).items()}
+    state = {todays_name(name): value for name, value in folders.tensors(inner / WEIGHTS).items()}
     diffusion = _diffusion(path / "scheduler" / SCHEDULER)
     if diffusion is None:
         assumed += PROCESS
@@ -170,7 +170,8 @@ def _diffusion(path: Path) -> DiffusionConfig | None:
         raise UserError(f"refusing {path}: {error}") from None
 
 
-def _today(name: str) -> str:
+def todays_name(name: str) -> str:
+    """The name of a parameter, which for attention's layers was another before diffusers 0.15."""
     found = re.fullmatch(r"(.*attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)", name)
     return f"{found[1]}.{OLD[found[2]]}.{found[3]}" if found else name
 

@@ -6,8 +6,9 @@ import re
 
 from torch import Tensor
 
-from ..config import FULL_PRECISION, ImageSize, UNetConfig
+from ..config import FULL_PRECISION, DiffusionConfig, ImageSize, UNetConfig
 from ..errors import UserError
+from .payload import check_pair
 
 TABLE = "time_embedding.timembedding.0.weight"
 
@@ -55,7 +56,7 @@ def infer_config(
     ch = head.shape[0]
     mults, blocks = blocks_per_level(state, ch, path, ends_with="main.weight", width="block1.2.weight")
     try:
-        return UNetConfig(
+        config = UNetConfig(
             in_channels=head.shape[1],
             image_size=image_size,
             ch=ch,
@@ -65,6 +66,8 @@ def infer_config(
             diffusion_steps=table.shape[0],
             norm_groups=UNetConfig.norm_groups if norm_groups is None else norm_groups,
         )
+        check_pair(config, DiffusionConfig(diffusion_steps=config.diffusion_steps))
+        return config
     except UserError as error:
         raise UserError(f"refusing {path}: its shapes are those of no network here: {error}") from None
 

@@ -70,6 +70,9 @@ def check(command: str) -> None:
         owner = " or ".join(f"--{owner}" for owner in owners)
         asks = any(FLAGS[owner].value for owner in owners)
         require(asks or not _asks(name), f"{_told(name)}: only with {owner}; drop it or add that")
+    for name in ("score", "make_stats", "score_data"):
+        told = f"{_told('autoencoder')}: of the network that makes images; drop it or --{name}"
+        require(not (FLAGS[name].value and _asks("autoencoder")), told)
     varied = [name for name in ("inpaint", "invert") if FLAGS[name].value]
     told = f"{_told('strength')}: of --start alone, not with --{' and --'.join(varied)}"
     require(not varied or not _asks("strength"), told)

@@ -23,7 +23,7 @@ from ..config import (
 )
 from ..convert import SpikingNetwork
 from ..data import ImageDataset, load_dataset
-from ..diffusion.process import check_sampling, current_steps, image_channels, network_channels, size_of
+from ..diffusion.process import check_sampling, current_steps, decoded_size, image_channels, network_channels
 from ..distributed.precision import set_tf32
 from ..distributed.runtime import computes_bfloat16, computes_tf32, keep_freed_memory
 from ..distributed.world import World, current, join
@@ -43,7 +43,7 @@ from ..stages.finetune_run import FineTuneConfig
 from ..stages.plan import Options, Schedule, Training
 from ..training.initial import begun_from
 from ..training.trainer import synaptic_loss_of
-from . import flags
+from . import flags, latents
 from .flags import FLAGS
 from .scores import extractor_and_stats
 from .settings import diffusion_config, effective_flags, network_config, written_flagfile
@@ -97,13 +97,18 @@ def dataset_for(source: checkpoint.Loaded, train: bool = True) -> ImageDataset:
     net = source.net
     wanted = image_channels(net)
     channels = wanted if name == "folder" else None
-    images = load_dataset(name, FLAGS.data_dir, size_of(net), train=train, channels=channels)
+    images = load_dataset(name, FLAGS.data_dir, decoded_size(net), train=train, channels=channels)
     if images.channels != wanted:
         raise UserError(
             f"{name} has {images.channels} image channels, the network of {source.path} {wanted}: "
             "give the --dataset_type it was trained on"
         )
     return _announced(images)
+
+
+def inputs_for(source: checkpoint.Loaded, device: torch.device) -> ImageDataset:
+    """What a network is trained on: `dataset_for`, or latents of it. Raises UserError."""
+    return latents.encoded(dataset_for(source), source.net.autoencoder, device)
 
 
 def _announced(images: ImageDataset) -> ImageDataset:
@@ -182,16 +187,20 @@ def training(world: World, suits: Callable[[NetworkConfig, DiffusionConfig], Non
     """The training the flags ask for. `suits` raises UserError for what the script does not train, as this does."""
     require(FLAGS.init_from is None, "--init_from: of ANN_train.py; drop it")
     require(FLAGS.total_steps != 0, "--total_steps=0: use at least 1, or 0 with --init_from")
-    diffusion, sample, train = diffusion_config(), sample_config(), train_config()
-    network = network_config(in_channels=3)  # refuse bad flags before the data are read
+    autoencoder = latents.given_autoencoder()
+    diffusion, sample, train = diffusion_config(autoencoder), sample_config(), train_config()
+    network = network_config(3, diffusion.downscale)  # refuse bad flags before the data are read
     suits(network, diffusion)
-    check_sampling(diffusion, FLAGS.img_size, sample, spike_steps=current_steps(network))
+    latents.check_training(diffusion)
+    check_sampling(diffusion, network.image_size, sample, spike_steps=current_steps(network))
     synaptic_loss_of(train, network)
     schedule = train_schedule(sample, world)
-    images = dataset()
-    network = told_classes(network_config(network_channels(diffusion, images.channels)), images)
+    images = latents.encoded(dataset(), autoencoder, world.device)
+    network = network_config(network_channels(diffusion, images.channels), diffusion.downscale)
+    network = told_classes(network, images)
     sample = resolved(network, sample)
-    return Training(run_folder("train"), images, network, diffusion, train, sample, schedule, world)
+    plan = Training(run_folder("train"), images, network, diffusion, train, sample, schedule, world)
+    return replace(plan, autoencoder=autoencoder)
 
 
 def told_classes(network: NetworkConfig, images: ImageDataset) -> NetworkConfig:
@@ -212,16 +221,19 @@ def training_from(source: checkpoint.Loaded, world: World) -> Training:
     kept = source.unconverted.config
     bits = FLAGS.bit if flags.given("bit") or kept.bits == FULL_PRECISION else None
     network = begun_from(kept, bits, FLAGS.dropout if flags.given("dropout") else None, source.path)
-    images = dataset_for(source)
+    images = inputs_for(source, world.device)
     if FLAGS.class_cond and not classes_of(network)[0]:
         network = told_classes(network, images)
     diffusion, sample = source.unconverted.diffusion, resolved(network, sample_config())
+    latents.check_training(diffusion)
     check_sampling(diffusion, network.image_size, sample, spike_steps=current_steps(network))
     own: dict[str, Any] = {"dropout": network.dropout}
     if source.trained_on and not flags.given("dataset_type"):
         own["dataset_type"] = source.trained_on
     train, schedule = replace(train_config(), **own), train_schedule(sample, world)
-    return Training(run_folder("train", source, network), images, network, diffusion, train, sample, schedule, world)
+    folder = run_folder("train", source, network)
+    plan = Training(folder, images, network, diffusion, train, sample, schedule, world)
+    return replace(plan, autoencoder=source.net.autoencoder)
 
 
 def tsm_training(source: checkpoint.Loaded, sample: SampleConfig, spike_steps: int, world: World) -> Training:

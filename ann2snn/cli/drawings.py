@@ -14,6 +14,7 @@ from ..distributed.world import World
 from ..errors import UserError
 from ..files.atomic import file_hash
 from ..generate.classes import resolved, without_class
+from ..generate.subject import check_edited
 from ..stages import draw
 from . import build, networks
 from .flags import FLAGS, given
@@ -27,6 +28,8 @@ def run(world: World) -> int:
     sample = sampling(action)
     seeds = two_seeds() if action == "interpolate" else None
     source = networks.load_network()
+    if seeds is None:
+        check_edited(source.net, f"--{action}")
     sample = resolved(source.net, without_class(source.net, sample))
     prepare_folder(FLAGS.logdir)
     canvas = draw.Canvas(build.run_folder("evaluate", source), source, sample, world)

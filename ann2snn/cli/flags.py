@@ -16,7 +16,8 @@ from ..config import LIMITS, ImageSize, require
 from ..errors import UserError, one_line, show
 from ..files.flagfile import check_arguments, shipped_ones
 from ..output import unbreakable_output
-from .table import FLAGS, GROUPS, HELP, define
+from .parsing import FLAGS
+from .table import GROUPS, HELP, define
 
 __all__ = ["FLAGS", "GROUPS", "HELP", "define", "given", "help_text", "require_action", "run_script", "written"]
 

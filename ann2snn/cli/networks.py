@@ -15,12 +15,13 @@ from ..convert.to_snn import check_convertible
 from ..distributed.runtime import place
 from ..distributed.world import World, current
 from ..errors import UserError
+from ..latent import attach
 from ..nets.architecture import NetworkConfig
 from ..nets.direct import DirectDenoiser
 from ..nets.sddpm import SDDPM
 from ..run.folder import BEST, CHECKPOINT, CONVERTED, SNAPSHOTS, TRAINED, RunFolder
 from ..training.initial import check_source, quantized_state
-from . import flags
+from . import flags, latents
 from .build import spiking_config
 from .flags import FLAGS
 from .settings import check_has, expected_fields
@@ -55,6 +56,8 @@ def _told(free: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def _checked(loaded: checkpoint.Loaded, free: tuple[str, ...] = ()) -> checkpoint.Loaded:
     check_has(loaded.unet.config, loaded.path, free)
+    attach(loaded.net, latents.given_autoencoder(), loaded.path)
+    latents.check_unclipped(loaded.unet.diffusion)
     if flags.given("var_type"):  # a choice of the sampler, not of the network
         loaded.unet.diffusion = replace(loaded.unet.diffusion, var_type=FLAGS.var_type)
     return loaded

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from ..config import FULL_PRECISION, DiffusionConfig, UNetConfig, require
+from ..config import FULL_PRECISION, DiffusionConfig, ImageSize, UNetConfig, require
 from ..errors import UserError
+from ..latent import Autoencoder
 from ..nets.architecture import NetworkConfig
 from ..nets.attention_unet import AttentionUNetConfig
 from ..nets.diffusers_unet import DiffusersUNetConfig
@@ -65,8 +67,29 @@ def unet_config(in_channels: int) -> UNetConfig:
     return UNetConfig(in_channels=in_channels, dropout=FLAGS.dropout, **fields)
 
 
-def network_config(in_channels: int) -> NetworkConfig:
-    """The network the flags describe, of the architecture they name. Raises UserError."""
+def network_config(in_channels: int, downscale: int = 1) -> NetworkConfig:
+    """The network the flags describe, of the architecture they name. Raises UserError.
+
+    downscale: pixels of an image's side, --img_size, to one of what the network reads.
+    """
+    config = _on_images(in_channels)
+    if downscale == 1:
+        return config
+    require(
+        not any(n % downscale for n in FLAGS.img_size),
+        f"--img_size={FLAGS.img_size}: must be a multiple of {downscale}, the "
+        "pixels of an image's side to one of its latent's (--autoencoder)",
+    )
+    size = ImageSize(*(n // downscale for n in FLAGS.img_size))
+    try:
+        changed: Any = {"image_size": size}
+        return replace(config, **changed)
+    except UserError as error:
+        raise UserError(f"{error} (the latents of --img_size={FLAGS.img_size} are {size})") from None
+
+
+def _on_images(in_channels: int) -> NetworkConfig:
+    """Of --img_size. Raises UserError."""
     table, kind = ARCHITECTURES[FLAGS.arch]
     if issubclass(kind, DiffusersUNetConfig):
         raise UserError("--arch=diffusers: has no weights to begin with; name them by --init_from")
@@ -92,11 +115,12 @@ def network_config(in_channels: int) -> NetworkConfig:
     return kind(in_channels=in_channels, dropout=FLAGS.dropout, **fields)
 
 
-def diffusion_config() -> DiffusionConfig:
-    """The process the flags describe. Raises UserError."""
+def diffusion_config(autoencoder: Autoencoder | None = None) -> DiffusionConfig:
+    """The process the flags describe, on images or in the autoencoder's latent space. Raises UserError."""
     fields: dict[str, Any] = {field: FLAGS[name].value for name, field in DIFFUSION_FLAGS.items()}
     suits = FLAGS.process == "cld" and FLAGS.cld_factor == "R"
     linear_first = suits if FLAGS.linear_first is None else FLAGS.linear_first
+    fields |= {} if autoencoder is None else autoencoder.space
     return DiffusionConfig(var_type=FLAGS.var_type, linear_first=linear_first, **fields)
 
 
@@ -106,6 +130,7 @@ def effective_flags(config: NetworkConfig, diffusion: DiffusionConfig, trained_o
     found = {"arch": config.arch} | {name: getattr(config, field) for name, field in table.items()}
     found |= {name: getattr(diffusion, field) for name, field in DIFFUSION_FLAGS.items()}
     found |= {"var_type": diffusion.var_type, "linear_first": diffusion.linear_first, "dropout": config.dropout}
+    found["img_size"] = config.image_size.times(diffusion.downscale)
     found["class_cond"] = getattr(config, "num_classes", 0) > 0
     if trained_on and not given("dataset_type"):
         found["dataset_type"] = trained_on

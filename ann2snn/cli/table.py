@@ -5,73 +5,21 @@ Names and defaults of the first group are those of the published conversion code
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-
-from absl import flags
+from collections.abc import Callable
 
 from .. import config
-from ..files.flagfile import check_arguments, expanded
-
-
-class Table(flags.FlagValues):
-    """The flags of this program alone: absl's own (profilers, debuggers, --only_check_args) are unknown to it.
-
-    by_hand: names of those on the command line itself, which flagfiles have not.
-    """
-
-    by_hand: set[str]
-
-    def read_flags_from_files(self, argv: Sequence[str], force_gnu: bool = True) -> list[str]:
-        """The arguments with those of flagfiles in the flagfile's place. A list that several of these sources give is
-        the last one's: where absl's flags are repeated, their values would add up across sources."""
-        check_arguments(argv)
-        given: list[tuple[int, str, list[str]]] = []
-        value_of = ""
-        for source, argument in expanded(argv):
-            if value_of:
-                given[-1][2].append(argument)
-                value_of = ""
-                continue
-            dashed = argument.startswith("-")
-            name, equals, _ = argument[1 + argument.startswith("--") :].partition("=") if dashed else ("", "", "")
-            if name == "undefok":  # absl's way of letting any misspelled flag pass
-                raise flags.UnrecognizedFlagError(name)
-            given.append((source, name, [argument]))
-            if name in self and not equals and not self[name].boolean:
-                value_of = name
-        self.__dict__["by_hand"] = {name for source, name, _ in given if not source}
-        lists = {name: source for source, name, _ in given if name in self and isinstance(self[name], flags.MultiFlag)}
-        return [word for source, name, words in given if lists.get(name, source) == source for word in words]
-
-
-FLAGS = Table()
-(
+from .parsing import (
+    FLAGS,
+    DEFINE_alias,
     DEFINE_bool,
-    DEFINE_integer,
-    DEFINE_float,
-    DEFINE_string,
     DEFINE_enum,
+    DEFINE_float,
+    DEFINE_integer,
     DEFINE_list,
     DEFINE_multi_integer,
-    DEFINE_alias,
-) = (
-    functools.partial(define, flag_values=FLAGS)
-    for define in (
-        *(flags.DEFINE_bool, flags.DEFINE_integer, flags.DEFINE_float, flags.DEFINE_string, flags.DEFINE_enum),
-        *(flags.DEFINE_list, flags.DEFINE_multi_integer, flags.DEFINE_alias),
-    )
+    DEFINE_string,
+    define_size,
 )
-
-
-class _SizeParser(flags.ArgumentParser):
-    def parse(self, argument: str) -> config.ImageSize:
-        return config.read_size(str(argument))
-
-
-def define_size(name: str, default: str, description: str) -> None:
-    """A flag that is one number, or a height and a width."""
-    flags.DEFINE(_SizeParser(), name, default, description, FLAGS, flags.ArgumentSerializer())
 
 
 def define() -> None:
@@ -166,6 +114,10 @@ def _define_data() -> None:
     DEFINE_string("data_dir", "./data", "where the data set is, or is downloaded to; for folder, the images")
     DEFINE_integer("channels", None, "1 (grey) or 3 (colour) for a folder of images; default 3")
     define_size("img_size", "32", "height and width, or HEIGHT,WIDTH; multiples of 2^(levels − 1)")
+    DEFINE_string(
+        *("autoencoder", None),
+        "diffuse its latents, not images: a file of `ann2snn autoencoder`, or a folder of diffusers' AutoencoderKL",
+    )
     DEFINE_bool("flip", None, "mirror training images at random; default: what suits the data set")
     DEFINE_integer("num_workers", 4, "processes that decode images, where a data set does not fit in memory")
     DEFINE_enum(

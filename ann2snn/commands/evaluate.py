@@ -12,6 +12,7 @@ snn_eval.txt in --logdir, with every setting that makes it comparable.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from ..cli import asked
@@ -68,7 +69,8 @@ def main() -> int:
     )
     source = networks.load_network()
     sample = resolved(source.net, sample)
-    statistics = noise_statistics(source, sample, lambda: build.dataset_for(source), FLAGS.analytic_images, world)
+    inputs = partial(build.inputs_for, source, world.device)
+    statistics = noise_statistics(source, sample, inputs, FLAGS.analytic_images, world)
     check_generation(source.net, sample, statistics)
     scoring = evaluate.NO_SCORING
     if not FLAGS.sample_only:

@@ -49,6 +49,6 @@ def tune_blocks(world, sample) -> int:
     source = networks.load_convertible()
     sample = resolved(source.net, sample)
     sampling.check_generation(source.net, sample.from_rest())
-    dataset = build.dataset_for(source)
+    dataset = build.inputs_for(source, world.device)
     folder = build.run_folder("finetune", source)
     return finetune.run(folder, source, dataset, spiking, build.finetune_config(), sample, world)

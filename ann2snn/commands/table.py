@@ -23,6 +23,7 @@ COMMANDS = {
     "report": Command("report.__main__", "summarise a run folder on one page"),
     "export": Command("commands.export", "write a network as a folder to hand on"),
     "demo": Command("commands.demo", "the whole way on shipped data, some minutes on a CPU"),
+    "autoencoder": Command("commands.autoencoder", "train an autoencoder whose latents can be diffused"),
     "fad": Command("fad", "train the encoder of the Fréchet autoencoder distance"),
     "toy": Command("toy.__main__", "processes and samplers on points of the plane"),
 }

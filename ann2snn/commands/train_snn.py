@@ -33,6 +33,9 @@ def suits(network, diffusion) -> None:
         direct.is_direct(network),
         f"--arch={FLAGS.arch}: SNN_train.py trains sddpm and fsddim; train with ANN_train.py and convert",
     )
+    require(
+        not diffusion.autoencoder, "--autoencoder: of ANN_train.py and what follows it; SNN_train.py trains on images"
+    )
     require(diffusion.whole_steps, f"--process={diffusion.process}: --arch={FLAGS.arch} needs --process=vp")
 
 

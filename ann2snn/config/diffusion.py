@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 
 from .checks import check_bool, check_choice, check_diffusion_steps, check_int, check_number, make_plain, require
@@ -23,6 +24,8 @@ class DiffusionConfig:
     schedule: how the betas grow, see `diffusion.schedules`; linear, quad, const and the warm-ups read beta_1 and
     beta_T, cosine reads cosine_offset, sigmoid the three sigmoid settings, jsd nothing.
     zero_terminal_snr: rescale it so that it ends in pure noise (Lin et al., arXiv 2305.08891).
+    autoencoder: the identity (`latent.Autoencoder`) of the one in whose latent space the process runs, "" on images.
+    There, a side of a latent times `downscale` is that of its image, which has `decoded_channels`.
     """
 
     diffusion_steps: int = 1000
@@ -39,6 +42,9 @@ class DiffusionConfig:
     factor: str = "R"
     linear_first: bool = False
     zero_terminal_snr: bool = False
+    autoencoder: str = ""
+    downscale: int = 1
+    decoded_channels: int = 0
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -55,6 +61,7 @@ class DiffusionConfig:
         self._check_schedule()
         check_choice(self.process, PROCESSES, "--process")
         self._check_terminal()
+        self._check_latents()
         check_choice(self.factor, ("R", "L"), "--cld_factor")
         takes = self.kind.takes
         told = f"--cld_factor={self.factor}: only --process={processes_with('factor')} has one"
@@ -114,6 +121,19 @@ class DiffusionConfig:
                 "--zero_terminal_snr: the last step is pure noise, in which --mean_type=epsilon finds no image; "
                 "use xstart, xprev or v",
             )
+
+    def _check_latents(self) -> None:
+        name, factor, channels = self.autoencoder, self.downscale, self.decoded_channels
+        require(
+            isinstance(name, str) and re.fullmatch("([0-9a-f]{16})?", name) is not None,
+            f"autoencoder={str(name)[:40]!r}: an identity has 16 hexadecimal digits",
+        )
+        whole = type(factor) is int and type(channels) is int
+        require(
+            whole and (1 <= factor <= 64 and channels in (1, 3) if name else (factor, channels) == (1, 0)),
+            f"downscale={factor}, decoded_channels={channels}: of an autoencoder alone, whose images have 1 or 3",
+        )
+        require(not name or self.whole_steps, f"--autoencoder: needs --process=vp, not {self.process}")
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)

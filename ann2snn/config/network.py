@@ -65,10 +65,7 @@ class UNetConfig:
         set_field(self, "class_names", names)
         require(isinstance(self.spike_driven, bool), f"--spike_driven={self.spike_driven}: use True or False")
         check_choice(self.weight_quant, ("apot", "uniform"), "--weight_quant")
-        require(
-            self.in_channels in (1, 2, 3, 6),
-            f"{self.in_channels} image channels: images have 1 (grey) or 3 (colour), twice as many with --process=cld",
-        )
+        require(1 <= self.in_channels <= 64, f"{self.in_channels} image channels: use 1 to 64")
         require(0 < self.ch <= 4096, f"--ch={self.ch}: use 1 to 4096")
         check_blocks(self.num_res_blocks, self.dropout)
         check_diffusion_steps(self.diffusion_steps)

@@ -58,6 +58,7 @@ class SpikingNetwork(Shared, nn.Module):
     def __init__(self, net: nn.Module, clock: Clock) -> None:
         super().__init__()
         self.net, self.clock = net, clock
+        self.autoencoder = getattr(net, "autoencoder", None)
         self.last_settle_steps = self.restarts = 0
         self._carried: Carried | None = None
         self._lock = Lock()

@@ -131,6 +131,13 @@ class ImageDataset:
         part.split = f"{self.split}, class {index}: {self.classes[index]}"
         return part
 
+    def as_latents(self, latents: torch.Tensor) -> "ImageDataset":
+        """The same data set with float latents [N, C', H', H'] in the images' place, which are not mirrored."""
+        made = copy.copy(self)
+        made.images, made.flip = latents, False
+        made.channels, made.img_size = latents.shape[1], ImageSize(*latents.shape[2:])
+        return made
+
     def check_classes(self, count: int) -> None:
         """Raise UserError unless the images are of `count` classes, if a network is told any."""
         if count:

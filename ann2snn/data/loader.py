@@ -79,7 +79,9 @@ def labels_at(
 
 
 def to_model_range(images: torch.Tensor) -> torch.Tensor:
-    """Map uint8 images 0…255 to float32 -1…1, any shape."""
+    """Map uint8 images 0…255 to float32 -1…1, any shape; latents, which are of floats, stay as they are."""
+    if images.is_floating_point():
+        return images
     return images.float() / 127.5 - 1
 
 

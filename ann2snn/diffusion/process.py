@@ -83,12 +83,17 @@ def network_channels(config: DiffusionConfig, image_channels: int) -> int:
 
 
 def image_channels(net) -> int:
-    """Channels of the images that a denoiser makes."""
-    return net.in_channels // network_channels(net.diffusion, 1)
+    """Channels of the images that a denoiser makes, decoded where they are latents."""
+    return net.diffusion.decoded_channels or net.in_channels // network_channels(net.diffusion, 1)
+
+
+def clips(sample: SampleConfig, config: DiffusionConfig) -> bool:
+    """Whether the predicted image is clipped inside the chain: latents have no range that they could be clipped to."""
+    return sample.clip and not config.autoencoder
 
 
 def size_of(net) -> ImageSize:
-    """Of the images that a denoiser makes; a user's may say it as one number. Raises UserError."""
+    """Of what a denoiser reads; a user's may say it as one number. Raises UserError."""
     return check_size(net.image_size, "image_size")
 
 
@@ -99,7 +104,12 @@ def network_shape(net) -> tuple[int, int, int]:
 
 def image_shape(net) -> tuple[int, int, int]:
     """[C, H, W] of the images that a denoiser makes."""
-    return (image_channels(net), *size_of(net))
+    return (image_channels(net), *decoded_size(net))
+
+
+def decoded_size(net) -> ImageSize:
+    """Of the images that a denoiser makes, decoded where they are latents."""
+    return size_of(net).times(net.diffusion.downscale)
 
 
 def current_steps(net) -> int | None:
@@ -138,7 +148,7 @@ def run_sampler(
     sample.check_fits(config)
     process = make_process(config, image_size)
     sampler, options = sample.kind, options_of(sample, statistics, spike_steps, config.factor)
-    told: dict[str, Any] = {"noise": noise, "clip": sample.clip, "on_step": on_step}
+    told: dict[str, Any] = {"noise": noise, "clip": clips(sample, config), "on_step": on_step}
     if sampler.linear:
         return sampler(process.denoiser(net, config), process.linear(), noise(), **told, **options)
     return sampler(net, process, noise(), **told, **options)

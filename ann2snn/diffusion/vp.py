@@ -42,6 +42,10 @@ class VP:
     def diffusion_steps(self) -> int:
         return self.config.diffusion_steps
 
+    def in_range(self, x_0: Tensor) -> Tensor:
+        """A finished x_0 limited to [−1, 1], which is the range of images; latents have none."""
+        return x_0 if self.config.autoencoder else x_0.clamp(-1, 1)
+
     def first(self, steps: int) -> VP:
         """The process that ends after the first `steps` of its steps."""
         return VP(replace(self.config, diffusion_steps=steps, zero_terminal_snr=False), self.betas[:steps])

@@ -13,7 +13,7 @@ from ..diffusion.process import make_process, size_of
 from ..distributed.runtime import seed_from
 from ..distributed.world import ALONE, World
 from ..generate.classes import classes_of
-from ..generate.sampling import Hooks, generate, image_groups
+from ..generate.sampling import Hooks, image_groups, walk
 from ..nets.architecture import Network
 from .subject import Batch
 
@@ -86,7 +86,7 @@ def sampler_batches(
     pool, classes = [], []  # of each group of images the states, [steps, images, C, H, W], and classes
     for part in image_groups(net, range(POOL_IMAGES)):
         visited, calls = [], 0
-        generate(net, config, part, hooks=Hooks(on_call=keep))
+        walk(net, config, part, hooks=Hooks(on_call=keep))
         pool.append(torch.stack([x for x, _ in visited]))
         classes += [] if told is None else [told]
     states = torch.cat(pool, dim=1)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..config import SampleConfig
 from ..diffusion.process import states_config
-from .sampling import Given, Hooks, generate, image_groups
+from .sampling import Given, Hooks, image_groups, walk
 from .subject import Sampled
 
 #: Arguments of a network, x and t, and of one that is told classes y [N].
@@ -39,7 +39,7 @@ def sampler_calls(net: Sampled, sample: SampleConfig, images: int, labels: Tenso
         def keep(*call: Tensor) -> None:
             groups[-1].append(tuple(value.clone() for value in call))
 
-        generate(net, sample, part, Given(labels=labels), Hooks(on_call=keep))
+        walk(net, sample, part, Given(labels=labels), Hooks(on_call=keep))
     return [_joined(calls) for calls in zip(*groups, strict=True)]
 
 

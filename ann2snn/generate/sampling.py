@@ -30,6 +30,7 @@ from ..distributed.precision import in_tf32
 from ..distributed.runtime import evaluating, layout_for, steady_convolutions
 from ..distributed.world import ALONE, World
 from ..errors import UserError
+from ..latent import Autoencoder, as_images
 from ..quant import quantized_once
 from .classes import branches_of, resolved
 from .compiled import compiled
@@ -62,11 +63,13 @@ class Given(NamedTuple):
     statistics: of Analytic-DPM, see `analytic_statistics`.
     x_T: noise [N, C', H, W] to start image i from, in the place of its first draw; C' are the network's channels.
     labels: classes, int64 [N], of image i, in the place of `config.class_label`.
+    autoencoder: decodes what a network on latents makes, in the place of `net.autoencoder`.
     """
 
     statistics: Tensor | None = None
     x_T: Tensor | None = None
     labels: Tensor | None = None
+    autoencoder: Autoencoder | None = None
 
 
 NO_HOOKS, SEED_ALONE = Hooks(), Given()
@@ -106,17 +109,31 @@ def generate(
     net: any denoiser that knows its `in_channels`, `image_size` and `diffusion` (ANN or SNN); runs in eval mode, and is
     left in its own.
 
-    Raises UserError for a sampler that does not fit, before the first call.
+    Raises UserError for a sampler or an autoencoder that does not fit, before the first call.
     """
+    shown = as_images(net, given.autoencoder)
+    if len(indices) == 0:
+        check_generation(net, config, given.statistics)
+        return torch.empty(0, *image_shape(net), dtype=torch.uint8)
+    return walk(net, config, indices, given, hooks, shown)
+
+
+def walk(
+    net: Sampled,
+    config: SampleConfig,
+    indices: Sequence[int],
+    given: Given = SEED_ALONE,
+    hooks: Hooks = NO_HOOKS,
+    shown: Callable[[Tensor], Tensor] = to_uint8,
+) -> Tensor:
+    """`generate` of one image or more, without the end, if need be: `shown` makes images of what the sampler made."""
     check_generation(net, config, given.statistics)
 
     def chain(rows: Rows) -> Tensor:
         noise = rows.noise if given.x_T is None else StartingWith(rows.of(given.x_T), rows.noise)
         options = (noise, given.statistics, rows.on_step, current_steps(net))
-        return to_uint8(run_sampler(rows.denoiser, net.diffusion, size_of(net), config, *options))
+        return shown(run_sampler(rows.denoiser, net.diffusion, size_of(net), config, *options))
 
-    if len(indices) == 0:
-        return torch.empty(0, *image_shape(net), dtype=torch.uint8)
     return run_chain(net, config, indices, chain, hooks, given.labels)
 
 

@@ -12,6 +12,7 @@ from ..convert import SpikingNetwork
 from ..data import to_model_range
 from ..diffusion.process import image_shape, network_shape, require_vp
 from ..errors import UserError
+from ..latent import check_attached
 from ..nets.architecture import Network
 
 #: What samplers call. A module of a user's that knows its `in_channels`, `image_size` and `diffusion` counts as one.
@@ -78,15 +79,23 @@ def check_edited(net: object, what: str) -> Sampled:
     """Return `net`. Raises UserError where `what` is not defined: for other processes than VP, or on currents."""
     sampled = check_sampled(net)
     require_vp(sampled.diffusion, what)
+    require(not sampled.diffusion.autoencoder, f"{what} needs a network on images, not on an autoencoder's latents")
     require(not getattr(net, "currents", False), f"{what} needs a network on images, not on synaptic currents")
     return sampled
 
 
 def given_images(net: Sampled, images: Tensor) -> Tensor:
-    """uint8 images [N, C, H, W] that fit `net`, N at least 1, in [−1, 1]. Raises UserError."""
+    """What `net` is trained on, of uint8 images [N, C, H, W], N at least 1: these in [−1, 1], or latents of them.
+
+    Raises UserError for images that do not fit it.
+    """
     shape = list(image_shape(net))
     tensor = isinstance(images, Tensor)
     found = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}" if tensor else type(images).__name__
     fits = tensor and images.dtype == torch.uint8 and images.dim() == 4 and list(images.shape[1:]) == shape
     require(fits and len(images) > 0, f"images: {found}, expected uint8 [N, {', '.join(map(str, shape))}]")
-    return to_model_range(images)
+    if not net.diffusion.autoencoder:
+        return to_model_range(images)
+    autoencoder: Any = getattr(net, "autoencoder", None)
+    check_attached(net, autoencoder)
+    return autoencoder.encode(images)

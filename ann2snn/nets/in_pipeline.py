@@ -55,8 +55,11 @@ class PipelineUNet(nn.Module):
 def in_pipeline(net: nn.Module) -> PipelineUNet:
     """The network as `DDPMPipeline` and `DDIMPipeline` of diffusers want one: see docs/models.md.
 
-    Raises UserError for a network that does not know its images.
+    Raises UserError for a network that does not know its images, and for one on latents, which they would show.
     """
     known = hasattr(net, "in_channels") and hasattr(net, "image_size")
     require(known, f"a {type(net).__name__} does not say which images it denoises: give a network of this program")
+    process = getattr(net, "diffusion", None)
+    latents = bool(getattr(process, "autoencoder", ""))
+    require(not latents, "in_pipeline: the network makes an autoencoder's latents, which these pipelines do not decode")
     return PipelineUNet(net)

@@ -21,7 +21,12 @@ def _program() -> Any:
 
 
 class Shared:
-    """Of networks that `ann2snn.save` keeps with their settings, ANN or SNN."""
+    """Of networks that `ann2snn.save` keeps with their settings, ANN or SNN.
+
+    autoencoder: the `latent.Autoencoder` that decodes what they make, of those on latents; no part of their state.
+    """
+
+    autoencoder: Any = None
 
     def save_pretrained(self, save_directory: str | os.PathLike, **about: Any) -> None:
         """Write a new folder, as `ann2snn.save` does, with its options. Raises UserError as that does."""

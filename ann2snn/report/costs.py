@@ -66,12 +66,16 @@ class CostAccount:
 
 @dataclass(frozen=True)
 class CostFile:
-    """images, times: what was measured. calls: network calls per generated image."""
+    """images, times: what was measured. calls: network calls per generated image.
+
+    decoder: of a network on latents, per generated image.
+    """
 
     images: int | None
     times: int | None
     calls: int | None
     accounts: tuple[CostAccount, ...]
+    decoder: CostAccount | None = None
 
     def rows(self) -> list[CostRow]:
         return [row for account in self.accounts for row in account.rows]
@@ -88,8 +92,13 @@ def parse_costs(raw: Json, name: str, notes: list[str]) -> CostFile | None:
             accounts.append(parse_account(entry))
         except MALFORMED:
             notes.append(f"{name}: a malformed report is left out")
-    calls = whole(raw.get("calls_per_image"))
-    return CostFile(whole(raw.get("images")), whole(raw.get("times")), calls, tuple(accounts))
+    calls, decoder = whole(raw.get("calls_per_image")), None
+    if raw.get("decoder") is not None:
+        try:
+            decoder = parse_account(raw["decoder"])
+        except MALFORMED:
+            notes.append(f"{name}: a malformed report of the decoder is left out")
+    return CostFile(whole(raw.get("images")), whole(raw.get("times")), calls, tuple(accounts), decoder)
 
 
 def parse_account(raw: dict) -> CostAccount:
@@ -154,13 +163,21 @@ def cost_table(costs: CostFile) -> tuple[list[str], list[list[str]], range]:
 
 
 def generation_table(costs: CostFile) -> tuple[list[str], list[list[str]], range]:
-    """(header, rows, numeric columns) as text: energy of one generated image, all network calls together."""
+    """(header, rows, numeric columns) as text: energy of one generated image, all network calls together.
+
+    Of a network on latents also of its decoder, which comes on top of each of the others.
+    """
     header = ["network", *(title for *_, title in ENERGIES)]
     calls = math.nan if costs.calls is None else costs.calls
     rows = [
         [row.label, *(joules(calls * row.energies[prices, part]) for prices, part, _ in ENERGIES)]
         for row in costs.rows()
     ]
+    if costs.decoder is not None:
+        (row,) = costs.decoder.rows
+        macs = scaled(row.counts["mac"], "MAC")
+        once = [joules(row.energies[prices, part]) for prices, part, _ in ENERGIES]
+        rows.append([f"and once an image the decoder, an fp32 ANN of {macs}", *once])
     return header, rows, range(1, len(header))
 
 

@@ -8,9 +8,12 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from ..config import SpikingConfig
 from ..convert import SpikingNetwork
-from ..cost import FP32, INT8, INT8_STATE16, CostReport, count_operations
+from ..cost import FP32, INT8, INT8_STATE16, CostReport, count_calls, count_operations
+from ..diffusion.process import network_shape
 from ..files.atomic import write_text
 from ..generate.probe import sampler_states
 from ..nets.architecture import Network
@@ -45,8 +48,17 @@ def measure_and_write(
     for name, snn in snn_by_name.items():
         snn = copy.deepcopy(snn).double()
         reports += [dataclasses.replace(count_operations(snn, x, t, mode, y=y), name=name) for mode in modes]
-    _write_and_print(path, reports, "ANN", images, calls_per_image)
+    _write_and_print(path, reports, "ANN", images, calls_per_image, decoder_cost(ann))
     return reports
+
+
+def decoder_cost(net: Network) -> CostReport | None:
+    """What decoding one image takes, of a network on latents: an ANN's work, once an image and not once a call."""
+    if net.autoencoder is None:
+        return None
+    decoder = copy.deepcopy(net.autoencoder.decoder).cpu()
+    latents = torch.randn(1, *network_shape(net), generator=torch.Generator().manual_seed(0))
+    return dataclasses.replace(count_calls(decoder, [(latents,)]), name="decoder")
 
 
 def measure_direct(path: Path, net: DirectDenoiser, images: int, seed: int, calls_per_image: int) -> CostReport:
@@ -61,8 +73,15 @@ def measure_direct(path: Path, net: DirectDenoiser, images: int, seed: int, call
     return report
 
 
-def _write_and_print(path: Path, reports: list[CostReport], whose: str, images: int, calls_per_image: int) -> None:
-    """whose: the network on whose sampling path the operations were counted."""
+def _write_and_print(
+    path: Path,
+    reports: list[CostReport],
+    whose: str,
+    images: int,
+    calls_per_image: int,
+    decoder: CostReport | None = None,
+) -> None:
+    """whose: the network on whose sampling path the operations were counted. decoder: of an image's latent."""
     content = {
         "images": images,
         "times": COST_TIMES,
@@ -71,7 +90,7 @@ def _write_and_print(path: Path, reports: list[CostReport], whose: str, images: 
         "calls_per_image": calls_per_image,
         "prices": price_lists(),
         "reports": [entry(report, calls_per_image) for report in reports],
-    }
+    } | ({} if decoder is None else {"decoder": decoder.to_dict()})
     write_text(path, json.dumps(content, indent=1) + "\n")
     print_costs(content, whose)
 

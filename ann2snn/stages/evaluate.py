@@ -18,7 +18,7 @@ from ..checkpoints import checkpoint
 from ..config import DiffusionConfig, SampleConfig, require
 from ..convert import SpikingNetwork
 from ..data import ImageDataset
-from ..diffusion.process import image_channels, options_that_count, size_of, uses_eta
+from ..diffusion.process import clips, decoded_size, image_channels, options_that_count, uses_eta
 from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import ALONE, World
 from ..files.atomic import sweep
@@ -88,7 +88,7 @@ def settings(source: checkpoint.Loaded, sample: SampleConfig) -> dict:
         "direct": direct_settings(net),
         **sampling_settings(sample, net.diffusion),
         "process": net.diffusion.process,
-    }
+    } | ({"autoencoder": net.diffusion.autoencoder} if net.diffusion.autoencoder else {})
 
 
 def sampling_settings(sample: SampleConfig, diffusion: DiffusionConfig) -> dict:
@@ -97,7 +97,7 @@ def sampling_settings(sample: SampleConfig, diffusion: DiffusionConfig) -> dict:
         "sampler": sample.sampler,
         "sampler_steps": sample.calls(diffusion),
         "eta": sample.eta if uses_eta(sample) else None,
-        "clip_x0": sample.clip,
+        "clip_x0": clips(sample, diffusion),
         "var_type": diffusion.var_type,
         "seed": sample.seed,
         "sampler_options": options_that_count(sample),
@@ -120,7 +120,7 @@ def run(folder: RunFolder, generation: Generation, config: EvalConfig, scoring: 
     metrics = []
     if scoring:  # what cannot be measured stops it before anything is sampled
         require_spread(config.num_images)
-        metrics = scoring.made(config.num_images, image_channels(source.net), size_of(source.net), world.device)
+        metrics = scoring.made(config.num_images, image_channels(source.net), decoded_size(source.net), world.device)
     made_with = settings(source, sample)
     flag = "--images_dir" if config.images_dir else "--logdir"
     images = prepare_folder(config.images_dir or logdir / GENERATED / folder_name(made_with), flag)
@@ -137,7 +137,7 @@ def run(folder: RunFolder, generation: Generation, config: EvalConfig, scoring: 
         world.wait()
         if not scoring:
             return 0
-        where: dict[str, object] = {"image_size": size_of(source.net).stored, "device": str(world.device)}
+        where: dict[str, object] = {"image_size": decoded_size(source.net).stored, "device": str(world.device)}
         where |= {"reference": scoring.stats_name, "time_steps": getattr(source.net, "time_steps", None)}
         count = config.num_images
         if sample.carry:

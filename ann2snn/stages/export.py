@@ -10,6 +10,7 @@ from ..checkpoints import folders
 from ..checkpoints.payload import payload_of
 from ..config import require
 from ..convert import SpikingNetwork
+from ..diffusion.process import image_shape
 from ..nets.architecture import Network
 from ..report.collect import Run, collect
 from ..report.costs import cost_table
@@ -40,16 +41,19 @@ def card(name: str, snn: SpikingNetwork, run: Run, hashes: Sequence[str], measur
     """Markdown; what was not measured has no line."""
     net = snn.net
     assert isinstance(net, Network)  # or `payload_of` refuses it
+    channels, height, width = image_shape(net)
+    latents = {"latents": f"{net.image_size.height}×{net.image_size.width}, {net.in_channels} channels"}
+    latents |= {"autoencoder": net.diffusion.autoencoder}
     about = {
         "architecture": net.config.arch,
-        "images": f"{net.image_size.height}×{net.image_size.width}, {net.in_channels} channels",
+        "images": f"{height}×{width}, {channels} channels",
         "activation bits": net.config.bits,
         "parameters": f"{sum(p.numel() for p in net.parameters()):,}",
         "schedule": snn.spiking.label,
         "time steps of a window": snn.clock.spike_steps,
         "process": f"{net.diffusion.process}, {net.diffusion.diffusion_steps} steps",
         "prediction": net.diffusion.mean_type,
-    }
+    } | (latents if net.diffusion.autoencoder else {})
     parts = [
         f"# {clean(name, 80)}\n\nA spiking denoiser, converted from a quantized network by ann2snn.",
         markdown_table(["setting", "value"], about.items()),

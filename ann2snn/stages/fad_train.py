@@ -80,7 +80,7 @@ def run(given: argparse.Namespace) -> None:
         for part in (True, False)
     )
     latent = given.latent if given.latent is not None else (64 if training.channels == 1 else 128)
-    _prepare(out.parent)
+    prepare(out.parent)
     net, loss = train(training, latent, given.steps, given.batch_size, given.lr, given.seed, device)
     save_autoencoder(out, net.cpu())
     print(f"{out}: {given.steps} steps on {len(training)} images of {training.name}, mean squared error {loss:.4f}")
@@ -89,7 +89,7 @@ def run(given: argparse.Namespace) -> None:
         make_stats(stats_path(out, mode), held_out, extractor, len(held_out), ALONE)
 
 
-def _prepare(folder: Path) -> None:
+def prepare(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

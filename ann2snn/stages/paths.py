@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from ..config import SampleConfig
-from ..data import to_uint8
-from ..diffusion.process import image_channels, make_process, size_of
+from ..diffusion.process import image_shape, make_process, size_of
 from ..generate.subject import Sampled
+from ..latent import as_images
 from ..report.trajectory import Trajectory
 from ..run.paths import SamplingPaths, save_paths
 
@@ -21,15 +22,15 @@ MOST_VALUES = 1 << 21  # of all states of one network: large images get fewer fr
 
 def as_pictures(net: Sampled) -> Callable[[Tensor], Tensor]:
     """From a sampler's states to what is shown of them, uint8: of CLD the positions, of blur diffusion the pixels."""
-    process = make_process(net.diffusion, size_of(net))
-    return lambda state: to_uint8(process.data(state))
+    process, shown = make_process(net.diffusion, size_of(net)), as_images(net)
+    return lambda state: shown(process.data(state))
 
 
 class FirstPath:
     """Keeps the states of the first images while `net` samples; `watch` is the sampler's `on_step`."""
 
     def __init__(self, net: Sampled) -> None:
-        values = MOST_IMAGES * image_channels(net) * size_of(net).pixels
+        values = MOST_IMAGES * math.prod(image_shape(net))
         self.kept = Trajectory(max(LEAST_FRAMES, min(MOST_FRAMES, MOST_VALUES // values)))
         self._pictures, self._images = as_pictures(net), 0
 

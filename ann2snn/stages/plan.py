@@ -10,6 +10,7 @@ from torch import Tensor
 from ..config import DiffusionConfig, SampleConfig, TrainConfig
 from ..data import ImageDataset
 from ..distributed.world import World
+from ..latent import Autoencoder
 from ..nets.architecture import Network, NetworkConfig
 from ..run.folder import RunFolder
 
@@ -43,6 +44,7 @@ class Training:
     """Which network is trained on what and how, by whom, and where to.
 
     sample: how the sample grids and the scores on the way are made, and whether training multiplies in TF32.
+    autoencoder: where `dataset` holds its latents; it decodes what the network makes.
     """
 
     folder: RunFolder
@@ -53,6 +55,7 @@ class Training:
     sample: SampleConfig
     schedule: Schedule
     world: World
+    autoencoder: Autoencoder | None = None
 
 
 @dataclass(frozen=True)

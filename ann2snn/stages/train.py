@@ -24,6 +24,7 @@ from ..files.warning import warn
 from ..generate.classes import columns
 from ..generate.images import save_grid
 from ..generate.sampling import generate_all
+from ..latent import as_images, attach
 from ..run.folder import BEST, CHECKPOINT, LINES, REAL_IMAGES, RESULTS, SNAPSHOTS, RunFolder
 from ..run.lines import append_result, read_log
 from ..run.log import RunLog
@@ -43,6 +44,8 @@ def run(plan: Training, options: Options = AS_USUAL) -> int:
     world, dataset, schedule = plan.world, plan.dataset, plan.schedule
     computing = Computing(options.amp, plan.sample.tf32, options.recompute)
     trainer = Trainer(plan.network, plan.diffusion, plan.train, world, computing, dataset)
+    for net in (trainer.net, trainer.ema):
+        attach(net, plan.autoencoder)
     logdir = prepare_folder(plan.folder.path)
     with owning(logdir, "train", world):
         groups = getattr(plan.network, "norm_groups", None)
@@ -71,7 +74,7 @@ def run(plan: Training, options: Options = AS_USUAL) -> int:
         log = _run_log(logdir, trainer, schedule.wandb) if world.main else SilentLog()
         if isinstance(log, RunLog):
             record_changes(log, trainer.step, trainer.changes)
-            save_grid_of_real_images(logdir, dataset, log, schedule.sample_size)
+            save_grid_of_real_images(trainer, logdir, dataset, log, schedule.sample_size)
         try:
             return _loop(trainer, stream, log, plan, owed)
         finally:
@@ -270,11 +273,12 @@ def write_sample_grid(trainer: Trainer, plan: Training, log: Tracker) -> None:
     log.image(trainer.step, "sample", grid_for_board(images))
 
 
-def save_grid_of_real_images(logdir: Path, dataset: ImageDataset, log: Tracker, count: int) -> None:
-    """`real.png`: what the samples should look like."""
+def save_grid_of_real_images(trainer: Trainer, logdir: Path, dataset: ImageDataset, log: Tracker, count: int) -> None:
+    """`real.png`: what the samples should look like; of latents what their decoder makes of them."""
     if count == 0:
         return
     images = torch.stack([dataset[i] for i in range(min(count, len(dataset)))])
+    images = images if trainer.net.autoencoder is None else as_images(trainer.net)(images)
     save_grid(images, logdir / REAL_IMAGES, nrow=max(1, math.isqrt(len(images))))
     log.image(0, "real_sample", grid_for_board(images))
 

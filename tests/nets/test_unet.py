@@ -135,7 +135,7 @@ def test_a_full_precision_network_has_no_clips_and_edges_of_a_quantized_one_keep
         ({"norm_groups": 24}, "--norm_groups=24"),
         ({"bits": 9}, "--bit=9"),
         ({"bits": 2.5}, "--bit=2.5"),
-        ({"in_channels": 4}, "4 image channels"),
+        ({"in_channels": 65}, "65 image channels"),
         ({"dropout": 1.0}, "--dropout=1.0"),
         ({"ch_mult": ()}, "--ch_mult="),
     ],

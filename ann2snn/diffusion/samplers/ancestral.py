@@ -51,4 +51,4 @@ def sample_ddpm(
             x_0 = predicted_x0(process, output, x, t)
             mean = process.posterior_mean(x_0.clamp(-1, 1) if clip else x_0, x, t)
         x = mean + gather(sigma, t, x) * noise() if step > 0 else mean
-    return x.clamp(-1, 1)
+    return process.in_range(x)

@@ -73,4 +73,4 @@ def sample_ddim(
             x = x + sigma * noise()
     if not denoise:
         return x
-    return estimate(net, process, x, times[-1], clip, on_step)[0].clamp(-1, 1)
+    return process.in_range(estimate(net, process, x, times[-1], clip, on_step)[0])

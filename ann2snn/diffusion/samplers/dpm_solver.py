@@ -50,7 +50,7 @@ def sample_dpm_solver(
     for i, p in enumerate(orders):
         stops = [*_stops(process, nodes[i], nodes[i + 1], p), nodes[i + 1]]
         x = STEPS[p](predict, x, *stops)
-    return estimate(net, process, x, nodes[-1].time, clip, on_step)[0].clamp(-1, 1)
+    return process.in_range(estimate(net, process, x, nodes[-1].time, clip, on_step)[0])
 
 
 def _plan(process: VP, steps: int, order: int, skip: str) -> tuple[list[Node], list[int]]:

@@ -59,7 +59,7 @@ def sample_dpmpp(
             x = x + end.alpha * (0.5 - (h + math.expm1(-h)) / h**2) * bend
         elif slope is not None:
             x = x + end.alpha * -math.expm1(-h) / 2 * slope
-    return estimate(net, process, x, nodes[-1].time, clip, on_step)[0].clamp(-1, 1)
+    return process.in_range(estimate(net, process, x, nodes[-1].time, clip, on_step)[0])
 
 
 @torch.no_grad()
@@ -90,7 +90,7 @@ def sample_dpmpp_sde(
         image = images[0] if slope is None else images[0] + slope / 2
         x = end.sigma / start.sigma * math.exp(-h) * x + end.alpha * gained * image
         x = x + end.sigma * gained**0.5 * noise()
-    return estimate(net, process, x, nodes[-1].time, clip, on_step)[0].clamp(-1, 1)
+    return process.in_range(estimate(net, process, x, nodes[-1].time, clip, on_step)[0])
 
 
 def _derivatives(images: deque[Tensor], nodes: list[Node], h: float) -> tuple[Tensor | None, Tensor | None]:

@@ -46,7 +46,7 @@ def sample_heun(
             slope = (slope + estimate(net, process, ahead, end.time, clip, on_step)[1]) / 2
             ahead = _along(x, slope, start, end)
         x = ahead
-    return estimate(net, process, x, nodes[-1].time, clip, on_step)[0].clamp(-1, 1)
+    return process.in_range(estimate(net, process, x, nodes[-1].time, clip, on_step)[0])
 
 
 def _plan(process: VP, steps: int, skip: str) -> tuple[list[Node], bool]:

@@ -154,4 +154,4 @@ def _descend(
         step = reverse_step(alphas_bar[time], alphas_bar[following])
         x = step.image * x_0 + step.state * x
         x = x + variance(i, step) ** 0.5 * noise()
-    return estimate(net, process, x, times[-1], clip, on_step)[0].clamp(-1, 1)
+    return process.in_range(estimate(net, process, x, times[-1], clip, on_step)[0])

@@ -46,7 +46,7 @@ def sample_unipc(
         images.appendleft(image)
         before, used = x, min(order, i, len(nodes) + 1 - i)
         x = _step(x, images, [*nodes[i - used : i], end], used)
-    return estimate(net, process, x, nodes[-1].time, clip, on_step)[0].clamp(-1, 1)
+    return process.in_range(estimate(net, process, x, nodes[-1].time, clip, on_step)[0])
 
 
 def _step(
