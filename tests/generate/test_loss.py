@@ -12,7 +12,7 @@ IMAGES = torch.randint(256, (70, 3, 8, 8), generator=torch.Generator().manual_se
 
 def test_a_network_that_predicts_nothing_has_the_variance_of_the_noise_as_its_loss():
     net = random_ann(diffusion_steps=10)
-    images = IMAGES[:, :, : net.image_size, : net.image_size]
+    images = IMAGES[:, :, : net.image_size.height, : net.image_size.width]
     silent = type(net).forward
     try:
         type(net).forward = lambda self, x, t: torch.zeros_like(x)
