@@ -171,3 +171,9 @@ def test_the_table_of_quantizing_and_training_on():
         cells = [f"{row[column]:.4g}" for column in ("loss", "error", "distance") for row in (quantized, trained)]
         assert f"| {quantized['bits']} | {' | '.join(cells)} |" in text
     assert f"as many real test images have {measured['about']['real_distance']:.1f}" in text
+
+
+def test_the_table_of_norms():
+    text = (ROOT / "docs/hardware.md").read_text()
+    for row in json.loads((FIGURES / "norms.json").read_text())["rows"]:
+        assert f"| {row['norm']} | {row['loss']:.4g} | {row['distance']:.4g} | {row['gap']:g} |" in text
