@@ -149,6 +149,8 @@ class SampleConfig:
         available = diffusion.diffusion_steps
         if "steps" not in self.kind.options:
             return available
+        if not self.kind.skips:  # it takes no spacing, whatever a flagfile says, and its `steps` are its calls
+            return self.steps
         times = self.steps
         if self.skip == "ddpm_torch_linear":  # every k-th time, k rounded down
             times = -(-available // (available // self.steps))
