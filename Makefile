@@ -7,8 +7,11 @@ STAMP  := $(VENV)/.installed
 # Processes that share the tests.
 WORKERS ?= 2
 
-# Left out of `make check`: tests that start scripts, fill memory, or read the reference's recorded arrays.
+# Left out of `make check`: tests that start scripts, fill memory, interpret GPU kernels, train, or read the reference's
+# recorded arrays.
 CHECK_WITHOUT := tests/stages tests/benchmarks tests/hostile tests/conformance tests/exchange tests/hardware tests/gpu \
+	tests/kernels tests/finetune tests/cost tests/test_latent.py tests/convert/test_spike_chunk.py \
+	tests/diffusion/test_gddim.py tests/diffusion/test_sample_currents.py tests/nets/test_spike_driven.py \
 	tests/docs/test_own_network.py tests/docs/test_models.py tests/docs/test_notebooks.py tests/docs/test_extending.py \
 	tests/test_same_images.py tests/test_threads.py tests/test_lost_processes.py tests/test_toy.py tests/test_commands.py
 
