@@ -166,7 +166,7 @@ def search_sigma_rel(path: str | os.PathLike, figure: Callable[[nn.Module], floa
     path: a checkpoint of a training with --power_ema. figure: of a network in eval mode, better the lower, such as
     `denoising_loss` on images held back, or a score. `load(path, sigma_rel=min(found, key=found.get))` is the best.
 
-    Raises UserError as `load` does.
+    A figure that is not finite is given as infinity. Raises UserError as `load` does, and where none is finite.
     """
     return search(lambda width: float(figure(load(path, sigma_rel=width))))
 
@@ -181,7 +181,7 @@ def denoising_loss(
     """Mean squared error of what a denoiser, ANN or SNN, predicts of noised images; the mean over images and times.
 
     images: real ones, uint8 [N, C, H, W]. labels: of a class-conditional network, the class of each. The same images
-    and seed give every network the same times and noise, so that losses can be compared.
+    and seed give every network the same times and noise, so that losses can be compared. NaN where a prediction is NaN.
 
     Raises UserError for what cannot be measured.
     """

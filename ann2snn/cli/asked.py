@@ -37,8 +37,16 @@ ACTIONS = (
     *("interpolate", "inpaint", "invert", "score", "make_stats", "score_data", "sample_only"),
     "search_sigma_rel",
 )
-#: What reads no network, or more than one set of its weights.
-WITHOUT_WEIGHTS = ("search_sigma_rel", "score", "make_stats", "score_data")
+#: Flag → the actions that pass it over.
+UNREAD = {
+    # These read no network, or more than one set of its weights.
+    "sigma_rel": ("search_sigma_rel", "score", "make_stats", "score_data"),
+    **dict.fromkeys(
+        ("metrics", "kid", "precision_recall"), (*PICTURES, "sample_only", "make_stats", "search_sigma_rel")
+    ),
+    **dict.fromkeys(("fad_encoder", "fad_stats"), (*PICTURES, "sample_only", "search_sigma_rel")),
+    "trajectory": (*PICTURES, "score", "make_stats", "score_data", "search_sigma_rel"),
+}
 
 
 def check(command: str) -> None:
@@ -64,8 +72,9 @@ def check(command: str) -> None:
     require(len(asked) < 2, f"{' and '.join(f'--{name}' for name in asked)}: one at a time; drop all but one")
     for name in ("interpolate", "score", "make_stats", "score_data", "sample_only", "search_sigma_rel"):
         require(not (FLAGS[name].value and FLAGS.start), f"--start: draws an image's variations; drop it or --{name}")
-    for name in WITHOUT_WEIGHTS:
-        require(not (FLAGS[name].value and _asks("sigma_rel")), f"{_told('sigma_rel')}: not with --{name}; drop one")
+    for name, actions in UNREAD.items():
+        for action in actions:
+            require(not (FLAGS[action].value and _asks(name)), f"{_told(name)}: not with --{action}; drop one")
     for name, owners in PARTS.items():
         owner = " or ".join(f"--{owner}" for owner in owners)
         asks = any(FLAGS[owner].value for owner in owners)

@@ -42,6 +42,7 @@ from ..stages.evaluate import require_spread
 from ..stages.finetune_run import FineTuneConfig
 from ..stages.plan import Options, Schedule, Training
 from ..training.initial import begun_from
+from ..training.state import Initial
 from ..training.trainer import synaptic_loss_of
 from . import flags, latents
 from .flags import FLAGS
@@ -244,8 +245,8 @@ def tsm_training(source: checkpoint.Loaded, sample: SampleConfig, spike_steps: i
     return Training(folder, *made_of, sample, train_schedule(sample, world), world)
 
 
-def train_options(initial: Callable[[], dict[str, torch.Tensor]] | None = None) -> Options:
-    """How the training begins and computes. initial: the weights of a new run."""
+def train_options(initial: Initial | None = None) -> Options:
+    """How the training begins and computes. initial: what a new run begins with."""
     return Options(FLAGS.resume, FLAGS.amp, FLAGS.recompute, initial)
 
 

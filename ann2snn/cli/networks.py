@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..checkpoints import checkpoint, shipped
 from ..checkpoints.power import Built, power_average
+from ..checkpoints.seal import content_hash
 from ..config import SpikingConfig, require
 from ..convert import SpikingNetwork
 from ..convert.to_snn import check_convertible
@@ -21,6 +21,7 @@ from ..nets.direct import DirectDenoiser
 from ..nets.sddpm import SDDPM
 from ..run.folder import BEST, CHECKPOINT, CONVERTED, SNAPSHOTS, TRAINED, RunFolder
 from ..training.initial import check_source, quantized_state
+from ..training.state import Initial
 from . import flags, latents
 from .build import spiking_config
 from .flags import FLAGS
@@ -86,9 +87,14 @@ def load_initial() -> checkpoint.Loaded | None:
     return loaded
 
 
-def initial_weights(source: checkpoint.Loaded, network: NetworkConfig, world: World) -> Callable[[], dict]:
-    """Answers the weights of `source`, quantized as `network` is, when it is asked to."""
-    return lambda: quantized_state(place(source.unconverted, world.device), network, FLAGS.seed)
+def initial_weights(source: checkpoint.Loaded, network: NetworkConfig, world: World) -> Initial:
+    """The weights of `source`, quantized as `network` is when they are asked for."""
+    net = source.unconverted
+
+    def weights() -> dict:
+        return quantized_state(place(net, world.device), network, FLAGS.seed)
+
+    return Initial(source.path, content_hash(net.state_dict()), weights)
 
 
 def load_convertible() -> checkpoint.Loaded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -44,11 +45,16 @@ def run(world: World) -> int:
     if world.main:
         best = best_of(found)
         date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-        line = {"checkpoint": first.hash, "step": first.step, "best": best, **how, "found": list(found.items())}
+        line = {"checkpoint": first.hash, "step": first.step, "best": best, **how, "found": _listed(found)}
         append_result(logdir / WIDTHS, line | {"date": date})
         print(f"best of {len(found)} widths: --sigma_rel={best:g}, {how['figure']} {found[best]:.6g}")
     world.wait()
     return 0
+
+
+def _listed(found: dict[float, float]) -> list[tuple[float, float | None]]:
+    """Pairs for JSON, which has no infinity."""
+    return [(width, value if math.isfinite(value) else None) for width, value in found.items()]
 
 
 Measure = tuple[Callable[[Network], float], dict[str, Any]]

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from ..arguments import Parser, answered
-from ..config import DATASET_TYPES
+from ..config import DATASET_TYPES, SQUARE_32, ImageSize, read_size
 
 
 def parser() -> Parser:
@@ -22,7 +22,8 @@ def parser() -> Parser:
     add("--out", type=Path, required=True, help="a new file, ending in .pt")
     add("--dataset_type", choices=DATASET_TYPES, default="fashion_mnist_10k", help="data (default fashion_mnist_10k)")
     add("--data_dir", type=Path, default=Path("data"), help="folder of the data set (default data)")
-    add("--img_size", type=int, default=32, help="side in pixels (default 32), a multiple of 2^halvings")
+    sides = "height and width, or HEIGHT,WIDTH (default 32); multiples of 2^halvings"
+    add("--img_size", type=_size, default=SQUARE_32, help=sides)
     add("--channels", type=int, choices=(1, 3), help="of --dataset_type folder (default 3)")
     add("--latent_channels", type=int, default=4, help="channels of a latent (default 4)")
     add("--halvings", type=int, default=2, help="how often a side is halved (default 2: 32 pixels to 8)")
@@ -35,6 +36,13 @@ def parser() -> Parser:
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU if there is one")
     add("--num_threads", type=int, default=0, help="CPU threads; 0 leaves the choice to torch")
     return made
+
+
+def _size(text: str) -> ImageSize:
+    try:
+        return read_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}: {error}") from None
 
 
 def main(arguments: list[str] | None = None) -> int:

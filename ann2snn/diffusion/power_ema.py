@@ -89,20 +89,26 @@ def search(figure: Callable[[float], float], rounds: int = 2) -> dict[float, flo
     """σ_rel → its figure, which is better the lower; by width.
 
     Widths from 0.01 to 0.25 in equal ratios first, then `rounds` times one on either side of the best, half as far away
-    as its neighbours. A figure that is not finite counts as the worst.
+    as its neighbours. A figure that is not finite counts as the worst, infinity. Raises UserError where none is finite.
     """
+
+    def ranked(width: float) -> float:
+        value = figure(width)
+        return value if math.isfinite(value) else math.inf
+
     found = {round(float(width), 4): math.nan for width in np.geomspace(0.01, 0.25, COARSE)}
-    found = {width: figure(width) for width in found}
+    found = {width: ranked(width) for width in found}
+    require(min(found.values()) < math.inf, "no width has a finite figure: the network has diverged")
     for _ in range(rounds):
         widths, best = sorted(found), best_of(found)
         place = widths.index(best)
         near = [widths[i] for i in (place - 1, place + 1) if 0 <= i < len(widths)]
         for width in (round(math.sqrt(best * other), 4) for other in near):
             if width not in found:
-                found[width] = figure(width)
+                found[width] = ranked(width)
     return dict(sorted(found.items()))
 
 
 def best_of(found: dict[float, float]) -> float:
     """The σ_rel of the lowest figure, the narrowest of equals."""
-    return min(sorted(found), key=lambda width: found[width] if math.isfinite(found[width]) else math.inf)
+    return min(sorted(found), key=lambda width: found[width])

@@ -50,7 +50,8 @@ def invert(
         return x
 
     noise = run_chain(net, config, range(len(x_0)), chain)
-    require(bool(torch.isfinite(noise).all()), "--invert: the iterations left the finite numbers; use fewer")
+    why = "the network has diverged" if iterations == 1 else "the iterations may diverge; use fewer"
+    require(bool(torch.isfinite(noise).all()), f"--invert: the noise is not finite: {why}")
     return noise
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import MAX_IMAGE_SIZE, check_int, require
+from ..config import MAX_IMAGE_SIZE, SQUARE_32, ImageSize, check_int, check_size, require
 
 GROUPS = 8  # of every norm
 LEAST_LOG_VAR, MOST_LOG_VAR = -30.0, 20.0
@@ -18,20 +18,24 @@ LEAST_LOG_VAR, MOST_LOG_VAR = -30.0, 20.0
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """channels: of the images, 1 or 3. image_size: of those it is trained on; others of whole latents fit, too.
+    """channels: of the images, 1 or 3. image_size: of those it is trained on, one number or height and width; others of
+    whole latents fit, too.
 
-    latent_channels: of a latent, whose side is that of the image halved `halvings` times. width: channels at full size,
-    a multiple of 8; each halving has twice as many, four times at most. Raises UserError for values out of range.
+    latent_channels: of a latent, whose sides are those of the image halved `halvings` times. width: channels at
+    full size, a multiple of 8; each halving has twice as many, four times at most.
+
+    Raises UserError for values out of range.
     """
 
     channels: int = 1
-    image_size: int = 32
+    image_size: ImageSize = SQUARE_32
     latent_channels: int = 4
     width: int = 32
     halvings: int = 2
 
     def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
+        object.__setattr__(self, "image_size", check_size(self.image_size))
+        for name in set(self.__dataclass_fields__) - {"image_size"}:
             object.__setattr__(self, name, check_int(getattr(self, name), f"--{name}"))
         require(self.channels in (1, 3), f"{self.channels} image channels: images have 1 (grey) or 3 (colour)")
         require(1 <= self.latent_channels <= 64, f"--latent_channels={self.latent_channels}: use 1 to 64")
@@ -39,8 +43,11 @@ class AutoencoderConfig:
         right = GROUPS <= self.width <= 1024 and self.width % GROUPS == 0
         require(right, f"--width={self.width}: use a multiple of {GROUPS} up to 1024")
         size = self.image_size
-        require(1 <= size <= MAX_IMAGE_SIZE, f"--img_size={size}: use 1 to {MAX_IMAGE_SIZE}")
-        require(size % self.downscale == 0, f"--img_size={size}: must be a multiple of {self.downscale}, to be halved")
+        require(1 <= min(size) and max(size) <= MAX_IMAGE_SIZE, f"--img_size={size}: use 1 to {MAX_IMAGE_SIZE}")
+        require(
+            not any(side % self.downscale for side in size),
+            f"--img_size={size}: must be a multiple of {self.downscale}, to be halved",
+        )
 
     @property
     def downscale(self) -> int:
@@ -53,7 +60,7 @@ class AutoencoderConfig:
         return [self.width * min(4, 2**level) for level in range(self.halvings + 1)]
 
     def to_dict(self) -> dict:
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"image_size": self.image_size.stored}
 
 
 class Residual(nn.Module):

@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import os
 import sys
 import urllib.request
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 
 from ..checkpoints.bounds import check_archive, plain
 from ..errors import UserError, is_out_of_memory
+from ..files.atomic import cause, replacing, sweep
 from ..files.plain import open_plain
 
 FILE_NAME = "pt_inception-2015-12-05-6726825d.pth"
@@ -78,25 +78,36 @@ def load_weights(path):
 def _download(url, target, timeout):
     """Fetches url to target, which appears only when it is whole and its checksum is right."""
     print(f"downloading the Inception weights (91 MiB) from {url}", file=sys.stderr)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make {target.parent}: {cause(error)}") from None
+        sweep(target.parent, depth=0)  # up to 91 MiB of each download that was killed
+        with replacing(target) as temporary:
+            with open(temporary, "wb") as file:
+                for block in _blocks(url, timeout):
+                    file.write(block)
+            if not _sha256(temporary).startswith(SHA256_START):
+                raise UserError("the download failed (checksum is wrong)")
+    except UserError as error:
+        raise UserError(
+            f"Inception weights are not at {target} and {error}: put {URL} there, "
+            f"or pass its place as --inception_weights=PATH, {ALTERNATIVE}"
+        ) from None
+
+
+def _blocks(url, timeout):
+    """Yields what url answers, a MiB at a time. Raises UserError."""
+    try:
         # torch.hub's own download has no timeout, and waits for ever behind a firewall that drops packets.
-        with urllib.request.urlopen(url, timeout=timeout) as response, open(temporary, "wb") as file:
+        with urllib.request.urlopen(url, timeout=timeout) as response:
             while block := response.read(1 << 20):
-                file.write(block)
-        if not _sha256(temporary).startswith(SHA256_START):
-            raise OSError("checksum is wrong")
-        os.replace(temporary, target)
+                yield block
     # URLError and timeouts are OSErrors; ValueError: a malformed proxy or URL.
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = " ".join(str(getattr(error, "reason", error)).split())
-        raise UserError(
-            f"Inception weights are not at {target} and the download failed ({reason}): put {URL} there, "
-            f"or pass its place as --inception_weights=PATH, {ALTERNATIVE}"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise UserError(f"the download failed ({reason})") from error
 
 
 def _sha256(path):

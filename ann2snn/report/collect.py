@@ -218,6 +218,7 @@ def _collect_files(run: Run) -> None:
     run.training_scores = training_scores([line for line in lines if "network" not in line], notes)
     run.image_sets = list(find_image_sets(logdir, notes))
     found = [logdir / REAL_IMAGES, *sorted(logdir.glob(f"{PICTURES}/*.png"))]
+    found = [path for path in found if not path.match("*.prev.png")]  # of a network that was here before
     run.pictures = {path.relative_to(logdir).as_posix(): path for path in found if path.is_file()}
     steps = [path for path in logdir.glob(f"{SAMPLES}/*.png") if re.fullmatch(r"[0-9]{1,12}", path.stem)]
     run.samples = {int(path.stem): path for path in sorted(steps, key=lambda path: int(path.stem))}

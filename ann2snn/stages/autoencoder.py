@@ -38,12 +38,12 @@ def train(
     optimizer = torch.optim.Adam(net.parameters(), lr=given.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, given.steps)
     source = batches(dataset, given.batch_size, seed=given.seed)
-    side = config.image_size // config.downscale
+    shape = config.latent_channels, *(side // config.downscale for side in config.image_size)
     with tqdm(range(given.steps), "training", leave=False, disable=None) as bar:
         for step in bar:
             x = to_model_range(next(source)).to(device)
             generator = torch.Generator().manual_seed(seed_from(given.seed, step))
-            noise = torch.randn(len(x), config.latent_channels, side, side, generator=generator).to(device)
+            noise = torch.randn(len(x), *shape, generator=generator).to(device)
             error, loss = net.loss(x, noise, given.kl_weight)
             optimizer.zero_grad()
             loss.backward()
@@ -102,7 +102,7 @@ def run(given: argparse.Namespace) -> None:
     parameters = sum(value.numel() for value in net.parameters())
     print(f"{out}: {parameters:,} parameters, {given.steps} steps on {len(training):,} images of {training.name}")
     print(
-        f"latents {'x'.join(map(str, latents.shape[1:]))} of {config.image_size}x{config.image_size} images, mean "
+        f"latents {'x'.join(map(str, latents.shape[1:]))} of {'x'.join(map(str, config.image_size))} images, mean "
         f"{float(latents.mean()):.3f}, standard deviation {float(latents.std()):.3f}"
     )
     found = f"{held_out.name} ({held_out.split}), {len(images)} images"

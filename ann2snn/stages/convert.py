@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,11 +120,12 @@ def run(
 
 
 def set_aside_earlier(logdir: Path, payload: dict) -> None:
-    """Give what was measured of another network, which was converted here before, a name of its own: `gap.prev.json`.
+    """Give figures and grids of another network, which was converted here before, names of their own: `gap.prev.json`.
 
-    Else it would pass for this network's where this conversion measures less, or ends early. Raises UserError.
+    Else it would pass for this network's where this conversion measures or draws less, or ends early. Raises UserError.
     """
     measured = [logdir / name for name in (GAP_FILE, COST_FILE, CARRY_FILE, RASTER_FILE, PATHS_FILE)]
+    measured += [path for path in (logdir / PICTURES).glob("*.png") if _GRID.fullmatch(path.name)]
     measured = [path for path in measured if path.exists()]
     if not measured or not (logdir / CONVERTED).exists():
         return
@@ -139,7 +141,10 @@ def set_aside_earlier(logdir: Path, payload: dict) -> None:
             os.replace(path, aside)
         except OSError as error:
             raise UserError(f"cannot rename {path}, which is of another network: {cause(error)}") from None
-        print(f"note: {path} was measured of another network: it is now {aside.name}")
+        print(f"note: {path} is of another network: it is now {aside.name}")
+
+
+_GRID = re.compile(r"ANN\.png|SNN_T[0-9]+(_carried)?\.png")  # what `grid_name` calls them
 
 
 def _content(payload: dict) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..checkpoints import checkpoint
+from ..checkpoints.seal import content_hash
 from ..config import SampleConfig, check_ft_name
 from ..distributed.runtime import place
 from ..distributed.world import World
@@ -12,6 +13,7 @@ from ..errors import UserError
 from ..nets.direct import DirectConfig, DirectDenoiser
 from ..nets.sddpm import SDDPM, with_tsm
 from ..run.folder import COST_FILE, RASTER_FILE, TRAINED, RunFolder
+from ..training.state import Initial
 from . import train
 from .common import owning
 from .convert import write_grids
@@ -67,7 +69,8 @@ def fine_tune(plan: Training, source: checkpoint.Loaded, spike_steps: int, optio
     """
     assert isinstance(source.net, SDDPM)
     inherited = with_tsm(source.net, spike_steps)
-    return train.run(replace(plan, network=inherited.config), replace(options, initial=inherited.state_dict))
+    initial = Initial(source.path, content_hash(source.net.state_dict()), inherited.state_dict)
+    return train.run(replace(plan, network=inherited.config), replace(options, initial=initial))
 
 
 def is_direct(config: object) -> bool:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
 from ..config import DiffusionConfig, SampleConfig, TrainConfig
 from ..data import ImageDataset
 from ..distributed.world import World
 from ..latent import Autoencoder
 from ..nets.architecture import Network, NetworkConfig
 from ..run.folder import RunFolder
+from ..training.state import Initial
 
 
 @dataclass(frozen=True)
@@ -64,13 +63,13 @@ class Options:
 
     resume: continue what the folder holds; otherwise it must hold no checkpoint. amp: under bfloat16 autocast.
     recompute: activations are computed again instead of kept, of networks that can.
-    initial: answers the weights that a new run starts from; fresh ones otherwise.
+    initial: what a new run begins with, and one that is continued must have; fresh weights otherwise.
     """
 
     resume: bool = True
     amp: bool = False
     recompute: bool = False
-    initial: Callable[[], dict[str, Tensor]] | None = None
+    initial: Initial | None = None
 
 
 AS_USUAL = Options()

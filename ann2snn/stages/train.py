@@ -97,10 +97,10 @@ def start(trainer: Trainer, path: Path, dataset: ImageDataset, options: Options)
             f"{path} exists and would be overwritten: drop --noresume to continue it, or choose another --logdir"
         )
     if found := newest(path, world):
-        trainer.restore(found)
+        trainer.restore(found, options.initial)
         print(f"resuming {found} at step {trainer.step}{changes_text(trainer.changes)}")
     elif options.initial is not None:
-        trainer.begin_with(options.initial())
+        trainer.begin_with(options.initial)
     else:
         size = max(64, train.batch_size)
         labels = labels_at(dataset, size, 0, seed=train.seed) if trainer.num_classes else None

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,6 +51,15 @@ UNTOLD = ("amp", "tf32", "data_dir")
 #: Fine-tuning's name of a flag → training's, which SDM is trained with.
 SAME = {"ft_steps": "total_steps", "ft_batch_size": "batch_size"}
 MOMENTS = ("exp_avg", "exp_avg_sq")
+FRESH = "fresh"  # what a run that began with no other network's weights has as their content
+
+
+class Initial(NamedTuple):
+    """What a run begins with. path: of a network. content: a hash of its weights. weights: answers what they become."""
+
+    path: Path
+    content: str
+    weights: Callable[[], dict[str, Tensor]]
 
 
 def load_optimizer(optimizer: Adam, state: object, path: str | os.PathLike) -> None:
@@ -160,3 +169,17 @@ def require_same(path: Path, name: str, stored: object, asked: object, cure: str
             f"cannot resume {path}: it was trained with {both(name, stored, asked)}; "
             f"correct the flag or choose another --logdir{cure}"
         )
+
+
+def require_same_origin(path: Path, stored: object, initial: Initial | None) -> None:
+    """Raise UserError where a run was begun with other weights than it is given now.
+
+    stored: their content, None in files of before. A run that is given none goes on with what it has.
+    """
+    if initial is None or stored in (None, initial.content):
+        return
+    other = "with fresh weights, not with those" if stored == FRESH else "with other weights than those"
+    raise UserError(
+        f"cannot resume {path}: it was begun {other} of {initial.path}; name the network that it began with, or begin "
+        "in another folder (--logdir, --ft_name)"
+    )

@@ -35,7 +35,17 @@ from ..quant.calibrate import calibrate_activations
 from . import by_time
 from .norms import begin_statistics, counted, running
 from .power import PowerAverages
-from .state import FIXED_ON_RESUME, SAME, UNTOLD, load_optimizer, load_schedule, require_same
+from .state import (
+    FIXED_ON_RESUME,
+    FRESH,
+    SAME,
+    UNTOLD,
+    Initial,
+    load_optimizer,
+    load_schedule,
+    require_same,
+    require_same_origin,
+)
 
 CLASS_STREAM = 2  # of a step's random numbers: 0 is times and noise, 1 dropout
 
@@ -74,6 +84,7 @@ class Trainer:
         # What a run is made of besides its configurations. The data by their fingerprint: a path is no content.
         amp, tf32, recompute = computing
         self.told = {"amp": amp, "tf32": tf32} | ({} if dataset is None else {"data_dir": _content(dataset, network)})
+        self.origin: str | None = FRESH  # content of the weights it began with; None: nobody knows
         self.changes: dict[str, tuple[object, object]] = {}  # settings that differ since `restore`, by flag
         self.num_classes = getattr(network, "num_classes", 0)
         self.train_config, self.diffusion, self.world = train, diffusion, world
@@ -138,9 +149,10 @@ class Trainer:
         self.world.synchronise(self.net)
         self.begin_averages()
 
-    def begin_with(self, state: dict[str, Tensor]) -> None:
+    def begin_with(self, initial: Initial) -> None:
         """Start from these weights, raw and averaged."""
-        self.net.load_state_dict(state)
+        self.net.load_state_dict(initial.weights())
+        self.origin = initial.content
         self.world.synchronise(self.net)
         self.begin_averages()
 
@@ -279,11 +291,14 @@ class Trainer:
             "arch": self.net.config.arch,
             "unet": self.net.config.to_dict(),
             "diffusion": self.diffusion.to_dict(),
-            "train": self.train_config.to_dict() | self.told,
+            "train": self.train_config.to_dict() | self.told | {"origin": self.origin},
         }
 
-    def restore(self, path: Path) -> None:
-        """Continue from a checkpoint; `changes` tells what is not as it was. Raises UserError for another run's."""
+    def restore(self, path: Path, initial: Initial | None = None) -> None:
+        """Continue from a checkpoint; `changes` tells what is not as it was. Raises UserError for another run's.
+
+        initial: what it must have begun with; not asked about where None.
+        """
         loaded = checkpoint.load(path, weights="net")
         raw = loaded.raw
         for name in ("arch", *self.net.config.to_dict()):
@@ -292,7 +307,10 @@ class Trainer:
             require_same(path, name, getattr(loaded.net.config, name), getattr(self.net.config, name))
         for name in set(DiffusionConfig.__dataclass_fields__) - {"var_type"}:  # a choice of the sampler
             require_same(path, name, getattr(loaded.net.diffusion, name), getattr(self.diffusion, name))
-        self.changes = self._changes(raw.get("config", {}).get("train", {}), path)
+        stored = raw.get("config", {}).get("train", {})
+        self.changes = self._changes(stored, path)
+        self.origin = stored.get("origin")
+        require_same_origin(path, self.origin, initial)
         self.net.load_state_dict(loaded.net.state_dict())
         self.ema.load_state_dict(checkpoint.load(path, payload=raw, weights="ema").net.state_dict())
         self.power.restore(raw, path)

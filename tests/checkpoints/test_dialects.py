@@ -114,6 +114,18 @@ def test_other_networks_of_diffusers_stay_what_they_are(tmp_path, options):
         assert_equal(answer(net), theirs(normal(2, 3, 8, 8), TIMES).sample)
 
 
+@pytest.mark.parametrize(("options", "kind"), [({}, AttentionUNet), ({"attention_head_dim": 4}, DiffusersUNet)])
+def test_a_network_of_diffusers_on_images_that_are_no_squares(tmp_path, options, kind):
+    theirs = diffusers_folder(tmp_path / "net", sample_size=[4, 8], **options)
+    net, x = ann2snn.load(tmp_path / "net").double(), normal(2, 3, 4, 8)
+    assert isinstance(net, kind) and net.image_size == (4, 8)
+    with torch.no_grad():
+        assert_close(net(x, TIMES), theirs(x, TIMES).sample, 1e-12)
+    assert ann2snn.sample(net, 1, steps=1).shape == (1, 3, 4, 8)
+    ann2snn.save(net, tmp_path / "ours")
+    assert ann2snn.load(tmp_path / "ours").image_size == (4, 8)
+
+
 def test_a_network_of_diffusers_goes_all_the_way(tmp_path):
     diffusers_folder(tmp_path / "net", attention_head_dim=4)
     net = ann2snn.load(tmp_path / "net")

@@ -97,11 +97,20 @@ def test_a_search_finds_the_width_of_the_lowest_figure():
 
     def figure(width: float) -> float:
         asked.append(width)
-        return math.inf if width > 0.2 else math.log(width / 0.06) ** 2
+        if width < 0.011 or width > 0.2:
+            return math.nan if width < 0.011 else -math.inf
+        return math.log(width / 0.06) ** 2
 
     found = search(figure)
     assert list(found) == sorted(asked) and len(set(asked)) == len(asked) <= 12
     assert best_of(found) == min(found, key=found.get) and 0.05 < best_of(found) < 0.07
+    assert found[0.01] == found[0.25] == math.inf  # no number would be: min() takes the first of those
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_search_without_any_figure_is_refused(value):
+    with pytest.raises(UserError, match="no width has a finite figure"):
+        search(lambda width: value)
 
 
 @pytest.mark.parametrize("value", [0, -0.1, 0.3, math.nan, "0.1", None])

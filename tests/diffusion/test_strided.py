@@ -152,6 +152,15 @@ def test_statistics_are_the_mean_square_of_the_predicted_noise(mean_type):
         analytic_statistics(gaussian_denoiser(vp, std), vp, [], times)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_statistics_of_a_network_that_has_diverged_are_refused(bad):
+    def net(x, t):
+        return torch.where((t == 3)[:, None, None, None], bad, x)
+
+    with pytest.raises(UserError, match=r"at times \[3\].*diverged"):
+        analytic_statistics(net, process(10), [normal(2, 1, 2, 2)], [0, 3, 9])
+
+
 def test_statistics_weigh_images_alike():
     vp, seen = process(10), []
 

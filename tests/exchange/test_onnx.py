@@ -61,6 +61,18 @@ def test_the_unet_differs_by_rounding_alone_and_says_its_process(tmp_path):
     assert about["written_by"] == "ann2snn" and '"diffusion_steps": 1000' in about["diffusion"]
 
 
+@pytest.mark.slow
+def test_images_that_are_no_squares(tmp_path):
+    net = unet(bit=4, ch_mult=(1, 2), image_size=(4, 6))
+    ann2snn.export_onnx(net, tmp_path / "net.onnx")
+    x, t = torch.randn(2, 3, 4, 6), torch.tensor([3.0, 700.0])
+    expected = plain_answer(net, x, t)
+    [answer] = ran(tmp_path / "net.onnx", x, t)
+    assert answer.shape == expected.shape and float((answer - expected).norm() / expected.norm()) < 0.05
+    fixed = onnx.load(tmp_path / "net.onnx").graph.input[0].type.tensor_type.shape.dim[2:]
+    assert [side.dim_value for side in fixed] == [4, 6]
+
+
 def test_levels_beyond_eight_bits_and_other_precisions_are_refused(tmp_path):
     fake = torch.ao.quantization.FakeQuantize(quant_min=0, quant_max=1023, dtype=torch.qint32)
     fake.disable_observer()

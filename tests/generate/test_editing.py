@@ -1,5 +1,7 @@
 """SDEdit, RePaint and DDIM's inversion, for quantized and spiking networks alike."""
 
+import math
+
 import pytest
 import torch
 
@@ -60,6 +62,19 @@ def test_an_image_is_the_same_bytes_whatever_stands_beside_it(ann, name):
     others = torch.cat([images[:3], pictures(len(images) - 3, seed=1)])
     assert_equal(EDITS[name](net, others)[:3], whole[:3])
     ann.double()
+
+
+DRAWN = EDITS | {
+    "interpolate": lambda net, images: ann2snn.interpolate(net, 1, 2, 2, steps=2),
+    "noise_statistics": lambda net, images: ann2snn.noise_statistics(net, images, steps=2),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_nothing_comes_of_a_network_that_has_diverged(name):
+    net = Exact(lambda x, t: x * math.nan, DiffusionConfig(diffusion_steps=40), side=8)
+    with pytest.raises(UserError, match="diverged"):
+        DRAWN[name](net, pictures(2, 1, 8))
 
 
 # ---- SDEdit ---------------------------------------------------------------------------------------------------------

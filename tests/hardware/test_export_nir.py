@@ -229,6 +229,19 @@ def test_what_nir_cannot_say_is_refused_by_the_name_of_its_layer(tmp_path, betwe
     assert "\n" not in str(refused.value) and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("size", [(4, 6), (8, 4)])
+def test_images_that_are_no_squares_are_refused_by_their_size(tmp_path, size):
+    need_nir()
+    snn = ann2snn.convert(unet(2, spike_driven=True, image_size=size), schedule="stream")
+    with pytest.raises(UserError, match=f"images of {size[0]}x{size[1]} pixels: constants reach squares alone"):
+        ann2snn.export_nir(snn, TIME, tmp_path / "net.nir")
+    one = ann2snn.convert(randomised(One(nn.Identity())), schedule="stream")
+    x = torch.zeros(1, 2, *size, dtype=torch.float64)
+    with pytest.raises(UserError, match=f"images of {size[0]}x{size[1]} pixels"):
+        ann2snn.export_nir(one, None, tmp_path / "net.nir", x=x)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_quantizer_that_rounds_otherwise_is_refused(tmp_path):
     need_nir()
     act = torch.ao.quantization.FakeQuantize(quant_min=0, quant_max=15, dtype=torch.quint8)

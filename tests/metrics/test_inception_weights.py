@@ -1,6 +1,8 @@
 import hashlib
 import http.server
+import io
 import os
+import signal
 import socket
 import threading
 import time
@@ -80,6 +82,34 @@ def test_a_download_with_the_wrong_checksum_is_thrown_away(served):
     with pytest.raises(UserError, match="checksum"):
         find_weights(url=url)
     assert os.listdir(default_path().parent) == []
+
+
+def test_what_a_killed_download_left_is_removed_by_the_next(served, monkeypatch):
+    class Dying(io.BytesIO):
+        def read(self, size):
+            return super().read(size) or os.kill(os.getpid(), signal.SIGKILL)
+
+    if not (child := os.fork()):
+        try:
+            monkeypatch.setattr(inception_weights.urllib.request, "urlopen", lambda *args, **how: Dying(b"half"))
+            find_weights()
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert len(os.listdir(default_path().parent)) == 1
+    url, contents = served
+    contents.extend(b"the weights")
+    monkeypatch.setattr(inception_weights, "SHA256_START", hashlib.sha256(b"the weights").hexdigest()[:8])
+    find_weights(url=url)
+    assert os.listdir(default_path().parent) == [FILE_NAME]
+
+
+def test_a_folder_that_cannot_be_written_is_not_the_servers_fault(served, empty_cache):
+    empty_cache.parent.mkdir()
+    empty_cache.write_text("a file in the folder's place")
+    with pytest.raises(UserError, match="--inception_weights=PATH") as caught:
+        find_weights(url=served[0])
+    assert "download failed" not in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_given_path_is_used_and_must_exist(tmp_path):

@@ -56,6 +56,7 @@ def test_the_same_command_with_steps_trains_on_and_converts(floating, tmp_path):
     for name, value in a.state_dict().items():
         assert_equal(b.state_dict()[name], value)
     assert not torch.equal(a.tail[2].weight, ann2snn.load(floating).tail[2].weight)
+    refused(begin(tmp_path / "run", tmp_path / "whole" / "ckpt.pt", 3), "cannot resume", "other weights than those of")
     # Classes that are new to it change nothing at first.
     check(begin(tmp_path / "classes", tmp_path / "run" / "ckpt.pt", 0, "--class_cond"))
     knowing, (x, t) = ann2snn.load(tmp_path / "classes" / "ckpt.pt"), sampler_states(a, 2, 2, 0)

@@ -121,8 +121,18 @@ def test_one_command_trains_an_autoencoder_and_refuses_what_it_cannot(tmp_path, 
     assert command.main(["--out", str(out), "--steps", "2", "--batch_size", "4", *shape]) == 0
     assert "latents 2x4x4 of 8x8 images, mean" in capsys.readouterr().out
     assert Image.open(out.with_suffix(".png")).size[0] == 16 * 10 + 2
+    wide = tmp_path / "wide.pt"
+    assert command.main(["--out", str(wide), "--steps", "1", "--batch_size", "4", *shape, "--img_size", "8,12"]) == 0
+    assert "latents 2x4x6 of 8x12 images, mean" in capsys.readouterr().out
+    latents = load_autoencoder(wide).encode(torch.zeros(1, 1, 8, 12, dtype=torch.uint8))
+    assert latents.shape == (1, 2, 4, 6)
+    assert checkpoint.read(wide)["config"]["autoencoder"]["image_size"] == [8, 12]
+    assert checkpoint.read(out)["config"]["autoencoder"]["image_size"] == 8  # as ever, and so is its identity
     for flags, words in (
         (["--out", str(out)], "exists"),
+        (["--out", "x.pt", "--img_size", "8,9"], "--img_size=8,9: must be a multiple of 2"),
+        (["--out", "x.pt", "--img_size", "8,8,8"], "argument --img_size: '8,8,8': use one whole number, or two"),
+        (["--out", "x.pt", "--img_size", "0,8"], "--img_size=0,8: use 1 to"),
         (["--out", "x.pth"], "must end in .pt"),
         (["--out", "x.pt", "--img_size", "9"], "--img_size=9: must be a multiple of 2"),
         (["--out", "x.pt", "--width", "9"], "--width=9"),

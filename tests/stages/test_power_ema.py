@@ -115,6 +115,14 @@ def test_the_scripts_take_the_average_and_the_search_names_the_best(run, tmp_pat
     chosen = ("--num_images=2", "--sample_only", *SAMPLING, f"--logdir={folder}", sigma)
     assert "its profile is off by" in check(script("evaluate.py", *chosen))
     assert any(f"_power{line['best']:g}_" in path.name for path in (folder / "generated").iterdir())
+    scored = ("--extractor=lite0", "--num_images=8", f"--fid_cache={tmp_path}/stats.npz", "--num_threads=1")
+    check(script("evaluate.py", "--make_stats", *scored, "--dataset_type=fashion_mnist_10k", "--img_size=8"))
+    check(script("evaluate.py", "--search_sigma_rel=score", *scored, *SAMPLING, f"--logdir={folder}"))
+    line = json.loads((folder / "power_ema.jsonl").read_text().splitlines()[1])
+    sigma = f"--sigma_rel={line['best']:g}"
+    check(script("evaluate.py", "--eval", *scored, *SAMPLING, f"--logdir={folder}", sigma))
+    score = json.loads((folder / "snn_eval.txt").read_text())
+    assert dict(line["found"])[line["best"]] == score["FD_efficientnet_lite0"] and line["figure"] == "distance"
     more = ("--eval", f"--logdir={folder}", sigma, "--gap_images=0", "--gen_images=0", *SAMPLING)
     check(script("SNN_conversion.py", *more))
     converted = checkpoint.load(folder / "converted_snn.pt")

@@ -1,5 +1,6 @@
 """A run that is taken up reads its checkpoint once, and both sets of weights from it."""
 
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -9,6 +10,7 @@ from ann2snn.checkpoints import checkpoint, seal
 from ann2snn.config import DiffusionConfig, TrainConfig, UNetConfig
 from ann2snn.distributed.world import ALONE
 from ann2snn.errors import UserError
+from ann2snn.training.state import Initial
 from ann2snn.training.trainer import Trainer
 from tests.helpers import assert_equal
 
@@ -53,3 +55,25 @@ def test_either_set_of_weights_is_checked(saved, key):
     checkpoint.save(path, payload | {key: payload[key] | {name: payload[key][name] * float("nan")}})
     with pytest.raises(UserError, match=f"{name} holds values that are not finite"):
         trainer().restore(path)
+
+
+def begun_with(content: str) -> Initial:
+    return Initial(Path(f"{content}.pt"), content, trainer().net.state_dict)
+
+
+def test_what_a_run_began_with_is_what_it_goes_on_from(tmp_path):
+    run, path = trainer(), tmp_path / "ckpt.pt"
+    run.begin_with(begun_with("one"))
+    for again in (None, begun_with("one"), None):  # asked or not, it is handed on
+        checkpoint.save(path, run.payload(torch.zeros(1)))
+        run = trainer()
+        run.restore(path, again)
+    with pytest.raises(UserError, match=r"ckpt.pt: it was begun with other weights than those of two.pt"):
+        trainer().restore(path, begun_with("two"))
+    checkpoint.save(path, trainer().payload(torch.zeros(1)))
+    with pytest.raises(UserError, match="begun with fresh weights, not with those of one.pt"):
+        trainer().restore(path, begun_with("one"))
+    payload = run.payload(torch.zeros(1))
+    del payload["config"]["train"]["origin"]  # a file of before
+    checkpoint.save(path, payload)
+    trainer().restore(path, begun_with("two"))

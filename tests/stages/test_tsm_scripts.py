@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import ann2snn
+from ann2snn.checkpoints import checkpoint
 from ann2snn.nets.sddpm import with_tsm
 from tests.scripts import SAMPLING, check, script
 from tests.stages.direct_runs import learned, pictures, same, tuning, weights
@@ -83,6 +84,10 @@ def test_an_interrupted_tuning_ends_as_if_it_had_not_been(logdir):
     assert (stopped / "ckpt.pt").read_bytes() == before
     assert same(weights(stopped / "trained_snn.pt"), weights(whole / "trained_snn.pt"))
     refused(script("SNN_ft.py", *flags, "--lr=0.5"), "cannot resume", "lr=0.01", "lr=0.5")
+    raw = torch.load(logdir / "ckpt.pt", weights_only=True)
+    further = {name: value + (name == "conv.weight") for name, value in raw["ema_model"].items()}
+    checkpoint.save(logdir / "ckpt.pt", raw | {"ema_model": further})  # the SDDPM was trained on meanwhile
+    refused(script("SNN_ft.py", *flags), f"{stopped}/ckpt.pt: it was begun with other weights", "--ft_name")
 
 
 def test_another_network_than_the_folders_own_is_tuned_by_its_path(direct_runs, tmp_path):

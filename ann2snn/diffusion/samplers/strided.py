@@ -120,7 +120,7 @@ def analytic_statistics(
     """Γ_t = E‖ε̂(x_t, t)‖²/d over data and noise (Bao et al., 2022, eq. 8): float64 [diffusion_steps], nan elsewhere.
 
     batches: images [N, C, H, W] in [−1, 1]; each is diffused to every one of `times`. Noise is drawn on the CPU in
-    float32. Raises UserError: no images.
+    float32. Raises UserError: no images, or predictions that are not finite.
     """
     totals, elements = torch.zeros(process.diffusion_steps, dtype=torch.float64), 0
     for x_0 in batches:
@@ -134,6 +134,8 @@ def analytic_statistics(
     require(elements > 0, "noise statistics: there are no images")
     result = torch.full_like(totals, torch.nan)
     result[list(times)] = totals[list(times)] / elements
+    bad = [time for time in times if not math.isfinite(result[time])]
+    require(not bad, f"noise statistics: predictions at times {bad[:5]} are not finite: the network has diverged")
     return result
 
 

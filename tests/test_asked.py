@@ -1,0 +1,55 @@
+"""Flags that a command would pass over are refused where they are typed, and may stand in flagfiles."""
+
+import copy
+
+import pytest
+
+from ann2snn.cli import asked, flags
+from ann2snn.errors import UserError
+
+PICTURES = ("--interpolate=1,2", "--start=a.png", "--start=a.png --inpaint=b.png", "--start=a.png --invert")
+SCORING = ("--metrics=fd", "--kid", "--precision_recall", "--fad_encoder=e.pth", "--fad_stats=s.npz")
+
+
+@pytest.fixture
+def check(monkeypatch):
+    """Lets `evaluate.py` check a command line."""
+    if "train" not in flags.FLAGS:
+        flags.define()
+    untouched = copy.deepcopy(flags.FLAGS)
+
+    def checked(*words):
+        table = copy.deepcopy(untouched)
+        for module in (asked, flags):
+            monkeypatch.setattr(module, "FLAGS", table)
+        table(["evaluate.py", *words])
+        asked.check("evaluate")
+
+    return checked
+
+
+@pytest.mark.parametrize("flag", SCORING)
+@pytest.mark.parametrize("action", [*PICTURES, "--sample_only", "--make_stats", "--search_sigma_rel=loss"])
+def test_scores_are_not_asked_of_what_scores_nothing(check, tmp_path, action, flag):
+    words = action.split()
+    kept = flag.startswith("--fad_") and action == "--make_stats"  # of which it makes the FAD's
+    if kept:
+        check(*words, flag)
+    else:
+        with pytest.raises(UserError, match=f"^{flag}: not with {words[0].split('=')[0]}; drop one$"):
+            check(*words, flag)
+    (tmp_path / "flags.txt").write_text(f"{flag}\n--eval\n")
+    check(f"--flagfile={tmp_path}/flags.txt", *words)
+
+
+@pytest.mark.parametrize("flag", [*SCORING, "--trajectory"])
+def test_scores_are_asked_of_what_scores(check, flag):
+    check("--eval", flag)
+    if flag != "--trajectory":
+        check("--score_data", flag)
+        check("--score=a", "--against=b", flag)
+        return
+    check("--sample_only", flag)
+    for action in ("--score_data", "--score=a", "--make_stats", "--interpolate=1,2", "--search_sigma_rel=score"):
+        with pytest.raises(UserError, match="^--trajectory: not with "):
+            check(action, flag)
