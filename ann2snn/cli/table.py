@@ -240,7 +240,11 @@ def _define_sampling() -> None:
         config.SKIPS,
         "spacing of times; default: logsnr for the solvers (dpm_solver to unipc), else uniform",
     )
-    DEFINE_integer("sampler_order", 2, "order of dpm_solver, dpmpp, dpmpp_sde, unipc (1 to 3) and gddim (0 to 3)")
+    DEFINE_integer(
+        "sampler_order",
+        2,
+        "order of gddim (0 to 3) and the solvers dpm_solver, dpmpp, dpmpp_singlestep, dpmpp_sde, unipc (1 to 3)",
+    )
     DEFINE_bool("denoise", True, "ddim, gddim, euler: end with a call that removes the last noise")
     DEFINE_enum("corrector", "none", config.CORRECTORS, "gddim: correct each step (pec), and predict again (pece)")
     DEFINE_float("grid_power", 2.0, "gddim, euler: times are evenly spaced in t^(1/grid_power)")

@@ -32,8 +32,8 @@ class SampleConfig:
 
     skip: which diffusion times are visited, see `diffusion.samplers.grids`; two schedules of other programs have
     their own way to count steps. "" or None: "logsnr" for the solvers, else "uniform". order: of the dpm_solver, dpmpp,
-    dpmpp_sde and unipc samplers, and of gddim's extrapolation. denoise: end with a call that removes the last noise;
-    ddim and the SDE samplers can do without, blur always does. eta: noise of ddim; λ of gddim and euler.
+    dpmpp_singlestep, dpmpp_sde and unipc samplers, and of gddim's extrapolation. denoise: end with a call that removes
+    the last noise; ddim and the SDE samplers can do without, blur always does. eta: of ddim; λ of gddim and euler.
     corrector: of gddim. grid_power: the SDE samplers' times are evenly spaced in t^(1/grid_power).
     clip: fsddim has none and sets it False.
     amp: call the network under bfloat16 autocast; the sampler's own arithmetic stays as it is. tf32: on a GPU multiply
@@ -149,6 +149,8 @@ class SampleConfig:
         available = diffusion.diffusion_steps
         if "steps" not in self.kind.options:
             return available
+        if not self.kind.skips:  # it takes no spacing, whatever a flagfile says, and its `steps` are its calls
+            return self.steps
         times = self.steps
         if self.skip == "ddpm_torch_linear":  # every k-th time, k rounded down
             times = -(-available // (available // self.steps))

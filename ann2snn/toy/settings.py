@@ -22,7 +22,7 @@ LIMITS = {
     "waves": (0, 16),
     "samples": (1, 10**5),
 }
-MOST_ROWS, MOST_COLUMNS = 12, 8
+MOST_COLUMNS = 8
 
 
 def shape_of(name: str) -> tuple[int, ...]:
@@ -74,7 +74,7 @@ class ToySettings:
             f"--points={self.points}: --process={self.process} takes "
             + ("square pictures: " + ", ".join(IMAGES) if self.process == "blur" else "points of the plane"),
         )
-        require(1 <= len(self.sampler) <= MOST_ROWS, f"--sampler: name 1 to {MOST_ROWS} samplers")
+        require(1 <= len(self.sampler) <= len(SAMPLERS), f"--sampler: name 1 to {len(SAMPLERS)} samplers")
         require(1 <= len(self.steps) <= MOST_COLUMNS, f"--steps: give 1 to {MOST_COLUMNS} numbers of network calls")
         import torch  # not with this file: --help does without
 

@@ -15,9 +15,10 @@ SAMPLERS = {
     "ddim": {"sampler": "ddim", "steps": 8},
     "ddim with noise": {"sampler": "ddim", "steps": 6, "eta": 1.0},
     "ddpm": {"sampler": "ddpm"},
-    "two calls a step": {"sampler": "dpm_solver", "steps": 6, "order": 2},
+    "two calls a step": {"sampler": "dpmpp_singlestep", "steps": 6, "order": 2},
     "stochastic solver": {"sampler": "dpmpp_sde", "steps": 6},
     "Heun": {"sampler": "heun", "steps": 7},
+    "PNDM": {"sampler": "pndm", "steps": 4},
     "UniPC": {"sampler": "unipc", "steps": 6},
     "a corrector": {"sampler": "gddim", "steps": 6, "corrector": "pece"},
 }

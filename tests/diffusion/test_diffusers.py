@@ -7,11 +7,13 @@ import torch
 
 from ann2snn.diffusion import sample_ddim
 from ann2snn.diffusion.samplers import (
+    SAMPLERS,
     dpm_solver,
     dpmpp,
     sample_ddpm_strided,
     sample_dpmpp,
     sample_dpmpp_sde,
+    sample_dpmpp_singlestep,
     uniform_times,
 )
 from ann2snn.diffusion.samplers.solver import node
@@ -151,6 +153,30 @@ def test_half_the_second_derivative_leaves_2m_s_order(monkeypatch):
     assert errors["exact", 192] < errors["halved", 192] / 50
 
 
+@pytest.mark.parametrize(("mean_type", "kind"), [("epsilon", "epsilon"), ("v", "v_prediction")])
+@pytest.mark.parametrize(("order", "steps"), [(1, 5), (2, 6), (2, 7), (3, 7), (3, 8), (3, 9)])
+def test_singlestep_solvers_of_the_data_prediction(order, steps, mean_type, kind):
+    """Whole chains on our times. Their 3S takes its middle call where the paper's does under `heun` alone."""
+    vp, x_T = process(mean_type=mean_type), normal(2, 1, 4, 4)
+    made = scheduler(
+        *("DPMSolverSinglestepScheduler", vp), solver_order=order, prediction_type=kind, lower_order_final=True
+    )
+    made.set_timesteps(steps)
+    nodes = [node(vp, time) for time in SAMPLERS["dpmpp_singlestep"].times(vp, steps=steps, order=order)]
+    made.timesteps = torch.tensor([at.time for at in nodes], dtype=torch.float64)
+    made.sigmas = torch.tensor([*(at.sigma / at.alpha for at in nodes), 0], dtype=torch.float64)
+    # They split 3·k + 2 steps in another way where the last of them is that of the image.
+    full, rest = divmod(steps - 1, order)
+    made.order_list = [*range(1, order + 1)] * full + [*range(1, rest + 1)] + [1]
+    x = x_T
+    for i, t in enumerate(made.timesteps):
+        middle = order == 3 and made.order_list[i : i + 2] == [2, 3]
+        made.register_to_config(solver_type="heun" if middle else "midpoint")
+        x = made.step(net(x, t.expand(len(x))), t, x).prev_sample
+    got = sample_dpmpp_singlestep(net, vp, x_T, noise=no_noise, steps=steps, order=order, clip=False)
+    torch.testing.assert_close(got, x.clamp(-1, 1), **CLOSE)
+
+
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_one_singlestep_step(order):
     """Their update formulas on our nodes; their own grids put the inner nodes at whole times."""
@@ -163,7 +189,7 @@ def test_one_singlestep_step(order):
         final_sigmas_type="sigma_min",
     )
     start, end = node(vp, 700.0), node(vp, 500.0)
-    stops = [*dpm_solver._stops(vp, start, end, order), end]
+    stops = [*dpm_solver.stops(vp, start, end, order), end]
     made.sigmas = torch.tensor([stop.sigma / stop.alpha for stop in stops], dtype=torch.float64)
     made._step_index = order - 1
     seen = []

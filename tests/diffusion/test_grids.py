@@ -13,9 +13,11 @@ from ann2snn.config import (
     SDE_SAMPLERS,
     SKIPS,
     WHOLE_SKIPS,
+    DiffusionConfig,
     SampleConfig,
 )
 from ann2snn.diffusion import SAMPLERS, check, options_of
+from ann2snn.diffusion.process import check_sampling
 from ann2snn.diffusion.samplers import real_times, whole_times
 from ann2snn.diffusion.samplers.grids import REAL_TIMES, WHOLE_TIMES
 from ann2snn.errors import UserError
@@ -85,10 +87,13 @@ PLANS = [
     ("ddim", {"steps": 7, "skip": "sddpm", "denoise": False}),
     ("ddim", {"steps": 20, "skip": "sddpm", "denoise": False}),
     *((name, {"steps": k, "skip": "quadratic"}) for name in ("ddpm_strided", "analytic_dpm") for k in (1, 6, 20)),
+    *(("pndm", {"steps": k}) for k in (3, 4, 5, 6, 25)),
     *(("heun", {"steps": k, "skip": skip}) for skip in REAL_TIMES for k in (1, 2, 7, 8)),
     *(
         (name, {"steps": k, "order": order, "skip": skip})
-        for name, largest in (("dpm_solver", 3), ("dpmpp", 3), ("dpmpp_sde", 2), ("unipc", 3))
+        for name, largest in (
+            *(("dpm_solver", 3), ("dpmpp", 3), ("dpmpp_singlestep", 3), ("dpmpp_sde", 2), ("unipc", 3)),
+        )
         for order in range(1, largest + 1)
         for skip in REAL_TIMES
         for k in (order + 1, 6, 7, 8)
@@ -177,6 +182,14 @@ def test_tables_agree():
         ("dpmpp", {"steps": 2}, "at least 3 network calls"),
         ("dpmpp", {"steps": 9, "order": 1.5}, "--sampler_order=1.5"),
         ("dpmpp_sde", {"steps": 9, "order": 3}, "--sampler_order=3"),
+        ("dpmpp_singlestep", {"steps": 3, "order": 3}, "at least 4 network calls"),
+        ("dpmpp_singlestep", {"steps": 9, "order": 4}, "--sampler_order=4: this sampler has orders 1 to 3"),
+        ("dpmpp_singlestep", {"steps": 9, "skip": "trailing"}, "--skip_type=trailing"),
+        ("pndm", {}, "number of steps"),
+        ("pndm", {"steps": 2}, "--sampler_steps=2: --sampler=pndm needs 3"),
+        ("pndm", {"steps": 5.5}, "--sampler_steps=5.5"),
+        ("pndm", {"steps": 9, "order": 4}, "has no option order"),
+        ("pndm", {"steps": 9, "skip": "quadratic"}, "has no option skip"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_call(name, options, message):
@@ -192,7 +205,16 @@ def test_what_cannot_work_is_refused_before_the_first_call(name, options, messag
             SAMPLERS[name](net, vp, normal(1, 1, 2, 2), noise=no_noise, **options)
 
 
-@pytest.mark.parametrize("name", ["dpm_solver", "dpmpp", "dpmpp_sde"])
+@pytest.mark.parametrize("process", ["cld", "blur"])
+@pytest.mark.parametrize("name", [name for name in SAMPLER_NAMES if name not in SDE_SAMPLERS])
+def test_samplers_of_diffusion_steps_refuse_other_processes(name, process):
+    with pytest.raises(
+        UserError, match=f"--sampler={name}: samples --process=vp only; --process={process} needs gddim"
+    ):
+        check_sampling(DiffusionConfig(process=process), 8, SampleConfig(name))
+
+
+@pytest.mark.parametrize("name", ["dpm_solver", "dpmpp", "dpmpp_singlestep", "dpmpp_sde", "pndm"])
 def test_solvers_refuse_processes_that_are_not_known_between_their_steps(name):
     with pytest.raises(UserError, match="xprev"):
         check(name, process(20, mean_type="xprev"), steps=5)

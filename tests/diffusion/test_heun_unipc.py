@@ -7,7 +7,15 @@ import torch
 
 from ann2snn.config import DiffusionConfig
 from ann2snn.diffusion import VP, sample_ddim
-from ann2snn.diffusion.samplers import sample_dpmpp, sample_heun, sample_unipc, uniform_times, whole_times
+from ann2snn.diffusion.samplers import (
+    sample_dpmpp,
+    sample_dpmpp_singlestep,
+    sample_heun,
+    sample_pndm,
+    sample_unipc,
+    uniform_times,
+    whole_times,
+)
 from ann2snn.diffusion.schedules import zero_terminal
 from ann2snn.errors import UserError
 from tests.diffusion.vp_exact import in_terms_of, no_noise, normal, oracle, process
@@ -105,7 +113,7 @@ def test_what_ends_in_pure_noise_is_sampled_from_it():
     image = normal(1, 1, 2, 2).clamp(-0.9, 0.9)
     got = sample_ddim(oracle(vp, image), vp, normal(1, 1, 2, 2, seed=1), noise=no_noise, steps=10, skip="trailing")
     torch.testing.assert_close(got, image, rtol=0, atol=1e-9)
-    for sampler in (sample_heun, sample_unipc):
+    for sampler in (sample_heun, sample_unipc, sample_dpmpp_singlestep, sample_pndm):
         with pytest.raises(UserError, match="ends at ᾱ = 0"):
             sampler(net, vp, image, steps=5)
 

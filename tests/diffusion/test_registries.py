@@ -121,6 +121,8 @@ def test_times_of_gddim_are_those_of_its_calls(corrector):
         ({"sampler": "heun", "eta": 0.5}, "--eta=0.5: --sampler=heun has none; only ddim, gddim and euler have one"),
         ({"sampler": "ddim", "order": 3}, "--sampler_order=3: --sampler=ddim has none"),
         ({"sampler": "ddim", "grid_power": 3.0}, "--grid_power=3.0: --sampler=ddim has none; only gddim and euler"),
+        ({"sampler": "pndm", "order": 3}, "--sampler_order=3: --sampler=pndm has none"),
+        ({"sampler": "pndm", "skip": "quadratic"}, "--skip_type=quadratic: --sampler=pndm has none"),
         ({"sampler": "ddpm", "skip": "quadratic"}, "--skip_type=quadratic: --sampler=ddpm has none"),
     ],
 )

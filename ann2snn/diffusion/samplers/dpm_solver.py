@@ -11,15 +11,15 @@ from torch import Tensor
 from ..vp import VP
 from .call import Denoiser, StepHook, estimate
 from .grids import real_times
-from .solver import Node, check_solver, node
+from .solver import Node, check_solver, ddim_step, node
 
 Noise = Callable[[Tensor, Node], Tensor]
 
 
 def dpm_solver_times(process: VP, steps: int, order: int = 2, skip: str = "logsnr") -> list[float]:
     """Times of the network calls of `sample_dpm_solver`. Raises UserError for options that do not fit the process."""
-    nodes, orders = _plan(process, steps, order, skip)
-    times = [stop.time for i, p in enumerate(orders) for stop in _stops(process, nodes[i], nodes[i + 1], p)]
+    nodes, orders = plan(process, steps, order, skip)
+    times = [stop.time for i, p in enumerate(orders) for stop in stops(process, nodes[i], nodes[i + 1], p)]
     return [*times, nodes[-1].time]
 
 
@@ -42,19 +42,18 @@ def sample_dpm_solver(
     t = 0. A step of p calls spans p intervals of the grid `real_times(process, steps, skip)`; order 1 is DDIM at
     real times. `clip` limits the x_0 implied by every call. Raises UserError before the first call.
     """
-    nodes, orders = _plan(process, steps, order, skip)
+    nodes, orders = plan(process, steps, order, skip)
 
     def predict(x: Tensor, at: Node) -> Tensor:
         return estimate(net, process, x, at.time, clip, on_step)[1]
 
     for i, p in enumerate(orders):
-        stops = [*_stops(process, nodes[i], nodes[i + 1], p), nodes[i + 1]]
-        x = STEPS[p](predict, x, *stops)
+        x = STEPS[p](predict, x, *stops(process, nodes[i], nodes[i + 1], p), nodes[i + 1])
     return process.in_range(estimate(net, process, x, nodes[-1].time, clip, on_step)[0])
 
 
-def _plan(process: VP, steps: int, order: int, skip: str) -> tuple[list[Node], list[int]]:
-    """The nodes between steps and each step's order."""
+def plan(process: VP, steps: int, order: int, skip: str) -> tuple[list[Node], list[int]]:
+    """The nodes between steps and each step's order. Raises UserError for options that do not fit the process."""
     check_solver(process, steps, order, 3)
     full, rest = divmod(steps - 1, order)
     orders = [order] * full + [rest] * (rest > 0)
@@ -63,25 +62,20 @@ def _plan(process: VP, steps: int, order: int, skip: str) -> tuple[list[Node], l
     return [node(process, grid[end]) for end in ends], orders
 
 
-def _stops(process: VP, start: Node, end: Node, order: int) -> list[Node]:
+def stops(process: VP, start: Node, end: Node, order: int) -> list[Node]:
     """Where a step calls the network: its start, and for order p at i/p of the way in λ."""
     inner = (start.lam + (end.lam - start.lam) * i / order for i in range(1, order))
     return [start, *(node(process, process.log_snr.time(lam)) for lam in inner)]
 
 
-def _carry(x: Tensor, eps: Tensor, start: Node, end: Node) -> Tensor:
-    """α_t/α_s·x − σ_t·(e^h − 1)·ε: the exact solution for constant ε (eq. 3.7)."""
-    return end.alpha / start.alpha * x - end.sigma * math.expm1(end.lam - start.lam) * eps
-
-
 def _first(predict: Noise, x: Tensor, start: Node, end: Node) -> Tensor:
-    return _carry(x, predict(x, start), start, end)
+    return ddim_step(x, predict(x, start), start, end)
 
 
 def _second(predict: Noise, x: Tensor, start: Node, middle: Node, end: Node) -> Tensor:
     """Algorithm 1 (r = 1/2), which takes ε at the midpoint for the whole step."""
-    there = _carry(x, predict(x, start), start, middle)
-    return _carry(x, predict(there, middle), start, end)
+    there = ddim_step(x, predict(x, start), start, middle)
+    return ddim_step(x, predict(there, middle), start, end)
 
 
 def _third(predict: Noise, x: Tensor, start: Node, middle: Node, later: Node, end: Node) -> Tensor:
@@ -91,9 +85,9 @@ def _third(predict: Noise, x: Tensor, start: Node, middle: Node, later: Node, en
     def bent(stop: Node, slope: Tensor) -> Tensor:
         """To `stop`, where ε has changed by `slope`."""
         h = stop.lam - start.lam
-        return _carry(x, eps, start, stop) - stop.sigma * (math.expm1(h) / h - 1) * slope
+        return ddim_step(x, eps, start, stop) - stop.sigma * (math.expm1(h) / h - 1) * slope
 
-    change = predict(_carry(x, eps, start, middle), middle) - eps
+    change = predict(ddim_step(x, eps, start, middle), middle) - eps
     there = bent(later, 2 * change)  # r_2/r_1
     return bent(end, (predict(there, later) - eps) * 1.5)  # 1/r_2
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..vp import VP
 from .call import Denoiser, StepHook, estimate
 from .grids import real_times
-from .solver import Node, check_solver, node
+from .solver import Node, check_solver, ddim_step, node
 
 
 def heun_times(process: VP, steps: int, skip: str = "logsnr") -> list[float]:
@@ -41,10 +41,10 @@ def sample_heun(
     nodes, single = _plan(process, steps, skip)
     for i, (start, end) in enumerate(zip(nodes, nodes[1:], strict=False)):
         slope = estimate(net, process, x, start.time, clip, on_step)[1]
-        ahead = _along(x, slope, start, end)
+        ahead = ddim_step(x, slope, start, end)
         if not (single and i == len(nodes) - 2):
             slope = (slope + estimate(net, process, ahead, end.time, clip, on_step)[1]) / 2
-            ahead = _along(x, slope, start, end)
+            ahead = ddim_step(x, slope, start, end)
         x = ahead
     return process.in_range(estimate(net, process, x, nodes[-1].time, clip, on_step)[0])
 
@@ -54,7 +54,3 @@ def _plan(process: VP, steps: int, skip: str) -> tuple[list[Node], bool]:
     check_solver(process, steps, 1, 1)
     times = real_times(process, 1 + steps // 2, skip)
     return [node(process, time) for time in times], steps % 2 == 0
-
-
-def _along(x: Tensor, slope: Tensor, start: Node, end: Node) -> Tensor:
-    return end.alpha / start.alpha * x + (end.sigma - end.alpha * start.sigma / start.alpha) * slope

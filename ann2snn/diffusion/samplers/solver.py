@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from ...config import check_int, require
 from ..predict import check_real_times
 from ..vp import VP
@@ -25,6 +27,11 @@ def node(process: VP, time: float) -> Node:
     log_alpha_bar = float(process.log_snr.log_alpha_bar(time))
     alpha, sigma = math.exp(log_alpha_bar / 2), math.sqrt(-math.expm1(log_alpha_bar))
     return Node(time, alpha, sigma, math.log(alpha / sigma))
+
+
+def ddim_step(x: Tensor, eps: Tensor, start: Node, end: Node) -> Tensor:
+    """α_t/α_s·x − σ_t·(e^h − 1)·ε with h = λ_t − λ_s: the flow's solution for constant ε (DPM-Solver, eq. 3.7)."""
+    return end.alpha / start.alpha * x - end.sigma * math.expm1(end.lam - start.lam) * eps
 
 
 def check_solver(process: VP, steps: int, order: int, largest: int) -> None:
