@@ -137,15 +137,16 @@ def test_the_demo_is_written_once_and_names_what_there_is():
         assert all((ROOT / word).is_file() for word in arguments if word.startswith("config/"))
 
 
-def test_the_demo_runs_its_steps_in_order_leaves_out_what_is_made_and_stops_where_one_fails(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("there", "step"), [("trajectory.npz", 0), ("stats.npz", 1)])
+def test_the_demo_runs_in_order_leaves_out_what_is_made_and_stops_at_a_failure(tmp_path, monkeypatch, there, step):
     monkeypatch.chdir(tmp_path)
     ran = []
     monkeypatch.setattr(demo, "_run", lambda command: ran.append(command) or (7 if len(ran) == 4 else 0))
-    made = tmp_path / demo.STEPS[1].made
+    made = tmp_path / demo.SHIPPED / there
     made.parent.mkdir(parents=True)
     made.touch()
     assert demo.main([]) == 7
-    expected = [step.command.split() for step in demo.STEPS if step is not demo.STEPS[1]][:4]
+    expected = [other.command.split() for other in demo.STEPS if other is not demo.STEPS[step]][:4]
     assert ran == [[sys.executable, "-m", "ann2snn", *words] for words in expected]
 
 

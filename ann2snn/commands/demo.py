@@ -30,7 +30,7 @@ class Step(NamedTuple):
 
 
 STEPS = (
-    Step("convert --flagfile config/SNN_convert/shipped.txt"),
+    Step("convert --flagfile config/SNN_convert/shipped.txt", f"{SHIPPED}/trajectory.npz"),  # written last
     Step(f"{EVALUATE}/shipped.txt --noeval --nocarry --make_stats --num_images 2000", f"{SHIPPED}/stats.npz"),
     Step(f"{EVALUATE}/shipped.txt --noeval --nocarry --score_data"),
     Step(f"{EVALUATE}/shipped.txt"),

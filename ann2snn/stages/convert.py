@@ -31,6 +31,7 @@ from ..generate.subject import Sampled
 from ..hardware.export import planned, write_graph
 from ..nets.architecture import Network
 from ..nets.direct import DirectDenoiser
+from ..report.summary import counted
 from ..run.folder import CARRY_FILE, CONVERTED, COST_FILE, GAP_FILE, PATHS_FILE, PICTURES, RASTER_FILE, RunFolder
 from ..run.rasters import save_rasters
 from ..run.tables import distance, gap_table
@@ -231,7 +232,7 @@ def print_gap(reports: list[GapReport], images: int) -> None:
     print(gap_table(reports))
     print(
         "error: relative L2 of the time-averaged output against the quantized ANN, in float64, on "
-        f"{images} images at {GAP_TIMES} times of the ANN's own sampling path"
+        f"{counted(images, 'image')} at {GAP_TIMES} times of the ANN's own sampling path"
     )
 
 

@@ -19,6 +19,7 @@ from ..generate.probe import sampler_states
 from ..nets.architecture import Network
 from ..nets.direct import DirectDenoiser
 from ..report.costs import cost_table, generation_table, parse_costs
+from ..report.summary import counted
 from ..run.folder import COST_FILE
 from ..run.tables import text_table
 
@@ -116,7 +117,8 @@ def print_costs(content: dict, whose: str) -> None:
     assert costs is not None  # it has reports
     for header, rows, _ in (cost_table(costs), generation_table(costs)):
         print(text_table(header, rows))
+    states = f"{counted(costs.images, 'image')} at {costs.times} times of the {whose}'s own sampling path"
     print(
-        f"cost: above per image and network call, on {costs.images} images at {costs.times} times of the {whose}'s "
-        f"own sampling path; below per generated image, {costs.calls} calls; energies of 45 nm CMOS, see docs/cost.md"
+        f"cost: above per image and network call, on {states}; "
+        f"below per generated image, {costs.calls} calls; energies of 45 nm CMOS, see docs/cost.md"
     )

@@ -245,9 +245,9 @@ def score_and_record(logdir: Path, images: Scored, scoring: Scoring, metrics: Se
         print(f"latency: {steps} time steps per network call, {calls} calls an image")
     if "spikes_per_call" in made_with:
         spikes, steps = made_with["spikes_per_call"], made_with["time_steps_per_call"]
-        restarts = made_with["restarts_per_image"]
+        restarts, unit = made_with["restarts_per_image"], "time step" if steps == 1 else "time steps"
         print(
-            f"carried: {spikes:,.0f} spikes in {steps:.3g} time steps per image and network call; "
+            f"carried: {spikes:,.0f} spikes in {steps:.3g} {unit} per image and network call; "
             f"{restarts:g} of {made_with['sampler_steps']} calls an image began from rest"
         )
     for note in scores["notes"]:

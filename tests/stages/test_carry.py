@@ -96,7 +96,7 @@ def test_scores_stand_beside_the_spikes_that_they_took(converted, finished_run, 
     line = json.loads((whole.parent / "snn_eval.txt").read_text())
     mean = sum(image.spikes for image in kept_spikes(whole, 70)) / 70 / 6
     assert line["spikes_per_call"] == pytest.approx(mean) and line["time_steps_per_call"] == 1
-    assert line["restarts_per_image"] == 1 and "carried: " in out
+    assert line["restarts_per_image"] == 1 and " spikes in 1 time step per image and network call;" in out
 
 
 def test_fine_tuning_is_judged_on_carried_calls(finished_run, tmp_path):

@@ -9,7 +9,7 @@ import ann2snn
 from ann2snn.checkpoints import checkpoint
 from ann2snn.report.collect import collect
 from ann2snn.run.folder import CONVERTED
-from ann2snn.stages.convert import set_aside_earlier
+from ann2snn.stages.convert import print_gap, set_aside_earlier
 from tests.helpers import random_ann
 
 
@@ -42,3 +42,9 @@ def test_the_same_network_converted_again_keeps_what_was_measured(tmp_path):
     (tmp_path / "gap.json").write_text("{}")
     set_aside_earlier(tmp_path, converted(0, schedule="stream"))
     assert (tmp_path / "gap.json").exists()
+
+
+@pytest.mark.parametrize(("images", "said"), [(1, "on 1 image at"), (2, "on 2 images at")])
+def test_the_gap_says_how_many_images_it_is_of(images, said, capsys):
+    print_gap([], images)
+    assert said in capsys.readouterr().out
