@@ -18,8 +18,9 @@ from .seal import DamageError, content_hash
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 #: In `config.json`, the program whose folder it is.
 OURS = "ann2snn"
-#: What the file of weights says about itself: hashes of the settings that it was written with, and of the weights.
-OF_SETTINGS, OF_WEIGHTS = "ann2snn.config", "ann2snn.weights"
+#: In the file of weights, hashes of the settings that it was written with and of the weights. It is one entry, because
+#: safetensors writes several in any order, and equal networks are equal files.
+SEALS = "ann2snn"
 MOST_BYTES = 2**20  # of a config.json
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16}
 
@@ -38,9 +39,9 @@ def write(folder: str | os.PathLike, payload: dict, dtype: str = "float32", card
     if len(text) >= MOST_BYTES:
         raise UserError(f"cannot write {folder}: its {CONFIG} would have {len(text):,} bytes; {MOST_BYTES:,} are read")
     state = _stored(payload["ema_model"], DTYPES[dtype])
-    hashes = {OF_SETTINGS: content_hash(json.loads(text)), OF_WEIGHTS: content_hash(state)}
+    seals = {SEALS: f"{content_hash(json.loads(text))} {content_hash(state)}"}
     with new_folder(folder) as temporary:
-        _safetensors().torch.save_file(state, temporary / WEIGHTS, hashes)
+        _safetensors().torch.save_file(state, temporary / WEIGHTS, seals)
         (temporary / CONFIG).write_text(text + "\n", encoding="utf-8")
         if card:
             (temporary / CARD).write_text(card, encoding="utf-8")
@@ -115,12 +116,15 @@ def tensors(path: Path, about: dict | None = None) -> dict[str, Tensor]:
 
 def _check_seals(path: Path, told: dict[str, str], about: dict, state: dict[str, Tensor]) -> None:
     """Raise UserError where a file of weights tells of other settings or weights than there are."""
-    if OF_SETTINGS in told and told[OF_SETTINGS] != content_hash(about):
+    if SEALS not in told:  # written before there were any
+        return
+    settings, _, weights = told[SEALS].partition(" ")
+    if settings != content_hash(about):
         raise UserError(
             f"refusing {path.parent}: its {CONFIG} is not the one that {path.name} was written with (edited, or "
             "another network's): restore it; to change settings, load the network, change it and save it anew"
         )
-    if OF_WEIGHTS in told and told[OF_WEIGHTS] != content_hash(state):
+    if weights != content_hash(state):
         raise DamageError(f"refusing {path}: its content does not match its hash: the file is damaged")
 
 

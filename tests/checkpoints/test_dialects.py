@@ -268,7 +268,9 @@ def test_what_is_none_of_these_is_told_what_is_read(tmp_path):
 
 
 def test_a_file_of_ours_cannot_say_that_its_settings_were_assumed(published, tmp_path):
-    ann2snn.save(published.float(), tmp_path / "net.pt", assumed=["norm_groups"])
+    with pytest.raises(UserError, match="assumed: what every file holds"):
+        ann2snn.save(published.float(), tmp_path / "net.pt", assumed=["norm_groups"])
+    ann2snn.save(published.float(), tmp_path / "net.pt")
     with pytest.raises(UserError, match="--norm_groups=2 contradicts"):
         ann2snn.load(tmp_path / "net.pt", norm_groups=2)
 

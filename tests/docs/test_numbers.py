@@ -153,14 +153,15 @@ def test_what_guidance_costs():
     assert all(row["worst_error"] == 0 for row in rows)
 
 
-def test_the_scores_of_the_network_that_ships():
+def test_the_scores_of_the_networks_that_ship():
     page = (ROOT / "docs/pretrained.md").read_text(encoding="utf-8")
     for line in json.loads((FIGURES / "pretrained.json").read_text())["lines"]:
-        real = line["sampler"] is None
+        bits, real, told = line["bits"], line["sampler"] is None, line["network"] == "class-conditional"
         how = "–" if real else f"{line['sampler']} {line['sampler_steps']}, {line['eta']:g}"
-        name, score = "the data set (test)" if real else "the network", line["FD_efficientnet_lite0"]
-        assert f"| {name} | {how} | {line['count']:,} | {score:.1f} |" in page
-        assert real or line["step"] == shipped_step()
+        name = "the data set (test)" if real else f"{bits} bits" + ", told the classes in turn" * told
+        assert f"| {name} | {how} | {line['count']:,} | {line['FD_efficientnet_lite0']:.1f} |" in page
+        folder = ROOT / f"ann2snn/pretrained/fashion-mnist-32-{'classes' if told else f'{bits}bit'}"
+        assert real or line["step"] == json.loads((folder / "config.json").read_text())["step"]
 
 
 def test_the_table_of_quantizing_and_training_on():

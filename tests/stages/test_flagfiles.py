@@ -6,6 +6,7 @@ import json
 import pytest
 
 from ann2snn.cli import build, flags, settings
+from ann2snn.config import ImageSize
 from tests.scripts import ROOT, check, script
 
 PUBLISHED = {
@@ -18,7 +19,7 @@ DEFAULTS = {
     **{"ch": 128, "ch_mult": [1, 2, 2, 2], "attn": [1], "num_res_blocks": 2, "dropout": 0.1, "bit": 8.0},
     **{"beta_1": 1e-4, "beta_T": 0.02, "T": 1000, "mean_type": "epsilon", "var_type": "fixedlarge", "lr": 2e-4},
     **{"dataset_type": "cifar10", "grad_clip": 1.0, "total_steps": 800000, "warmup": 5000, "ft_steps": 10000},
-    **{"ft_batch_size": 64, "img_size": 32, "batch_size": 128, "num_workers": 4, "ema_decay": 0.9999},
+    **{"ft_batch_size": 64, "img_size": ImageSize(32, 32), "batch_size": 128, "num_workers": 4, "ema_decay": 0.9999},
     **{"parallel": False, "logdir": "./logs/DDPM_CIFAR10_EPS", "sample_size": 64, "sample_step": 1000, "eval_step": 0},
     **{"num_images": 50000, "fid_use_torch": False, "fid_cache": "./stats/cifar10.train.npz", "gen_images": 64},
     **{"pic_or_not": False, "train": False, "eval": False, "fine_tune": False},
@@ -132,9 +133,10 @@ FSDDIM_OF_ALL = {
 }
 #: Steps of an epoch: 60,000 and 50,000 images in batches of 256; of CelebA 200.
 DIRECT = {
-    "sddpm_cifar10": SDDPM_OF_ALL | {"dataset_type": "cifar10", "img_size": 32, "flip": True},
-    "sddpm_celeba": SDDPM_OF_ALL | {"dataset_type": "celeba", "img_size": 64, "flip": True},
-    "sddpm_fashion_mnist": SDDPM_OF_ALL | {"dataset_type": "fashion_mnist", "img_size": 32, "flip": False},
+    "sddpm_cifar10": SDDPM_OF_ALL | {"dataset_type": "cifar10", "img_size": ImageSize(32, 32), "flip": True},
+    "sddpm_celeba": SDDPM_OF_ALL | {"dataset_type": "celeba", "img_size": ImageSize(64, 64), "flip": True},
+    "sddpm_fashion_mnist": SDDPM_OF_ALL
+    | {"dataset_type": "fashion_mnist", "img_size": ImageSize(32, 32), "flip": False},
 }
 for _name, _size, _flip, _lr, _steps, _epoch in (
     ("mnist", 32, False, 1e-3, 8, 235),
@@ -143,7 +145,7 @@ for _name, _size, _flip, _lr, _steps, _epoch in (
     ("celeba", 64, True, 5e-4, 4, 200),
 ):
     DIRECT[f"fsddim_{_name}"] = FSDDIM_OF_ALL | {
-        **{"dataset_type": _name, "img_size": _size, "flip": _flip, "lr": _lr, "timestep": _steps},
+        **{"dataset_type": _name, "img_size": ImageSize(_size, _size), "flip": _flip, "lr": _lr, "timestep": _steps},
         **{"total_steps": 1500 * _epoch, "save_step": _epoch, "sample_step": 10 * _epoch, "eval_step": 150 * _epoch},
     }
 #: By architecture and channels of the images.
