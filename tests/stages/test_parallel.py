@@ -89,7 +89,9 @@ def test_conversion_writes_the_same_files(trained, tmp_path):
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--ft_steps=3", "--ft_calibrate", "--ft_inputs=sampler", "--accumulate=2"],
+        pytest.param(
+            ["--ft_steps=3", "--ft_calibrate", "--ft_inputs=sampler", "--accumulate=2"], marks=pytest.mark.slow
+        ),
         ["--ft_method=bptt", "--ft_steps=2", "--ft_network_steps=2", "--ft_calibrate", "--sample_size=3"],
     ],
     ids=["proxy", "bptt"],
