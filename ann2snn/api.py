@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .checkpoints import checkpoint, folders, shipped
@@ -37,7 +36,8 @@ from .convert import (
 from .convert.gap import GapMeter
 from .cost import CostReport, count_calls
 from .diffusion.power_ema import search
-from .errors import UserError, one_line
+from .distributed.runtime import check_device_name, naming_device
+from .errors import UserError
 from .exchange import export_onnx, export_program
 from .generate.analytic import BATCH, measured_statistics
 from .generate.classes import given_labels
@@ -121,7 +121,7 @@ def load(
     Raises UserError (a ValueError) for a missing, damaged or foreign file.
     """
     require(weights in ("ema", "net"), f'weights={weights}: use "ema" or "net"')
-    require(isinstance(device, str | torch.device), f"device={device}: give a device's name, such as cpu or cuda")
+    check_device_name(device)
     how: dict[str, Any] = {"bit": bit, "spike_steps": spike_steps, "image_size": image_size}
     how["expected"] = {} if norm_groups is None else {"norm_groups": ("norm_groups", norm_groups)}
     if sigma_rel is None:
@@ -129,10 +129,8 @@ def load(
     else:
         require(weights == "ema", f"weights={weights}: not with sigma_rel, which is an average of its own")
         loaded = power_average(_file(path), sigma_rel, Path(path).parent / SNAPSHOTS, **how).loaded
-    try:
+    with naming_device(device):
         net = loaded.net.to(device)
-    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is none, or not there
-        raise UserError(f"device={device}: {one_line(str(error).splitlines()[0])}") from None
     if spiking:
         if not isinstance(net, SpikingNetwork):
             raise TypeError(f"{', '.join(spiking)} given, but {path} is no converted network: use ann2snn.convert")

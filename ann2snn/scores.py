@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .config import check_limits, require
-from .errors import UserError, one_line
+from .distributed.runtime import check_device_name, naming_device
+from .errors import UserError
 from .generate.images import image_set
 from .metrics import registry
 from .metrics.compare import chosen, compare
@@ -75,8 +76,6 @@ def _autoencoder(path: object, device: torch.device) -> FadExtractor:
 
 
 def _device(device: object) -> torch.device:
-    require(isinstance(device, str | torch.device), f"device={device}: give a device's name, such as cpu or cuda")
-    try:
+    check_device_name(device)
+    with naming_device(device):
         return torch.zeros(0, device=cast(str, device)).device
-    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is none, or not there
-        raise UserError(f"device={device}: {one_line(str(error).splitlines()[0])}") from None

@@ -40,11 +40,11 @@ def predictions(net: nn.Module) -> Tensor:
 def rows_of(source: nn.Module, bits: int, further: int, scored: int, real: tuple) -> list[dict[str, object]]:
     """The network of `source` at so many bits: quantized, and trained on."""
     config, rows = replace(source.config, bits=bits), []
-    begin = quantized_state(source, config, seed=0)
+    begin, target = quantized_state(source, config, seed=0), predictions(source)
     for way, steps in (("quantized", 0), ("trained", further)):
         net = small.trained(config, steps, begin)
         row = {"bits": bits, "way": way, "loss": small.held_back_loss(net)}
-        row["error"] = relative_error(predictions(net), predictions(source))
+        row["error"] = relative_error(predictions(net), target)
         row["distance"] = small.distance(small.samples(net, scored), real)
         print(
             "  ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()), flush=True

@@ -6,6 +6,7 @@ of samples, on EfficientNet-Lite0 features, which is not the FID.
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -31,6 +32,7 @@ SCORED = {"extractor": "lite0", "resolution": 96, "sampler": "ddim", "sampler_st
 SETTINGS = {"batch_size": 32, "lr": 1e-3, "lr_decay": "cosine", "warmup": 50, "ema_decay": 0.99}
 
 
+@functools.cache
 def pictures(*, train: bool) -> Tensor:
     """The shipped ones, uint8 [N, 1, 16, 16]."""
     return load_dataset("fashion_mnist_10k", "", 16, train=train).images

@@ -19,7 +19,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 EXTRACTORS, BACKBONES = ("inception", "lite0", "none"), ("torchvision:", "timm:")
 SCRIPTS = {"train": "ANN_train", "convert": "SNN_conversion", "evaluate": "evaluate"}
-PICTURES = ("interpolate", "start", "inpaint", "invert")
+EDITS = ("inpaint", "invert")  # of the image of --start
+PICTURES = ("interpolate", "start", *EDITS)
 #: Flag → the flags one of which it belongs to. Its default asks for nothing.
 PARTS = {
     "against": ("score",),
@@ -33,10 +34,7 @@ PARTS = {
     "fad_mode": ("fad_encoder",),
 }
 #: Of these one is done at a time; --eval, which flagfiles have, gives way to them.
-ACTIONS = (
-    *("interpolate", "inpaint", "invert", "score", "make_stats", "score_data", "sample_only"),
-    "search_sigma_rel",
-)
+ACTIONS = ("interpolate", *EDITS, "score", "make_stats", "score_data", "sample_only", "search_sigma_rel")
 #: Flag → the actions that pass it over.
 UNREAD = {
     # These read no network, or more than one set of its weights.
@@ -70,8 +68,9 @@ def check(command: str) -> None:
         return
     asked = [name for name in ACTIONS if FLAGS[name].value]
     require(len(asked) < 2, f"{' and '.join(f'--{name}' for name in asked)}: one at a time; drop all but one")
-    for name in ("interpolate", "score", "make_stats", "score_data", "sample_only", "search_sigma_rel"):
-        require(not (FLAGS[name].value and FLAGS.start), f"--start: draws an image's variations; drop it or --{name}")
+    for name in ACTIONS:
+        told = f"--start: draws an image's variations; drop it or --{name}"
+        require(name in EDITS or not (FLAGS[name].value and FLAGS.start), told)
     for name, actions in UNREAD.items():
         for action in actions:
             require(not (FLAGS[action].value and _asks(name)), f"{_told(name)}: not with --{action}; drop one")
@@ -82,7 +81,7 @@ def check(command: str) -> None:
     for name in ("score", "make_stats", "score_data"):
         told = f"{_told('autoencoder')}: of the network that makes images; drop it or --{name}"
         require(not (FLAGS[name].value and _asks("autoencoder")), told)
-    varied = [name for name in ("inpaint", "invert") if FLAGS[name].value]
+    varied = [name for name in EDITS if FLAGS[name].value]
     told = f"{_told('strength')}: of --start alone, not with --{' and --'.join(varied)}"
     require(not varied or not _asks("strength"), told)
 

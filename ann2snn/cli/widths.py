@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ..generate.loss import mean_loss
 from ..generate.sampling import check_generation
 from ..nets.architecture import Network
 from ..run.folder import CHECKPOINT, WIDTHS
-from ..run.lines import append_result
+from ..run.lines import append_result, timestamp
 from ..training.best import FRECHET
 from . import build, networks
 from .flags import FLAGS
@@ -44,9 +43,8 @@ def run(world: World) -> int:
     found = search(figure)
     if world.main:
         best = best_of(found)
-        date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
         line = {"checkpoint": first.hash, "step": first.step, "best": best, **how, "found": _listed(found)}
-        append_result(logdir / WIDTHS, line | {"date": date})
+        append_result(logdir / WIDTHS, line | {"date": timestamp()})
         print(f"best of {len(found)} widths: --sigma_rel={best:g}, {how['figure']} {found[best]:.6g}")
     world.wait()
     return 0

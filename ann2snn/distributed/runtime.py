@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -69,6 +69,21 @@ def computes_bfloat16(device: torch.device) -> bool:
 def computes_tf32(device: torch.device) -> bool:
     """Whether this device has TF32: GPUs from compute capability 8.0 on."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def check_device_name(device: object) -> None:
+    """Raise UserError for what cannot be the name of a device."""
+    if not isinstance(device, str | torch.device):
+        raise UserError(f"device={device}: give a device's name, such as cpu or cuda")
+
+
+@contextlib.contextmanager
+def naming_device(device: object) -> Iterator[None]:
+    """Raise UserError, which names the device, for what torch raises where there is no such device."""
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={device}: {one_line(str(error).splitlines()[0])}") from None
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 
 from torch import Tensor
@@ -56,6 +57,11 @@ def read_log(path: Path) -> list[dict]:
             if isinstance(entry, dict):
                 entries.append(entry)
     return entries
+
+
+def timestamp() -> str:
+    """The date and the minute, as result lines have them."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def append_result(path: Path, line: dict) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from ..metrics.score import measure
 from ..nets.direct import DirectDenoiser
 from ..report.trajectory import Trajectory, write_trajectory
 from ..run.folder import GENERATED, PICTURES, RESULTS, RunFolder
-from ..run.lines import append_result
+from ..run.lines import append_result, timestamp
 from ..run.tables import show
 from .claims import claim_folder
 from .common import keep_stats, owning
@@ -234,8 +233,7 @@ def score_and_record(logdir: Path, images: Scored, scoring: Scoring, metrics: Se
     made_with = made_with | known
     if not world.main:
         return
-    date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    append_result(logdir / RESULTS, scores | made_with | {"processes": world.size, "date": date})
+    append_result(logdir / RESULTS, scores | made_with | {"processes": world.size, "date": timestamp()})
     figures = ", ".join(f"{k} {show(v)}" for k, v in scores.items() if isinstance(v, float))
     against = f", {scores['extractor']}" if scoring.extractor is not None else ""
     against += f", against {made_with['reference']}" if scoring.stats is not None else ""
