@@ -61,8 +61,8 @@ def bound(names: tuple[str, ...], args: tuple, kwargs: dict) -> dict:
 
 
 def pair(value: object) -> tuple[int, int]:
-    both = tuple(value) if isinstance(value, tuple | list) else (value,)
-    return both[0], both[-1]
+    values = tuple(value) if isinstance(value, tuple | list) else (value,)
+    return values[0], values[-1]
 
 
 def interpolation(args: tuple, kwargs: dict) -> str:
