@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..config import ImageSize, require
 from ..distributed.world import World
+from ..run.tables import counted
 from .features import FeatureExtractor
 from .stats_file import ReferenceStatistics
 
@@ -88,7 +89,7 @@ class Setting:
             (self.count, self.count_names[0], "to score"),
             (self.real_count, self.count_names[1], "to compare with"),
         ):
-            require(count is None or count >= least, f"{why}, got {count} images {kind} ({name})")
+            require(count is None or count >= least, f"{why}, got {counted(count, 'image')} {kind} ({name})")
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from ..run.paths import SamplingPaths
+from ..run.tables import counted, first_of
 from .elements import details, section, table
 from .modes import Mode
-from .parse import MALFORMED, clean, parse_spiking
+from .parse import MALFORMED, clean, integer, parse_spiking
 from .svg import escape
 
 AMPLIFIED = 8  # how much larger the difference is shown
@@ -55,11 +56,11 @@ def denoising(paths: SamplingPaths | None) -> str:
         if not differences.max()
         else f"they differ by up to {differences.max()} of 255 grey levels"
     )
-    images = "image" if paths.ann.shape[1] == 1 else f"{paths.ann.shape[1]} images"
+    images = first_of(paths.ann.shape[1], "image")
     return section(
         "From noise to image",
-        f"<p>The first {images} of both networks, {escape(how_sampled(paths.how))}, from the same noise: "
-        f"{len(frames)} states of the sampler; {exact}.</p>",
+        f"<p>The {images} of both networks, {escape(how_sampled(paths.how))}, from the same noise: "
+        f"{counted(len(frames), 'state')} of the sampler; {exact}.</p>",
         _films(strips, labels, paths.ann.shape[1]),
         details("difference of each state", table(["state", "largest", "mean"], rows, range(1, 3))),
     )
@@ -91,12 +92,10 @@ def snn_label(settings: dict) -> str:
 
 def how_sampled(settings: dict) -> str:
     """Such as "ddim, 20 steps, eta 0.0, seed 0"."""
-    units = ("sampler", ""), ("sampler_steps", " steps"), ("eta", ""), ("seed", "")
-    parts = [
-        f"{key + ' ' if key in ('eta', 'seed') else ''}{clean(settings[key], 20)}{unit}"
-        for key, unit in units
-        if key in settings
-    ]
+    parts = [clean(settings["sampler"], 20)] if "sampler" in settings else []
+    if "sampler_steps" in settings:
+        parts.append(counted(integer(settings["sampler_steps"]), "step"))
+    parts += [f"{name} {clean(settings[name], 20)}" for name in ("eta", "seed") if name in settings]
     return ", ".join(parts)
 
 

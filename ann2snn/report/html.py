@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ..convert.raster import Raster
-from ..run.tables import show
+from ..run.tables import counted, show
 from .charts import Chart, charts
 from .collect import Run, Score
 from .costs import cost_table, generation_table, layer_table
@@ -21,7 +21,6 @@ from .parse import clean, number, sampling_text, shareable
 from .summary import (
     all_reports,
     amount,
-    counted,
     distance,
     percent,
     score_names,

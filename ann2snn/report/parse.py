@@ -15,6 +15,7 @@ from ..config import DirectSpiking, SpikingConfig
 from ..convert import BlockGap, GapReport
 from ..convert.gap import PREDICTION
 from ..files.plain import read_text
+from ..run.tables import counted
 from .modes import Mode
 
 LONGEST = 300  # characters of a string shown
@@ -69,13 +70,12 @@ def is_carried(settings: dict) -> bool:
 
 def sampling_text(settings: dict) -> str:
     """Such as "ddim, 50 steps, eta 0.0, skip quadratic"; of the same settings."""
-    words = {
-        name: "–" if settings.get(name) is None else clean(settings[name]) for name in ("sampler", "sampler_steps")
-    }
+    sampler = "–" if settings.get("sampler") is None else clean(settings["sampler"])
+    steps = counted(integer(settings.get("sampler_steps")), "step")
     eta = "" if settings.get("eta") is None else f"eta {clean(settings['eta'])}"
     clip = "no clipping" if settings.get("clip_x0") is False else ""
     more = eta, clip, options_text(settings)
-    return ", ".join(part for part in (words["sampler"], f"{words['sampler_steps']} steps", *more) if part)
+    return ", ".join(part for part in (sampler, steps, *more) if part)
 
 
 def read_json(path: Path, notes: list[str]) -> Json:

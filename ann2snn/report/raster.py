@@ -9,6 +9,7 @@ import numpy as np
 
 from ..config import SpikingConfig
 from ..convert.raster import Raster
+from ..run.tables import counted
 from .modes import Mode
 from .parse import clean
 from .svg import WIDTH, Entry, escape, svg, units
@@ -133,7 +134,8 @@ def _neuron(
     back = int(-events[events < 0].sum(dtype=np.int64))
     name = f"{label}, neuron {int(raster.neurons[index]):,}"
     sent = int(events[events > 0].sum(dtype=np.int64))
-    summary = f"{name}: {sent} spikes" + ("" if raster.is_direct else f", {back} taken back, level {sent - back}")
+    summary = f"{name}: {counted(sent, 'spike')}"
+    summary += "" if raster.is_direct else f", {back} taken back, level {sent - back}"
     data = f'data-neuron="{escape(name)}" data-y="{units(y)}" data-events="{",".join(map(str, events))}"'
     if raster.potentials is not None:
         hundredths = (raster.potentials[index][: len(events)].double() * 100).round().int().tolist()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..config import FULL_PRECISION, DirectSpiking
 from ..convert import GapReport
-from ..run.tables import distance, percent, show, text_table
+from ..run.tables import counted, distance, percent, show, text_table
 from .collect import Run, Score
 from .modes import NETWORK_LABELS, USUAL_MODES, Mode
 
@@ -132,11 +132,6 @@ def amount(value: float) -> str:
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
-
-
-def counted(count: int | None, noun: str) -> str:
-    """Such as "8 images"."""
-    return f"{show(count)} {noun}{'' if count == 1 else 's'}"
 
 
 def score_value(score: Score, name: str) -> str:
