@@ -1,6 +1,6 @@
 """Following one pass of a converted network, and writing down what it does with levels as a graph.
 
-Between neurons a network that NIR can say is affine in what it reads: a linear part, which becomes nodes, and a
+Between neurons a network that NIR can express is affine in what it reads: a linear part, which becomes nodes, and a
 constant, which is the same pass with nothing sent. What depends on diffusion time alone is constant too: time is given.
 """
 
@@ -58,7 +58,7 @@ class Writer(TorchFunctionMode):
     """Writes `graph` while a pass of `net` runs inside `attached`.
 
     coarsest: side of the smallest image that is up-sampled; 0: none is. Raises, in the pass, `GridError` where it is
-    another, and UserError for what NIR has no words for, naming the layer.
+    another, and UserError for what NIR cannot express, naming the layer.
     """
 
     def __init__(self, net: nn.Module, graph: Graph, coarsest: int) -> None:
@@ -123,7 +123,9 @@ class Writer(TorchFunctionMode):
             self._refuse_function(torch.relu)
         if signal is None:
             if self.reach.has_marked(x):
-                self.refuse("what it reads came by a way that cannot be followed")
+                self.refuse(
+                    "its input comes from an operation that cannot be followed: use a layer of docs/hardware.md"
+                )
             signal = Signal("", x, self.images(x))
         values = {
             "step": self.values(levels.step, signal),
@@ -151,7 +153,7 @@ class Writer(TorchFunctionMode):
         if not has_values:
             return out  # a shape, a type
         if is_untraced or (signals and not isinstance(out, Tensor)):
-            self.refuse(f"{words.name(func)} is nothing that NIR can say")
+            self.refuse(f"{words.name(func)} cannot be expressed in NIR")
         if signals:
             rectified = any(signal.rectified for signal in signals)
             if func in words.RECTIFIERS:
@@ -197,13 +199,11 @@ class Writer(TorchFunctionMode):
 
     def _refuse_function(self, func: Callable) -> NoReturn:
         name = words.name(func)
-        self.refuse(
-            f"{name} is nothing that NIR can say: {words.REMEDIES.get(name, 'use a layer of docs/hardware.md')}"
-        )
+        self.refuse(f"{name} cannot be expressed in NIR: {words.REMEDIES.get(name, 'use a layer of docs/hardware.md')}")
 
     def _convolution(self, x: Signal, options: dict, constant: Tensor) -> Signal:
         if isinstance(options.get("padding"), str):
-            self.refuse(f"padding={options['padding']!r} has no number: give one")
+            self.refuse(f"padding={options['padding']!r}: give the padding as a number")
         stride, dilation = (words.pair(options.get(key, 1)) for key in ("stride", "dilation"))
         padding = words.pair(options.get("padding", 0))
         weight = dense(options["weight"].detach(), options.get("groups", 1))
@@ -216,9 +216,11 @@ class Writer(TorchFunctionMode):
         if x.factor != 1 or factor != 1:
             square = conv.stride[0] == conv.stride[1] and conv.padding[0] == conv.padding[1] and shape[1] == shape[2]
             if not square or x.shape[1] != conv.stride[0] * shape[1] or conv.stride[0] * factor % x.factor:
-                self.refuse(f"{x.shape[1:]} to {shape[1:]} pixels, beside up-sampling, is nothing that NIR can say")
+                self.refuse(
+                    f"{x.shape[1:]} to {shape[1:]} pixels, in a network that up-samples, cannot be expressed in NIR"
+                )
         if conv.weight.shape[2] != conv.weight.shape[3]:
-            self.refuse("its kernel is not square, which NIR takes it for")
+            self.refuse("its kernel is not square: NIR expects square kernels")
         try:
             conv = conv.regridded(x.factor, factor)
         except UserError as error:
@@ -248,7 +250,7 @@ class Writer(TorchFunctionMode):
     def _scaled(self, x: Signal, scale: Tensor | float, constant: Tensor, role: str) -> Signal:
         scale = torch.as_tensor(scale, dtype=constant.dtype).detach()
         if math.prod(x.shape) != constant.numel():
-            self.refuse("a product that makes its input larger: NIR cannot say it")
+            self.refuse("a product that broadcasts its input to a larger shape cannot be expressed in NIR")
         node = self.graph.scale(f"{self.place}{role}", self.values(scale.expand(constant.shape), x), x.node)
         return Signal(node, constant, x.shape, x.factor)
 
@@ -292,7 +294,7 @@ class Writer(TorchFunctionMode):
         if x.shape == shape and factor % x.factor == 0:
             return self._convolved(x, Convolution(identity), like, ".copy", factor).node
         if x.shape != (channels, 1, 1) or shape[1] != shape[2]:
-            self.refuse(f"adds {list(x.shape)} to {list(shape)}: NIR cannot say it")
+            self.refuse(f"adding {list(x.shape)} to {list(shape)} cannot be expressed in NIR")
         # One pixel in the middle of zeros, under a kernel that reaches it from everywhere.
         side = shape[1] // factor
         weight = identity.repeat_interleave(factor**2, 0).expand(-1, -1, side, side)
@@ -302,7 +304,7 @@ class Writer(TorchFunctionMode):
         parts = args[0] if args else kwargs["tensors"]
         dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
         if dim % constant.dim() != 1:
-            self.refuse("joins values along another axis than that of channels: NIR cannot say it")
+            self.refuse("concatenation along another axis than the channels cannot be expressed in NIR")
         shape, start = self.images(constant), 0
         nodes: list[str] = []
         for part in parts:
@@ -320,7 +322,7 @@ class Writer(TorchFunctionMode):
         shape = self.images(out)
         times, remainder = divmod(shape[1], x.shape[1])
         if remainder or shape[2] != times * x.shape[2] or x.shape[1] != x.shape[2]:
-            self.refuse("up-sampling of squares by a whole number is what NIR can be made to say")
+            self.refuse("NIR can express up-sampling of square images by an integer factor alone")
         if not 0 < self.coarsest <= x.shape[1]:
             raise GridError(x.shape[1])
         factor = self._factor(x.shape)
@@ -342,7 +344,7 @@ class Writer(TorchFunctionMode):
         else:
             kernel, stride, padding, plain = (x.shape[1], x.shape[2]), (x.shape[1], x.shape[2]), (0, 0), is_global
         if not plain:
-            self.refuse(f"{words.name(func)} in this form is nothing that NIR can say: use plain average pooling")
+            self.refuse(f"{words.name(func)} in this form cannot be expressed in NIR: use plain average pooling")
         weight = torch.eye(x.shape[0], dtype=constant.dtype)[..., None, None].expand(-1, -1, *kernel) / math.prod(
             kernel
         )
@@ -362,7 +364,9 @@ class Writer(TorchFunctionMode):
     def images(self, value: Tensor) -> tuple[int, ...]:
         """[C, H, W] of the images that hold a value [1, C, H, W] or [1, F]; of a vector, one pixel."""
         if value.dim() not in (2, 4) or len(value) != 1:
-            self.refuse(f"values of shape {list(value.shape)} are neither images nor vectors: NIR cannot say them")
+            self.refuse(
+                f"values of shape {list(value.shape)} are neither images nor vectors, and cannot be expressed in NIR"
+            )
         return tuple(value.shape[1:]) if value.dim() == 4 else (value.shape[1], 1, 1)
 
     @staticmethod
@@ -380,5 +384,7 @@ class Writer(TorchFunctionMode):
         tensors = [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)]
         signal = self.signals.get(tensors[0]) if len(tensors) == 1 else None
         if signal is None or signal.rectified:
-            raise UserError("the network's answer is not one tensor that its input decides: NIR cannot say it")
+            raise UserError(
+                "the network's output is not a single tensor that depends on its input: it cannot be expressed in NIR"
+            )
         return signal

@@ -123,9 +123,9 @@ def check_attached(net: Any, autoencoder: Autoencoder | None, where: object = "t
     identity = "" if autoencoder is None else autoencoder.identity
     if identity == expected:
         return
-    require(bool(identity), f"{where} makes latents of the autoencoder {expected}: name that with --autoencoder")
+    require(bool(identity), f"{where} makes latents of the autoencoder {expected}: give it with --autoencoder")
     require(bool(expected), f"--autoencoder: {where} was trained on images, not on latents; drop it")
-    require(False, f"--autoencoder is {identity}, {where} was trained on latents of {expected}: name that one")
+    require(False, f"--autoencoder is {identity}, {where} was trained on latents of {expected}: give that one")
 
 
 def attach(net: Any, autoencoder: Autoencoder | None, where: object = "the network") -> None:

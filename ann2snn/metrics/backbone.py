@@ -43,7 +43,10 @@ class Recipe:
     mode: str
 
     def __post_init__(self) -> None:
-        require(32 <= self.side <= MOST_SIDE, f"the network wants images of {self.side} pixels: 32 to {MOST_SIDE} do")
+        require(
+            32 <= self.side <= MOST_SIDE,
+            f"the network takes images of {self.side} pixels: 32 to {MOST_SIDE} are supported",
+        )
         channels = len(self.mean) == len(self.deviation) == 3 and all(value > 0 for value in self.deviation)
         require(channels and all(map(math.isfinite, self.mean)), "the network does not take images of three channels")
 
@@ -178,7 +181,10 @@ def _of_timm(kind: str, model: str, weights: str | os.PathLike) -> Backbone:
     net = timm.create_model(model, pretrained=False, num_classes=0)
     settings = timm.data.resolve_model_data_config(net)
     channels, height, width = settings["input_size"]
-    require(channels == 3 and height == width, f"--extractor={kind}: wants images of {channels}x{height}x{width}")
+    require(
+        channels == 3 and height == width,
+        f"--extractor={kind}: takes images of {channels}x{height}x{width}: use a network on square RGB images",
+    )
     mode = settings["interpolation"] if settings["interpolation"] in ("bilinear", "bicubic") else "bicubic"
     heads = net.pretrained_cfg.get("classifier") or ()
     left_out = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))

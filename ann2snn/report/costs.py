@@ -177,7 +177,7 @@ def generation_table(costs: CostFile) -> tuple[list[str], list[list[str]], range
         (row,) = costs.decoder.rows
         macs = scaled(row.counts["mac"], "MAC")
         once = [joules(row.energies[prices, part]) for prices, part, _ in ENERGIES]
-        rows.append([f"and once an image the decoder, an fp32 ANN of {macs}", *once])
+        rows.append([f"plus, once per image, the decoder: an fp32 ANN of {macs}", *once])
     return header, rows, range(1, len(header))
 
 

@@ -88,7 +88,7 @@ def parse_finetuned(raw: Json, folder: str, notes: list[str]) -> FineTuned | Non
             signed if isinstance(signed, bool) else None,
         )
     except (*MALFORMED, IndexError):
-        notes.append(f"{clean(folder, 60)}/finetune.json makes no sense and is left out")
+        notes.append(f"{clean(folder, 60)}/finetune.json is malformed and left out")
         return None
 
 

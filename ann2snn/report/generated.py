@@ -13,7 +13,7 @@ MOST_IMAGES = 100_000  # of a folder
 
 def generated_spikes(sets: Sequence[ImageSet]) -> tuple[list[str], list[list[str]], range]:
     """(header, rows, numeric columns) as text: spikes of an image, all calls together, by folder that has counts."""
-    header, rows = ["network", "images", "spikes of an image", "least", "most", "calls from rest"], []
+    header, rows = ["network", "images", "spikes per image", "fewest", "most", "calls from rest"], []
     for image_set in sets:
         entries = kept_spikes(image_set.folder, min(1 + max(image_set.indices), MOST_IMAGES))
         if not entries:

@@ -52,14 +52,14 @@ RATE_CAPTION = (
     "<b>Firing rate.</b> Spikes of either sign per neuron and time step of the window; settling adds spikes, not steps."
 )
 SCORES_INTRO = (
-    "A score means something only beside its settings: compare lines that share extractor, images, sampler, seed and "
+    "Scores compare only under the same settings: those that share extractor, images, sampler, seed and "
     "reference. Lower distances and a higher IS are better. Of scores with the same settings the newest is shown."
 )
 COST_INTRO = (
     "Operations in which neither the input nor the weight is zero, counted on a run. <b>AC</b>: accumulates, one for "
     "each spike and synapse. <b>MAC</b>: multiply-accumulates, where real values are read, norms included. "
-    "<b>Additions</b>: of real values, outside synapses. <b>Updates</b>: looks of neurons at their input, which a norm "
-    "makes all neurons behind it take, and functions of real values. <b>Steps</b>: latency of a network call in time "
+    "<b>Additions</b>: of real values, outside synapses. <b>Updates</b>: evaluations of neurons whose input changed "
+    "(behind a norm all of them) and of functions of real values. <b>Steps</b>: latency of a network call in time "
     "steps, and where it differs, on hardware that delays every layer by a step. Energies are a model of 45 nm "
     "arithmetic at two widths, without and with memory accesses: compare rows within a column. <b>16-bit state</b>: "
     "int8 with memory, where accumulators and levels are half as wide. <b>Weights by event</b>: int8 with "

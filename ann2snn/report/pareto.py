@@ -85,14 +85,14 @@ def pareto_chart(run: Run) -> tuple[str, list[str], list[list[str]], list[Entry]
         for column, (energy, words) in enumerate(DRAWN):
             heights = [f.steps if name == "steps" else f.scores.get(name, math.nan) for f in networks]
             values = [(microjoules(f.row, energy), height) for f, height in zip(networks, heights, strict=True)]
-            label = "time steps a call" if name == "steps" else name.replace("_", " ")
+            label = "time steps per call" if name == "steps" else name.replace("_", " ")
             y = (logarithmic if name == "steps" else linear)(label, heights)
             x = logarithmic(f"µJ per image and call, {words}", [e for e, _ in values])
             plot = Plot(x, y, HEIGHT, LEFT + column * (width + LEFT + RIGHT), width)
             plot.top = TOP + line * (HEIGHT + BETWEEN)
             plots.append(_panel(plot.axes(), networks, values, label))
     key = [(f.label, f.colour, math.isnan(f.steps)) for f in networks]
-    header = ["network", *names, "steps a call", *(words for _, words in DRAWN), "with memory, fp32"]
+    header = ["network", *names, "steps per call", *(words for _, words in DRAWN), "with memory, fp32"]
     columns = [*(energy for energy, _ in DRAWN), ("fp32", "total_pj")]
     rows = [
         [

@@ -51,7 +51,7 @@ def test_a_network_of_latents_goes_through_all_stages(trained, tmp_path):
     flags = [f"--logdir={logdir}", *NETWORK, *SAMPLING, model, f"--autoencoder={folder / 'a.pt'}"]
     out = check(script("SNN_conversion.py", "--eval", *flags, "--gap_images=1", "--gen_images=2"))
     assert "layer_sync equals its quantized ANN exactly" in out
-    assert "and once an image the decoder, an fp32 ANN of" in out
+    assert "plus, once per image, the decoder: an fp32 ANN of" in out
     pictures = [(logdir / f"images/{name}.png").read_bytes() for name in ("ANN", "SNN_T3")]
     assert pictures[0] == pictures[1]
     with np.load(logdir / "trajectory.npz") as path:
@@ -79,7 +79,7 @@ def test_another_autoencoder_or_none_is_refused_by_every_stage(trained, tmp_path
     assert f"autoencoder={a}, now autoencoder={b}" in said
     assert f"was trained on latents of {a}" in refused("SNN_conversion.py", "--eval", logdir, model, other)
     for name, action in (("evaluate.py", "--sample_only"), ("SNN_ft.py", "--fine_tune")):
-        assert f"makes latents of the autoencoder {a}: name that" in refused(name, action, logdir, model)
+        assert f"makes latents of the autoencoder {a}: give it" in refused(name, action, logdir, model)
     shipped = "--eval_model_path=fashion-mnist-32-4bit"
     assert "was trained on images" in refused("evaluate.py", "--sample_only", logdir, shipped, other)
     assert not list(tmp_path.iterdir())
