@@ -119,11 +119,11 @@ def test_one_command_trains_an_autoencoder_and_refuses_what_it_cannot(tmp_path, 
     shape = ["--img_size", "8", "--halvings", "1", "--latent_channels", "2", "--width", "8", "--num_threads", "1"]
     out = tmp_path / "new/ae.pt"
     assert command.main(["--out", str(out), "--steps", "2", "--batch_size", "4", *shape]) == 0
-    assert "latents 2x4x4 of 8x8 images, mean" in capsys.readouterr().out
+    assert "latents 2x4x4 of images 8x8, mean" in capsys.readouterr().out
     assert Image.open(out.with_suffix(".png")).size[0] == 16 * 10 + 2
     wide = tmp_path / "wide.pt"
     assert command.main(["--out", str(wide), "--steps", "1", "--batch_size", "4", *shape, "--img_size", "8,12"]) == 0
-    assert "latents 2x4x6 of 8x12 images, mean" in capsys.readouterr().out
+    assert "latents 2x4x6 of images 8x12, mean" in capsys.readouterr().out
     latents = load_autoencoder(wide).encode(torch.zeros(1, 1, 8, 12, dtype=torch.uint8))
     assert latents.shape == (1, 2, 4, 6)
     assert checkpoint.read(wide)["config"]["autoencoder"]["image_size"] == [8, 12]
