@@ -43,7 +43,7 @@ def payload_of(net: nn.Module, **extra: object) -> dict:
     extra = {name: value.item() if isinstance(value, np.generic) else value for name, value in extra.items()}
     for name, value in extra.items():
         require(_is_plain(value), f"{name}={str(value)[:40]}: only plain values can be kept with a network")
-    check_told(extra, "cannot keep this with a network")
+    check_description(extra, "cannot keep this with a network")
     check_pair(inner.config, inner.diffusion)
     kind = "direct" if isinstance(inner, DirectDenoiser) else "ann"
     config = {"arch": inner.config.arch, "unet": inner.config.to_dict(), "diffusion": inner.diffusion.to_dict()}
@@ -52,7 +52,7 @@ def payload_of(net: nn.Module, **extra: object) -> dict:
     return {"kind": kind, "format": FORMAT, "ema_model": inner.state_dict(), "config": config, **extra}
 
 
-def check_told(payload: dict, otherwise: str) -> None:
+def check_description(payload: dict, otherwise: str) -> None:
     """Raise UserError unless what a file tells of its network has the form that the stages rely on.
 
     otherwise: how the message begins.

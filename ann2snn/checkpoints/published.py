@@ -56,9 +56,9 @@ def infer_direct_config(
     if kind is None:
         raise UserError(f"refusing {path}: its entries are not those of SDDPM, SDM or FSDDIM")
     fields = _sddpm_fields(state, path) if kind is SDDPMConfig else _fsddim_fields(state, path)
-    told = fields.get("spike_steps")
-    if spike_steps is not None and told not in (None, spike_steps):
-        raise UserError(f"--timestep={spike_steps} contradicts {path}, whose network has {told} time steps")
+    stored_steps = fields.get("spike_steps")
+    if spike_steps is not None and stored_steps not in (None, spike_steps):
+        raise UserError(f"--timestep={spike_steps} contradicts {path}, whose network has {stored_steps} time steps")
     if spike_steps is not None:
         fields["spike_steps"] = spike_steps
     return _checked(path, lambda: kind(image_size=image_size, **fields))
@@ -69,9 +69,9 @@ def completed(config: DirectConfig, expected: dict, path: object) -> tuple[Direc
 
     Raises UserError for values that make no network.
     """
-    told = {name: value for name, (_, value) in expected.items() if name in UNTOLD and hasattr(config, name)}
-    left = {name: given for name, given in expected.items() if name not in told}
-    return (_checked(path, lambda: replace(config, **told)) if told else config), left
+    given_values = {name: value for name, (_, value) in expected.items() if name in UNTOLD and hasattr(config, name)}
+    to_compare = {name: given for name, given in expected.items() if name not in given_values}
+    return (_checked(path, lambda: replace(config, **given_values)) if given_values else config), to_compare
 
 
 def diffusion_of(config: DirectConfig) -> DiffusionConfig:
@@ -101,11 +101,12 @@ def _sddpm_fields(state: dict[str, Tensor], path: object) -> dict:
 
 def _fsddim_fields(state: dict[str, Tensor], path: object) -> dict:
     ch, in_channels = _shape(state, "conv_in.weight", 5, path)[:2]
-    found = {(int(m[1]), int(m[2])) for name in state if (m := re.match(r"downs\.([0-9]{1,4})\.([0-9]{1,4})\.", name))}
-    levels = len({level for level, _ in found})
+    matches = (re.match(r"downs\.([0-9]{1,4})\.([0-9]{1,4})\.", name) for name in state)
+    block_indices = {(int(match[1]), int(match[2])) for match in matches if match}
+    levels = len({level for level, _ in block_indices})
     if not levels:
         raise UserError(f"refusing {path}: its blocks are not those of this U-Net")
-    blocks = len(found) // levels - 1  # a level ends with what changes the resolution
+    blocks = len(block_indices) // levels - 1  # a level ends with what changes the resolution
     mults = []
     for level in range(levels):
         name = f"downs.{level}.{blocks}." + ("weight" if level == levels - 1 else "conv.1.weight")

@@ -20,8 +20,8 @@ def state_in(payload: dict, key: str, path: str | os.PathLike) -> dict[str, Tens
         raise UserError(f"refusing {path}: no weights under {key!r}")
     for name, value in state.items():
         plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
-        whole = plain and isinstance(name, str) and _is_whole(name, value)
-        if not isinstance(name, str) or not plain or not (value.is_floating_point() or whole):
+        integer_valued = plain and isinstance(name, str) and _is_whole(name, value)
+        if not isinstance(name, str) or not plain or not (value.is_floating_point() or integer_valued):
             raise UserError(
                 f"refusing {path}: entry {str(name)[:80]!r} of {key!r} is not a named floating-point tensor"
             )
