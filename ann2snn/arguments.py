@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from .errors import UserError, one_line
-from .files.flagfile import found, shipped_ones
+from .files.flagfile import flagfile_path, shipped_ones
 from .files.plain import read_text
 from .output import unbreakable_output
 
@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
 
 def _readable(name: str) -> str:
     """Where this file of arguments lies, after a look at it. Raises UserError."""
-    path = found(name)
+    path = flagfile_path(name)
     try:
         read_text(path, LONGEST_FILE)
     except (OSError, ValueError) as error:

@@ -98,8 +98,8 @@ class ImageDataset:
         digest: Callable[[], str] | None = getattr(self._read, "digest", None)
         text = f"{len(self)} images" + (f" {digest()}" if digest else "")
         if labels and self.labels is not None:
-            told = repr((self.classes, self.labels.tolist())).encode()
-            text += f" {hashlib.blake2b(told, digest_size=8).hexdigest()}"
+            classes_text = repr((self.classes, self.labels.tolist())).encode()
+            text += f" {hashlib.blake2b(classes_text, digest_size=8).hexdigest()}"
         return text
 
     def part(self, start: int, stop: int) -> "ImageDataset":

@@ -118,9 +118,9 @@ class World:
         dist.all_reduce(counts, group=self.group)
         padded = rows.new_zeros(int(counts.max()), *rows.shape[1:], device="cpu")
         padded[: len(rows)] = rows
-        found = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(found, padded, group=self.group)
-        return [part[:count] for part, count in zip(found, counts.tolist(), strict=True)]
+        gathered = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(gathered, padded, group=self.group)
+        return [part[:count] for part, count in zip(gathered, counts.tolist(), strict=True)]
 
     @contextlib.contextmanager
     def progress(self, total: int, desc: str, unit: str, show: bool = True) -> Iterator[Progress]:

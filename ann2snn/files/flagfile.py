@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 SHIPPED = next((p for p in (PACKAGE / "flagfiles", PACKAGE.parent / FOLDER) if p.is_dir()), PACKAGE / "flagfiles")
 
 
-def found(name: str) -> str:
+def flagfile_path(name: str) -> str:
     """Where a flagfile is read from: `name`, or if there is nothing and that names a shipped one, from the package."""
     path = os.path.expanduser(name.strip())
     parts = PurePath(path).parts
@@ -66,7 +66,7 @@ def expanded(arguments: Sequence[str]) -> list[tuple[int, str]]:
                 name = name if equals else next(rest, "")
                 if not name.strip():
                     raise UserError(f"{directive} names no file: give one")
-                yield from of(_lines(found(name)), next(numbers))
+                yield from of(_lines(flagfile_path(name)), next(numbers))
             else:
                 yield source, argument
                 if argument == "--" and source == 0:
@@ -88,7 +88,7 @@ def _named(arguments: Sequence[str]) -> Iterator[str]:
         if directive in DIRECTIVES:
             name = name if equals else "".join(arguments[index + 1 : index + 2])
             if name.strip():
-                yield found(name)
+                yield flagfile_path(name)
 
 
 def _check_file(name: str, including: tuple[str, ...], seen: list[str]) -> None:
