@@ -96,8 +96,8 @@ def _check_values(settings: dict) -> None:
     require(1 <= check_int(layers, "layers_per_block") <= 16, f"layers_per_block={layers}: use 1 to 16")
     for name, known in (("down_block_types", DOWN), ("up_block_types", UP)):
         blocks = settings.get(name)
-        found = isinstance(blocks, list) and all(isinstance(block, str) and block in known for block in blocks)
-        require(found, f"{name}={str(blocks)[:80]}: only {' and '.join(known)}")
+        known_blocks = isinstance(blocks, list) and all(isinstance(block, str) and block in known for block in blocks)
+        require(known_blocks, f"{name}={str(blocks)[:80]}: only {' and '.join(known)}")
     factor = 2 ** (len(widths) - 1)
     divided = not any(side % factor for side in sides)
     require(

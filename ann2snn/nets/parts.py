@@ -92,11 +92,11 @@ class SpikeConv2d(QuantConv2d):
         if derived is None:
             return None
         if "spike_conv" not in derived:
-            whole = self.whole_weight()
-            if whole is None or isinstance(self.padding, str) or not fits_spike_conv(whole[0]):
+            integer_weight = self.whole_weight()
+            if integer_weight is None or isinstance(self.padding, str) or not fits_spike_conv(integer_weight[0]):
                 derived["spike_conv"] = None
             else:
-                derived["spike_conv"] = SpikeConv(*whole, self.stride, self.padding)
+                derived["spike_conv"] = SpikeConv(*integer_weight, self.stride, self.padding)
         return derived["spike_conv"]
 
     def convolve(self, x: Tensor | Spikes, bias: Tensor | None) -> Tensor:

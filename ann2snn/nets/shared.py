@@ -34,14 +34,14 @@ class Shared:
         _program().save(self, save_directory, **about)
 
     @classmethod
-    def from_pretrained(cls: type[_Kind], folder: str | os.PathLike, **how: Any) -> _Kind:
+    def from_pretrained(cls: type[_Kind], folder: str | os.PathLike, **options: Any) -> _Kind:
         """The network in a folder, as `ann2snn.load` reads it, with its options.
 
         Raises UserError as that does, for what is no folder here, and for a network of another class.
         """
         where = "fetch one of the Hub first, huggingface_hub.snapshot_download(name) tells where it is"
         require(Path(folder).is_dir(), f"{folder}: there is no such folder here; {where}")
-        net = _program().load(folder, **how)
+        net = _program().load(folder, **options)
         if not isinstance(net, cls):
             kind = type(net).__name__
             raise UserError(f"{folder} holds a {kind}, no {cls.__name__}: use {kind}.from_pretrained, or ann2snn.load")

@@ -147,8 +147,8 @@ class IFNeuron(nn.Module):
         if dtype == torch.uint8 and (neurons.worth.dim() or neurons.levels.has_offset or clock.monitor):
             dtype = None
         answers = norm_follow(x, rule, level, neurons, paces, dtype, self._report()).flatten(0, 1)
-        whole = dtype == torch.uint8
-        return Spikes(answers, -neurons.levels.lo, self._worth_by_row(neurons, x)) if whole else answers
+        as_spikes = dtype == torch.uint8
+        return Spikes(answers, -neurons.levels.lo, self._worth_by_row(neurons, x)) if as_spikes else answers
 
     def _worth_by_row(self, neurons: Neurons, x: Tensor) -> Tensor:
         """What a level is worth in each row of x [L, N, …]: [], or [L·N, 1, 1, 1] while the window passes."""
