@@ -61,11 +61,11 @@ def given_labels(net: object, labels: Sequence[int | str] | Tensor, n: int) -> T
     require(count > 0, "labels: the network knows no classes; train one with --class_cond")
     values = labels.tolist() if hasattr(labels, "tolist") else labels
     require(isinstance(values, (list, tuple)) and len(values) == n, f"labels: expected {n}, one an image")
-    found = []
+    indices = []
     for value in values:
-        whole = value if isinstance(value, str) else check_int(value, "labels")
-        found.append(count if whole == count else class_index(whole, count, names))
-    return torch.tensor(found, dtype=torch.int64)
+        label = value if isinstance(value, str) else check_int(value, "labels")
+        indices.append(count if label == count else class_index(label, count, names))
+    return torch.tensor(indices, dtype=torch.int64)
 
 
 def columns(net: object, config: SampleConfig, images: int) -> int:

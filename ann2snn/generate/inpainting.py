@@ -19,15 +19,15 @@ from .subject import check_edited, given_images
 
 
 def inpaint(
-    net: nn.Module, images: Tensor, mask: Tensor, steps: int = 50, *, resamples: int = 10, **how: Any
+    net: nn.Module, images: Tensor, mask: Tensor, steps: int = 50, *, resamples: int = 10, **settings: Any
 ) -> Tensor:
     """Images uint8 [N, C, H, W] with the pixels in `mask`, bool [H, W], made anew; the others stay as they are.
 
     Algorithm 1 of RePaint on `steps` of the diffusion steps: after each the known pixels are those of the image,
     diffused as far; `resamples` times a step is taken, and undone with fresh noise in between, so that both parts come
     to fit. Variances are the posterior's: the large ones would leave noise behind where steps are few. Of one image, N
-    copies are N variations. (steps − 1)·resamples + 1 network calls. how: seed, clip, skip, carry, carry_steps, amp,
-    tf32, class_label, guidance of `SampleConfig`. Networks of the process "vp" on images. Raises UserError.
+    copies are N variations. (steps − 1)·resamples + 1 network calls. settings: seed, clip, skip, carry, carry_steps,
+    amp, tf32, class_label, guidance of `SampleConfig`. Networks of the process "vp" on images. Raises UserError.
     """
     net = check_edited(net, "--inpaint")
     x_0 = given_images(net, images)
@@ -37,7 +37,7 @@ def inpaint(
         f"mask: expected a bool tensor {list(size)}, True where the image is to be made anew",
     )
     resamples = check_limits("resamples", resamples)
-    config = without_class(net, SampleConfig("ddpm_strided", steps, **how))
+    config = without_class(net, SampleConfig("ddpm_strided", steps, **settings))
     check_generation(net, config)
     process = VP(net.diffusion)
     times = whole_times(process, config.steps, config.skip)

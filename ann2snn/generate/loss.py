@@ -36,12 +36,12 @@ def mean_loss(net: Sampled, images: Tensor, labels: Tensor | None, seed: int, wo
             t = process.draw_times(len(x_0), generator=generator)
             noise = torch.randn(len(x_0), net.in_channels, *x_0.shape[2:], generator=generator).to(like)
             y = None if labels is None else labels[start : start + LOSS_BATCH].to(like.device)
-            losses = process.loss(_told(net, y), net.diffusion, x_0, t.to(like.device), noise, "mse")
+            losses = process.loss(_denoiser(net, y), net.diffusion, x_0, t.to(like.device), noise, "mse")
             total += torch.stack([losses.double().sum(), losses.new_tensor(float(len(x_0))).double()]).cpu()
-    found = world.sum(total.to(world.device)).cpu()
-    return float(found[0] / found[1])
+    sums = world.sum(total.to(world.device)).cpu()
+    return float(sums[0] / sums[1])
 
 
-def _told(net: Sampled, y: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+def _denoiser(net: Sampled, y: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
     """The denoiser f(x, t) that a network is for images of classes y."""
     return net if y is None else lambda x, t: net(x, t, y)

@@ -291,9 +291,9 @@ def generate_all(
     images = torch.empty(n, *image_shape(net), dtype=torch.uint8)
     label = "sampling" if progress else None
     batches = generate_batches(net, config, range(n), batch_size, given=given, hooks=hooks, label=label, world=world)
-    found = list(batches)
-    indices = torch.tensor([i for batch, _ in found for i in batch], dtype=torch.int64)
-    mine = torch.cat([pictures for _, pictures in found]) if found else images[:0]
-    for where, pictures in zip(world.collect(indices), world.collect(mine), strict=True):
+    own_batches = list(batches)
+    indices = torch.tensor([i for batch, _ in own_batches for i in batch], dtype=torch.int64)
+    own_images = torch.cat([pictures for _, pictures in own_batches]) if own_batches else images[:0]
+    for where, pictures in zip(world.collect(indices), world.collect(own_images), strict=True):
         images[where] = pictures
     return images

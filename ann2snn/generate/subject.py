@@ -29,12 +29,12 @@ def check_sampled(net: object) -> Sampled:
     return cast(Sampled, net)  # it has all that they ask for
 
 
-def sampling(how: dict[str, Any]) -> SampleConfig:
+def sampling(given_fields: dict[str, Any]) -> SampleConfig:
     """Fields of `SampleConfig` that a caller gives, DDIM in 50 steps unless asked otherwise.
 
     Raises UserError, also for one that the sampler would pass over.
     """
-    settings: dict[str, Any] = {"sampler": "ddim", "steps": 50} | how
+    settings: dict[str, Any] = {"sampler": "ddim", "steps": 50} | given_fields
     return SampleConfig(**settings).check_taken()
 
 
@@ -91,9 +91,11 @@ def given_images(net: Sampled, images: Tensor) -> Tensor:
     """
     shape = list(image_shape(net))
     tensor = isinstance(images, Tensor)
-    found = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}" if tensor else type(images).__name__
+    description = type(images).__name__
+    if tensor:
+        description = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
     fits = tensor and images.dtype == torch.uint8 and images.dim() == 4 and list(images.shape[1:]) == shape
-    require(fits and len(images) > 0, f"images: {found}, expected uint8 [N, {', '.join(map(str, shape))}]")
+    require(fits and len(images) > 0, f"images: {description}, expected uint8 [N, {', '.join(map(str, shape))}]")
     if not net.diffusion.autoencoder:
         return to_model_range(images)
     autoencoder: Any = getattr(net, "autoencoder", None)
