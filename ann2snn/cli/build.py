@@ -161,8 +161,8 @@ def sample_config() -> SampleConfig:
 def train_config() -> TrainConfig:
     fields: dict[str, Any] = {name: FLAGS[name].value for name in TrainConfig.__dataclass_fields__}
     config = TrainConfig(**fields)
-    told = f"--power_ema_step={FLAGS.power_ema_step}: only with --power_ema"
-    require(bool(config.power_ema) or not flags.given("power_ema_step"), told)
+    message = f"--power_ema_step={FLAGS.power_ema_step}: only with --power_ema"
+    require(bool(config.power_ema) or not flags.given("power_ema_step"), message)
     return config
 
 
@@ -184,14 +184,17 @@ def tsm_config(source: checkpoint.Loaded) -> TrainConfig:
     return replace(train_config(), **own)
 
 
-def training(world: World, suits: Callable[[NetworkConfig, DiffusionConfig], None]) -> Training:
-    """The training the flags ask for. `suits` raises UserError for what the script does not train, as this does."""
+def training(world: World, check_trainable: Callable[[NetworkConfig, DiffusionConfig], None]) -> Training:
+    """The training the flags ask for.
+
+    Raises UserError; so does `check_trainable`, for what the script does not train.
+    """
     require(FLAGS.init_from is None, "--init_from: of ANN_train.py; drop it")
     require(FLAGS.total_steps != 0, "--total_steps=0: use at least 1, or 0 with --init_from")
     autoencoder = latents.given_autoencoder()
     diffusion, sample, train = diffusion_config(autoencoder), sample_config(), train_config()
     network = network_config(3, diffusion.downscale)  # refuse bad flags before the data are read
-    suits(network, diffusion)
+    check_trainable(network, diffusion)
     latents.check_training(diffusion)
     check_sampling(diffusion, network.image_size, sample, spike_steps=current_steps(network))
     synaptic_loss_of(train, network)
@@ -252,7 +255,7 @@ def train_options(initial: Initial | None = None) -> Options:
 
 def train_schedule(sample: SampleConfig, world: World) -> Schedule:
     """When a training saves, logs, samples and scores. Raises UserError."""
-    score, how = scorer(sample, world) if FLAGS.eval_step else (None, {})
+    score, score_settings = scorer(sample, world) if FLAGS.eval_step else (None, {})
     return Schedule(
         sample_step=FLAGS.sample_step,
         save_step=5000 if FLAGS.save_step is None else FLAGS.save_step,
@@ -262,21 +265,21 @@ def train_schedule(sample: SampleConfig, world: World) -> Schedule:
         resident=FLAGS.resident,
         eval_step=FLAGS.eval_step,
         score=score,
-        how=how,
+        score_settings=score_settings,
         wandb=FLAGS.wandb,
         power_ema_step=FLAGS.power_ema_step,
     )
 
 
 def scorer(sample: SampleConfig, world: World) -> tuple[Callable[[Network], dict[str, float]], dict]:
-    """Denoiser → named figures on --num_images fresh images, which are not kept; and `Schedule.how`. Raises UserError.
+    """Denoiser → named figures on --num_images fresh images, which are not kept; and `Schedule.score_settings`.
 
-    All processes of `world` must call it together; all get the figures.
+    All processes of `world` must call it together; all get the figures. Raises UserError.
     """
     require_spread(FLAGS.num_images)
     features, stats = extractor_and_stats(world.device)
     # The statistics by their content: a path may come to name other ones, and a file may move.
-    how = {"images": FLAGS.num_images, "extractor": features.name, "statistics": file_hash(FLAGS.fid_cache)}
+    score_settings = {"images": FLAGS.num_images, "extractor": features.name, "statistics": file_hash(FLAGS.fid_cache)}
 
     def score(net: Network) -> dict[str, float]:
         count = FLAGS.num_images
@@ -284,7 +287,7 @@ def scorer(sample: SampleConfig, world: World) -> tuple[Callable[[Network], dict
         scores = score_numbered(images, features, stats, splits=usual_splits(count), total=count, world=world)
         return {name: value for name, value in scores.items() if isinstance(value, float)}
 
-    return score, how
+    return score, score_settings
 
 
 def finetune_config() -> FineTuneConfig:

@@ -25,7 +25,7 @@ def main() -> int:
     return code or (run_evaluation(world) if FLAGS.eval else 0)
 
 
-def suits(network, diffusion) -> None:
+def check_trainable(network, diffusion) -> None:
     """Raise UserError for what is trained elsewhere."""
     from ..stages import direct
 
@@ -43,7 +43,7 @@ def run_training(world) -> int:
     from ..cli import build
     from ..stages import direct, train
 
-    asked = build.training(world, suits)
+    asked = build.training(world, check_trainable)
     code = train.run(asked, build.train_options())
     return code or direct.export(
         asked.folder, asked.sample, world, FLAGS.gap_images, FLAGS.gen_images, FLAGS.batch_size

@@ -94,12 +94,12 @@ def _checked(arrays: dict[str, np.ndarray]) -> list[Raster]:
 
 def _potentials(arrays: dict[str, np.ndarray], index: int) -> torch.Tensor | None:
     """Those beside the events; None where there are none, as in older files."""
-    found = arrays.get(f"potentials_{index}")
-    if found is None:
+    potentials = arrays.get(f"potentials_{index}")
+    if potentials is None:
         return None
-    fits = found.dtype == np.float16 and found.shape == arrays[f"events_{index}"].shape
-    _require(fits and bool(np.isfinite(found).all()), "potentials do not fit the events")
-    return torch.from_numpy(found)
+    fits = potentials.dtype == np.float16 and potentials.shape == arrays[f"events_{index}"].shape
+    _require(fits and bool(np.isfinite(potentials).all()), "potentials do not fit the events")
+    return torch.from_numpy(potentials)
 
 
 def _spiking(raw: dict) -> SpikingConfig | DirectSpiking:

@@ -105,8 +105,8 @@ def run(given: argparse.Namespace) -> None:
         f"latents {'x'.join(map(str, latents.shape[1:]))} of {'x'.join(map(str, config.image_size))} images, mean "
         f"{float(latents.mean()):.3f}, standard deviation {float(latents.std()):.3f}"
     )
-    found = f"{held_out.name} ({held_out.split}), {len(images)} images"
-    print(f"{picture}: {found} come back at PSNR {psnr(images, back):.2f} dB")
+    description = f"{held_out.name} ({held_out.split}), {len(images)} images"
+    print(f"{picture}: {description} come back at PSNR {psnr(images, back):.2f} dB")
 
 
 def psnr(images: Tensor, back: Tensor) -> float:

@@ -100,8 +100,8 @@ def draw_edit(canvas: Canvas, subject: Subject, strength: float) -> int:
 def draw_inpainting(canvas: Canvas, subject: Subject, mask: Tensor, resamples: int, name: str) -> int:
     """The images, what was kept of them, and what was made. name: the mask's."""
     sample = canvas.sample
-    how = {key: getattr(sample, key) for key in ("seed", "clip", "skip", *OF_CALLS)}
-    made = inpaint(canvas.net, subject.images, mask, sample.steps, resamples=resamples, **how)
+    settings = {key: getattr(sample, key) for key in ("seed", "clip", "skip", *OF_CALLS)}
+    made = inpaint(canvas.net, subject.images, mask, sample.steps, resamples=resamples, **settings)
     kept = torch.where(mask, torch.full_like(made, GREY), subject.images)
     path = canvas.write(f"inpaint_{subject.name}_{name}_{resamples}_{len(made)}", [subject.images, kept, made])
     print(f"{path}: {len(made)} images, {float(mask.double().mean()):.0%} of their pixels made anew")
@@ -111,8 +111,8 @@ def draw_inpainting(canvas: Canvas, subject: Subject, mask: Tensor, resamples: i
 def draw_inversion(canvas: Canvas, subject: Subject, iterations: int) -> int:
     """The images, and below them what comes back from their noise; prints how far it is from them."""
     sample = canvas.sample
-    how = {key: getattr(sample, key) for key in ("skip", *OF_CALLS)}
-    back = round_trip(canvas.net, subject.images, sample.steps, iterations=iterations, **how)
+    settings = {key: getattr(sample, key) for key in ("skip", *OF_CALLS)}
+    back = round_trip(canvas.net, subject.images, sample.steps, iterations=iterations, **settings)
     path = canvas.write(f"invert_{subject.name}_{iterations}_{len(back.images)}", [subject.images, back.images])
     psnr = "nothing differs" if math.isinf(back.psnr) else f"PSNR {back.psnr:.2f} dB"
     print(f"{path}: {len(back.images)} images to noise and back in {sample.steps} steps each")

@@ -151,11 +151,12 @@ def carried_counts(folder: Path, count: int, calls: int) -> dict[str, object]:
 
     restarts_per_image: calls that began from rest, the first among them.
     """
-    found = kept_spikes(folder, count)
-    if not found:
+    image_spikes = kept_spikes(folder, count)
+    if not image_spikes:
         return {}
     spikes, steps, restarts = (
-        sum(getattr(one, name) for one in found) / len(found) for name in ("spikes", "time_steps", "restarts")
+        sum(getattr(image, name) for image in image_spikes) / len(image_spikes)
+        for name in ("spikes", "time_steps", "restarts")
     )
     return {"spikes_per_call": spikes / calls, "time_steps_per_call": steps / calls, "restarts_per_image": restarts}
 

@@ -41,8 +41,8 @@ def parser() -> Parser:
         add(f"--{name}", type=int, help=f"(default {getattr(default, name)})")
     add("--lr", type=float, help=f"learning rate (default {default.lr})")
     add("--time_power", type=float, help="cld, blur: train on times u^time_power, u uniform (default 1)")
-    told = "cld, blur: the network learns what a linear prediction leaves (default on)"
-    add("--linear_first", action=argparse.BooleanOptionalAction, help=told)
+    help_text = "cld, blur: the network learns what a linear prediction leaves (default on)"
+    add("--linear_first", action=argparse.BooleanOptionalAction, help=help_text)
     add("--network", type=Path, help="sample with this toy.pt instead of training")
     add("--num_threads", type=int, default=0, help="CPU threads; 0 leaves the choice to torch")
     return made
