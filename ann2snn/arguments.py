@@ -70,7 +70,7 @@ def need(package: str, extra: str) -> None:
         raise UserError(f"package {package} is missing: pip install {package}, which ann2snn[{extra}] brings")
 
 
-def answered(main: Callable[[], int | None]) -> int:
+def exit_code_of(main: Callable[[], int | None]) -> int:
     """Run `main`; its exit code, 0 for None. Bad input is one line on the standard error stream, and code 2."""
     with unbreakable_output():
         try:

@@ -160,7 +160,7 @@ def test_the_demo_says_first_which_packages_it_lacks(tmp_path, monkeypatch, caps
 
 def test_a_signal_reaches_the_step_that_runs(tmp_path):
     code = (
-        "import os, signal, sys; from ann2snn.commands.demo import _run; from ann2snn.signals import answered\n"
+        "import os, signal, sys; from ann2snn.commands.demo import _run; from ann2snn.signals import stopping_signals\n"
         "child = 'import os, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(5));'\n"
         "child += 'os.kill(os.getppid(), signal.SIGINT); os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)'\n"
         "sys.exit(_run([sys.executable, '-c', child]))"

@@ -295,7 +295,7 @@ def _unet(net: Network | SpikingNetwork) -> Network:
 
 
 def check_agreement(
-    config: object, expected: dict[str, tuple[str, object]], where: str | os.PathLike, downscale: int = 1
+    config: object, expected: dict[str, tuple[str, object]], path: str | os.PathLike, downscale: int = 1
 ) -> None:
     """Raise UserError, naming both values, where a flag given by hand contradicts what a file says.
 
@@ -309,7 +309,7 @@ def check_agreement(
         given = tuple(value) if isinstance(value, list) else value
         if given != stored:
             raise UserError(
-                f"--{flag}={_text(given)} contradicts {where}, which was made with {_text(stored)}: "
+                f"--{flag}={_text(given)} contradicts {path}, which was made with {_text(stored)}: "
                 "drop or correct the flag"
             )
 

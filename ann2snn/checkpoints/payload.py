@@ -81,8 +81,8 @@ def check_pair(config: NetworkConfig, diffusion: DiffusionConfig) -> None:
     """Raise UserError unless the network is one for the process, and makes latents or images of 1 or 3 channels."""
     steps, channels = diffusion.diffusion_steps, config.in_channels / network_channels(diffusion, 1)
     channels = diffusion.decoded_channels or channels
-    own = getattr(config, "diffusion_steps", steps)  # a network without a table of times takes any
-    require(own == steps, f"{own} diffusion steps in the network, {steps} in the process")
+    network_steps = getattr(config, "diffusion_steps", steps)  # a network without a table of times takes any
+    require(network_steps == steps, f"{network_steps} diffusion steps in the network, {steps} in the process")
     require(channels in (1, 3), f"{channels:g} image channels: images have 1 (grey) or 3 (colour)")
     size = config.image_size.times(diffusion.downscale)
     require(max(size) <= MAX_IMAGE_SIZE, f"images of {size} pixels: at most {MAX_IMAGE_SIZE}")

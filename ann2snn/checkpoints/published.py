@@ -23,15 +23,15 @@ def with_weights_by_our_name(payload: dict) -> dict:
     """FSDDIM keeps its weights as `model_state_dict`; ours, and SDDPM's, are `net_model`. Others stay as they are."""
     if "model_state_dict" not in payload or "net_model" in payload or "ema_model" in payload:
         return payload
-    rest = {name: value for name, value in payload.items() if name != "model_state_dict"}
-    return rest | {"net_model": payload["model_state_dict"]}
+    other_entries = {name: value for name, value in payload.items() if name != "model_state_dict"}
+    return other_entries | {"net_model": payload["model_state_dict"]}
 
 
-def weights_in(payload: dict, asked: str) -> str:
-    """ "ema" or "net": what to read where `asked` is wanted. SDDPM and FSDDIM do not average their weights."""
+def weights_in(payload: dict, requested: str) -> str:
+    """ "ema" or "net": what to read where `requested` is wanted. SDDPM and FSDDIM do not average their weights."""
     state = payload.get("net_model")
     alone = "config" not in payload and "ema_model" not in payload
-    return "net" if alone and isinstance(state, dict) and arch_of(state) else asked
+    return "net" if alone and isinstance(state, dict) and arch_of(state) else requested
 
 
 def arch_of(state: dict[str, Tensor]) -> type[DirectConfig] | None:

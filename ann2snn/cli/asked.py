@@ -49,10 +49,10 @@ UNREAD = {
 
 def check(command: str) -> None:
     """Raise UserError for flags that ask `command` for what another one does, or that belong to flags not given."""
-    for name, others in COMMANDS.items():
-        scripts = [f"{SCRIPTS[other]}.py" for other in others]
-        message = f"{_as_given(name)}: only {' and '.join(scripts)} {'do' if others[1:] else 'does'} that"
-        require(command in others or not _asks(name), f"{message}; drop it, or run {' or '.join(scripts)}")
+    for name, commands in COMMANDS.items():
+        scripts = [f"{SCRIPTS[command_name]}.py" for command_name in commands]
+        message = f"{_as_given(name)}: only {' and '.join(scripts)} {'do' if commands[1:] else 'does'} that"
+        require(command in commands or not _asks(name), f"{message}; drop it, or run {' or '.join(scripts)}")
     drawn = command == "evaluate" and not given("sampler") and any(FLAGS[name].value for name in PICTURES)
     for field, name in SOME_TAKE.items():
         if _asks(name):
@@ -66,8 +66,9 @@ def check(command: str) -> None:
     )
     if command != "evaluate":
         return
-    asked = [name for name in ACTIONS if FLAGS[name].value]
-    require(len(asked) < 2, f"{' and '.join(f'--{name}' for name in asked)}: one at a time; drop all but one")
+    given_actions = [name for name in ACTIONS if FLAGS[name].value]
+    names = " and ".join(f"--{name}" for name in given_actions)
+    require(len(given_actions) < 2, f"{names}: one at a time; drop all but one")
     for name in ACTIONS:
         message = f"--start: draws an image's variations; drop it or --{name}"
         require(name in EDITS or not (FLAGS[name].value and FLAGS.start), message)

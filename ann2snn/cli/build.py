@@ -87,8 +87,8 @@ def _decided_by(source: checkpoint.Loaded, network: NetworkConfig | None) -> dic
 
 def dataset(train: bool = True) -> ImageDataset:
     """The data set the flags name. Raises UserError."""
-    where = FLAGS.dataset_type, FLAGS.data_dir, FLAGS.img_size
-    return _announced(load_dataset(*where, train=train, channels=FLAGS.channels))
+    place = FLAGS.dataset_type, FLAGS.data_dir, FLAGS.img_size
+    return _announced(load_dataset(*place, train=train, channels=FLAGS.channels))
 
 
 def dataset_for(source: checkpoint.Loaded, train: bool = True) -> ImageDataset:
@@ -96,12 +96,12 @@ def dataset_for(source: checkpoint.Loaded, train: bool = True) -> ImageDataset:
     otherwise."""
     name = FLAGS.dataset_type if flags.given("dataset_type") else source.trained_on or FLAGS.dataset_type
     net = source.net
-    wanted = image_channels(net)
-    channels = wanted if name == "folder" else None
+    network_channels = image_channels(net)
+    channels = network_channels if name == "folder" else None
     images = load_dataset(name, FLAGS.data_dir, decoded_size(net), train=train, channels=channels)
-    if images.channels != wanted:
+    if images.channels != network_channels:
         raise UserError(
-            f"{name} has {images.channels} image channels, the network of {source.path} {wanted}: "
+            f"{name} has {images.channels} image channels, the network of {source.path} {network_channels}: "
             "give the --dataset_type it was trained on"
         )
     return _announced(images)
@@ -169,19 +169,19 @@ def train_config() -> TrainConfig:
 def spiking_config(stored: SpikingConfig | None = None, **defaults: Any) -> SpikingConfig:
     """How the SNN runs: flags given by hand, over a checkpoint's own settings, over the stage's defaults."""
     base = stored or SpikingConfig(**defaults)
-    asked = {name: FLAGS[name].value for name in base.to_dict() if FLAGS[name].value is not None}
-    return base.changed(**asked)
+    given_fields = {name: FLAGS[name].value for name in base.to_dict() if FLAGS[name].value is not None}
+    return base.changed(**given_fields)
 
 
 def tsm_config(source: checkpoint.Loaded) -> TrainConfig:
     """How SDM is fine-tuned: the flags of fine-tuning where it has its own, those of training otherwise."""
     require(FLAGS.ft_steps >= 1, f"--ft_steps={FLAGS.ft_steps}: use at least 1")
-    own: dict[str, Any] = {"total_steps": FLAGS.ft_steps, "batch_size": FLAGS.ft_batch_size}
+    fields: dict[str, Any] = {"total_steps": FLAGS.ft_steps, "batch_size": FLAGS.ft_batch_size}
     if not flags.given("warmup"):
-        own["warmup"] = 0
+        fields["warmup"] = 0
     if source.trained_on and not flags.given("dataset_type"):
-        own["dataset_type"] = source.trained_on
-    return replace(train_config(), **own)
+        fields["dataset_type"] = source.trained_on
+    return replace(train_config(), **fields)
 
 
 def training(world: World, check_trainable: Callable[[NetworkConfig, DiffusionConfig], None]) -> Training:
@@ -231,10 +231,10 @@ def training_from(source: checkpoint.Loaded, world: World) -> Training:
     diffusion, sample = source.unconverted.diffusion, resolved(network, sample_config())
     latents.check_training(diffusion)
     check_sampling(diffusion, network.image_size, sample, spike_steps=current_steps(network))
-    own: dict[str, Any] = {"dropout": network.dropout}
+    fields: dict[str, Any] = {"dropout": network.dropout}
     if source.trained_on and not flags.given("dataset_type"):
-        own["dataset_type"] = source.trained_on
-    train, schedule = replace(train_config(), **own), train_schedule(sample, world)
+        fields["dataset_type"] = source.trained_on
+    train, schedule = replace(train_config(), **fields), train_schedule(sample, world)
     folder = run_folder("train", source, network)
     plan = Training(folder, images, network, diffusion, train, sample, schedule, world)
     return replace(plan, autoencoder=source.net.autoencoder)

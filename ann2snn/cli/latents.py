@@ -24,8 +24,8 @@ _loaded = functools.cache(load_autoencoder)
 
 def check_unclipped(diffusion: DiffusionConfig) -> None:
     """Raise UserError where predicted latents are to be clipped, which have no range; by default they are not."""
-    asked = bool(diffusion.autoencoder) and flags.given("clip_x0") and FLAGS.clip_x0
-    require(not asked, "--clip_x0: latents have no range to be clipped to; drop it")
+    clipped = bool(diffusion.autoencoder) and flags.given("clip_x0") and FLAGS.clip_x0
+    require(not clipped, "--clip_x0: latents have no range to be clipped to; drop it")
 
 
 def check_training(diffusion: DiffusionConfig) -> None:

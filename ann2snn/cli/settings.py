@@ -142,7 +142,7 @@ def written_flagfile(effective: dict[str, object]) -> str:
 
     effective: flag → value, of those that a checkpoint decides.
     """
-    asked = [FLAGS[name].serialize() for name in sorted(FLAGS) if given(name)]
+    given_flags = [FLAGS[name].serialize() for name in sorted(FLAGS) if given(name)]
     before = {name: FLAGS[name].value for name in effective}
     try:
         for name, value in effective.items():
@@ -151,19 +151,19 @@ def written_flagfile(effective: dict[str, object]) -> str:
     finally:
         for name, value in before.items():
             FLAGS[name].value = value
-    by_hand = [f"#   {line}" for flag in asked for line in flag.split("\n")]
+    by_hand = [f"#   {line}" for flag in given_flags for line in flag.split("\n")]
     return settings + "\n".join(["# Of these, given on the command line or in a flagfile:", *by_hand]) + "\n"
 
 
 _FIELDS = DIRECT_FLAGS | NETWORK_FLAGS | {"class_cond": "num_classes"}
 
 
-def check_has(config: NetworkConfig, where: object, free: tuple[str, ...] = ()) -> None:
+def check_has(config: NetworkConfig, source: object, free: tuple[str, ...] = ()) -> None:
     """Raise UserError for a flag, not `free`, that asks for what no network of this architecture has."""
     for name, plain in NEUTRAL.items():
         field, value = _FIELDS.get(name, name), FLAGS[name].value
         has_it = hasattr(config, field) or name in (*free, "threshold", "recompute")  # these have checks of their own
-        message = f"--{name}={written(value)}: {where} has --arch={config.arch}, and no such setting; drop the flag"
+        message = f"--{name}={written(value)}: {source} has --arch={config.arch}, and no such setting; drop the flag"
         require(has_it or not given(name) or value == plain, message)
 
 

@@ -43,11 +43,9 @@ def run_training(world) -> int:
     from ..cli import build
     from ..stages import direct, train
 
-    asked = build.training(world, check_trainable)
-    code = train.run(asked, build.train_options())
-    return code or direct.export(
-        asked.folder, asked.sample, world, FLAGS.gap_images, FLAGS.gen_images, FLAGS.batch_size
-    )
+    plan = build.training(world, check_trainable)
+    code = train.run(plan, build.train_options())
+    return code or direct.export(plan.folder, plan.sample, world, FLAGS.gap_images, FLAGS.gen_images, FLAGS.batch_size)
 
 
 def run_evaluation(world) -> int:

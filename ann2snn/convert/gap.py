@@ -163,13 +163,13 @@ class GapMeter:
         of_images = [] if t is None or t.dim() != 1 else t.tolist()
         times: tuple[float, ...] = tuple(dict.fromkeys(of_images))
         times = times if len(times) <= MOST_TIMES else ()
-        chosen = [[image for image, own in enumerate(of_images) if own == time] for time in times]
+        chosen = [[image for image, image_time in enumerate(of_images) if image_time == time] for time in times]
         steps = self.images * self.snn.clock.spike_steps
 
         def row(name: str, rates: tuple[float, float]) -> BlockGap:
             squares = torch.cat(self.by_image[name], dim=1)
-            at = (_relative(*squares[:, rows].sum(1).tolist()) for rows in chosen)
-            return BlockGap(name, _relative(*self.squares[name]), *rates, tuple(at))
+            by_time = (_relative(*squares[:, rows].sum(1).tolist()) for rows in chosen)
+            return BlockGap(name, _relative(*self.squares[name]), *rates, tuple(by_time))
 
         blocks = [
             row(name, self.totals.rates(module.modules(), steps))

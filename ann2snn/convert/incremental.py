@@ -232,8 +232,8 @@ def _by_channel(worths: Tensor, axis: int) -> Tensor | None:
     Where nothing but zeros are, as in padding, it does not matter.
     """
     rows = worths.movedim(axis, 0).flatten(1)
-    most = rows.amax(1)
-    if not bool(((rows == most[:, None]) | (rows == 0)).all()):
+    largest = rows.amax(1)
+    if not bool(((rows == largest[:, None]) | (rows == 0)).all()):
         return None
-    some = most[most > 0]
-    return some[0] if len(some) and bool((some == some[0]).all()) else most
+    positive = largest[largest > 0]
+    return positive[0] if len(positive) and bool((positive == positive[0]).all()) else largest

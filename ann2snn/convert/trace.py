@@ -83,10 +83,10 @@ def modules_watched(enter: Callable[..., None], leave: Callable[..., None]) -> I
     Of all modules in the process, so that those that are not registered in a network are seen as well.
     """
     thread = threading.get_ident()
-    here = lambda hook: lambda *call: hook(*call) if threading.get_ident() == thread else None  # noqa: E731
+    in_this_thread = lambda hook: lambda *call: hook(*call) if threading.get_ident() == thread else None  # noqa: E731
     handles = [
-        nn.modules.module.register_module_forward_pre_hook(here(enter)),
-        nn.modules.module.register_module_forward_hook(here(leave), always_call=True),
+        nn.modules.module.register_module_forward_pre_hook(in_this_thread(enter)),
+        nn.modules.module.register_module_forward_hook(in_this_thread(leave), always_call=True),
     ]
     try:
         yield

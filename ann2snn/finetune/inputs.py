@@ -96,7 +96,7 @@ def sampler_batches(
     while True:
         generator = torch.Generator().manual_seed(seed_from(seed, step))
         when = torch.randint(len(times), (batch_size,), generator=generator)[rows]
-        which = torch.randint(states.shape[1], (batch_size,), generator=generator)[rows].to(states.device)
-        labels = [torch.cat(classes)[which]] if classes else []
-        yield states[when.to(states.device), which], times[when].to(states.device), *labels
+        chosen = torch.randint(states.shape[1], (batch_size,), generator=generator)[rows].to(states.device)
+        labels = [torch.cat(classes)[chosen]] if classes else []
+        yield states[when.to(states.device), chosen], times[when].to(states.device), *labels
         step += 1

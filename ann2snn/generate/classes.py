@@ -104,9 +104,9 @@ class Branches(NamedTuple):
         conditional, unconditional = answer.chunk(2)
         return (1 + self.guidance) * conditional - self.guidance * unconditional
 
-    def rows(self, wanted: Sequence[int], total: int) -> list[int]:
-        """The rows of `call` that belong to the images at the places `wanted` of `total`."""
-        return [branch * total + row for branch in range(self.parts) for row in wanted]
+    def rows(self, places: Sequence[int], total: int) -> list[int]:
+        """The rows of `call` that belong to the images at the `places` of `total`."""
+        return [branch * total + row for branch in range(self.parts) for row in places]
 
 
 def branches_of(net: object, config: SampleConfig, indices: Sequence[int], labels: Tensor | None, device) -> Branches:

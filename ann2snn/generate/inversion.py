@@ -74,9 +74,9 @@ def round_trip(
     noise = invert(net, images, steps, iterations=iterations, skip=skip, **settings)
     sampled = check_sampled(net)
     config = without_class(sampled, way_back(steps, skip, **settings))
-    again = generate(sampled, config, range(len(images)), Given(x_T=noise))
-    mse = float((again.double() - images.double()).square().mean())
-    return RoundTrip(again, noise, mse**0.5, 10 * math.log10(255**2 / mse) if mse else math.inf)
+    remade = generate(sampled, config, range(len(images)), Given(x_T=noise))
+    mse = float((remade.double() - images.double()).square().mean())
+    return RoundTrip(remade, noise, mse**0.5, 10 * math.log10(255**2 / mse) if mse else math.inf)
 
 
 def way_back(steps: int, skip: str = "uniform", **settings: Any) -> SampleConfig:

@@ -47,14 +47,14 @@ def check_call(net: object, args: tuple, kwargs: dict) -> None:
     x, t = given.get("x"), given.get("t")
     weight = next(inner.parameters())
     shape = list(network_shape(inner))
-    wanted = f"{_kind(weight.dtype)} [N, {', '.join(map(str, shape))}] on {weight.device}"
+    expected = f"{_kind(weight.dtype)} [N, {', '.join(map(str, shape))}] on {weight.device}"
     if (
         not isinstance(x, Tensor)
         or (x.layout, x.dtype, x.device) != (torch.strided, weight.dtype, weight.device)
         or not x.numel()
         or not (getattr(net, "currents", False) or list(x.shape[1:]) == shape)
     ):
-        raise UserError(f"x: {_described(x)}, expected {wanted}")
+        raise UserError(f"x: {_described(x)}, expected {expected}")
     if (
         not isinstance(t, Tensor)
         or t.is_complex()
@@ -75,12 +75,12 @@ def _described(value: object) -> str:
     return f"{sparse}{_kind(value.dtype)} {list(value.shape)} on {value.device}"
 
 
-def check_edited(net: object, what: str) -> Sampled:
-    """Return `net`. Raises UserError where `what` is not defined: for other processes than VP, or on currents."""
+def check_edited(net: object, flag: str) -> Sampled:
+    """Return `net`. Raises UserError where what `flag` does is undefined: for processes other than VP, on currents."""
     sampled = check_sampled(net)
-    require_vp(sampled.diffusion, what)
-    require(not sampled.diffusion.autoencoder, f"{what} needs a network on images, not on an autoencoder's latents")
-    require(not getattr(net, "currents", False), f"{what} needs a network on images, not on synaptic currents")
+    require_vp(sampled.diffusion, flag)
+    require(not sampled.diffusion.autoencoder, f"{flag} needs a network on images, not on an autoencoder's latents")
+    require(not getattr(net, "currents", False), f"{flag} needs a network on images, not on synaptic currents")
     return sampled
 
 

@@ -39,8 +39,8 @@ class Shared:
 
         Raises UserError as that does, for what is no folder here, and for a network of another class.
         """
-        where = "fetch one of the Hub first, huggingface_hub.snapshot_download(name) tells where it is"
-        require(Path(folder).is_dir(), f"{folder}: there is no such folder here; {where}")
+        advice = "fetch one of the Hub first, huggingface_hub.snapshot_download(name) tells where it is"
+        require(Path(folder).is_dir(), f"{folder}: there is no such folder here; {advice}")
         net = _program().load(folder, **options)
         if not isinstance(net, cls):
             kind = type(net).__name__
@@ -69,7 +69,7 @@ class Shared:
             hub = huggingface_hub.HfApi(token=token)
             try:
                 hub.create_repo(repo_id, private=private, exist_ok=True)
-                done = hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
+                commit = hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
             except (OSError, ValueError) as error:  # huggingface_hub's own are of these
                 raise UserError(f"cannot push to {repo_id}: {error}") from error
-        return str(getattr(done, "commit_url", done))
+        return str(getattr(commit, "commit_url", commit))

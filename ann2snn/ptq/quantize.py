@@ -211,8 +211,8 @@ class _Fit:
             step = fit_step(self.values, quantizer.lo, quantizer.hi, self.rules.method, self.rules.percentile)
             quantizer.scale.copy_(step.reshape(quantizer.scale.shape))
 
-    def _sample(self, rows: Tensor, most: int) -> Tensor:
-        count = max(most // rows.shape[0], LEAST_OF_A_CHANNEL)
+    def _sample(self, rows: Tensor, max_values: int) -> Tensor:
+        count = max(max_values // rows.shape[0], LEAST_OF_A_CHANNEL)
         if rows.shape[1] <= count:
             return rows
         return rows[:, torch.randint(rows.shape[1], (count,), generator=self.generator).to(rows.device)]

@@ -32,9 +32,9 @@ def save_rasters(path: str | os.PathLike, rasters: Sequence[Raster]) -> None:
     Raises ValueError if the rasters differ in more than how the network ran.
     """
     first = rasters[0]
-    for other in rasters[1:]:
-        same = (other.layers, other.window, other.t) == (first.layers, first.window, first.t)
-        if not same or not torch.equal(other.neurons, first.neurons):
+    for raster in rasters[1:]:
+        same_settings = (raster.layers, raster.window, raster.t) == (first.layers, first.window, first.t)
+        if not same_settings or not torch.equal(raster.neurons, first.neurons):
             raise ValueError("rasters in one file must be of the same neurons, image and time")
     events: dict[str, Any] = {f"events_{index}": raster.events.numpy() for index, raster in enumerate(rasters)}
     potentials: dict[str, Any] = {

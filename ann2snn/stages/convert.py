@@ -166,8 +166,8 @@ def measure(
     if sample.carry:
         measure_carrying(logdir / CARRY_FILE, ann, snn, sample, min(images, COST_IMAGES))
     write_raster(logdir / RASTER_FILE, ann, snn, sample.seed)
-    said = (f"{report.label} {distance(report.prediction.error)}" for report in reports)
-    print(f"The spiking network's prediction: {'; '.join(said)}.")
+    errors = (f"{report.label} {distance(report.prediction.error)}" for report in reports)
+    print(f"The spiking network's prediction: {'; '.join(errors)}.")
 
 
 def converted(ann: nn.Module, spiking: SpikingConfig, spike_chunk: int = 0) -> SpikingNetwork:
@@ -218,8 +218,8 @@ def write_raster(path: Path, ann: Network, snn: SpikingNetwork, seed: int) -> No
     """
     ann, snn = copy.deepcopy(ann).double(), copy.deepcopy(snn).double()
     x, t, *classes = halfway_state(ann, seed)
-    asked = replace(snn.spiking, schedule="stream")
-    modes = [SpikingConfig("layer_sync"), asked if asked.settle_steps else settling(asked) or asked]
+    stream = replace(snn.spiking, schedule="stream")
+    modes = [SpikingConfig("layer_sync"), stream if stream.settle_steps else settling(stream) or stream]
     rasters = []
     for mode in modes:
         with snn.running_as(mode):

@@ -76,8 +76,8 @@ def fitting(picture: Image.Image, path: Path, net: nn.Module) -> Tensor:
     """uint8 [C, H, W] of the network's size. Raises UserError."""
     pixels, size = pil_to_tensor(picture), size_of(net)
     height, width = pixels.shape[1:]
-    wanted = f"{size.width}x{size.height}"
-    require((height, width) == size, f"{path} is {width}x{height} pixels, the network's images {wanted}")
+    expected = f"{size.width}x{size.height}"
+    require((height, width) == size, f"{path} is {width}x{height} pixels, the network's images {expected}")
     return pixels
 
 
@@ -112,12 +112,12 @@ def draw_inversion(canvas: Canvas, subject: Subject, iterations: int) -> int:
     """The images, and below them what comes back from their noise; prints how far it is from them."""
     sample = canvas.sample
     settings = {key: getattr(sample, key) for key in ("skip", *OF_CALLS)}
-    back = round_trip(canvas.net, subject.images, sample.steps, iterations=iterations, **settings)
-    path = canvas.write(f"invert_{subject.name}_{iterations}_{len(back.images)}", [subject.images, back.images])
-    psnr = "nothing differs" if math.isinf(back.psnr) else f"PSNR {back.psnr:.2f} dB"
-    print(f"{path}: {len(back.images)} images to noise and back in {sample.steps} steps each")
-    print(f"round trip: RMSE {back.rmse:.3f} of 255, {psnr}")
+    trip = round_trip(canvas.net, subject.images, sample.steps, iterations=iterations, **settings)
+    path = canvas.write(f"invert_{subject.name}_{iterations}_{len(trip.images)}", [subject.images, trip.images])
+    psnr = "nothing differs" if math.isinf(trip.psnr) else f"PSNR {trip.psnr:.2f} dB"
+    print(f"{path}: {len(trip.images)} images to noise and back in {sample.steps} steps each")
+    print(f"round trip: RMSE {trip.rmse:.3f} of 255, {psnr}")
     print(
-        f"noise: mean {float(back.noise.mean()):.4f}, standard deviation {float(back.noise.std()):.4f} (0 and 1 drawn)"
+        f"noise: mean {float(trip.noise.mean()):.4f}, standard deviation {float(trip.noise.std()):.4f} (0 and 1 drawn)"
     )
     return 0

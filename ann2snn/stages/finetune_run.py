@@ -227,8 +227,8 @@ class Run:
         if "dataset_type" in free:
             free.add("data_dir")
         for name, value in self.identity().items():
-            untold = name in self.inputs and name not in stored  # by a file of before, or of inputs of another kind
-            if untold or stored.get(name) == value:
+            unrecorded = name in self.inputs and name not in stored  # by a file of before, or of inputs of another kind
+            if unrecorded or stored.get(name) == value:
                 continue
             flag = FLAG_OF.get(name, name)
             if flag not in free:

@@ -50,5 +50,5 @@ def write_paths(
     """Write what both networks' paths kept, each with its finished images, and how the images were made."""
     settings = {"sampler": sample.sampler, "sampler_steps": sample.steps, "eta": sample.eta, "seed": sample.seed}
     settings |= {"carry": sample.carry, "spiking": spiking}
-    states, other = (kept.frames(images) for kept, images in (ann, snn))
-    save_paths(path, SamplingPaths(states, other, np.array(ann[0].kept.times), settings))
+    ann_states, snn_states = (kept.frames(images) for kept, images in (ann, snn))
+    save_paths(path, SamplingPaths(ann_states, snn_states, np.array(ann[0].kept.times), settings))

@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..arguments import Parser, answered, need
+from ..arguments import Parser, exit_code_of, need
 from ..config import CORRECTORS, IMAGE_SAMPLERS, PROCESSES, SDE_SAMPLERS, require
 from .settings import IMAGES, NAMES, ToySettings
 
@@ -66,7 +66,7 @@ def settings_from(arguments: list[str]) -> tuple[ToySettings, argparse.Namespace
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 2 for bad input, with one line on the standard error stream."""
-    return answered(lambda: _main(sys.argv[1:] if arguments is None else arguments))
+    return exit_code_of(lambda: _main(sys.argv[1:] if arguments is None else arguments))
 
 
 def _main(arguments: list[str]) -> None:

@@ -63,9 +63,9 @@ class BestKeeper:
             if not isinstance(stored_settings, dict):
                 print(f"note: {self.path} does not say how it was scored: taken to be as this run scores")
 
-    def _say_incomparable(self, why: str) -> None:
+    def _say_incomparable(self, reason: str) -> None:
         aside = checkpoint.previous_of(self.path)
-        print(f"note: {self.path} {why}: not compared; the next score counts as the best, and it is kept as {aside}")
+        print(f"note: {self.path} {reason}: not compared; the next score counts as the best, and it is kept as {aside}")
 
     def _set_aside(self) -> None:
         aside = checkpoint.previous_of(self.path)

@@ -65,8 +65,8 @@ class PowerAverages:
                     _set_aside(path)
                     checkpoint.save(path, payload)
             except (UserError, OSError) as error:
-                why = cause(error) if isinstance(error, OSError) else error
-                warn(f"{path} is not kept: {why}")
+                reason = cause(error) if isinstance(error, OSError) else error
+                warn(f"{path} is not kept: {reason}")
                 continue
             self.snapshots[average] = content
 

@@ -321,17 +321,17 @@ class Trainer:
 
     def _changes(self, stored: dict, path: Path) -> dict[str, tuple[object, object]]:
         """{flag: (before, now)}. Raises UserError for a change that was not asked for."""
-        asked = self.train_config.to_dict() | self.run_settings
+        current = self.train_config.to_dict() | self.run_settings
         free = {SAME.get(name, name) for name in self.train_config.resume_with}
         if "dataset_type" in free:
             free.add("data_dir")
         fixed = (*FIXED_ON_RESUME, "total_steps") if self.train_config.lr_decay != "none" else FIXED_ON_RESUME
         changes = {}
         for name in fixed:
-            if name in UNTOLD and not (name in stored and name in asked):
+            if name in UNTOLD and not (name in stored and name in current):
                 continue
             default = None if name in UNTOLD else TrainConfig.__dataclass_fields__[name].default
-            before, now = stored.get(name, default), asked[name]  # the default of what the file does not know yet
+            before, now = stored.get(name, default), current[name]  # the default of what the file does not know yet
             if self._meaning(name, before) != self._meaning(name, now):
                 changes[name] = (before, now)
                 if name not in free:
