@@ -127,7 +127,7 @@ def load(
     if sigma_rel is None:
         loaded = checkpoint.load(_file(path), weights=weights, **options)
     else:
-        require(weights == "ema", f"weights={weights}: not with sigma_rel, which is an average of its own")
+        require(weights == "ema", f"weights={weights}: not with sigma_rel, which chooses an average itself")
         loaded = power_average(_file(path), sigma_rel, Path(path).parent / SNAPSHOTS, **options).loaded
     with naming_device(device):
         net = loaded.net.to(device)
@@ -153,7 +153,7 @@ def save(net: nn.Module, path: str | os.PathLike, *, dtype: str = "float32", **a
     if path.suffix != ".pt":
         folders.write(path, payload, dtype)
         return
-    require(dtype == "float32", f"dtype={dtype}: of folders; a .pt file keeps the weights as they are")
+    require(dtype == "float32", f"dtype={dtype}: only for folders; a .pt file keeps the weights as they are")
     require(not os.path.lexists(path), f"{path} exists: nothing is overwritten; choose another name")
     checkpoint.save(path, payload)
 
@@ -265,7 +265,9 @@ def sample(
     progress = check_bool(progress, "progress")
     of_all, of_each = _classes(net, labels, n)
     config = SampleConfig(sampler, steps, eta, clip, seed, guidance=guidance, **of_all, **options).check_taken()
-    require(statistics is None or sampler == "analytic_dpm", f"statistics: only of sampler=analytic_dpm, not {sampler}")
+    require(
+        statistics is None or sampler == "analytic_dpm", f"statistics: only for sampler=analytic_dpm, not {sampler}"
+    )
     if x_T is not None:
         check_noise(net, x_T, n)
     kind = type(autoencoder).__name__

@@ -324,7 +324,7 @@ def _kind_and_step(payload: dict, state: dict, path: str | os.PathLike) -> tuple
     if kind == "autoencoder":
         raise UserError(f"refusing {path}: it is an autoencoder and no denoiser: name it with --autoencoder")
     if kind not in ("ann", "snn", "direct") or payload.get("format", FORMAT) != FORMAT:
-        raise UserError(f"refusing {path}: it was written by a version of this program that is not this one")
+        raise UserError(f"refusing {path}: it was written by another version of this program")
     return kind, step
 
 

@@ -85,7 +85,7 @@ def _checked(path: object, make: Callable[[], DirectConfig]) -> DirectConfig:
     try:
         return make()
     except UserError as error:
-        raise UserError(f"refusing {path}: its weights and the flags make no network: {error}") from None
+        raise UserError(f"refusing {path}: its weights and the flags describe no valid network: {error}") from None
 
 
 def _sddpm_fields(state: dict[str, Tensor], path: object) -> dict:

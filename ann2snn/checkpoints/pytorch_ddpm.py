@@ -68,18 +68,18 @@ def _check_table(state: dict[str, Tensor], path: Path) -> int:
     """Diffusion steps of the table of times. Raises UserError for one that is not the sinusoids'."""
     table = state.get(TABLE)
     if table is None or table.dim() != 2 or not 4 <= table.shape[1] <= 4096 or not 1 <= table.shape[0] <= 100_000:
-        raise UserError(f"refusing {path}: its {TABLE} is no table of times")
+        raise UserError(f"refusing {path}: its {TABLE} is not a table of time embeddings")
     features = sinusoidal_features(torch.arange(table.shape[0]), table.shape[1] // 2 * 2, "pytorch_ddpm")
     ours = torch.stack(features.chunk(2, dim=1), dim=-1).flatten(1)  # sine and cosine in turn
     if table.shape != ours.shape or not bool((table - ours).abs().max() < TABLE_ERROR):
-        raise UserError(f"refusing {path}: its {TABLE} has other values than sinusoids of time")
+        raise UserError(f"refusing {path}: its {TABLE} does not hold the sinusoids of time embeddings")
     return table.shape[0]
 
 
 def _config(state: dict[str, Tensor], image_size: ImageSize, path: Path) -> dict:
     head = state.get("head.weight")
     if head is None or head.dim() != 4 or 0 in head.shape:
-        raise UserError(f"refusing {path}: its head.weight is no convolution's")
+        raise UserError(f"refusing {path}: its head.weight is not the weight of a convolution")
     ch = head.shape[0]
     mults, blocks = blocks_per_level(state, ch, path, ends_with="main.weight", width="block1.2.weight")
     attn = {

@@ -189,7 +189,7 @@ def training(world: World, check_trainable: Callable[[NetworkConfig, DiffusionCo
 
     Raises UserError; so does `check_trainable`, for what the script does not train.
     """
-    require(FLAGS.init_from is None, "--init_from: of ANN_train.py; drop it")
+    require(FLAGS.init_from is None, "--init_from: only for ANN_train.py; drop it")
     require(FLAGS.total_steps != 0, "--total_steps=0: use at least 1, or 0 with --init_from")
     autoencoder = latents.given_autoencoder()
     diffusion, sample, train = diffusion_config(autoencoder), sample_config(), train_config()
@@ -291,7 +291,7 @@ def scorer(sample: SampleConfig, world: World) -> tuple[Callable[[Network], dict
 
 
 def finetune_config() -> FineTuneConfig:
-    require(FLAGS.lr_decay != "cooldown", "--lr_decay=cooldown: of ANN_train.py; fine-tuning knows none and cosine")
+    require(FLAGS.lr_decay != "cooldown", "--lr_decay=cooldown: only for ANN_train.py; fine-tuning has none and cosine")
     return FineTuneConfig(
         steps=FLAGS.ft_steps,
         lr=FLAGS.lr,

@@ -33,8 +33,13 @@ def check_training(diffusion: DiffusionConfig) -> None:
     if not diffusion.autoencoder:
         return
     check_unclipped(diffusion)
-    require(not FLAGS.flip, "--flip: a mirrored latent is none of the mirrored image; use --noflip with --autoencoder")
-    require(FLAGS.loss_type == "mse", f"--loss_type={FLAGS.loss_type}: of 8-bit images; use mse with --autoencoder")
+    require(
+        not FLAGS.flip,
+        "--flip: a mirrored latent is not the latent of the mirrored image; use --noflip with --autoencoder",
+    )
+    require(
+        FLAGS.loss_type == "mse", f"--loss_type={FLAGS.loss_type}: only for 8-bit images; use mse with --autoencoder"
+    )
 
 
 def encoded(images: ImageDataset, autoencoder: Autoencoder | None, device: torch.device) -> ImageDataset:

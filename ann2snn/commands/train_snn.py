@@ -34,7 +34,8 @@ def check_trainable(network, diffusion) -> None:
         f"--arch={FLAGS.arch}: SNN_train.py trains sddpm and fsddim; train with ANN_train.py and convert",
     )
     require(
-        not diffusion.autoencoder, "--autoencoder: of ANN_train.py and what follows it; SNN_train.py trains on images"
+        not diffusion.autoencoder,
+        "--autoencoder: only for ANN_train.py and the stages after it; SNN_train.py trains on images",
     )
     require(diffusion.whole_steps, f"--process={diffusion.process}: --arch={FLAGS.arch} needs --process=vp")
 

@@ -132,7 +132,7 @@ class DiffusionConfig:
         are_integers = type(factor) is int and type(channels) is int
         require(
             are_integers and (1 <= factor <= 64 and channels in (1, 3) if name else (factor, channels) == (1, 0)),
-            f"downscale={factor}, decoded_channels={channels}: of an autoencoder alone, whose images have 1 or 3",
+            f"downscale={factor}, decoded_channels={channels}: only with an autoencoder of images with 1 or 3",
         )
         require(not name or self.whole_steps, f"--autoencoder: needs --process=vp, not {self.process}")
 

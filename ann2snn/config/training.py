@@ -103,7 +103,7 @@ class TrainConfig:
         require(gamma > 0, f"--min_snr_gamma={gamma}: must be positive")
         require(
             name == "none" or self.loss_type == "mse",
-            f"--loss_weight={name}: of --loss_type=mse alone, not {self.loss_type}",
+            f"--loss_weight={name}: only with --loss_type=mse, not {self.loss_type}",
         )
 
     def to_dict(self) -> dict:

@@ -186,7 +186,7 @@ class SpikingNetwork(Shared, nn.Module):
         Raises UserError for neurons that cannot take spikes back, and for the published dynamics: neither forgets.
         """
         steps = self.check_carrying(steps)
-        require(self._carried is None, "levels are carried already")
+        require(self._carried is None, "carrying() is active already: leave that block first")
         self.reset()
         self.restarts, self._carried, self.clock.keeps = 0, Carried(steps), True
         try:
@@ -318,7 +318,7 @@ class SpikingNetwork(Shared, nn.Module):
         self._looks_first = any(value.numel() == 0 for value in tensors)  # nothing was computed
         moving = [neuron for _, neuron in self.neurons()]
         if not moving:
-            raise UserError("no quantizer reads anything that depends on the call: there is nothing to send spikes for")
+            raise UserError("no quantizer's input depends on the network's input: no layer would send spikes")
         self.clock.spike_steps = window(moving)
         self._check_signs([name for name, _ in self.neurons()])
         return description

@@ -34,7 +34,7 @@ def resolved(net: object, config: SampleConfig) -> SampleConfig:
         )
     require(
         not count or config.sampler != "analytic_dpm",
-        "--sampler=analytic_dpm: its statistics are of a network that is told no class; use ddim or a solver",
+        "--sampler=analytic_dpm: its noise statistics are of a network that is told no class; use ddim or a solver",
     )
     if config.class_label is None:
         return config

@@ -24,7 +24,10 @@ def mean_loss(net: Sampled, images: Tensor, labels: Tensor | None, seed: int, wo
     images and seed see the same times and noise. The processes of `world` share the batches, and all get the figure.
     Raises UserError for a network on synaptic currents, which predicts no noise of an image.
     """
-    require(current_steps(net) is None, "the loss of a network on synaptic currents: choose by the score")
+    require(
+        current_steps(net) is None,
+        "a network on synaptic currents has no such loss: choose by the score (--search_sigma_rel=score)",
+    )
     process = make_process(net.diffusion, net.image_size)
     like = next(net.parameters())
     total = torch.zeros(2, dtype=torch.float64)

@@ -205,7 +205,7 @@ def follow(path: Path, generation: Generation, config: EvalConfig) -> None:
             images.append(generate(net, sample, part, given, Hooks(advance, keep)))
     frames = torch.cat([kept.frames(end) for kept, end in zip(paths, images, strict=True)], dim=1)
     for written in write_trajectory(frames, path, config.trajectory_format):
-        print(f"{written}: the way of the first {count} images")
+        print(f"{written}: the first {count} images, from noise to the finished ones")
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class Trainer:
         self.net = place(build_network(network, diffusion), self.device)
         if recompute:
             if not isinstance(self.net, DirectDenoiser):
-                raise UserError(f"--recompute: not for --arch={network.arch}")
+                raise UserError(f"--recompute: not available for --arch={network.arch}")
             self.net.recompute = True
         self.dropouts = [module for module in self.net.modules() if isinstance(module, BatchDropout)]
         learned = [p for p in self.net.parameters() if p.requires_grad]
