@@ -75,5 +75,5 @@ def _config(state: dict[str, Tensor], path: Path) -> dict:
 def _shape(state: dict[str, Tensor], name: str, path: Path) -> tuple[int, ...]:
     value = state.get(name)
     if value is None or value.dim() != 4 or 0 in value.shape:
-        raise UserError(f"refusing {path}: its {name} is not the weight of a convolution")
+        raise UserError(f"refusing {path}: its {name} is no convolution's weight")
     return tuple(value.shape)

@@ -79,7 +79,7 @@ def _check_table(state: dict[str, Tensor], path: Path) -> int:
 def _config(state: dict[str, Tensor], image_size: ImageSize, path: Path) -> dict:
     head = state.get("head.weight")
     if head is None or head.dim() != 4 or 0 in head.shape:
-        raise UserError(f"refusing {path}: its head.weight is not the weight of a convolution")
+        raise UserError(f"refusing {path}: its head.weight is no convolution's weight")
     ch = head.shape[0]
     mults, blocks = blocks_per_level(state, ch, path, ends_with="main.weight", width="block1.2.weight")
     attn = {

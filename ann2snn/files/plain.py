@@ -34,7 +34,7 @@ def open_plain(path: str | os.PathLike, max_bytes: int | None = None) -> BinaryI
 
 
 def read_text(path: str | os.PathLike, max_bytes: int, errors: str = "strict") -> str:
-    """The text of a plain UTF-8 file of at most `max_bytes` bytes.
+    """The text of a plain UTF-8 file of at most `max_bytes` bytes, without the byte order mark that some begin with.
 
     Raises:
         OSError: as `open_plain`.
@@ -42,7 +42,7 @@ def read_text(path: str | os.PathLike, max_bytes: int, errors: str = "strict") -
     """
     with open_plain(path, max_bytes) as file:
         # A file may grow between the look at its size and the reading.
-        return file.read(max_bytes).decode("utf-8", errors)
+        return file.read(max_bytes).decode("utf-8-sig", errors)
 
 
 def machine_memory() -> int:
