@@ -122,13 +122,13 @@ def load(
     """
     require(weights in ("ema", "net"), f'weights={weights}: use "ema" or "net"')
     check_device_name(device)
-    how: dict[str, Any] = {"bit": bit, "spike_steps": spike_steps, "image_size": image_size}
-    how["expected"] = {} if norm_groups is None else {"norm_groups": ("norm_groups", norm_groups)}
+    options: dict[str, Any] = {"bit": bit, "spike_steps": spike_steps, "image_size": image_size}
+    options["expected"] = {} if norm_groups is None else {"norm_groups": ("norm_groups", norm_groups)}
     if sigma_rel is None:
-        loaded = checkpoint.load(_file(path), weights=weights, **how)
+        loaded = checkpoint.load(_file(path), weights=weights, **options)
     else:
-        require(weights == "ema", f"weights={weights}: not with sigma_rel, which is an average of its own")
-        loaded = power_average(_file(path), sigma_rel, Path(path).parent / SNAPSHOTS, **how).loaded
+        require(weights == "ema", f"weights={weights}: not with sigma_rel, which chooses an average itself")
+        loaded = power_average(_file(path), sigma_rel, Path(path).parent / SNAPSHOTS, **options).loaded
     with naming_device(device):
         net = loaded.net.to(device)
     if spiking:
@@ -153,7 +153,7 @@ def save(net: nn.Module, path: str | os.PathLike, *, dtype: str = "float32", **a
     if path.suffix != ".pt":
         folders.write(path, payload, dtype)
         return
-    require(dtype == "float32", f"dtype={dtype}: of folders; a .pt file keeps the weights as they are")
+    require(dtype == "float32", f"dtype={dtype}: only for folders; a .pt file keeps the weights as they are")
     require(not os.path.lexists(path), f"{path} exists: nothing is overwritten; choose another name")
     checkpoint.save(path, payload)
 
@@ -265,7 +265,9 @@ def sample(
     progress = check_bool(progress, "progress")
     of_all, of_each = _classes(net, labels, n)
     config = SampleConfig(sampler, steps, eta, clip, seed, guidance=guidance, **of_all, **options).check_taken()
-    require(statistics is None or sampler == "analytic_dpm", f"statistics: only of sampler=analytic_dpm, not {sampler}")
+    require(
+        statistics is None or sampler == "analytic_dpm", f"statistics: only for sampler=analytic_dpm, not {sampler}"
+    )
     if x_T is not None:
         check_noise(net, x_T, n)
     kind = type(autoencoder).__name__
@@ -285,18 +287,18 @@ def _classes(
     return {}, given_labels(net, labels, n)
 
 
-def noise_statistics(net: nn.Module, images: Tensor, **how: Any) -> Tensor:
+def noise_statistics(net: nn.Module, images: Tensor, **settings: Any) -> Tensor:
     """Γ_t = E‖ε̂(x_t, t)‖²/d of the network's own predictions, float64 [diffusion_steps]: for sampler="analytic_dpm".
 
-    images: real ones, uint8 [N, C, H, W]; 256 are plenty. how: steps (50) and skip of the calls in which they will be
-    sampled, and seed; Γ_t is NaN at other times. The scripts gather the same (`--analytic_images`), in a file.
+    images: real ones, uint8 [N, C, H, W]; 256 are plenty. settings: steps (50) and skip of the calls in which they will
+    be sampled, and seed; Γ_t is NaN at other times. The scripts gather the same (`--analytic_images`), in a file.
     Source: Bao et al., Analytic-DPM (2022), arXiv:2201.06503.
 
     The network runs in eval mode, and is left in the mode it was in. Raises UserError for what cannot be measured.
     """
     net = check_sampled(net)
     inputs = given_images(net, images)
-    return measured_statistics(net, sampling(how | {"sampler": "analytic_dpm"}), inputs.split(BATCH))
+    return measured_statistics(net, sampling(settings | {"sampler": "analytic_dpm"}), inputs.split(BATCH))
 
 
 def trajectory(
@@ -304,18 +306,19 @@ def trajectory(
     n: int = 1,
     *,
     labels: int | str | Sequence[int | str] | Tensor | None = None,
-    **how: Any,
+    **settings: Any,
 ) -> list[tuple[Tensor, ...]]:
     """The calls of a sampler while it makes images 0..n−1: x [n, C, H, W] and t [n] of each, for `cost`.
 
     Of a class-conditional network also y [n]; with guidance there are 2n rows, the images without their classes last.
-    labels, how: sampler, steps, seed, eta, clip, guidance and options as in `sample`. Raises UserError as that does.
+    labels, settings: sampler, steps, seed, eta, clip, guidance and options as in `sample`. Raises UserError as that
+    does.
     """
     net = check_sampled(net)
     n = check_limits("n", n, "n")
     require(n >= 1, f"n={n}: use at least 1")
     of_all, of_each = _classes(net, labels, n)
-    return sampler_calls(net, sampling(how | of_all), n, of_each)
+    return sampler_calls(net, sampling(settings | of_all), n, of_each)
 
 
 def gap(ann: nn.Module, snn: SpikingNetwork, *args: Any, **kwargs: Any) -> GapReport:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from .errors import UserError, one_line
-from .files.flagfile import found, shipped_ones
+from .files.flagfile import flagfile_path, shipped_ones
 from .files.plain import read_text
 from .output import unbreakable_output
 
@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
 
 def _readable(name: str) -> str:
     """Where this file of arguments lies, after a look at it. Raises UserError."""
-    path = found(name)
+    path = flagfile_path(name)
     try:
         read_text(path, LONGEST_FILE)
     except (OSError, ValueError) as error:
@@ -70,7 +70,7 @@ def need(package: str, extra: str) -> None:
         raise UserError(f"package {package} is missing: pip install {package}, which ann2snn[{extra}] brings")
 
 
-def answered(main: Callable[[], int | None]) -> int:
+def exit_code_of(main: Callable[[], int | None]) -> int:
     """Run `main`; its exit code, 0 for None. Bad input is one line on the standard error stream, and code 2."""
     with unbreakable_output():
         try:

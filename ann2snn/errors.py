@@ -52,8 +52,8 @@ class MemoryUserError(UserError):
     """Memory ran out: as `UserError`, with what needs less of it."""
 
     def __init__(self, error: BaseException) -> None:
-        said = str(error).strip() or type(error).__name__
-        reason = said if said.lower().startswith("out of memory") else f"out of memory ({one_line(said, 200)})"
+        text = str(error).strip() or type(error).__name__
+        reason = text if text.lower().startswith("out of memory") else f"out of memory ({one_line(text, 200)})"
         super().__init__(
             f"{reason}: lower --batch_size (fine-tuning: --ft_batch_size, grids: --sample_size, --gen_images), or "
             "raise --accumulate, which goes through a batch in parts"

@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .arguments import Parser, answered
+from .arguments import Parser, exit_code_of
 from .config import DATASET_TYPES
 
 PUBLISHED_BATCH, PUBLISHED_LR, PUBLISHED_EPOCHS = 250, 1e-3, 150
@@ -42,7 +42,7 @@ def parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 2 for bad input, with one line on the standard error stream."""
-    return answered(lambda: _main(parser().read(arguments)))
+    return exit_code_of(lambda: _main(parser().read(arguments)))
 
 
 def _main(given: argparse.Namespace) -> None:

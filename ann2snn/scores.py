@@ -59,9 +59,9 @@ def score(
 
 def _extractor(given: object, weights: str | os.PathLike | None, device: torch.device) -> FeatureExtractor | None:
     if isinstance(given, str):
-        own, others = (weights, None) if given == "inception" else (None, weights)
-        return make_extractor(given, own, device=device, weights=others)
-    require(weights is None, f"weights={weights}: of an extractor that is given by name; drop it")
+        inception_weights, other_weights = (weights, None) if given == "inception" else (None, weights)
+        return make_extractor(given, inception_weights, device=device, weights=other_weights)
+    require(weights is None, f"weights={weights}: only for an extractor that is given by name; drop it")
     fits = callable(given) and all(hasattr(given, name) for name in ("name", "dim", "distance_key", "notes"))
     message = f"extractor is a {type(given).__name__}: give a name, or an object as docs/extending.md describes it"
     require(given is None or fits, message)

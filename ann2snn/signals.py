@@ -25,7 +25,7 @@ INSISTENT = frozenset(number for number in STOPPING if number.name in ("SIGINT",
 _ALWAYS = (signal.SIGINT, signal.SIGTERM)
 
 
-def answered() -> list[signal.Signals]:
+def stopping_signals() -> list[signal.Signals]:
     """The stopping signals but those that whoever started the program had it ignore, as nohup does with SIGHUP."""
     return [n for n in STOPPING if n in _ALWAYS or signal.getsignal(n) is not signal.SIG_IGN]
 
@@ -49,7 +49,7 @@ class Interruption:
         self.previous: dict[int, Handler] = {}
 
     def __enter__(self) -> Interruption:
-        self.previous = {number: signal.signal(number, self._note) for number in answered()}
+        self.previous = {number: signal.signal(number, self._note) for number in stopping_signals()}
         return self
 
     def __exit__(self, *exc) -> None:

@@ -11,7 +11,7 @@ import pytest
 import ann2snn
 from ann2snn.commands import demo
 from ann2snn.commands.table import COMMANDS
-from ann2snn.files.flagfile import check_arguments, found
+from ann2snn.files.flagfile import check_arguments, flagfile_path
 from tests.scripts import ROOT
 from tests.test_architecture import SCRIPTS
 
@@ -98,15 +98,15 @@ DEMO = "config/train_ANN/demo.txt"
 def test_a_shipped_flagfile_is_found_where_the_folder_has_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shipped = ROOT / DEMO
-    assert found(DEMO) == found(f"./{DEMO}") == found(f" {DEMO} ") == str(shipped)
+    assert flagfile_path(DEMO) == flagfile_path(f"./{DEMO}") == flagfile_path(f" {DEMO} ") == str(shipped)
     assert check_arguments(["--flagfile", DEMO, "--seed=1"]) == [str(shipped)]
     others = ["train_ANN/demo.txt", "config/no.txt", "config", "config/../setup.py", f"{tmp_path}/{DEMO}", "config/\0"]
-    assert [found(name) for name in others] == others
-    assert found("config/" + "x" * 5000) == "config/" + "x" * 5000
+    assert [flagfile_path(name) for name in others] == others
+    assert flagfile_path("config/" + "x" * 5000) == "config/" + "x" * 5000
     own = tmp_path / DEMO
     own.parent.mkdir(parents=True)
     own.write_text("--seed=3\n")
-    assert found(DEMO) == DEMO and check_arguments([f"--flagfile={DEMO}"]) == [str(own)]
+    assert flagfile_path(DEMO) == DEMO and check_arguments([f"--flagfile={DEMO}"]) == [str(own)]
 
 
 @pytest.mark.parametrize("inside", [False, True])
@@ -160,7 +160,7 @@ def test_the_demo_says_first_which_packages_it_lacks(tmp_path, monkeypatch, caps
 
 def test_a_signal_reaches_the_step_that_runs(tmp_path):
     code = (
-        "import os, signal, sys; from ann2snn.commands.demo import _run; from ann2snn.signals import answered\n"
+        "import os, signal, sys; from ann2snn.commands.demo import _run; from ann2snn.signals import stopping_signals\n"
         "child = 'import os, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(5));'\n"
         "child += 'os.kill(os.getppid(), signal.SIGINT); os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)'\n"
         "sys.exit(_run([sys.executable, '-c', child]))"

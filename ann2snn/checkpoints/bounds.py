@@ -80,21 +80,21 @@ class _Copier:
     def __init__(self) -> None:
         self.weight = 0
 
-    def copy(self, value: object, where: str, depth: int) -> object:
+    def copy(self, value: object, name: str, depth: int) -> object:
         """Raises ValueError."""
         self.weight += 1 + (len(value) if isinstance(value, str) else 0)
         if self.weight > MOST_WEIGHT or depth > MOST_DEPTH:
             raise ValueError("it is too large or too deep for a checkpoint's settings")
         if isinstance(value, Tensor):
-            return _dense(value, where)
+            return _dense(value, name)
         if isinstance(value, dict):  # dict.items: a subclass from a file may carry attributes that hide its methods
             pairs = dict.items(value)
             return {self._key(key): self.copy(entry, str(key)[:80], depth + 1) for key, entry in pairs}
         if isinstance(value, (list, tuple)):  # torch.Size among them
-            return (list if isinstance(value, list) else tuple)(self.copy(v, where, depth + 1) for v in value)
+            return (list if isinstance(value, list) else tuple)(self.copy(v, name, depth + 1) for v in value)
         if value is None or type(value) in (str, bool, float) or type(value) is int and abs(value) < 2**63:
             return value
-        raise ValueError(f"entry {where!r} is neither a tensor nor a plain value")
+        raise ValueError(f"entry {name!r} is neither a tensor nor a plain value")
 
     def _key(self, key: object) -> object:
         self.weight += len(key) if isinstance(key, str) else 1
@@ -103,14 +103,14 @@ class _Copier:
         raise ValueError("it has keys that are neither names nor numbers")
 
 
-def _dense(value: Tensor, where: str) -> Tensor:
+def _dense(value: Tensor, name: str) -> Tensor:
     if value.layout != torch.strided or value.is_meta or value.is_quantized or value.device.type != "cpu":
-        raise ValueError(f"entry {where!r} is not a dense tensor")
+        raise ValueError(f"entry {name!r} is not a dense tensor")
     value = value.detach()
     images = value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)
     end = (value.storage_offset() + value.numel()) * value.element_size()
     if not (value.is_contiguous() or images) or end > value.untyped_storage().nbytes():
-        raise ValueError(f"entry {where!r} is larger than its data")
+        raise ValueError(f"entry {name!r} is larger than its data")
     return value
 
 

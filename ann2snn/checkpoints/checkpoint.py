@@ -22,7 +22,7 @@ from ..files.warning import warn
 from ..nets.architecture import Network, NetworkConfig, build_network, stored_config
 from ..nets.direct import DirectConfig
 from . import bounds, dialects, published, reference, seal
-from .payload import FORMAT, check_pair, check_told, payload_of
+from .payload import FORMAT, check_description, check_pair, payload_of
 from .states import check_fit, load_state, state_in
 
 __all__ = ["FORMAT", "Loaded", "check_agreement", "load", "load_state", "payload_of", "read", "read_newest", "save"]
@@ -146,16 +146,16 @@ def read_newest(path: str | os.PathLike) -> tuple[Path, dict]:
         payload = read(previous)
     except UserError as error:
         raise UserError(f"{refusal or f'{path} is missing'}; the previous checkpoint is no help: {error}") from None
-    found = f"using the previous checkpoint {previous}, of step {payload.get('step', 0)}"
+    substitution = f"using the previous checkpoint {previous}, of step {payload.get('step', 0)}"
     if refusal:
         aside = free_name(_beside(path, "damaged"))
         try:
             os.rename(path, aside)
         except OSError as error:
             raise UserError(f"{refusal}, and it cannot be moved aside ({error.strerror})") from None
-        warn(f"{refusal}; {found}; the damaged file is kept as {aside}")
+        warn(f"{refusal}; {substitution}; the damaged file is kept as {aside}")
     else:
-        warn(f"{path} is missing; {found}")
+        warn(f"{path} is missing; {substitution}")
     return previous, payload
 
 
@@ -169,13 +169,13 @@ def read(path: str | os.PathLike) -> dict:
     """
     path = Path(path)
     if path.is_dir():
-        found = dialects.from_folder(path)
+        content = dialects.from_folder(path)
         try:
-            bounds.plain(found)
+            bounds.plain(content)
         except ValueError as error:
             raise UserError(f"refusing {path}: {error}") from None
-        _check_settings(found, path)
-        return found
+        _check_settings(content, path)
+        return content
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}: run the earlier stage with the same --logdir, or correct the path")
     try:
@@ -226,7 +226,7 @@ def _check_settings(payload: dict, path: Path) -> None:
         flat = (entry for value in values for entry in (value if isinstance(value, (list, tuple)) else [value]))
         if not all(entry is None or isinstance(entry, (bool, int, float, str)) for entry in flat):
             raise UserError(f"refusing {path}: its configuration is unreadable (it is no table of plain values)")
-    check_told(payload, f"refusing {path}")
+    check_description(payload, f"refusing {path}")
 
 
 def load(
@@ -257,8 +257,8 @@ def load(
     kind, step = _kind_and_step(payload, state, path)
     state = reference.rename_snn_keys(state, path)
     size = None if image_size is None else check_size(image_size)
-    told = _Told(bit, size, spike_steps, expected or {})
-    config, diffusion, stored_spiking = _configs(payload, state, path, told)
+    caller = _CallerSettings(bit, size, spike_steps, expected or {})
+    config, diffusion, stored_spiking = _configs(payload, state, path, caller)
 
     if (kind == "direct") != isinstance(config, DirectConfig) or (kind == "snn" and config.bits == FULL_PRECISION):
         raise UserError(f"refusing {path}: no network of kind {kind!r} has the architecture {config.arch!r}")
@@ -277,7 +277,7 @@ def load(
     net = build()
     load_state(_unet(net), state, path)
     if dialects.has_assumptions(payload):
-        dialects.note(payload, told.all_expected, (config, diffusion), path)
+        dialects.note(payload, caller.all_expected, (config, diffusion), path)
     return Loaded(net.eval(), Path(path), step, weights, payload)
 
 
@@ -295,7 +295,7 @@ def _unet(net: Network | SpikingNetwork) -> Network:
 
 
 def check_agreement(
-    config: object, expected: dict[str, tuple[str, object]], where: str | os.PathLike, downscale: int = 1
+    config: object, expected: dict[str, tuple[str, object]], path: str | os.PathLike, downscale: int = 1
 ) -> None:
     """Raise UserError, naming both values, where a flag given by hand contradicts what a file says.
 
@@ -309,7 +309,7 @@ def check_agreement(
         given = tuple(value) if isinstance(value, list) else value
         if given != stored:
             raise UserError(
-                f"--{flag}={_text(given)} contradicts {where}, which was made with {_text(stored)}: "
+                f"--{flag}={_text(given)} contradicts {path}, which was made with {_text(stored)}: "
                 "drop or correct the flag"
             )
 
@@ -324,12 +324,12 @@ def _kind_and_step(payload: dict, state: dict, path: str | os.PathLike) -> tuple
     if kind == "autoencoder":
         raise UserError(f"refusing {path}: it is an autoencoder and no denoiser: name it with --autoencoder")
     if kind not in ("ann", "snn", "direct") or payload.get("format", FORMAT) != FORMAT:
-        raise UserError(f"refusing {path}: it was written by a version of this program that is not this one")
+        raise UserError(f"refusing {path}: it was written by another version of this program")
     return kind, step
 
 
 @dataclass(frozen=True)
-class _Told:
+class _CallerSettings:
     """What the caller of `load` knows about the file."""
 
     bit: int | None
@@ -345,13 +345,13 @@ class _Told:
 
 
 def _configs(
-    payload: dict, state: dict, path: str | os.PathLike, told: _Told
+    payload: dict, state: dict, path: str | os.PathLike, caller: _CallerSettings
 ) -> tuple[NetworkConfig, DiffusionConfig, SpikingConfig]:
     config: NetworkConfig
     stored = payload.get("config")
-    size = reference.image_size_of(payload) or told.image_size or SQUARE_32
+    size = reference.image_size_of(payload) or caller.image_size or SQUARE_32
     if isinstance(stored, dict):
-        expected = dict(told.all_expected)
+        expected = dict(caller.all_expected)
         if dialects.has_assumptions(payload):
             stored, expected = dialects.completed(payload, expected)
         try:
@@ -364,13 +364,13 @@ def _configs(
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"refusing {path}: its configuration is unreadable ({error})") from None
     elif published.arch_of(state):
-        config = published.infer_direct_config(state, path, told.spike_steps, size)
-        config, expected = published.completed(config, told.all_expected, path)
+        config = published.infer_direct_config(state, path, caller.spike_steps, size)
+        config, expected = published.completed(config, caller.all_expected, path)
         diffusion, spiking = published.diffusion_of(config), SpikingConfig()
     else:
-        expected = {name: given for name, given in told.all_expected.items() if name != "bits"}
-        _, groups = told.expected.get("norm_groups", ("", None))
-        config = reference.infer_config(state, path, told.bit, size, groups)
+        expected = {name: given for name, given in caller.all_expected.items() if name != "bits"}
+        _, groups = caller.expected.get("norm_groups", ("", None))
+        config = reference.infer_config(state, path, caller.bit, size, groups)
         diffusion, spiking = DiffusionConfig(diffusion_steps=config.diffusion_steps), SpikingConfig()
     check_agreement(config, expected, path, diffusion.downscale)
     check_agreement(diffusion, expected, path)

@@ -55,10 +55,10 @@ def _config(state: dict[str, Tensor], path: Path) -> dict:
     levels: dict[int, list[int]] = {}
     attn = set()
     for name in state:
-        if found := re.fullmatch(r"downsamples\.level_(\d)\.\d{1,2}\.(?:0\.)?conv1\.weight", name):
-            levels.setdefault(int(found[1]), []).append(_shape(state, name, path)[0])
-        if found := re.fullmatch(r"downsamples\.level_(\d)\.\d{1,2}\.1\.project_in\.weight", name):
-            attn.add(int(found[1]))
+        if match := re.fullmatch(r"downsamples\.level_(\d)\.\d{1,2}\.(?:0\.)?conv1\.weight", name):
+            levels.setdefault(int(match[1]), []).append(_shape(state, name, path)[0])
+        if match := re.fullmatch(r"downsamples\.level_(\d)\.\d{1,2}\.1\.project_in\.weight", name):
+            attn.add(int(match[1]))
     counts = {len(widths) for widths in levels.values()}
     if sorted(levels) != list(range(len(levels))) or len(counts) != 1:
         raise UserError(f"refusing {path}: its levels are not those of the attention U-Net")
@@ -75,5 +75,5 @@ def _config(state: dict[str, Tensor], path: Path) -> dict:
 def _shape(state: dict[str, Tensor], name: str, path: Path) -> tuple[int, ...]:
     value = state.get(name)
     if value is None or value.dim() != 4 or 0 in value.shape:
-        raise UserError(f"refusing {path}: its {name} is no convolution's")
+        raise UserError(f"refusing {path}: its {name} is no convolution's weight")
     return tuple(value.shape)

@@ -63,26 +63,26 @@ def has_assumptions(payload: dict) -> bool:
     return isinstance(payload.get(ASSUMED), _Assumptions)
 
 
-def completed(payload: dict, told: dict[str, tuple[str, object]]) -> tuple[dict, dict]:
+def completed(payload: dict, expected: dict[str, tuple[str, object]]) -> tuple[dict, dict]:
     """The stored configuration with what the caller knows in place of assumptions, and what is left to compare.
 
-    told: {field: (flag, value)}.
+    expected: {field: (flag, value)}.
     """
-    stored, left = payload["config"], dict(told)
+    stored, to_compare = payload["config"], dict(expected)
     unet, diffusion = dict(stored["unet"]), dict(stored["diffusion"])
-    for name in set(payload[ASSUMED].fields) & told.keys():
-        _, value = left.pop(name)
+    for name in set(payload[ASSUMED].fields) & expected.keys():
+        _, value = to_compare.pop(name)
         value = value.stored if isinstance(value, ImageSize) else value
         if name == "image_size" and stored["arch"] == DiffusersUNetConfig.arch:
             unet["settings"] = json.dumps(json.loads(unet["settings"]) | {"sample_size": value})
         else:
             (diffusion if name in diffusion else unet)[name] = value
-    return stored | {"unet": unet, "diffusion": diffusion}, left
+    return stored | {"unet": unet, "diffusion": diffusion}, to_compare
 
 
-def note(payload: dict, told: Iterable[str], settings: tuple[object, object], path: str | os.PathLike) -> None:
-    """Say once what is still assumed. told: fields that the caller knew; settings: of the network and the process."""
-    names = [name for name in payload[ASSUMED].fields if name not in told]
+def note(payload: dict, known_fields: Iterable[str], settings: tuple[object, object], path: str | os.PathLike) -> None:
+    """Say once what is still assumed. known_fields: that the caller knew; settings: of the network and the process."""
+    names = [name for name in payload[ASSUMED].fields if name not in known_fields]
     if not names or str(path) in _noted:
         return
     _noted.add(str(path))

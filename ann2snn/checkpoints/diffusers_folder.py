@@ -89,10 +89,10 @@ def normalised(path: Path) -> dict:
     if diffusion is None:
         assumed += PROCESS
     try:
-        whole = DiffusersUNetConfig(json.dumps(settings))  # refuses what no denoiser of images is
+        full_config = DiffusersUNetConfig(json.dumps(settings))  # refuses what no denoiser of images is
     except (UserError, TypeError) as error:
         raise UserError(f"refusing {inner}: {error}") from None
-    arch, unet = whole.arch, whole.to_dict()
+    arch, unet = full_config.arch, full_config.to_dict()
     if fits(settings):
         arch, unet = AttentionUNetConfig.arch, (config := _config(settings))
         state = _renamed(state, config, bool(settings["flip_sin_to_cos"]), inner)
@@ -172,8 +172,8 @@ def _diffusion(path: Path) -> DiffusionConfig | None:
 
 def todays_name(name: str) -> str:
     """The name of a parameter, which for attention's layers was another before diffusers 0.15."""
-    found = re.fullmatch(r"(.*attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)", name)
-    return f"{found[1]}.{OLD[found[2]]}.{found[3]}" if found else name
+    match = re.fullmatch(r"(.*attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)", name)
+    return f"{match[1]}.{OLD[match[2]]}.{match[3]}" if match else name
 
 
 def _renamed(state: dict[str, Tensor], config: dict, flipped: bool, path: Path) -> dict[str, Tensor]:
@@ -198,19 +198,19 @@ def _renamed(state: dict[str, Tensor], config: dict, flipped: bool, path: Path) 
 def _our_name(layer: str, config: dict) -> str:
     if layer in OUTSIDE:
         return OUTSIDE[layer]
-    if found := re.fullmatch(r"mid_block\.(resnets|attentions)\.([01])\.(.+)", layer):
-        place = "middle.1" if found[1] == "attentions" else f"middle.{2 * int(found[2])}"
-        return f"{place}.{_inner(found[1], found[3])}"
-    found = re.fullmatch(
+    if match := re.fullmatch(r"mid_block\.(resnets|attentions)\.([01])\.(.+)", layer):
+        place = "middle.1" if match[1] == "attentions" else f"middle.{2 * int(match[2])}"
+        return f"{place}.{_inner(match[1], match[3])}"
+    match = re.fullmatch(
         r"(down|up)_blocks\.(\d)\.(resnets|attentions|downsamplers|upsamplers)\.(\d{1,2})\.(.+)", layer
     )
-    if not found:
+    if not match:
         return layer
-    way, index, part, within, inner = found[1], int(found[2]), found[3], int(found[4]), found[5]
-    level = index if way == "down" else len(config["ch_mult"]) - 1 - index
-    place = f"{way}samples.level_{level}"
+    direction, index, part, within, inner = match[1], int(match[2]), match[3], int(match[4]), match[5]
+    level = index if direction == "down" else len(config["ch_mult"]) - 1 - index
+    place = f"{direction}samples.level_{level}"
     if part.endswith("samplers"):
-        last = config["num_res_blocks"] + (way == "up")
+        last = config["num_res_blocks"] + (direction == "up")
         return f"{place}.{last}.{'1' if inner == 'conv' else inner}"
     chain = f".{int(part == 'attentions')}" if level in config["attn"] or part == "attentions" else ""
     return f"{place}.{within}{chain}.{_inner(part, inner)}"

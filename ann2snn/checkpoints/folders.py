@@ -101,7 +101,7 @@ def tensors(path: Path, about: dict | None = None) -> dict[str, Tensor]:
         safetensors = _safetensors()
         state = safetensors.torch.load_file(path)
         with safetensors.safe_open(path, "pt") as file:
-            told = file.metadata() or {}
+            metadata = file.metadata() or {}
     except OSError as error:
         raise UserError(f"cannot read {path}: {cause(error)}") from None
     except UserError:
@@ -109,18 +109,18 @@ def tensors(path: Path, about: dict | None = None) -> dict[str, Tensor]:
     except Exception as error:  # safetensors' own, of which some versions have another name
         raise UserError(f"refusing {path}: it is damaged or no safetensors file ({type(error).__name__})") from None
     if about is not None:
-        _check_seals(path, told, about, state)
+        _check_seals(path, metadata, about, state)
     return {
         name: value.float() if value.is_floating_point() and value.dtype != torch.float64 else value
         for name, value in state.items()
     }
 
 
-def _check_seals(path: Path, told: dict[str, str], about: dict, state: dict[str, Tensor]) -> None:
+def _check_seals(path: Path, metadata: dict[str, str], about: dict, state: dict[str, Tensor]) -> None:
     """Raise UserError where a file of weights tells of other settings or weights than there are."""
-    if SEALS not in told:  # written before there were any
+    if SEALS not in metadata:  # written before there were any
         return
-    settings, _, weights = told[SEALS].partition(" ")
+    settings, _, weights = metadata[SEALS].partition(" ")
     if settings != content_hash(about):
         raise UserError(
             f"refusing {path.parent}: its {CONFIG} is not the one that {path.name} was written with (edited, or "
@@ -132,15 +132,15 @@ def _check_seals(path: Path, told: dict[str, str], about: dict, state: dict[str,
 
 def _stored(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """Weights as they lie in the file: of one type, each with memory of its own. Raises UserError for overflow."""
-    found = {}
+    stored = {}
     for name, value in state.items():
         kept = value.detach().to("cpu")
         if kept.is_floating_point():
             kept = kept.to(dtype)
             if not bool(kept.isfinite().all()) and bool(value.isfinite().all()):
                 raise UserError(f"{name} has values that half precision cannot hold: use dtype=float32")
-        found[name] = kept.contiguous().clone()
-    return found
+        stored[name] = kept.contiguous().clone()
+    return stored
 
 
 def _safetensors():

@@ -43,7 +43,7 @@ def payload_of(net: nn.Module, **extra: object) -> dict:
     extra = {name: value.item() if isinstance(value, np.generic) else value for name, value in extra.items()}
     for name, value in extra.items():
         require(_is_plain(value), f"{name}={str(value)[:40]}: only plain values can be kept with a network")
-    check_told(extra, "cannot keep this with a network")
+    check_description(extra, "cannot keep this with a network")
     check_pair(inner.config, inner.diffusion)
     kind = "direct" if isinstance(inner, DirectDenoiser) else "ann"
     config = {"arch": inner.config.arch, "unet": inner.config.to_dict(), "diffusion": inner.diffusion.to_dict()}
@@ -52,7 +52,7 @@ def payload_of(net: nn.Module, **extra: object) -> dict:
     return {"kind": kind, "format": FORMAT, "ema_model": inner.state_dict(), "config": config, **extra}
 
 
-def check_told(payload: dict, otherwise: str) -> None:
+def check_description(payload: dict, otherwise: str) -> None:
     """Raise UserError unless what a file tells of its network has the form that the stages rely on.
 
     otherwise: how the message begins.
@@ -81,8 +81,8 @@ def check_pair(config: NetworkConfig, diffusion: DiffusionConfig) -> None:
     """Raise UserError unless the network is one for the process, and makes latents or images of 1 or 3 channels."""
     steps, channels = diffusion.diffusion_steps, config.in_channels / network_channels(diffusion, 1)
     channels = diffusion.decoded_channels or channels
-    own = getattr(config, "diffusion_steps", steps)  # a network without a table of times takes any
-    require(own == steps, f"{own} diffusion steps in the network, {steps} in the process")
+    network_steps = getattr(config, "diffusion_steps", steps)  # a network without a table of times takes any
+    require(network_steps == steps, f"{network_steps} diffusion steps in the network, {steps} in the process")
     require(channels in (1, 3), f"{channels:g} image channels: images have 1 (grey) or 3 (colour)")
     size = config.image_size.times(diffusion.downscale)
     require(max(size) <= MAX_IMAGE_SIZE, f"images of {size} pixels: at most {MAX_IMAGE_SIZE}")

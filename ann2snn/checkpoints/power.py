@@ -55,13 +55,13 @@ def kept_in(raw: dict, path: str | os.PathLike) -> Kept:
         sigmas, averages, listed = (stored[name] for name in ("sigma_rel", "averages", "snapshots"))
         states = [state_in({ENTRY: state}, ENTRY, path) for state in averages]
         snapshots = {Profile(check_sigma_rel(sigma), at): content for sigma, at, content in listed}
-        whole = type(step) is int and all(type(p.step) is int and 0 < p.step <= step for p in snapshots)
+        steps_valid = type(step) is int and all(type(p.step) is int and 0 < p.step <= step for p in snapshots)
         known = all(p.sigma_rel in sigmas for p in snapshots)
         named = all(isinstance(content, str) for content in snapshots.values())
         kept = Kept({check_sigma_rel(sigma): state for sigma, state in zip(sigmas, states, strict=True)}, snapshots)
     except (KeyError, TypeError, ValueError):
         raise UserError(f"refusing {path}: its power-function averages are unreadable") from None
-    if not (whole and known and named and kept.averages):
+    if not (steps_valid and known and named and kept.averages):
         raise UserError(f"refusing {path}: its power-function averages are unreadable")
     return kept
 
@@ -84,11 +84,11 @@ class Built:
         return f"{name}: of {self.used} snapshots{lost}, its profile is off by {self.distance:.2%}"
 
 
-def power_average(path: str | os.PathLike, sigma_rel: float, folder: Path, **how: Any) -> Built:
+def power_average(path: str | os.PathLike, sigma_rel: float, folder: Path, **load_options: Any) -> Built:
     """The network of a training, its weights averaged by the power function of width σ_rel up to the file's step.
 
-    folder: of the snapshots; those that are not there are done without. how: as `checkpoint.load`. Accumulates in
-    float64. `weights` of what is loaded is "power" and the width.
+    folder: of the snapshots; those that are not there are done without. load_options: as `checkpoint.load`.
+    Accumulates in float64. `weights` of what is loaded is "power" and the width.
 
     Raises UserError: the file has no such averages, or it or a snapshot is damaged, or another run's.
     """
@@ -97,17 +97,17 @@ def power_average(path: str | os.PathLike, sigma_rel: float, folder: Path, **how
     if not kept.averages or not step:
         raise UserError(f"{path} holds no power-function averages: train with --power_ema=0.05,0.1 to choose one later")
     earlier = {average: content for average, content in kept.snapshots.items() if average.step < step}
-    there = [average for average in earlier if (folder / snapshot_name(average)).exists()]
-    profiles = [*(Profile(sigma, step) for sigma in kept.averages), *there]
+    available = [average for average in earlier if (folder / snapshot_name(average)).exists()]
+    profiles = [*(Profile(sigma, step) for sigma in kept.averages), *available]
     factors, distance = coefficients(profiles, Profile(sigma_rel, step))
     total = _Sum(state_in(raw, "ema_model", path), path)
     for factor, state in zip(factors, kept.averages.values(), strict=False):
         total.add(float(factor), state)
-    for factor, average in zip(factors[len(kept.averages) :], there, strict=True):
+    for factor, average in zip(factors[len(kept.averages) :], available, strict=True):
         total.add(float(factor), _snapshot(folder / snapshot_name(average), earlier[average], path))
-    loaded = checkpoint.load(path, payload=raw | {"ema_model": total.state()}, **how)
+    loaded = checkpoint.load(path, payload=raw | {"ema_model": total.state()}, **load_options)
     loaded.weights = f"power{sigma_rel:g}"
-    return Built(loaded, distance, len(there), len(earlier) - len(there))
+    return Built(loaded, distance, len(available), len(earlier) - len(available))
 
 
 def _snapshot(path: Path, content: str, owner: str | os.PathLike) -> dict[str, Tensor]:
@@ -131,9 +131,9 @@ class _Sum:
         for name, value in self.like.items():
             if name not in state or state[name].shape != value.shape:
                 raise UserError(f"refusing {self.path}: an average of it has no {name} of its network")
-        for name, found in self.sums.items():
+        for name, total in self.sums.items():
             value = state[name].double()
-            found.add_(value, alpha=factor)
+            total.add_(value, alpha=factor)
             if name in self.least:
                 self.least[name] = torch.minimum(self.least[name], value)
 

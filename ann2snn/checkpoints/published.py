@@ -23,15 +23,15 @@ def with_weights_by_our_name(payload: dict) -> dict:
     """FSDDIM keeps its weights as `model_state_dict`; ours, and SDDPM's, are `net_model`. Others stay as they are."""
     if "model_state_dict" not in payload or "net_model" in payload or "ema_model" in payload:
         return payload
-    rest = {name: value for name, value in payload.items() if name != "model_state_dict"}
-    return rest | {"net_model": payload["model_state_dict"]}
+    other_entries = {name: value for name, value in payload.items() if name != "model_state_dict"}
+    return other_entries | {"net_model": payload["model_state_dict"]}
 
 
-def weights_in(payload: dict, asked: str) -> str:
-    """ "ema" or "net": what to read where `asked` is wanted. SDDPM and FSDDIM do not average their weights."""
+def weights_in(payload: dict, requested: str) -> str:
+    """ "ema" or "net": what to read where `requested` is wanted. SDDPM and FSDDIM do not average their weights."""
     state = payload.get("net_model")
     alone = "config" not in payload and "ema_model" not in payload
-    return "net" if alone and isinstance(state, dict) and arch_of(state) else asked
+    return "net" if alone and isinstance(state, dict) and arch_of(state) else requested
 
 
 def arch_of(state: dict[str, Tensor]) -> type[DirectConfig] | None:
@@ -56,9 +56,9 @@ def infer_direct_config(
     if kind is None:
         raise UserError(f"refusing {path}: its entries are not those of SDDPM, SDM or FSDDIM")
     fields = _sddpm_fields(state, path) if kind is SDDPMConfig else _fsddim_fields(state, path)
-    told = fields.get("spike_steps")
-    if spike_steps is not None and told not in (None, spike_steps):
-        raise UserError(f"--timestep={spike_steps} contradicts {path}, whose network has {told} time steps")
+    stored_steps = fields.get("spike_steps")
+    if spike_steps is not None and stored_steps not in (None, spike_steps):
+        raise UserError(f"--timestep={spike_steps} contradicts {path}, whose network has {stored_steps} time steps")
     if spike_steps is not None:
         fields["spike_steps"] = spike_steps
     return _checked(path, lambda: kind(image_size=image_size, **fields))
@@ -69,9 +69,9 @@ def completed(config: DirectConfig, expected: dict, path: object) -> tuple[Direc
 
     Raises UserError for values that make no network.
     """
-    told = {name: value for name, (_, value) in expected.items() if name in UNTOLD and hasattr(config, name)}
-    left = {name: given for name, given in expected.items() if name not in told}
-    return (_checked(path, lambda: replace(config, **told)) if told else config), left
+    given_values = {name: value for name, (_, value) in expected.items() if name in UNTOLD and hasattr(config, name)}
+    to_compare = {name: given for name, given in expected.items() if name not in given_values}
+    return (_checked(path, lambda: replace(config, **given_values)) if given_values else config), to_compare
 
 
 def diffusion_of(config: DirectConfig) -> DiffusionConfig:
@@ -85,7 +85,7 @@ def _checked(path: object, make: Callable[[], DirectConfig]) -> DirectConfig:
     try:
         return make()
     except UserError as error:
-        raise UserError(f"refusing {path}: its weights and the flags make no network: {error}") from None
+        raise UserError(f"refusing {path}: its weights and the flags describe no valid network: {error}") from None
 
 
 def _sddpm_fields(state: dict[str, Tensor], path: object) -> dict:
@@ -101,11 +101,12 @@ def _sddpm_fields(state: dict[str, Tensor], path: object) -> dict:
 
 def _fsddim_fields(state: dict[str, Tensor], path: object) -> dict:
     ch, in_channels = _shape(state, "conv_in.weight", 5, path)[:2]
-    found = {(int(m[1]), int(m[2])) for name in state if (m := re.match(r"downs\.([0-9]{1,4})\.([0-9]{1,4})\.", name))}
-    levels = len({level for level, _ in found})
+    matches = (re.match(r"downs\.([0-9]{1,4})\.([0-9]{1,4})\.", name) for name in state)
+    block_indices = {(int(match[1]), int(match[2])) for match in matches if match}
+    levels = len({level for level, _ in block_indices})
     if not levels:
         raise UserError(f"refusing {path}: its blocks are not those of this U-Net")
-    blocks = len(found) // levels - 1  # a level ends with what changes the resolution
+    blocks = len(block_indices) // levels - 1  # a level ends with what changes the resolution
     mults = []
     for level in range(levels):
         name = f"downs.{level}.{blocks}." + ("weight" if level == levels - 1 else "conv.1.weight")

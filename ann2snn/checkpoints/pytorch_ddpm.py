@@ -50,42 +50,42 @@ def recognises(payload: dict) -> bool:
 
 def normalised(payload: dict, path: Path) -> dict:
     """Our payload. Raises UserError."""
-    found: dict[str, object] = {"kind": "ann", "format": FORMAT, "step": payload.get("step", 0)}
+    our_payload: dict[str, object] = {"kind": "ann", "format": FORMAT, "step": payload.get("step", 0)}
     config, steps, size = None, 0, image_size_of(payload)
     for key in ("ema_model", "net_model"):
         if key in payload:
             state = {name.removeprefix("module."): value for name, value in state_in(payload, key, path).items()}
             steps = _check_table(state, path)
             config = _config(state, size or SQUARE_32, path)
-            found[key] = _renamed(state, config, path)
+            our_payload[key] = _renamed(state, config, path)
     diffusion = DiffusionConfig(diffusion_steps=steps)
-    found["config"] = {"arch": AttentionUNetConfig.arch, "unet": config, "diffusion": diffusion.to_dict()}
-    told = set() if size is None else {"image_size"}
-    return found | {"assumed": [name for name in ASSUMED if name not in told]}
+    our_payload["config"] = {"arch": AttentionUNetConfig.arch, "unet": config, "diffusion": diffusion.to_dict()}
+    known_fields = set() if size is None else {"image_size"}
+    return our_payload | {"assumed": [name for name in ASSUMED if name not in known_fields]}
 
 
 def _check_table(state: dict[str, Tensor], path: Path) -> int:
     """Diffusion steps of the table of times. Raises UserError for one that is not the sinusoids'."""
     table = state.get(TABLE)
     if table is None or table.dim() != 2 or not 4 <= table.shape[1] <= 4096 or not 1 <= table.shape[0] <= 100_000:
-        raise UserError(f"refusing {path}: its {TABLE} is no table of times")
+        raise UserError(f"refusing {path}: its {TABLE} is not a table of time embeddings")
     features = sinusoidal_features(torch.arange(table.shape[0]), table.shape[1] // 2 * 2, "pytorch_ddpm")
     ours = torch.stack(features.chunk(2, dim=1), dim=-1).flatten(1)  # sine and cosine in turn
     if table.shape != ours.shape or not bool((table - ours).abs().max() < TABLE_ERROR):
-        raise UserError(f"refusing {path}: its {TABLE} has other values than sinusoids of time")
+        raise UserError(f"refusing {path}: its {TABLE} does not hold the sinusoids of time embeddings")
     return table.shape[0]
 
 
 def _config(state: dict[str, Tensor], image_size: ImageSize, path: Path) -> dict:
     head = state.get("head.weight")
     if head is None or head.dim() != 4 or 0 in head.shape:
-        raise UserError(f"refusing {path}: its head.weight is no convolution's")
+        raise UserError(f"refusing {path}: its head.weight is no convolution's weight")
     ch = head.shape[0]
     mults, blocks = blocks_per_level(state, ch, path, ends_with="main.weight", width="block1.2.weight")
     attn = {
-        divided(int(found[1]) // (blocks + 1), 1, path)
+        divided(int(match[1]) // (blocks + 1), 1, path)
         for name in state
-        if (found := re.fullmatch(r"downblocks\.(\d{1,3})\.attn\.proj_q\.weight", name))
+        if (match := re.fullmatch(r"downblocks\.(\d{1,3})\.attn\.proj_q\.weight", name))
     }
     return attention_settings(
         in_channels=head.shape[1],
@@ -122,25 +122,25 @@ def _our_name(name: str, config: dict) -> str:
     layer, _, kind = name.rpartition(".")
     if layer in OUTSIDE:
         return f"{OUTSIDE[layer]}.{kind}"
-    found = re.fullmatch(r"(down|middle|up)blocks\.(\d{1,3})\.(.+)", layer)
-    if not found:
+    match = re.fullmatch(r"(down|middle|up)blocks\.(\d{1,3})\.(.+)", layer)
+    if not match:
         return name
-    way, index, inner = found[1], int(found[2]), found[3]
-    place, has_attention = _place(way, index, config)
+    direction, index, inner = match[1], int(match[2]), match[3]
+    place, has_attention = _place(direction, index, config)
     if inner == "main":
         return f"{place}.1.{kind}"
     if inner.startswith("attn."):
-        attention = "middle.1" if way == "middle" else f"{place}.1"
+        attention = "middle.1" if direction == "middle" else f"{place}.1"
         return f"{attention}.{ {'attn.group_norm': 'norm', 'attn.proj': 'project_out'}.get(inner, inner) }.{kind}"
     return f"{place}{'.0' if has_attention else ''}.{LAYERS.get(inner, inner)}.{kind}"
 
 
-def _place(way: str, index: int, config: dict) -> tuple[str, bool]:
+def _place(direction: str, index: int, config: dict) -> tuple[str, bool]:
     """Our name of a block, and whether it is followed by attention in a chain."""
-    if way == "middle":
+    if direction == "middle":
         return f"middle.{2 * index}", False
-    blocks = config["num_res_blocks"] + (way == "up")
+    blocks = config["num_res_blocks"] + (direction == "up")
     level, within = divmod(index, blocks + 1)
-    if way == "up":
+    if direction == "up":
         level = len(config["ch_mult"]) - 1 - level
-    return f"{way}samples.level_{level}.{within}", level in config["attn"] and within < blocks
+    return f"{direction}samples.level_{level}.{within}", level in config["attn"] and within < blocks

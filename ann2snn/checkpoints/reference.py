@@ -69,7 +69,7 @@ def infer_config(
         check_pair(config, DiffusionConfig(diffusion_steps=config.diffusion_steps))
         return config
     except UserError as error:
-        raise UserError(f"refusing {path}: its shapes are those of no network here: {error}") from None
+        raise UserError(f"refusing {path}: its shapes fit no network of this program: {error}") from None
 
 
 def blocks_per_level(

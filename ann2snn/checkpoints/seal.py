@@ -111,10 +111,10 @@ def verify(payload: dict, path: str | os.PathLike) -> None:
         return
     stored = payload[HASH]
     try:
-        found = content_hash(payload, budget=SHARING * os.path.getsize(path))
+        actual_hash = content_hash(payload, budget=SHARING * os.path.getsize(path))
     except (TypeError, ValueError, RuntimeError, RecursionError) as error:
         raise UserError(f"refusing {path}: its content cannot be checked ({error})") from None
-    if not isinstance(stored, str) or stored != found:
+    if not isinstance(stored, str) or stored != actual_hash:
         raise DamageError(f"refusing {path}: its content does not match its hash: the file is damaged")
 
 

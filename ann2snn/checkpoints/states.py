@@ -20,8 +20,8 @@ def state_in(payload: dict, key: str, path: str | os.PathLike) -> dict[str, Tens
         raise UserError(f"refusing {path}: no weights under {key!r}")
     for name, value in state.items():
         plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
-        whole = plain and isinstance(name, str) and _is_whole(name, value)
-        if not isinstance(name, str) or not plain or not (value.is_floating_point() or whole):
+        integer_valued = plain and isinstance(name, str) and _is_whole(name, value)
+        if not isinstance(name, str) or not plain or not (value.is_floating_point() or integer_valued):
             raise UserError(
                 f"refusing {path}: entry {str(name)[:80]!r} of {key!r} is not a named floating-point tensor"
             )
@@ -38,9 +38,9 @@ def _is_whole(name: str, value: Tensor) -> bool:
 
 def load_state(net: nn.Module, state: dict[str, Tensor], path: str | os.PathLike) -> None:
     """Copy `state` into `net`, in place but for optional entries. Raises UserError, naming what does not fit."""
-    wanted = check_fit(net, state, path)
+    expected = check_fit(net, state, path)
     for name, value in state.items():
-        if not bool(torch.isfinite(value.to(wanted[name].dtype)).all()):
+        if not bool(torch.isfinite(value.to(expected[name].dtype)).all()):
             raise UserError(f"refusing {path}: {name} holds values that are not finite")
     try:
         net.load_state_dict(state, strict=True)
@@ -54,15 +54,15 @@ def check_fit(net: nn.Module, state: dict[str, Tensor], path: str | os.PathLike)
         prepare_for(net, state)
     except UserError as error:
         raise UserError(f"refusing {path}: {error}") from None
-    wanted = net.state_dict()
-    missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    expected = net.state_dict()
+    missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     if missing or unknown:
-        what = f"lacks {missing[0]}" if missing else f"has the unknown entry {unknown[0]}"
-        raise UserError(f"refusing {path}: it {what} ({len(missing)} missing, {len(unknown)} unknown entries)")
+        difference = f"lacks {missing[0]}" if missing else f"has the unknown entry {unknown[0]}"
+        raise UserError(f"refusing {path}: it {difference} ({len(missing)} missing, {len(unknown)} unknown entries)")
     for name, value in state.items():
-        if value.shape != wanted[name].shape:
-            raise UserError(f"refusing {path}: {name} is {list(value.shape)}, expected {list(wanted[name].shape)}")
-    return wanted
+        if value.shape != expected[name].shape:
+            raise UserError(f"refusing {path}: {name} is {list(value.shape)}, expected {list(expected[name].shape)}")
+    return expected
 
 
 def attention_settings(**fields: object) -> dict:

@@ -49,10 +49,10 @@ UNREAD = {
 
 def check(command: str) -> None:
     """Raise UserError for flags that ask `command` for what another one does, or that belong to flags not given."""
-    for name, others in COMMANDS.items():
-        scripts = [f"{SCRIPTS[other]}.py" for other in others]
-        message = f"{_told(name)}: only {' and '.join(scripts)} {'do' if others[1:] else 'does'} that"
-        require(command in others or not _asks(name), f"{message}; drop it, or run {' or '.join(scripts)}")
+    for name, commands in COMMANDS.items():
+        scripts = [f"{SCRIPTS[command_name]}.py" for command_name in commands]
+        message = f"{_as_given(name)}: only {' and '.join(scripts)} {'do' if commands[1:] else 'does'} that"
+        require(command in commands or not _asks(name), f"{message}; drop it, or run {' or '.join(scripts)}")
     drawn = command == "evaluate" and not given("sampler") and any(FLAGS[name].value for name in PICTURES)
     for field, name in SOME_TAKE.items():
         if _asks(name):
@@ -62,34 +62,35 @@ def check(command: str) -> None:
     require(known, f"--extractor={kind}: use one of {', '.join(EXTRACTORS)}, or {' or '.join(BACKBONES)} and a name")
     unread = kind in EXTRACTORS and _asks("extractor_weights")
     require(
-        not unread, f"{_told('extractor_weights')}: only with --extractor={'NAME or '.join(BACKBONES)}NAME; drop it"
+        not unread, f"{_as_given('extractor_weights')}: only with --extractor={'NAME or '.join(BACKBONES)}NAME; drop it"
     )
     if command != "evaluate":
         return
-    asked = [name for name in ACTIONS if FLAGS[name].value]
-    require(len(asked) < 2, f"{' and '.join(f'--{name}' for name in asked)}: one at a time; drop all but one")
+    given_actions = [name for name in ACTIONS if FLAGS[name].value]
+    names = " and ".join(f"--{name}" for name in given_actions)
+    require(len(given_actions) < 2, f"{names}: one at a time; drop all but one")
     for name in ACTIONS:
-        told = f"--start: draws an image's variations; drop it or --{name}"
-        require(name in EDITS or not (FLAGS[name].value and FLAGS.start), told)
+        message = f"--start: draws an image's variations; drop it or --{name}"
+        require(name in EDITS or not (FLAGS[name].value and FLAGS.start), message)
     for name, actions in UNREAD.items():
         for action in actions:
-            require(not (FLAGS[action].value and _asks(name)), f"{_told(name)}: not with --{action}; drop one")
+            require(not (FLAGS[action].value and _asks(name)), f"{_as_given(name)}: not with --{action}; drop one")
     for name, owners in PARTS.items():
         owner = " or ".join(f"--{owner}" for owner in owners)
         asks = any(FLAGS[owner].value for owner in owners)
-        require(asks or not _asks(name), f"{_told(name)}: only with {owner}; drop it or add that")
+        require(asks or not _asks(name), f"{_as_given(name)}: only with {owner}; drop it or add that")
     for name in ("score", "make_stats", "score_data"):
-        told = f"{_told('autoencoder')}: of the network that makes images; drop it or --{name}"
-        require(not (FLAGS[name].value and _asks("autoencoder")), told)
+        message = f"{_as_given('autoencoder')}: of the network that makes images; drop it or --{name}"
+        require(not (FLAGS[name].value and _asks("autoencoder")), message)
     varied = [name for name in EDITS if FLAGS[name].value]
-    told = f"{_told('strength')}: of --start alone, not with --{' and --'.join(varied)}"
-    require(not varied or not _asks("strength"), told)
+    message = f"{_as_given('strength')}: of --start alone, not with --{' and --'.join(varied)}"
+    require(not varied or not _asks("strength"), message)
 
 
 def _asks(name: str) -> bool:
     return name in FLAGS.by_hand and FLAGS[name].value != FLAGS[name].default
 
 
-def _told(name: str) -> str:
+def _as_given(name: str) -> str:
     flag = FLAGS[name]
     return f"--{name}" if flag.boolean else f"--{name}={written(flag.value)}"

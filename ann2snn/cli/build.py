@@ -88,8 +88,8 @@ def _decided_by(source: checkpoint.Loaded, network: NetworkConfig | None) -> dic
 
 def dataset(train: bool = True) -> ImageDataset:
     """The data set the flags name. Raises UserError."""
-    where = FLAGS.dataset_type, FLAGS.data_dir, FLAGS.img_size
-    return _announced(load_dataset(*where, train=train, channels=FLAGS.channels))
+    place = FLAGS.dataset_type, FLAGS.data_dir, FLAGS.img_size
+    return _announced(load_dataset(*place, train=train, channels=FLAGS.channels))
 
 
 def dataset_for(source: checkpoint.Loaded, train: bool = True) -> ImageDataset:
@@ -97,12 +97,12 @@ def dataset_for(source: checkpoint.Loaded, train: bool = True) -> ImageDataset:
     otherwise."""
     name = FLAGS.dataset_type if flags.given("dataset_type") else source.trained_on or FLAGS.dataset_type
     net = source.net
-    wanted = image_channels(net)
-    channels = wanted if name == "folder" else None
+    network_channels = image_channels(net)
+    channels = network_channels if name == "folder" else None
     images = load_dataset(name, FLAGS.data_dir, decoded_size(net), train=train, channels=channels)
-    if images.channels != wanted:
+    if images.channels != network_channels:
         raise UserError(
-            f"{name} has {images.channels} image channels, the network of {source.path} {wanted}: "
+            f"{name} has {images.channels} image channels, the network of {source.path} {network_channels}: "
             "give the --dataset_type it was trained on"
         )
     return _announced(images)
@@ -162,37 +162,40 @@ def sample_config() -> SampleConfig:
 def train_config() -> TrainConfig:
     fields: dict[str, Any] = {name: FLAGS[name].value for name in TrainConfig.__dataclass_fields__}
     config = TrainConfig(**fields)
-    told = f"--power_ema_step={FLAGS.power_ema_step}: only with --power_ema"
-    require(bool(config.power_ema) or not flags.given("power_ema_step"), told)
+    message = f"--power_ema_step={FLAGS.power_ema_step}: only with --power_ema"
+    require(bool(config.power_ema) or not flags.given("power_ema_step"), message)
     return config
 
 
 def spiking_config(stored: SpikingConfig | None = None, **defaults: Any) -> SpikingConfig:
     """How the SNN runs: flags given by hand, over a checkpoint's own settings, over the stage's defaults."""
     base = stored or SpikingConfig(**defaults)
-    asked = {name: FLAGS[name].value for name in base.to_dict() if FLAGS[name].value is not None}
-    return base.changed(**asked)
+    given_fields = {name: FLAGS[name].value for name in base.to_dict() if FLAGS[name].value is not None}
+    return base.changed(**given_fields)
 
 
 def tsm_config(source: checkpoint.Loaded) -> TrainConfig:
     """How SDM is fine-tuned: the flags of fine-tuning where it has its own, those of training otherwise."""
     require(FLAGS.ft_steps >= 1, f"--ft_steps={FLAGS.ft_steps}: use at least 1")
-    own: dict[str, Any] = {"total_steps": FLAGS.ft_steps, "batch_size": FLAGS.ft_batch_size}
+    fields: dict[str, Any] = {"total_steps": FLAGS.ft_steps, "batch_size": FLAGS.ft_batch_size}
     if not flags.given("warmup"):
-        own["warmup"] = 0
+        fields["warmup"] = 0
     if source.trained_on and not flags.given("dataset_type"):
-        own["dataset_type"] = source.trained_on
-    return replace(train_config(), **own)
+        fields["dataset_type"] = source.trained_on
+    return replace(train_config(), **fields)
 
 
-def training(world: World, suits: Callable[[NetworkConfig, DiffusionConfig], None]) -> Training:
-    """The training the flags ask for. `suits` raises UserError for what the script does not train, as this does."""
-    require(FLAGS.init_from is None, "--init_from: of ANN_train.py; drop it")
+def training(world: World, check_trainable: Callable[[NetworkConfig, DiffusionConfig], None]) -> Training:
+    """The training the flags ask for.
+
+    Raises UserError; so does `check_trainable`, for what the script does not train.
+    """
+    require(FLAGS.init_from is None, "--init_from: only for ANN_train.py; drop it")
     require(FLAGS.total_steps != 0, "--total_steps=0: use at least 1, or 0 with --init_from")
     autoencoder = latents.given_autoencoder()
     diffusion, sample, train = diffusion_config(autoencoder), sample_config(), train_config()
     network = network_config(3, diffusion.downscale)  # refuse bad flags before the data are read
-    suits(network, diffusion)
+    check_trainable(network, diffusion)
     latents.check_training(diffusion)
     check_sampling(diffusion, network.image_size, sample, spike_steps=current_steps(network))
     synaptic_loss_of(train, network)
@@ -229,10 +232,10 @@ def training_from(source: checkpoint.Loaded, world: World) -> Training:
     diffusion, sample = source.unconverted.diffusion, resolved(network, sample_config())
     latents.check_training(diffusion)
     check_sampling(diffusion, network.image_size, sample, spike_steps=current_steps(network))
-    own: dict[str, Any] = {"dropout": network.dropout}
+    fields: dict[str, Any] = {"dropout": network.dropout}
     if source.trained_on and not flags.given("dataset_type"):
-        own["dataset_type"] = source.trained_on
-    train, schedule = replace(train_config(), **own), train_schedule(sample, world)
+        fields["dataset_type"] = source.trained_on
+    train, schedule = replace(train_config(), **fields), train_schedule(sample, world)
     folder = run_folder("train", source, network)
     plan = Training(folder, images, network, diffusion, train, sample, schedule, world)
     return replace(plan, autoencoder=source.net.autoencoder)
@@ -253,7 +256,7 @@ def train_options(initial: Initial | None = None) -> Options:
 
 def train_schedule(sample: SampleConfig, world: World) -> Schedule:
     """When a training saves, logs, samples and scores. Raises UserError."""
-    score, how = scorer(sample, world) if FLAGS.eval_step else (None, {})
+    score, score_settings = scorer(sample, world) if FLAGS.eval_step else (None, {})
     return Schedule(
         sample_step=FLAGS.sample_step,
         save_step=5000 if FLAGS.save_step is None else FLAGS.save_step,
@@ -263,21 +266,21 @@ def train_schedule(sample: SampleConfig, world: World) -> Schedule:
         resident=FLAGS.resident,
         eval_step=FLAGS.eval_step,
         score=score,
-        how=how,
+        score_settings=score_settings,
         wandb=FLAGS.wandb,
         power_ema_step=FLAGS.power_ema_step,
     )
 
 
 def scorer(sample: SampleConfig, world: World) -> tuple[Callable[[Network], dict[str, float]], dict]:
-    """Denoiser → named figures on --num_images fresh images, which are not kept; and `Schedule.how`. Raises UserError.
+    """Denoiser → named figures on --num_images fresh images, which are not kept; and `Schedule.score_settings`.
 
-    All processes of `world` must call it together; all get the figures.
+    All processes of `world` must call it together; all get the figures. Raises UserError.
     """
     require_spread(FLAGS.num_images)
     features, stats = extractor_and_stats(world.device)
     # The statistics by their content: a path may come to name other ones, and a file may move.
-    how = {"images": FLAGS.num_images, "extractor": features.name, "statistics": file_hash(FLAGS.fid_cache)}
+    score_settings = {"images": FLAGS.num_images, "extractor": features.name, "statistics": file_hash(FLAGS.fid_cache)}
 
     def score(net: Network) -> dict[str, float]:
         count = FLAGS.num_images
@@ -285,11 +288,11 @@ def scorer(sample: SampleConfig, world: World) -> tuple[Callable[[Network], dict
         scores = score_numbered(images, features, stats, splits=usual_splits(count), total=count, world=world)
         return {name: value for name, value in scores.items() if isinstance(value, float)}
 
-    return score, how
+    return score, score_settings
 
 
 def finetune_config() -> FineTuneConfig:
-    require(FLAGS.lr_decay != "cooldown", "--lr_decay=cooldown: of ANN_train.py; fine-tuning knows none and cosine")
+    require(FLAGS.lr_decay != "cooldown", "--lr_decay=cooldown: only for ANN_train.py; fine-tuning has none and cosine")
     return FineTuneConfig(
         steps=FLAGS.ft_steps,
         lr=FLAGS.lr,

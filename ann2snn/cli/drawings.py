@@ -51,8 +51,10 @@ def sampling(action: str) -> SampleConfig:
     if action not in ("inpaint", "invert"):
         return sample
     only = "ddpm_strided" if action == "inpaint" else "ddim"
-    require(not given("sampler") or sample.sampler == only, f"--sampler={sample.sampler}: --{action} has {only} alone")
-    require(not given("eta") or not sample.eta, f"--eta={sample.eta:g}: --{action} has none; use --eta=0")
+    require(
+        not given("sampler") or sample.sampler == only, f"--sampler={sample.sampler}: --{action} works with {only} only"
+    )
+    require(not given("eta") or not sample.eta, f"--eta={sample.eta:g}: --{action} draws no noise; use --eta=0")
     clips = action == "invert" and given("clip_x0") and sample.clip
     require(not clips, "--clip_x0: --invert clips nothing; use --noclip_x0")
     plain = replace(sample, sampler=only, eta=0.0)

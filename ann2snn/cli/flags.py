@@ -60,7 +60,7 @@ def run_script(
                     print(line)
             return main()
 
-        sys.exit(launch.run(start, lambda: launch.wanted(FLAGS.nproc, FLAGS.parallel, FLAGS.device), worker))
+        sys.exit(launch.run(start, lambda: launch.process_count(FLAGS.nproc, FLAGS.parallel, FLAGS.device), worker))
 
 
 def _parse(argv: list[str], introduction: str = "") -> list[str]:
@@ -68,13 +68,13 @@ def _parse(argv: list[str], introduction: str = "") -> list[str]:
         show(help_text(introduction))
         sys.exit(0)
     try:
-        rest = FLAGS(argv)
-        require(len(rest) < 2, f"unexpected argument {rest[-1][:80]!r}: flags start with --")
+        words = FLAGS(argv)
+        require(len(words) < 2, f"unexpected argument {words[-1][:80]!r}: flags start with --")
         _check_values()
     except (flags.Error, ValueError) as error:  # absl's own refusals are of both kinds, UserError is of the second
         print(f"error: {one_line(_message(error))}", file=sys.stderr)
         sys.exit(2)
-    return rest
+    return words
 
 
 MAY_BE_EMPTY = ("attn", "corrections")  # lists of what a network has

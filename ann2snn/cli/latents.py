@@ -24,8 +24,8 @@ _loaded = functools.cache(load_autoencoder)
 
 def check_unclipped(diffusion: DiffusionConfig) -> None:
     """Raise UserError where predicted latents are to be clipped, which have no range; by default they are not."""
-    asked = bool(diffusion.autoencoder) and flags.given("clip_x0") and FLAGS.clip_x0
-    require(not asked, "--clip_x0: latents have no range to be clipped to; drop it")
+    clipped = bool(diffusion.autoencoder) and flags.given("clip_x0") and FLAGS.clip_x0
+    require(not clipped, "--clip_x0: latents have no range to be clipped to; drop it")
 
 
 def check_training(diffusion: DiffusionConfig) -> None:
@@ -33,8 +33,13 @@ def check_training(diffusion: DiffusionConfig) -> None:
     if not diffusion.autoencoder:
         return
     check_unclipped(diffusion)
-    require(not FLAGS.flip, "--flip: a mirrored latent is none of the mirrored image; use --noflip with --autoencoder")
-    require(FLAGS.loss_type == "mse", f"--loss_type={FLAGS.loss_type}: of 8-bit images; use mse with --autoencoder")
+    require(
+        not FLAGS.flip,
+        "--flip: a mirrored latent is not the latent of the mirrored image; use --noflip with --autoencoder",
+    )
+    require(
+        FLAGS.loss_type == "mse", f"--loss_type={FLAGS.loss_type}: only for 8-bit images; use mse with --autoencoder"
+    )
 
 
 def encoded(images: ImageDataset, autoencoder: Autoencoder | None, device: torch.device) -> ImageDataset:

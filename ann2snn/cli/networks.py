@@ -35,17 +35,17 @@ def given_path() -> Path | None:
 
 def load_checkpoint(path: Path, weights: str = "ema", free: tuple[str, ...] = ()) -> checkpoint.Loaded:
     """Read a network; any flag given by hand, but those `free` to differ, must agree with it. Raises UserError."""
-    return _checked(checkpoint.load(path, weights=weights, **_told(free)), free)
+    return _checked(checkpoint.load(path, weights=weights, **_given_settings(free)), free)
 
 
 def load_average(path: Path, sigma_rel: float) -> Built:
     """Build the power-function average of that width; flags given by hand must agree. Raises UserError."""
-    built = power_average(path, sigma_rel, path.parent / SNAPSHOTS, **_told())
+    built = power_average(path, sigma_rel, path.parent / SNAPSHOTS, **_given_settings())
     _checked(built.loaded)
     return built
 
 
-def _told(free: tuple[str, ...] = ()) -> dict[str, Any]:
+def _given_settings(free: tuple[str, ...] = ()) -> dict[str, Any]:
     """What the flags given by hand say of a network, but those `free` to differ."""
     return {
         "bit": int(FLAGS.bit) if flags.given("bit") and "bit" not in free else None,
@@ -120,10 +120,10 @@ def load_network() -> checkpoint.Loaded:
     --sigma_rel an average of the training's weights.
     """
     folder = Path(FLAGS.logdir)
-    found = [folder / CONVERTED, folder / TRAINED, RunFolder(folder).best_or_last()]
+    default_paths = [folder / CONVERTED, folder / TRAINED, RunFolder(folder).best_or_last()]
     if FLAGS.sigma_rel is not None:
-        found = [folder / CHECKPOINT]
-    candidates = [path] if (path := given_path()) else found
+        default_paths = [folder / CHECKPOINT]
+    candidates = [path] if (path := given_path()) else default_paths
     path = next((p for p in candidates if p.exists()), candidates[0])
     loaded = _chosen(path)
     if path.name == BEST and not FLAGS.eval_model_path:

@@ -26,20 +26,20 @@ from .flags import FLAGS
 OWN_FLAGS = {"kid": "kid", "prdc": "precision_recall", "fad": "fad_encoder"}
 
 
-def asked(all_commands: bool = False) -> tuple[str, ...]:
+def metric_names(all_commands: bool = False) -> tuple[str, ...]:
     """The metrics that flags name. all_commands: by flags that only evaluating has not. Raises UserError."""
-    own = [name for name, flag in OWN_FLAGS.items() if FLAGS[flag].value and (name == "fad" or not all_commands)]
+    named = [name for name, flag in OWN_FLAGS.items() if FLAGS[flag].value and (name == "fad" or not all_commands)]
     if FLAGS.fad_stats is not None:
-        own.append("fad")
-    return registry.known([*own, *(() if all_commands else FLAGS.metrics or ())], "--metrics")
+        named.append("fad")
+    return registry.known([*named, *(() if all_commands else FLAGS.metrics or ())], "--metrics")
 
 
 def _check_features(names: tuple[str, ...]) -> None:
     """Raise UserError where metrics need features, and there is no extractor."""
     for name in names:
         flag = f"--{OWN_FLAGS[name]}" if name in OWN_FLAGS and FLAGS[OWN_FLAGS[name]].value else f"--metrics={name}"
-        needed = Need.FEATURES in registry.METRICS[name].needs
-        require(FLAGS.extractor != "none" or not needed, f"{flag} needs features: drop --extractor=none")
+        needs_features = Need.FEATURES in registry.METRICS[name].needs
+        require(FLAGS.extractor != "none" or not needs_features, f"{flag} needs features: drop --extractor=none")
 
 
 def extractor(device: torch.device) -> FeatureExtractor:
@@ -61,7 +61,7 @@ def scoring(device: torch.device, data: Callable[[], ImageDataset] | None = None
     UserError.
     """
     require_spread(FLAGS.num_images)
-    names, listed = asked(data is None), bool(FLAGS.metrics) and data is not None
+    names, listed = metric_names(data is None), bool(FLAGS.metrics) and data is not None
     _check_features(names)
     usual = not listed and FLAGS.extractor != "none"
     features = extractor(device) if usual or registry.needs(names, Need.FEATURES) else None
@@ -99,7 +99,7 @@ def fad(device: torch.device) -> Reference:
 def comparison(device: torch.device) -> tuple[tuple[str, ...], Setting]:
     """The metrics of `--score A --against B`, without --metrics all that can be computed; and how. Raises UserError."""
     require(FLAGS.fad_stats is None, "--fad_stats: --score compares with --against alone; drop it")
-    names = asked()
+    names = metric_names()
     _check_features(names)
     setting = Setting(neighbours=FLAGS.pr_k, device=device, count_names=("--score", "--against"))
     features, encoder = partial(extractor, device), partial(fad_extractor, device)

@@ -118,8 +118,8 @@ def _on_images(in_channels: int) -> NetworkConfig:
 def diffusion_config(autoencoder: Autoencoder | None = None) -> DiffusionConfig:
     """The process the flags describe, on images or in the autoencoder's latent space. Raises UserError."""
     fields: dict[str, Any] = {field: FLAGS[name].value for name, field in DIFFUSION_FLAGS.items()}
-    suits = FLAGS.process == "cld" and FLAGS.cld_factor == "R"
-    linear_first = suits if FLAGS.linear_first is None else FLAGS.linear_first
+    default = FLAGS.process == "cld" and FLAGS.cld_factor == "R"
+    linear_first = default if FLAGS.linear_first is None else FLAGS.linear_first
     fields |= {} if autoencoder is None else autoencoder.space
     return DiffusionConfig(var_type=FLAGS.var_type, linear_first=linear_first, **fields)
 
@@ -127,14 +127,14 @@ def diffusion_config(autoencoder: Autoencoder | None = None) -> DiffusionConfig:
 def effective_flags(config: NetworkConfig, diffusion: DiffusionConfig, trained_on: str | None) -> dict[str, object]:
     """Flag → value, of what a checkpoint decides, whatever the flags' defaults. trained_on: `Loaded.trained_on`."""
     table, _ = ARCHITECTURES[config.arch]
-    found = {"arch": config.arch} | {name: getattr(config, field) for name, field in table.items()}
-    found |= {name: getattr(diffusion, field) for name, field in DIFFUSION_FLAGS.items()}
-    found |= {"var_type": diffusion.var_type, "linear_first": diffusion.linear_first, "dropout": config.dropout}
-    found["img_size"] = config.image_size.times(diffusion.downscale)
-    found["class_cond"] = getattr(config, "num_classes", 0) > 0
+    flag_values = {"arch": config.arch} | {name: getattr(config, field) for name, field in table.items()}
+    flag_values |= {name: getattr(diffusion, field) for name, field in DIFFUSION_FLAGS.items()}
+    flag_values |= {"var_type": diffusion.var_type, "linear_first": diffusion.linear_first, "dropout": config.dropout}
+    flag_values["img_size"] = config.image_size.times(diffusion.downscale)
+    flag_values["class_cond"] = getattr(config, "num_classes", 0) > 0
     if trained_on and not given("dataset_type"):
-        found["dataset_type"] = trained_on
-    return {name: list(value) if type(value) is tuple else value for name, value in found.items()}
+        flag_values["dataset_type"] = trained_on
+    return {name: list(value) if type(value) is tuple else value for name, value in flag_values.items()}
 
 
 def written_flagfile(effective: dict[str, object]) -> str:
@@ -142,7 +142,7 @@ def written_flagfile(effective: dict[str, object]) -> str:
 
     effective: flag → value, of those that a checkpoint decides.
     """
-    asked = [FLAGS[name].serialize() for name in sorted(FLAGS) if given(name)]
+    given_flags = [FLAGS[name].serialize() for name in sorted(FLAGS) if given(name)]
     before = {name: FLAGS[name].value for name in effective}
     try:
         for name, value in effective.items():
@@ -151,19 +151,19 @@ def written_flagfile(effective: dict[str, object]) -> str:
     finally:
         for name, value in before.items():
             FLAGS[name].value = value
-    by_hand = [f"#   {line}" for flag in asked for line in flag.split("\n")]
+    by_hand = [f"#   {line}" for flag in given_flags for line in flag.split("\n")]
     return settings + "\n".join(["# Of these, given on the command line or in a flagfile:", *by_hand]) + "\n"
 
 
 _FIELDS = DIRECT_FLAGS | NETWORK_FLAGS | {"class_cond": "num_classes"}
 
 
-def check_has(config: NetworkConfig, where: object, free: tuple[str, ...] = ()) -> None:
+def check_has(config: NetworkConfig, source: object, free: tuple[str, ...] = ()) -> None:
     """Raise UserError for a flag, not `free`, that asks for what no network of this architecture has."""
     for name, plain in NEUTRAL.items():
         field, value = _FIELDS.get(name, name), FLAGS[name].value
         has_it = hasattr(config, field) or name in (*free, "threshold", "recompute")  # these have checks of their own
-        message = f"--{name}={written(value)}: {where} has --arch={config.arch}, and no such setting; drop the flag"
+        message = f"--{name}={written(value)}: {source} has --arch={config.arch}, and no such setting; drop the flag"
         require(has_it or not given(name) or value == plain, message)
 
 

@@ -43,7 +43,7 @@ def _define_actions() -> None:
         False,
         "evaluate: write the statistics of the --dataset_type images (--num_images of them at most) to --fid_cache",
     )
-    DEFINE_bool("score_data", False, "evaluate: score the data set's test images, the floor of every score")
+    DEFINE_bool("score_data", False, "evaluate: score the data set's test images: the best score to expect")
 
 
 def _define_network() -> None:
@@ -82,9 +82,9 @@ def _define_direct() -> None:
     )
     DEFINE_bool("tsm", False, "sddpm: a learned factor per convolution and time step, from the start of training")
     DEFINE_list(
-        "corrections", None, f"sddpm: set right what was published otherwise: {','.join(config.CORRECTION_NAMES)}"
+        "corrections", None, f"sddpm: parts of the published network to correct: {','.join(config.CORRECTION_NAMES)}"
     )
-    DEFINE_float("decay", None, "fsddim: membrane left after a time step; default 0.8")
+    DEFINE_float("decay", None, "fsddim: share of the membrane potential left after a time step; default 0.8")
     DEFINE_bool("soft_reset", None, "fsddim: a spike subtracts the threshold; default: it resets to zero")
     DEFINE_bool("detach_reset", None, "fsddim: no gradient through the reset; default on")
     DEFINE_bool("recompute", False, "training: compute a block's activations again instead of keeping them")
@@ -116,7 +116,7 @@ def _define_data() -> None:
     define_size("img_size", "32", "height and width, or HEIGHT,WIDTH; multiples of 2^(levels − 1)")
     DEFINE_string(
         *("autoencoder", None),
-        "diffuse its latents, not images: a file of `ann2snn autoencoder`, or a folder of diffusers' AutoencoderKL",
+        "diffuse the latents it makes: a file of `ann2snn autoencoder`, or a folder of diffusers' AutoencoderKL",
     )
     DEFINE_bool("flip", None, "mirror training images at random; default: what suits the data set")
     DEFINE_integer("num_workers", 4, "processes that decode images, where a data set does not fit in memory")
@@ -140,9 +140,9 @@ def _define_training() -> None:
         "loss_weight",
         "none",
         config.LOSS_WEIGHTS,
-        "how much each time counts in mse, by its signal-to-noise ratio: alike; min_snr; p2",
+        "weight of each diffusion time in mse: none: equal; min_snr, p2: by its signal-to-noise ratio",
     )
-    DEFINE_float("min_snr_gamma", 5.0, "ratio from which on --loss_weight=min_snr lets times count less")
+    DEFINE_float("min_snr_gamma", 5.0, "signal-to-noise ratio above which --loss_weight=min_snr lowers a time's weight")
     for term, default in (("image", 1.0), ("spike", 0.0), ("reconstruction", 1.0)):
         DEFINE_float(f"{term}_loss_weight", default, f"of the {term} term of --loss_type=scl")
     DEFINE_float("grad_clip", 1.0, "largest gradient norm")
@@ -157,24 +157,26 @@ def _define_training() -> None:
         "batch_size", 128, "images per step over all processes; on a GPU also the batch in which a process samples"
     )
     DEFINE_integer(
-        "accumulate", 1, "training, fine-tuning: parts a process's share of a batch is gone through in, to save memory"
+        "accumulate", 1, "training, fine-tuning: parts in which a process computes its share of a batch, to save memory"
     )
     DEFINE_float("ema_decay", 0.9999, "decay of the averaged weights")
     DEFINE_bool("ema_warmup", False, "decay at most (1 + n) / (10 + n) after n steps")
     DEFINE_list(
         "power_ema",
         [],
-        "widths, as 0.05,0.1, of power-function averages kept beside it, for --sigma_rel after training",
+        "widths, as 0.05,0.1, of power-function averages of the weights to keep, for --sigma_rel after training",
     )
     DEFINE_integer("power_ema_step", None, "steps between their snapshots; default: a 32nd of --total_steps")
     DEFINE_string(
         "act_init", "calibrate", "first clip value of the activations: calibrate (from one batch) or a number"
     )
     DEFINE_bool(
-        "class_cond", False, "the network is told each image's class, those of the data set; unet and attention only"
+        "class_cond", False, "condition the network on each image's class in the data set; unet and attention only"
     )
     DEFINE_float(
-        "class_dropout", config.CLASS_DROPOUT, "--class_cond: share of the images whose class is kept from the network"
+        "class_dropout",
+        config.CLASS_DROPOUT,
+        "--class_cond: share of the training images whose class the network does not see",
     )
     DEFINE_integer("sample_step", 1000, "steps between sample grids; 0 for none")
     DEFINE_integer("save_step", None, "steps between checkpoints (training 5000, fine-tuning 2000); 0: only the last")
@@ -195,8 +197,10 @@ def _define_spiking() -> None:
         [*config.STREAM_NORMS, config.FROZEN],  # the last is refused, and told what to use instead
         "what norms read under stream: running means (default), or each step alone (per_step, as published)",
     )
-    DEFINE_enum("if_neuron", None, config.IF_NEURONS, "default bounded; reference is the published neuron")
-    DEFINE_integer("burst", None, "most spikes of a neuron in the window's last step; default 1; stream only")
+    DEFINE_enum(
+        "if_neuron", None, config.IF_NEURONS, "neuron model: bounded (default), or reference, the published one"
+    )
+    DEFINE_integer("burst", None, "most spikes that a neuron sends in the window's last step; default 1; stream only")
     DEFINE_string(
         "settle_steps", None, f"steps after the input stops: a number or {config.AUTO}; default 0; stream only"
     )
@@ -205,10 +209,20 @@ def _define_spiking() -> None:
 def _define_fine_tuning() -> None:
     DEFINE_integer("ft_steps", 10000, "fine-tuning steps per block")
     DEFINE_integer("ft_batch_size", 64, "images per fine-tuning step")
-    DEFINE_enum("ft_method", "proxy", config.FT_METHODS, "gradient of: ANN block (proxy), spikes (bptt); tsm: SDM")
+    DEFINE_enum(
+        "ft_method",
+        "proxy",
+        config.FT_METHODS,
+        "gradient through: the ANN's block (proxy), the spikes (bptt); tsm: SDM",
+    )
     DEFINE_alias("method", "ft_method")
     DEFINE_list("ft_learn", None, "any of weights,thresholds,charges; default: weights for proxy, all three for bptt")
-    DEFINE_enum("ft_granularity", "channel", ["layer", "channel"], "one learned threshold and charge per")
+    DEFINE_enum(
+        "ft_granularity",
+        "channel",
+        ["layer", "channel"],
+        "one learned threshold and initial charge per layer or channel",
+    )
     DEFINE_float("ft_neuron_lr", 1e-3, "learning rate of thresholds and charges")
     DEFINE_bool("ft_calibrate", False, "first set thresholds, charges and output biases from data")
     DEFINE_integer("ft_cache", 0, "batches whose block inputs are kept and reused; 0: fresh ones at every step")
@@ -232,7 +246,9 @@ def _define_sampling() -> None:
         config.DDIM_EPSILONS,
         "ddim: noise after the predicted image was clipped: recomputed to match it, or the network's own, as in SDDPM",
     )
-    DEFINE_bool("carry", False, "a converted network keeps its levels from call to call: spikes only for what changes")
+    DEFINE_bool(
+        "carry", False, "a converted network keeps its neurons' state from call to call: only changes cost spikes"
+    )
     DEFINE_string("carry_steps", config.AUTO, "time steps of a carried call under stream; auto: until no neuron fires")
     DEFINE_enum(
         "skip_type",
@@ -257,14 +273,14 @@ def _define_sampling() -> None:
         "class of all images, by number or name, or none; default: each in turn; of --make_stats and --score_data, too",
     )
     DEFINE_integer("analytic_images", 256, "analytic_dpm: training images its statistics are gathered on")
-    DEFINE_bool("clip_x0", True, "clip the predicted image inside the chain; the published code does not")
+    DEFINE_bool("clip_x0", True, "clip the predicted image at every sampling step; the published code does not")
     DEFINE_integer("sample_size", 64, "images in a training sample grid")
     DEFINE_integer("gen_images", 64, "images in the grid SNN_conversion writes")
     DEFINE_integer("num_images", 50000, "images to generate and score")
     DEFINE_bool("sample_only", False, "evaluate: generate and save, do not score")
     DEFINE_string("images_dir", None, "evaluate: folder of the generated images; default: inside --logdir")
     DEFINE_bool("pic_or_not", False, "evaluate: also write a grid of the first images")
-    DEFINE_bool("trajectory", False, "evaluate: also draw and animate the way of the first images from noise")
+    DEFINE_bool("trajectory", False, "evaluate: also draw and animate how the first images arise from noise")
     DEFINE_integer("trajectory_images", 8, "images of --trajectory, 1 to 64")
     DEFINE_enum("trajectory_format", "webp", ["webp", "gif"], "animation of --trajectory")
 
@@ -277,9 +293,11 @@ def _define_drawing() -> None:
         *("inpaint", None),
         "a mask, white where --start, or else the first training images, are to be made anew (RePaint)",
     )
-    DEFINE_integer("resamples", 10, "how often --inpaint takes each step")
+    DEFINE_integer("resamples", 10, "times that --inpaint repeats each step (RePaint's resampling)")
     DEFINE_bool(
-        "invert", False, "find the noise of --start, or else of the first training images; and how far off it is"
+        "invert",
+        False,
+        "find the noise of --start, or else of the first training images; prints the error of the way back",
     )
     DEFINE_integer("invert_iterations", 1, "fixed-point iterations of each step of --invert")
     DEFINE_integer("drawn_images", 8, "images of a picture, 1 to 64")
@@ -321,7 +339,7 @@ def _define_scores() -> None:
     DEFINE_bool("kid", False, "evaluate: as kid in --metrics: the kernel distance KID, with its deviation")
     DEFINE_string("score", None, "evaluate: score these images, a folder or an npz with arr_0, with those of --against")
     DEFINE_string("against", None, "what --score is compared with: a folder or an npz with arr_0")
-    DEFINE_integer("pr_k", 3, "neighbours whose distance makes an image's ball; the literature has 3")
+    DEFINE_integer("pr_k", 3, "an image's ball reaches to its k-th nearest neighbour; the literature has k = 3")
     DEFINE_integer("pr_images", None, "training images that kid and prdc compare with; default: --num_images of them")
     DEFINE_string("fad_encoder", None, "evaluate: autoencoder (.pth) for the FAD beside the other scores")
     DEFINE_string("fad_stats", None, "statistics of the real images for the FAD; --make_stats writes them")
@@ -332,7 +350,7 @@ def _define_scores() -> None:
     DEFINE_string("export_nir", None, "SNN_conversion: a new file for the network at --nir_time as a graph (NIR)")
     DEFINE_float("nir_time", None, "diffusion time of --export_nir, 0 to below --T")
     DEFINE_string("export_onnx", None, "SNN_conversion: a new ONNX file of the layer_sync network, with Q/DQ nodes")
-    DEFINE_string("export_program", None, "SNN_conversion: a new file of it for torch.export.load")
+    DEFINE_string("export_program", None, "SNN_conversion: a new file of the layer_sync network, for torch.export.load")
 
 
 def _define_run() -> None:

@@ -29,7 +29,7 @@ def run(world: World) -> int:
     logdir, by = Path(FLAGS.logdir), FLAGS.search_sigma_rel
     path = networks.given_path() or logdir / CHECKPOINT
     first = networks.load_checkpoint(path)
-    measure, how = _loss(first, world) if by == "loss" else _score(first, world)
+    measure, settings = _loss(first, world) if by == "loss" else _score(first, world)
     prepare_folder(logdir)
 
     def figure(width: float) -> float:
@@ -37,22 +37,22 @@ def run(world: World) -> int:
         value = measure(place(built.loaded.unconverted, world.device).eval())
         if world.main:
             off = f"profile off by {built.distance:.2%}"
-            print(f"--sigma_rel={width:g}: {how['figure']} {value:.6g} ({built.used} snapshots, {off})")
+            print(f"--sigma_rel={width:g}: {settings['figure']} {value:.6g} ({built.used} snapshots, {off})")
         return value
 
-    found = search(figure)
+    figures = search(figure)
     if world.main:
-        best = best_of(found)
-        line = {"checkpoint": first.hash, "step": first.step, "best": best, **how, "found": _listed(found)}
+        best = best_of(figures)
+        line = {"checkpoint": first.hash, "step": first.step, "best": best, **settings, "found": _listed(figures)}
         append_result(logdir / WIDTHS, line | {"date": timestamp()})
-        print(f"best of {len(found)} widths: --sigma_rel={best:g}, {how['figure']} {found[best]:.6g}")
+        print(f"best of {len(figures)} widths: --sigma_rel={best:g}, {settings['figure']} {figures[best]:.6g}")
     world.wait()
     return 0
 
 
-def _listed(found: dict[float, float]) -> list[tuple[float, float | None]]:
+def _listed(figures: dict[float, float]) -> list[tuple[float, float | None]]:
     """Pairs for JSON, which has no infinity."""
-    return [(width, value if math.isfinite(value) else None) for width, value in found.items()]
+    return [(width, value if math.isfinite(value) else None) for width, value in figures.items()]
 
 
 Measure = tuple[Callable[[Network], float], dict[str, Any]]
@@ -61,18 +61,18 @@ Measure = tuple[Callable[[Network], float], dict[str, Any]]
 def _loss(first: networks.checkpoint.Loaded, world: World) -> Measure:
     data = build.dataset_for(first, train=False)
     count = min(FLAGS.num_images, len(data))
-    told = classes_of(first.net)[0] > 0
-    require(not told or data.labels is not None, f"--search_sigma_rel=loss: {data.unlabelled}")
+    conditional = classes_of(first.net)[0] > 0
+    require(not conditional or data.labels is not None, f"--search_sigma_rel=loss: {data.unlabelled}")
     images = torch.stack([data[i] for i in range(count)])
-    labels = data.labels[:count] if told and data.labels is not None else None
-    how = {"figure": "loss", "data": f"{data.name} ({data.split})", "images": count, "seed": FLAGS.seed}
-    return lambda net: mean_loss(net, images, labels, FLAGS.seed, world), how
+    labels = data.labels[:count] if conditional and data.labels is not None else None
+    settings = {"figure": "loss", "data": f"{data.name} ({data.split})", "images": count, "seed": FLAGS.seed}
+    return lambda net: mean_loss(net, images, labels, FLAGS.seed, world), settings
 
 
 def _score(first: networks.checkpoint.Loaded, world: World) -> Measure:
     sample = resolved(first.net, build.sample_config())
     check_generation(first.net, sample)
-    score, told = build.scorer(sample, world)
+    score, score_settings = build.scorer(sample, world)
 
     def distance(net: Network) -> float:
         return next(value for name, value in score(net).items() if name.startswith(FRECHET))
@@ -83,5 +83,5 @@ def _score(first: networks.checkpoint.Loaded, world: World) -> Measure:
         "sampler": sample.sampler,
         "sampler_steps": calls,
         "seed": FLAGS.seed,
-        **told,
+        **score_settings,
     }

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..arguments import Parser, answered
+from ..arguments import Parser, exit_code_of
 from ..config import DATASET_TYPES, SQUARE_32, ImageSize, read_size
 
 
@@ -47,7 +47,7 @@ def _size(text: str) -> ImageSize:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 2 for bad input, with one line on the standard error stream."""
-    return answered(lambda: _main(parser().read(arguments)))
+    return exit_code_of(lambda: _main(parser().read(arguments)))
 
 
 def _main(given: argparse.Namespace) -> None:

@@ -14,9 +14,8 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-from ..arguments import Parser, answered, need
-from ..signals import Handler, restore
-from ..signals import answered as answered_signals
+from ..arguments import Parser, exit_code_of, need
+from ..signals import Handler, restore, stopping_signals
 
 DEMO, SHIPPED = "logs/demo", "logs/shipped"
 EVALUATE = "evaluate --flagfile config/SNN_evaluate"
@@ -54,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.read(arguments)
         return run()
 
-    return answered(parsed_and_run)
+    return exit_code_of(parsed_and_run)
 
 
 def run() -> int:
@@ -79,7 +78,7 @@ def _run(command: list[str]) -> int:
             if number != signal.SIGINT:  # which a terminal has sent to both
                 process.send_signal(number)
 
-        previous: dict[int, Handler] = {number: signal.signal(number, pass_on) for number in answered_signals()}
+        previous: dict[int, Handler] = {number: signal.signal(number, pass_on) for number in stopping_signals()}
         try:
             code = process.wait()
         finally:

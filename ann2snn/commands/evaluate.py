@@ -32,7 +32,7 @@ def main() -> int:
     from ..generate.sampling import check_generation
     from ..stages import evaluate, fad
 
-    scores.asked()  # a name that is none stops it now
+    scores.metric_names()  # a name that is none stops it now
     world = build.world()
     if drawing:
         return drawings.run(world)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..arguments import Parser, answered
+from ..arguments import Parser, exit_code_of
 
 
 def parser() -> Parser:
@@ -23,7 +23,7 @@ def parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 2 for bad input, with one line on the standard error stream."""
-    return answered(lambda: _main(parser().read(arguments)))
+    return exit_code_of(lambda: _main(parser().read(arguments)))
 
 
 def _main(given: argparse.Namespace) -> None:

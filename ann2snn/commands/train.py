@@ -26,7 +26,7 @@ def main() -> int:
     return code or (run_evaluation(world) if FLAGS.eval else 0)
 
 
-def suits(network, diffusion) -> None:
+def check_trainable(network, diffusion) -> None:
     """Raise UserError for what is trained elsewhere."""
     from ..stages.direct import is_direct
 
@@ -40,7 +40,7 @@ def run_training(world) -> int:
     if source := networks.load_initial():
         plan = build.training_from(source, world)
     else:
-        plan = build.training(world, suits)
+        plan = build.training(world, check_trainable)
     initial = networks.initial_weights(source, plan.network, world) if source else None
     return train.run(plan, build.train_options(initial))
 

@@ -25,7 +25,7 @@ def main() -> int:
     return code or (run_evaluation(world) if FLAGS.eval else 0)
 
 
-def suits(network, diffusion) -> None:
+def check_trainable(network, diffusion) -> None:
     """Raise UserError for what is trained elsewhere."""
     from ..stages import direct
 
@@ -34,7 +34,8 @@ def suits(network, diffusion) -> None:
         f"--arch={FLAGS.arch}: SNN_train.py trains sddpm and fsddim; train with ANN_train.py and convert",
     )
     require(
-        not diffusion.autoencoder, "--autoencoder: of ANN_train.py and what follows it; SNN_train.py trains on images"
+        not diffusion.autoencoder,
+        "--autoencoder: only for ANN_train.py and the stages after it; SNN_train.py trains on images",
     )
     require(diffusion.whole_steps, f"--process={diffusion.process}: --arch={FLAGS.arch} needs --process=vp")
 
@@ -43,11 +44,9 @@ def run_training(world) -> int:
     from ..cli import build
     from ..stages import direct, train
 
-    asked = build.training(world, suits)
-    code = train.run(asked, build.train_options())
-    return code or direct.export(
-        asked.folder, asked.sample, world, FLAGS.gap_images, FLAGS.gen_images, FLAGS.batch_size
-    )
+    plan = build.training(world, check_trainable)
+    code = train.run(plan, build.train_options())
+    return code or direct.export(plan.folder, plan.sample, world, FLAGS.gap_images, FLAGS.gen_images, FLAGS.batch_size)
 
 
 def run_evaluation(world) -> int:

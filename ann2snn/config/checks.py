@@ -62,18 +62,18 @@ def require(condition: bool, message: str) -> None:
 
 def check_int(value: Any, flag: str) -> int:
     """Return `value` as an integer if it is one in value (2.0 and numpy's are, 2.5 and "2" not). Raises UserError."""
-    whole = isinstance(value, numbers.Real) and not isinstance(value, bool) and value == value
-    require(whole and abs(value) < 2**53 and value == int(value), f"{flag}={value}: must be a whole number")
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool) and value == value
+    require(is_real and abs(value) < 2**53 and value == int(value), f"{flag}={value}: must be a whole number")
     return int(value)
 
 
 def check_limits(name: str, value: object, flag: str = "") -> int:
     """Return `value` as an integer within the `LIMITS` of `name`. flag: as messages name it. Raises UserError."""
     flag = flag or f"--{name}"
-    whole = check_int(value, flag)
+    integer = check_int(value, flag)
     least, most = LIMITS[name]
-    require(least <= whole <= most, f"{flag}={value}: use {least} to {most}")
-    return whole
+    require(least <= integer <= most, f"{flag}={value}: use {least} to {most}")
+    return integer
 
 
 def check_number(value: Any, flag: str) -> float:
@@ -90,9 +90,9 @@ def check_choice(value: object, allowed: Collection[str], flag: str) -> None:
 
 def check_bool(value: object, flag: str) -> bool:
     """Return `value` if it is True or False (numpy's are). Raises UserError."""
-    found = _plain(value)
-    require(isinstance(found, bool), f"{flag}={value}: use True or False")
-    return bool(found)
+    plain = _plain(value)
+    require(isinstance(plain, bool), f"{flag}={value}: use True or False")
+    return bool(plain)
 
 
 def make_plain(config: Record) -> None:

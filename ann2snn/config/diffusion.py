@@ -64,11 +64,11 @@ class DiffusionConfig:
         self._check_latents()
         check_choice(self.factor, ("R", "L"), "--cld_factor")
         takes = self.kind.takes
-        told = f"--cld_factor={self.factor}: only --process={processes_with('factor')} has one"
-        require(self.factor == "R" or "factor" in takes, told)
+        message = f"--cld_factor={self.factor}: only --process={processes_with('factor')} has one"
+        require(self.factor == "R" or "factor" in takes, message)
         require(isinstance(self.linear_first, bool), f"--linear_first={self.linear_first}: use True or False")
-        told = f"--linear_first: only for --process={processes_with('linear_first')}, and with --cld_factor=R"
-        require(not self.linear_first or ("linear_first" in takes and self.factor == "R"), told)
+        message = f"--linear_first: only for --process={processes_with('linear_first')}, and with --cld_factor=R"
+        require(not self.linear_first or ("linear_first" in takes and self.factor == "R"), message)
         if not self.whole_steps:
             require(
                 (self.schedule, self.mean_type) == ("linear", "epsilon"),
@@ -110,8 +110,9 @@ class DiffusionConfig:
     def _check_terminal(self) -> None:
         check_bool(self.zero_terminal_snr, "--zero_terminal_snr")
         if self.zero_terminal_snr:
-            told = f"--zero_terminal_snr: only for --process={processes_with('zero_terminal_snr')}, not {self.process}"
-            require("zero_terminal_snr" in self.kind.takes, told)
+            processes = processes_with("zero_terminal_snr")
+            message = f"--zero_terminal_snr: only for --process={processes}, not {self.process}"
+            require("zero_terminal_snr" in self.kind.takes, message)
             require(
                 self.diffusion_steps >= 2,
                 f"--zero_terminal_snr: needs at least 2 steps, not --T={self.diffusion_steps}",
@@ -128,10 +129,10 @@ class DiffusionConfig:
             isinstance(name, str) and re.fullmatch("([0-9a-f]{16})?", name) is not None,
             f"autoencoder={str(name)[:40]!r}: an identity has 16 hexadecimal digits",
         )
-        whole = type(factor) is int and type(channels) is int
+        are_integers = type(factor) is int and type(channels) is int
         require(
-            whole and (1 <= factor <= 64 and channels in (1, 3) if name else (factor, channels) == (1, 0)),
-            f"downscale={factor}, decoded_channels={channels}: of an autoencoder alone, whose images have 1 or 3",
+            are_integers and (1 <= factor <= 64 and channels in (1, 3) if name else (factor, channels) == (1, 0)),
+            f"downscale={factor}, decoded_channels={channels}: only with an autoencoder of images with 1 or 3",
         )
         require(not name or self.whole_steps, f"--autoencoder: needs --process=vp, not {self.process}")
 

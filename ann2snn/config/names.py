@@ -15,6 +15,6 @@ FLAG_OF = {
 }
 
 
-def both(field: str, was: object, now: object) -> str:
+def both_values(field: str, was: object, now: object) -> str:
     """Both values of a setting that differs, and its flag."""
     return f"{field}={was}, now {field}={now} (--{FLAG_OF.get(field, field)})"

@@ -126,11 +126,12 @@ class SampleConfig:
 
     def check_fits(self, diffusion: DiffusionConfig) -> None:
         """Raise UserError if the process has fewer steps than asked for, or none that the sampler knows."""
-        whole = listed([name for name, kind in PROCESSES.items() if kind.whole_steps])
+        stepwise = listed([name for name, kind in PROCESSES.items() if kind.whole_steps])
         others = listed([name for name, sampler in SAMPLERS.items() if sampler.linear], "or")
         require(
             diffusion.whole_steps or self.kind.linear,
-            f"--sampler={self.sampler}: samples --process={whole} only; --process={diffusion.process} needs {others}",
+            f"--sampler={self.sampler}: samples --process={stepwise} only; "
+            f"--process={diffusion.process} needs {others}",
         )
         # The others choose times between the steps.
         if self.kind.skips == WHOLE_SKIPS:
@@ -161,5 +162,5 @@ class SampleConfig:
 
 def check_taken(sampler: str, field: str, value: object) -> None:
     """Raise UserError where the sampler does not take this field of `SOME_TAKE`."""
-    told = f"--{SOME_TAKE[field]}={value}: --sampler={sampler} has none; only {samplers_with(field)} have one"
-    require(field in SAMPLERS[sampler].options, told)
+    message = f"--{SOME_TAKE[field]}={value}: --sampler={sampler} has none; only {samplers_with(field)} have one"
+    require(field in SAMPLERS[sampler].options, message)

@@ -82,7 +82,7 @@ class SpikingConfig:
             )
             require(
                 self.if_neuron == "bounded",
-                f"--settle_steps={self.settle_steps}: only --if_neuron=bounded is sure to fall silent",
+                f"--settle_steps={self.settle_steps}: only --if_neuron=bounded is certain to stop firing",
             )
 
     def check_carrying(self) -> None:

@@ -103,7 +103,7 @@ class TrainConfig:
         require(gamma > 0, f"--min_snr_gamma={gamma}: must be positive")
         require(
             name == "none" or self.loss_type == "mse",
-            f"--loss_weight={name}: of --loss_type=mse alone, not {self.loss_type}",
+            f"--loss_weight={name}: only with --loss_type=mse, not {self.loss_type}",
         )
 
     def to_dict(self) -> dict:
@@ -121,13 +121,14 @@ def check_resume_with(names: Iterable[str]) -> tuple[str, ...]:
 def check_power_ema(widths: Iterable[float | str]) -> tuple[float, ...]:
     """The widths σ_rel in ascending order, once each. Raises UserError for what no power-function average has."""
     try:
-        found = sorted({float(width) for width in widths})
+        sorted_widths = sorted({float(width) for width in widths})
     except (TypeError, ValueError):
         raise UserError(f"--power_ema={widths}: give widths as 0.05,0.1") from None
-    for width in found:
+    for width in sorted_widths:
         require(LEAST_WIDTH <= width <= MOST_WIDTH, f"--power_ema={width:g}: use {LEAST_WIDTH} to {MOST_WIDTH}")
-    require(len(found) <= 4, f"--power_ema={','.join(map(str, found))}: at most 4 widths; two are enough")
-    return tuple(found)
+    values = ",".join(map(str, sorted_widths))
+    require(len(sorted_widths) <= 4, f"--power_ema={values}: at most 4 widths; two are enough")
+    return tuple(sorted_widths)
 
 
 def _positive(text: str) -> bool:

@@ -50,10 +50,10 @@ class Arithmetic:
 
 @dataclass(frozen=True)
 class LinearMap:
-    """A convolution or linear function, x ↦ function(x, weight, bias, **how), as it was called."""
+    """A convolution or linear function, x ↦ function(x, weight, bias, **options), as it was called."""
 
     function: Callable
-    how: dict
+    options: dict
     bias: Tensor | None
     dims: int  # of the weight
 
@@ -71,11 +71,11 @@ class LinearMap:
 
     @property
     def groups(self) -> int:
-        return self.how.get("groups", 1)
+        return self.options.get("groups", 1)
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
         """Without bias."""
-        return self.function(x, weight, None, **self.how)
+        return self.function(x, weight, None, **self.options)
 
     def by_channel(self, x: Tensor, weight: Tensor) -> Iterator[Tensor]:
         """What each input channel (one of every group) adds to the answer; channels of zeros are left out."""
@@ -101,9 +101,9 @@ class LinearMap:
 class Accumulator:
     """The sums of one linear map, empty at first.
 
-    worth: Δ of the levels that it reads, [] or [C_in]; where it differs between channels, weights carry it. whole: its
-    weights as (whole numbers, their step []), where they are that already. largest: magnitude of a level. Raises
-    UserError where sums may not fit.
+    worth: Δ of the levels that it reads, [] or [C_in]; where it differs between channels, weights carry it.
+    integer_weight: its weights as (whole numbers, their step []), where they are that already. largest: magnitude of a
+    level. Raises UserError where sums may not fit.
 
     weight: what an event of one level adds, in float. scale: see the module. levels: what has been added up so far.
     """
@@ -114,15 +114,15 @@ class Accumulator:
         weight: Tensor,
         worth: Tensor,
         arithmetic: Arithmetic,
-        whole: tuple[Tensor, Tensor] | None,
+        integer_weight: tuple[Tensor, Tensor] | None,
         largest: int,
     ) -> None:
         self.arithmetic = arithmetic
         if worth.dim():
-            weight, whole = weight * linear.per_input(worth, weight), None
+            weight, integer_weight = weight * linear.per_input(worth, weight), None
         scale = weight.new_ones(()) if worth.dim() else worth
         if arithmetic.is_whole:
-            weight, step = whole or _whole(linear, weight, arithmetic.weight_bits)
+            weight, step = integer_weight or _whole(linear, weight, arithmetic.weight_bits)
             scale = step * scale
             sums = weight.abs().double().flatten(1).sum(1) if linear.function not in TRANSPOSED else weight.abs().sum()
             most = int(sums.max()) * largest

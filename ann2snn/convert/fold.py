@@ -51,16 +51,16 @@ def senders(description: Description) -> dict[str, str]:
     for function, names in description.others:
         spikes = " and ".join(sorted(names))
         raise UserError(f"cannot fold thresholds: the spikes of {spikes} go into {function}, which has no weights")
-    found: dict[str, set[str]] = {}
+    sources_by_layer: dict[str, set[str]] = {}
     for synapses in description.synapses:
-        found.setdefault(synapses.name, set()).update(*synapses.reads)
-        if len(synapses.reads) > 1 and found[synapses.name] != {REAL}:
+        sources_by_layer.setdefault(synapses.name, set()).update(*synapses.reads)
+        if len(synapses.reads) > 1 and sources_by_layer[synapses.name] != {REAL}:
             raise UserError(f"cannot fold thresholds: {synapses.name} multiplies spikes, which has no weights")
-    for name, sources in found.items():
+    for name, sources in sources_by_layer.items():
         if len(sources) > 1:
             readable = " and ".join(sorted(sender or "real values" for sender in sources))
             raise UserError(f"cannot fold thresholds: {name} reads {readable}, and its weights carry one θ")
-    return {name: sender for name, (sender,) in found.items() if sender != REAL}
+    return {name: sender for name, (sender,) in sources_by_layer.items() if sender != REAL}
 
 
 def _absorb(layer: Any, name: str, theta: Tensor) -> None:

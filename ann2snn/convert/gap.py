@@ -143,14 +143,14 @@ class GapMeter:
 
     def _add(self, name: str, pairs: list[tuple[Tensor, Tensor]], images: int) -> None:
         """pairs: what both networks answered, (actual, expected), in each call of a block during one pass."""
-        squares, whole = torch.zeros(2, images, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+        squares, totals = torch.zeros(2, images, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
         for actual, expected in pairs:
             parts = torch.stack([(actual.double() - expected.double()).square(), expected.double().square()]).cpu()
-            whole += parts.flatten(1).sum(1)
+            totals += parts.flatten(1).sum(1)
             fits = parts.dim() > 1 and parts.shape[1] == images
             squares = squares + (parts.reshape(2, images, -1).sum(2) if fits else math.nan)
         difference, scale = self.squares.get(name, (0.0, 0.0))
-        self.squares[name] = difference + float(whole[0]), scale + float(whole[1])
+        self.squares[name] = difference + float(totals[0]), scale + float(totals[1])
         self.by_image.setdefault(name, []).append(squares)
 
     def report(self, t: Tensor | None = None) -> GapReport:
@@ -163,13 +163,13 @@ class GapMeter:
         of_images = [] if t is None or t.dim() != 1 else t.tolist()
         times: tuple[float, ...] = tuple(dict.fromkeys(of_images))
         times = times if len(times) <= MOST_TIMES else ()
-        chosen = [[image for image, own in enumerate(of_images) if own == time] for time in times]
+        chosen = [[image for image, image_time in enumerate(of_images) if image_time == time] for time in times]
         steps = self.images * self.snn.clock.spike_steps
 
         def row(name: str, rates: tuple[float, float]) -> BlockGap:
             squares = torch.cat(self.by_image[name], dim=1)
-            at = (_relative(*squares[:, rows].sum(1).tolist()) for rows in chosen)
-            return BlockGap(name, _relative(*self.squares[name]), *rates, tuple(at))
+            by_time = (_relative(*squares[:, rows].sum(1).tolist()) for rows in chosen)
+            return BlockGap(name, _relative(*self.squares[name]), *rates, tuple(by_time))
 
         blocks = [
             row(name, self.totals.rates(module.modules(), steps))

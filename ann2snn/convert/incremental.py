@@ -69,7 +69,7 @@ def _readers(snn: SpikingNetwork, description: Description) -> dict[str, int]:
     for synapses in description.synapses:
         if synapses.spikes and len(synapses.reads) == 1 and ":" not in synapses.name:  # no part of torch's attention
             levels = [neurons[name].levels for name in synapses.reads[0]]
-            largest = max(max(abs(found.lo), abs(found.hi)) for found in levels)
+            largest = max(max(abs(layer_levels.lo), abs(layer_levels.hi)) for layer_levels in levels)
             readers[synapses.name] = max(largest, readers.get(synapses.name, 0))
     for synapses in description.synapses:
         if len(synapses.reads) > 1:
@@ -209,11 +209,13 @@ class _Pass(TorchFunctionMode):
             return answer if linear.bias is None else answer + linear.per_output(linear.bias)
 
     def _made(self, name: str, linear: LinearMap, weight: Tensor, worth: Tensor) -> Accumulator:
-        whole = getattr(self.net.get_submodule(name), "whole_weight", lambda: None)()
-        if whole is not None and not torch.equal(whole[0] * whole[1], weight):  # not the weight it was called with
-            whole = whole if torch.allclose(whole[0] * whole[1], weight, rtol=1e-5, atol=0) else None
+        integer_weight = getattr(self.net.get_submodule(name), "whole_weight", lambda: None)()
+        if integer_weight is not None:
+            integers, step = integer_weight
+            if not torch.allclose(integers * step, weight, rtol=1e-5, atol=0):  # it was called with another weight
+                integer_weight = None
         try:
-            return Accumulator(linear, weight, worth, self.arithmetic, whole, self.readers[name])
+            return Accumulator(linear, weight, worth, self.arithmetic, integer_weight, self.readers[name])
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
 
@@ -230,8 +232,8 @@ def _by_channel(worths: Tensor, axis: int) -> Tensor | None:
     Where nothing but zeros are, as in padding, it does not matter.
     """
     rows = worths.movedim(axis, 0).flatten(1)
-    most = rows.amax(1)
-    if not bool(((rows == most[:, None]) | (rows == 0)).all()):
+    largest = rows.amax(1)
+    if not bool(((rows == largest[:, None]) | (rows == 0)).all()):
         return None
-    some = most[most > 0]
-    return some[0] if len(some) and bool((some == some[0]).all()) else most
+    positive = largest[largest > 0]
+    return positive[0] if len(positive) and bool((positive == positive[0]).all()) else largest

@@ -186,7 +186,7 @@ class SpikingNetwork(Shared, nn.Module):
         Raises UserError for neurons that cannot take spikes back, and for the published dynamics: neither forgets.
         """
         steps = self.check_carrying(steps)
-        require(self._carried is None, "levels are carried already")
+        require(self._carried is None, "carrying() is active already: leave that block first")
         self.reset()
         self.restarts, self._carried, self.clock.keeps = 0, Carried(steps), True
         try:
@@ -214,16 +214,16 @@ class SpikingNetwork(Shared, nn.Module):
             if carried is not None:
                 self.restarts += 1
         in_chunks = self.clock.is_stream and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        done = False
+        completed = False
         try:
             with quantized_once(self, many=False) if in_chunks else contextlib.nullcontext():
                 if carried is not None and goes_on:
                     answer = self._carry_on(args, kwargs, carried.steps)
                 else:
                     answer = self._from_rest(args, kwargs)
-            done = True
+            completed = True
         finally:
-            if carried is None or not done:
+            if carried is None or not completed:
                 self.reset()  # do not hold a batch of levels between calls
             else:
                 carried.begun(args, kwargs)
@@ -236,8 +236,8 @@ class SpikingNetwork(Shared, nn.Module):
         if not self.clock.is_stream:
             return self._chunk(args, kwargs, 1)
         answer = self._chunks(args, kwargs, self.clock.spike_steps)
-        wanted = AUTO if self._carried is not None else self.spiking.settle_steps
-        return self._settle(args, kwargs, answer, wanted) if wanted else answer
+        settle_steps = AUTO if self._carried is not None else self.spiking.settle_steps
+        return self._settle(args, kwargs, answer, settle_steps) if settle_steps else answer
 
     def _carry_on(self, args: tuple, kwargs: dict, steps: int | str) -> Any:
         """A call whose neurons are at the levels of the one before. steps: see `carrying`."""
@@ -249,8 +249,8 @@ class SpikingNetwork(Shared, nn.Module):
     def _chunks(self, args: tuple, kwargs: dict, steps: int, answer: Any = None) -> Any:
         """`_chunk` of `steps` time steps, as many at once as suit the machine."""
         size = min(self._chunk_size(args, kwargs) or steps, steps)
-        for done in range(0, steps, size):
-            answer = self._chunk(args, kwargs, min(size, steps - done), answer)
+        for start in range(0, steps, size):
+            answer = self._chunk(args, kwargs, min(size, steps - start), answer)
         return answer
 
     def _chunk_size(self, args: tuple, kwargs: dict) -> int:
@@ -280,11 +280,11 @@ class SpikingNetwork(Shared, nn.Module):
         clock.elapsed += steps
         return answer
 
-    def _settle(self, args: tuple, kwargs: dict, answer: Any, wanted: int | str) -> Any:
+    def _settle(self, args: tuple, kwargs: dict, answer: Any, settle_steps: int | str) -> Any:
         """Run on: a fixed number of steps, or until no neuron fires."""
-        if not isinstance(wanted, str):
-            self.last_settle_steps = wanted
-            return self._chunks(args, kwargs, wanted, answer)
+        if not isinstance(settle_steps, str):
+            self.last_settle_steps = settle_steps
+            return self._chunks(args, kwargs, settle_steps, answer)
         clock = self.clock
         clock.asks = True
         try:
@@ -318,7 +318,7 @@ class SpikingNetwork(Shared, nn.Module):
         self._looks_first = any(value.numel() == 0 for value in tensors)  # nothing was computed
         moving = [neuron for _, neuron in self.neurons()]
         if not moving:
-            raise UserError("no quantizer reads anything that depends on the call: there is nothing to send spikes for")
+            raise UserError("no quantizer's input depends on the network's input: no layer would send spikes")
         self.clock.spike_steps = window(moving)
         self._check_signs([name for name, _ in self.neurons()])
         return description

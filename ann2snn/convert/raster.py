@@ -122,17 +122,17 @@ def _checked(x: Tensor, t: Tensor, neurons_per_layer: int) -> Tensor:
 
 def _choose(fires: dict[nn.Module, Tensor], neurons_per_layer: int, seed: int) -> dict[nn.Module, Tensor]:
     """fires: layer → bool [neurons]. The same number of indices of each, that of the smallest layer at most."""
-    wanted = min(neurons_per_layer, *(len(layer) for layer in fires.values()))
+    count = min(neurons_per_layer, *(len(layer) for layer in fires.values()))
     generator = torch.Generator().manual_seed(seed)
-    return {layer: _choose_in(some, wanted, generator) for layer, some in fires.items()}
+    return {layer: _choose_in(layer_fires, count, generator) for layer, layer_fires in fires.items()}
 
 
-def _choose_in(fires: Tensor, wanted: int, generator: torch.Generator) -> Tensor:
-    """fires, bool [neurons] → sorted indices [wanted], half of them, if there are as many, of neurons that fire."""
+def _choose_in(fires: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """fires, bool [neurons] → sorted indices [count], half of them, if there are as many, of neurons that fire."""
     order = torch.randperm(len(fires), generator=generator)
-    firing = order[fires[order]][: (wanted + 1) // 2]
-    rest = order[~torch.isin(order, firing)]
-    return torch.cat([firing, rest[: wanted - len(firing)]]).sort().values
+    firing = order[fires[order]][: (count + 1) // 2]
+    silent = order[~torch.isin(order, firing)]
+    return torch.cat([firing, silent[: count - len(firing)]]).sort().values
 
 
 class _Drives:
@@ -147,8 +147,8 @@ class _Drives:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        apart = self.clock.on_currents or self.clock.config.if_neuron == "reference"
-        handles = [] if apart else [neuron.register_forward_pre_hook(self._keep) for neuron in self.chosen]
+        known_drives = self.clock.on_currents or self.clock.config.if_neuron == "reference"
+        handles = [] if known_drives else [neuron.register_forward_pre_hook(self._keep) for neuron in self.chosen]
         try:
             yield
         finally:

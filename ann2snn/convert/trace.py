@@ -83,10 +83,10 @@ def modules_watched(enter: Callable[..., None], leave: Callable[..., None]) -> I
     Of all modules in the process, so that those that are not registered in a network are seen as well.
     """
     thread = threading.get_ident()
-    here = lambda hook: lambda *call: hook(*call) if threading.get_ident() == thread else None  # noqa: E731
+    in_this_thread = lambda hook: lambda *call: hook(*call) if threading.get_ident() == thread else None  # noqa: E731
     handles = [
-        nn.modules.module.register_module_forward_pre_hook(here(enter)),
-        nn.modules.module.register_module_forward_hook(here(leave), always_call=True),
+        nn.modules.module.register_module_forward_pre_hook(in_this_thread(enter)),
+        nn.modules.module.register_module_forward_hook(in_this_thread(leave), always_call=True),
     ]
     try:
         yield
@@ -255,17 +255,18 @@ class Follower(TorchFunctionMode):
             return func(*args, **kwargs)  # how a neuron finds its level is its own affair
         origins = [self.of(value) for value in leaves((args, kwargs))]  # before anything is written to
         out = func(*args, **kwargs)
-        found = [origin for origin in origins if origin is not None]
-        if func in FUNCTIONAL and found:
+        known_origins = [origin for origin in origins if origin is not None]
+        if func in FUNCTIONAL and known_origins:
             self.functional.append(self.inside[-1] if self.inside else "")
-        if not found and func in FACTORIES and not self.numbers.isdisjoint(numbers_in((args[1:] or args, kwargs))):
-            self.reach.mark(out)
+        if not known_origins and func in FACTORIES:
+            if not self.numbers.isdisjoint(numbers_in((args[1:] or args, kwargs))):
+                self.reach.mark(out)
         if func is Tensor.__setitem__:
             out = args[0]
         answers = [value for value in leaves(out) if isinstance(value, Tensor)]
-        if found and answers:
+        if known_origins and answers:
             copied = copies(func, kwargs)
-            read = frozenset().union(*found)
+            read = frozenset().union(*known_origins)
             if not self._note(func, args, kwargs, out) and not copied and read - {REAL}:
                 self.others.append((getattr(func, "__name__", str(func)), read - {REAL}))
             for value in answers:

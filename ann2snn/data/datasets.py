@@ -98,8 +98,8 @@ class ImageDataset:
         digest: Callable[[], str] | None = getattr(self._read, "digest", None)
         text = f"{len(self)} images" + (f" {digest()}" if digest else "")
         if labels and self.labels is not None:
-            told = repr((self.classes, self.labels.tolist())).encode()
-            text += f" {hashlib.blake2b(told, digest_size=8).hexdigest()}"
+            classes_text = repr((self.classes, self.labels.tolist())).encode()
+            text += f" {hashlib.blake2b(classes_text, digest_size=8).hexdigest()}"
         return text
 
     def part(self, start: int, stop: int) -> "ImageDataset":
@@ -281,15 +281,15 @@ def _shipped(request: _Request) -> ImageDataset:
     return _array_dataset(request, images, labels, tv.FashionMNIST.classes)
 
 
-def _fetch(request: _Request, make: Callable[[], object], where: str):
-    """Call torchvision with its download switched on; say where the files belong if that fails."""
+def _fetch(request: _Request, make: Callable[[], object], subfolder: str):
+    """Call torchvision with its download switched on; say in which subfolder the files belong if that fails."""
     try:
         return make()
     except Exception as error:  # torchvision's readers of damaged files raise nearly anything
         if is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())
-        place = request.data_dir / where
+        place = request.data_dir / subfolder
         raise UserError(f"cannot load or download {request.name} ({reason}); put its files under {place}") from error
 
 

@@ -40,25 +40,25 @@ def list_images(folder: str | os.PathLike) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the folder that holds the images")
-    found = images_below(folder)
-    if not found:
+    paths = images_below(folder)
+    if not paths:
         raise UserError(f"no image in {folder}; put files there that end in one of {' '.join(IMG_EXTENSIONS)}")
-    return found
+    return paths
 
 
 def images_below(folder: Path, endings: tuple[str, ...] = IMG_EXTENSIONS) -> list[Path]:
     """As `list_images`, of files with these endings; none where there is no image, or no folder."""
-    seen, found = {os.path.realpath(folder)}, []
+    real_folders, paths = {os.path.realpath(folder)}, []
     for parent, subfolders, files in os.walk(folder, followlinks=True):
         fresh = []
         for name in sorted(subfolders):
             real = os.path.realpath(os.path.join(parent, name))
-            if not name.startswith(".") and real not in seen:
-                seen.add(real)
+            if not name.startswith(".") and real not in real_folders:
+                real_folders.add(real)
                 fresh.append(name)
         subfolders[:] = fresh  # os.walk descends into what is left here
-        found += [Path(parent, f) for f in files if not f.startswith(".") and f.lower().endswith(endings)]
-    return sorted(found, key=lambda path: path.relative_to(folder).parts)
+        paths += [Path(parent, f) for f in files if not f.startswith(".") and f.lower().endswith(endings)]
+    return sorted(paths, key=lambda path: path.relative_to(folder).parts)
 
 
 def left_out(folder: Path) -> str:

@@ -116,8 +116,8 @@ class _Plan:
         chosen: list[int] = []
         while len(chosen) < self.batch_size:
             epoch, first = divmod(position + len(chosen), self.count)
-            wanted = self.batch_size - len(chosen)
-            chosen += _permutation(self.count, self.seed, epoch)[first : first + wanted].tolist()
+            missing = self.batch_size - len(chosen)
+            chosen += _permutation(self.count, self.seed, epoch)[first : first + missing].tolist()
         return chosen
 
     def mirrored(self, step: int) -> torch.Tensor:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ..errors import MemoryUserError, UserError, is_out_of_memory, one_line
-from ..signals import INSISTENT, STOPPING, Handler, answered, restore
+from ..signals import INSISTENT, STOPPING, Handler, restore, stopping_signals
 from . import meeting, world
 from .runtime import choose_device
 
@@ -36,7 +36,7 @@ class Stopped(BaseException):
         self.exit_code = 128 + number
 
 
-def wanted(nproc: int, parallel: bool, device: str) -> int:
+def process_count(nproc: int, parallel: bool, device: str) -> int:
     """Number of processes to start: 1 inside a world, `--nproc`, or one a visible GPU. Raises UserError."""
     if nproc < 0:
         raise UserError(f"--nproc={nproc}: use 1 or more, or 0 for one process a visible GPU")
@@ -111,14 +111,14 @@ def stoppable() -> Iterator[None]:
     """The stopping signals raise `Stopped` in here. Stages with something to finish first set their own handlers."""
 
     def stop(number: int, frame) -> None:
-        for other in answered():  # a second signal does not wait for the first one's clean end
-            signal.signal(other, signal.SIG_DFL if other in INSISTENT else signal.SIG_IGN)
+        for later in stopping_signals():  # a second signal does not wait for the first one's clean end
+            signal.signal(later, signal.SIG_DFL if later in INSISTENT else signal.SIG_IGN)
         raise Stopped(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous: dict[int, Handler] = {number: signal.signal(number, stop) for number in answered()}
+    previous: dict[int, Handler] = {number: signal.signal(number, stop) for number in stopping_signals()}
     try:
         yield
     finally:
@@ -190,8 +190,8 @@ def _stop_workers_by_signal() -> None:
     def stop(number: int, frame) -> None:
         raise SignalException(f"process {os.getpid()} got signal {number}", signal.Signals(number))
 
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(number.name for number in answered())
-    for number in answered():
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(number.name for number in stopping_signals())
+    for number in stopping_signals():
         signal.signal(number, stop)
 
 

@@ -35,12 +35,12 @@ class Lifelines:
         """Raise LostProcessError if the process at an end has ended without saying goodbye."""
         for rank, end in list(self.ends.items()):
             try:
-                said = end.recv(1)
+                message = end.recv(1)
             except BlockingIOError:  # nothing said: it is there
                 continue
             except OSError:
-                said = b""
-            if said != GOODBYE:
+                message = b""
+            if message != GOODBYE:
                 raise LostProcessError(f"process {rank}: connection closed by peer")
             self.ends.pop(rank).close()
 
@@ -57,16 +57,16 @@ class Lifelines:
         self.ends.clear()
 
 
-def accept(listener: socket.socket, word: str, others: int, store: dist.Store) -> dict[int, socket.socket]:
-    """The main process's ends, once each of the `others` has come with `word`, or has left word that it cannot."""
+def accept(listener: socket.socket, word: str, count: int, store: dist.Store) -> dict[int, socket.socket]:
+    """The main process's ends, once each of `count` others has come with `word`, or has left word that it cannot."""
     ends: dict[int, socket.socket] = {}
     listener.settimeout(POLL_SECONDS)
-    while len(ends) + store.add("untied", 0) < others:
+    while len(ends) + store.add("untied", 0) < count:
         with contextlib.suppress(OSError):  # a timeout, most often
             end, _ = listener.accept()
             end.settimeout(CONNECT_SECONDS)
-            said, _, rank = end.recv(64).decode(errors="replace").partition(" ")
-            if said == word:
+            sent_word, _, rank = end.recv(64).decode(errors="replace").partition(" ")
+            if sent_word == word:
                 ends[int(rank)] = end
             else:
                 end.close()

@@ -58,7 +58,7 @@ def meet() -> tuple[dist.Store, int, int]:
     """The store of the main process, rank and size. Raises UserError where that cannot be found or made."""
     host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
 
-    def found() -> tuple[dist.Store, int, int]:
+    def connection() -> tuple[dist.Store, int, int]:
         try:
             socket.getaddrinfo(host, int(port))
         except (OSError, UnicodeError) as error:
@@ -66,26 +66,26 @@ def meet() -> tuple[dist.Store, int, int]:
         return next(rendezvous("env://", timeout=MEETING))
 
     try:
-        return _while_signals_get_in(found)
+        return _while_signals_get_in(connection)
     except RuntimeError as error:
-        said = str(error).lower()
-        if "in use" in said or "eaddrinuse" in said:
+        message = str(error).lower()
+        if "in use" in message or "eaddrinuse" in message:
             raise UserError(f"MASTER_PORT={port}: another program of this machine uses it; choose another") from None
-        if "listen" in said or "bind" in said:
+        if "listen" in message or "bind" in message:
             raise UserError(f"MASTER_PORT={port}: this machine does not let it be opened; choose another") from None
-        if "timed out" in said or "timeout" in said:
+        if "timed out" in message or "timeout" in message:
             raise UserError(f"no main process at MASTER_ADDR={host}, MASTER_PORT={port} for {MEETING}") from None
         raise
 
 
 def _while_signals_get_in(work: Callable[[], Result]) -> Result:
     """What `work()` returns or raises: it waits in C++, where no signal would be answered, in a thread of its own."""
-    found: list[Result] = []
+    results: list[Result] = []
     failed: list[BaseException] = []
 
     def run() -> None:
         try:
-            found.append(work())
+            results.append(work())
         except BaseException as error:
             failed.append(error)
 
@@ -95,4 +95,4 @@ def _while_signals_get_in(work: Callable[[], Result]) -> Result:
         thread.join(POLL_SECONDS)
     if failed:
         raise failed[0]
-    return found[0]
+    return results[0]

@@ -52,10 +52,10 @@ class World:
         """This process's part of `items`: every `size`-th, from `rank` on."""
         return items[self.rank :: self.size]
 
-    def rows(self, total: int, what: str) -> slice:
+    def rows(self, total: int, flag: str) -> slice:
         """This process's consecutive part of a batch of `total` rows. Raises UserError where it cannot be even."""
         if total % self.size:
-            raise UserError(f"{what}={total}: must be a multiple of the {self.size} processes that share a batch")
+            raise UserError(f"{flag}={total}: must be a multiple of the {self.size} processes that share a batch")
         each = total // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 
@@ -118,9 +118,9 @@ class World:
         dist.all_reduce(counts, group=self.group)
         padded = rows.new_zeros(int(counts.max()), *rows.shape[1:], device="cpu")
         padded[: len(rows)] = rows
-        found = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(found, padded, group=self.group)
-        return [part[:count] for part, count in zip(found, counts.tolist(), strict=True)]
+        gathered = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(gathered, padded, group=self.group)
+        return [part[:count] for part, count in zip(gathered, counts.tolist(), strict=True)]
 
     @contextlib.contextmanager
     def progress(self, total: int, desc: str, unit: str, show: bool = True) -> Iterator[Progress]:
@@ -132,9 +132,9 @@ class World:
             if self.size > 1:
                 self._until(name, total, progress.show)
 
-    def claim(self, what: str) -> bool:
+    def claim(self, name: str) -> bool:
         """Whether this process is the first of all to ask. Not collective."""
-        return self.size == 1 or self.store.add(f"claim/{what}", 1) == 1
+        return self.size == 1 or self.store.add(f"claim/{name}", 1) == 1
 
     def tie(self) -> None:
         """Connect the main process with each other one, see `Lifelines`, and wait until all are there.
@@ -152,9 +152,9 @@ class World:
         self.lifelines = Lifelines(ends)
         self.wait()
 
-    def _until(self, name: str, count: int, seen=lambda number: None) -> None:
+    def _until(self, name: str, count: int, on_wait=lambda number: None) -> None:
         while (number := self.store.add(name, 0)) < count:
-            seen(number)
+            on_wait(number)
             self._pause()
 
     def _pause(self) -> None:

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 SHIPPED = next((p for p in (PACKAGE / "flagfiles", PACKAGE.parent / FOLDER) if p.is_dir()), PACKAGE / "flagfiles")
 
 
-def found(name: str) -> str:
+def flagfile_path(name: str) -> str:
     """Where a flagfile is read from: `name`, or if there is nothing and that names a shipped one, from the package."""
     path = os.path.expanduser(name.strip())
     parts = PurePath(path).parts
@@ -30,10 +30,10 @@ def found(name: str) -> str:
 
 def shipped_ones(files: Sequence[str]) -> list[str]:
     """Lines that say which of these files are the package's own, where that is not the `config` of this folder."""
-    own = os.path.join(os.path.realpath(SHIPPED), "")
-    if os.path.join(os.path.realpath(FOLDER), "") == own:
+    shipped_folder = os.path.join(os.path.realpath(SHIPPED), "")
+    if os.path.join(os.path.realpath(FOLDER), "") == shipped_folder:
         return []
-    return [f"flagfile: {path}, as shipped" for path in map(os.path.realpath, files) if path.startswith(own)]
+    return [f"flagfile: {path}, as shipped" for path in map(os.path.realpath, files) if path.startswith(shipped_folder)]
 
 
 def check_arguments(arguments: Sequence[str]) -> list[str]:
@@ -44,10 +44,10 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
     """
     for argument in arguments:
         _check_text(argument, "the command line")
-    seen: list[str] = []
+    read_paths: list[str] = []
     for name in _named(arguments):
-        _check_file(name, (), seen)
-    return seen
+        _check_file(name, (), read_paths)
+    return read_paths
 
 
 def expanded(arguments: Sequence[str]) -> list[tuple[int, str]]:
@@ -58,21 +58,21 @@ def expanded(arguments: Sequence[str]) -> list[tuple[int, str]]:
     """
     numbers = itertools.count(1)
 
-    def of(arguments: Sequence[str], source: int) -> Iterator[tuple[int, str]]:
-        rest = iter(arguments)
-        for argument in rest:
+    def lines_of(arguments: Sequence[str], source: int) -> Iterator[tuple[int, str]]:
+        remaining = iter(arguments)
+        for argument in remaining:
             directive, equals, name = argument.partition("=")
             if directive in DIRECTIVES:
-                name = name if equals else next(rest, "")
+                name = name if equals else next(remaining, "")
                 if not name.strip():
                     raise UserError(f"{directive} names no file: give one")
-                yield from of(_lines(found(name)), next(numbers))
+                yield from lines_of(_lines(flagfile_path(name)), next(numbers))
             else:
                 yield source, argument
                 if argument == "--" and source == 0:
-                    yield from ((source, word) for word in rest)
+                    yield from ((source, word) for word in remaining)
 
-    return list(of(arguments, 0))
+    return list(lines_of(arguments, 0))
 
 
 def _lines(name: str) -> list[str]:
@@ -88,21 +88,21 @@ def _named(arguments: Sequence[str]) -> Iterator[str]:
         if directive in DIRECTIVES:
             name = name if equals else "".join(arguments[index + 1 : index + 2])
             if name.strip():
-                yield found(name)
+                yield flagfile_path(name)
 
 
-def _check_file(name: str, including: tuple[str, ...], seen: list[str]) -> None:
+def _check_file(name: str, including: tuple[str, ...], read_paths: list[str]) -> None:
     real = os.path.realpath(name)
     if real in including:
         raise UserError(f"flagfile {name} includes itself: remove a --flagfile line from it")
-    seen.append(real)
-    if len(seen) > MOST_FILES:
-        raise UserError(f"flagfile {name} is the {len(seen)}th that is included: use at most {MOST_FILES}")
+    read_paths.append(real)
+    if len(read_paths) > MOST_FILES:
+        raise UserError(f"flagfile {name} is the {len(read_paths)}th that is included: use at most {MOST_FILES}")
     lines = _text(name).split("\n")
     for number, line in enumerate(lines, 1):
         _check_text(line, f"line {number} of flagfile {name}")
     for inner in _named(lines):
-        _check_file(inner, (*including, real), seen)
+        _check_file(inner, (*including, real), read_paths)
 
 
 def _text(name: str) -> str:
@@ -114,10 +114,10 @@ def _text(name: str) -> str:
         raise UserError(f"flagfile {name} is no text in UTF-8: give a file with one flag a line") from None
 
 
-def _check_text(text: str, where: str) -> None:
+def _check_text(text: str, place: str) -> None:
     """Raise UserError for text that no flag is made of."""
     if len(text) > MOST_LINE:
-        raise UserError(f"{where} has {len(text)} characters: use at most {MOST_LINE}")
+        raise UserError(f"{place} has {len(text)} characters: use at most {MOST_LINE}")
     bad = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\r"), None)
     if bad is not None:
-        raise UserError(f"{where} holds a control character, or bytes that are not UTF-8: {text[:80]!r}")
+        raise UserError(f"{place} holds a control character, or bytes that are not UTF-8: {text[:80]!r}")

@@ -23,6 +23,6 @@ def append_line(path: str | os.PathLike, line: str, sync: bool = False) -> None:
 
 def write_all(file, data: bytes) -> None:
     """Write all of `data` to an unbuffered file, which alone may take only a part. Raises OSError."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest) :]
+    remaining = memoryview(data)
+    while remaining:
+        remaining = remaining[file.write(remaining) :]

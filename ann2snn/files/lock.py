@@ -140,7 +140,7 @@ def _holder(handle: int) -> str:
     """` (pid 17, host box, since …)`, as far as the file says so."""
     try:
         content = json.loads(os.pread(handle, LONGEST, 0))
-        told = [f"{key} {str(content[key])[:80]}" for key in ("pid", "host", "since") if key in content]
+        details = [f"{key} {str(content[key])[:80]}" for key in ("pid", "host", "since") if key in content]
     except (OSError, ValueError, TypeError, RecursionError):
         return ""
-    return f" ({', '.join(told)})" if told else ""
+    return f" ({', '.join(details)})" if details else ""

@@ -18,12 +18,12 @@ MOST_DIMS = 8
 
 
 def read_npz(
-    path: str | os.PathLike, kinds: Mapping[str, str], most: int, rows: int | None = None
+    path: str | os.PathLike, kinds: Mapping[str, str], max_bytes: int, rows: int | None = None
 ) -> dict[str, np.ndarray]:
     """The arrays named in `kinds` that the file has; others are not looked at.
 
     kinds: array name → the kinds of dtype allowed (numpy's letters: "f" float, "i" and "u" integer, "U" text).
-    most: bytes that all of them may have together, unpacked. rows: read no more than the first ones of each. A header
+    max_bytes: that all of them may have together, unpacked. rows: read no more than the first ones of each. A header
     that announces another number of bytes than its member holds is refused before the array is allocated; pickled
     objects always are.
 
@@ -33,16 +33,16 @@ def read_npz(
     """
     with open_plain(path) as file:
         entries = members(file)
-        wanted = {name: entries[f"{name}.npy"] for name in kinds if f"{name}.npy" in entries}
-        size = sum(entry.file_size for entry in wanted.values())
-        if size > min(most, machine_memory()):
-            raise ValueError(f"its arrays have {size} bytes, more than {min(most, machine_memory())}")
-        if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in wanted.values()):
+        chosen = {name: entries[f"{name}.npy"] for name in kinds if f"{name}.npy" in entries}
+        size = sum(entry.file_size for entry in chosen.values())
+        if size > min(max_bytes, machine_memory()):
+            raise ValueError(f"its arrays have {size} bytes, more than {min(max_bytes, machine_memory())}")
+        if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in chosen.values()):
             raise ValueError("a member is packed in a way that numpy does not use")
         try:
             with zipfile.ZipFile(file) as archive, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # numpy's, about headers of Python 2
-                return {name: _read(archive, entry, kinds[name], name, rows) for name, entry in wanted.items()}
+                return {name: _read(archive, entry, kinds[name], name, rows) for name, entry in chosen.items()}
         except ValueError:
             raise
         except Exception as error:  # damage makes zipfile, zlib and numpy's header parser raise nearly anything

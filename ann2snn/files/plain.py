@@ -8,8 +8,8 @@ import stat
 from typing import BinaryIO
 
 
-def open_plain(path: str | os.PathLike, most: int | None = None) -> BinaryIO:
-    """Open a plain file of at most `most` bytes for reading.
+def open_plain(path: str | os.PathLike, max_bytes: int | None = None) -> BinaryIO:
+    """Open a plain file of at most `max_bytes` bytes for reading.
 
     A pipe would block until somebody writes, a device may never end; links to plain files are followed.
 
@@ -25,24 +25,24 @@ def open_plain(path: str | os.PathLike, most: int | None = None) -> BinaryIO:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a plain file", os.fspath(path))
-        if most is not None and status.st_size > most:
-            raise OSError(errno.EFBIG, f"it has {status.st_size} bytes, more than {most}", os.fspath(path))
+        if max_bytes is not None and status.st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"it has {status.st_size} bytes, more than {max_bytes}", os.fspath(path))
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
 
 
-def read_text(path: str | os.PathLike, most: int, errors: str = "strict") -> str:
-    """The text of a plain UTF-8 file of at most `most` bytes, without the byte order mark that some editors put first.
+def read_text(path: str | os.PathLike, max_bytes: int, errors: str = "strict") -> str:
+    """The text of a plain UTF-8 file of at most `max_bytes` bytes, without the byte order mark that some begin with.
 
     Raises:
         OSError: as `open_plain`.
         ValueError: not UTF-8, unless `errors` says to replace what is not.
     """
-    with open_plain(path, most) as file:
+    with open_plain(path, max_bytes) as file:
         # A file may grow between the look at its size and the reading.
-        return file.read(most).decode("utf-8-sig", errors)
+        return file.read(max_bytes).decode("utf-8-sig", errors)
 
 
 def machine_memory() -> int:

@@ -31,8 +31,8 @@ def members(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
             entries = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
         raise ValueError(f"no zip file ({error})") from None
-    found = {entry.filename: entry for entry in entries}
-    if len(entries) > MOST_MEMBERS or len({name.lower() for name in found}) != len(entries):
+    entries_by_name = {entry.filename: entry for entry in entries}
+    if len(entries) > MOST_MEMBERS or len({name.lower() for name in entries_by_name}) != len(entries):
         raise ValueError("it has too many members, or two of one name")
     if any(entry.orig_filename != entry.filename or not entry.filename.isascii() for entry in entries):
         raise ValueError("a member's name is ambiguous")
@@ -40,7 +40,7 @@ def members(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
         raise ValueError("a member is encrypted")
     if sum(entry.compress_size for entry in entries) > size:
         raise ValueError("its members overlap")
-    return found
+    return entries_by_name
 
 
 def _check_end(file: BinaryIO, size: int) -> None:

@@ -48,9 +48,9 @@ def _keep_best(parameter: nn.Parameter, candidates: list[Tensor], gap: Callable[
     best, best_gap = parameter.clone(), gap()
     for value in candidates:
         parameter.copy_(value)
-        found = gap()
-        if found < best_gap:
-            best, best_gap = value, found
+        value_gap = gap()
+        if value_gap < best_gap:
+            best, best_gap = value, value_gap
     parameter.copy_(best)
 
 

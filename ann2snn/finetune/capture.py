@@ -82,17 +82,17 @@ def capture_inputs(net: nn.Module, name: str, *call: Tensor) -> BlockInput:
     block = dict(blocks_of(_inside(net)))[name]
     clock = net.clock if isinstance(net, SpikingNetwork) else None
     settles = clock is not None and clock.config.settle_steps
-    found, passes = BlockInput(), []
+    block_input, passes = BlockInput(), []
 
     def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
         if clock is None:
-            found.chunks.append(Chunk(args, kwargs))
+            block_input.chunks.append(Chunk(args, kwargs))
             raise _BlockReached
         if clock.chunk in passes:
             raise UserError(f"block {name} is called several times in a pass: it cannot be tuned alone")
         passes.append(clock.chunk)
-        found.chunks.append(Chunk(args, kwargs, clock.chunk_steps, clock.elapsed))
-        found.window = clock.spike_steps if clock.on_currents else 0
+        block_input.chunks.append(Chunk(args, kwargs, clock.chunk_steps, clock.elapsed))
+        block_input.window = clock.spike_steps if clock.on_currents else 0
         last = not clock.is_stream or clock.elapsed + clock.chunk_steps >= clock.spike_steps
         if last and not settles:
             raise _BlockReached
@@ -104,7 +104,7 @@ def capture_inputs(net: nn.Module, name: str, *call: Tensor) -> BlockInput:
         pass
     finally:
         handle.remove()
-    return found
+    return block_input
 
 
 def run_block(net: nn.Module, name: str, inputs: BlockInput) -> Tensor:

@@ -71,14 +71,14 @@ def sampler_batches(
     guidance an image has two, with its class and without. Shared as above.
     """
     visited: list[tuple[torch.Tensor, torch.Tensor]] = []
-    told: torch.Tensor | None = None
+    part_labels: torch.Tensor | None = None
     config = dataclasses.replace(sample.from_rest(), seed=seed_from(seed, 0))
     every = max(1, -(-config.calls(net.diffusion) // POOL_STEPS))
     calls = 0
 
     def keep(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None = None) -> None:
-        nonlocal calls, told
-        told = y
+        nonlocal calls, part_labels
+        part_labels = y
         if calls % every == 0:
             visited.append((x.clone(), t[0].cpu()))
         calls += 1
@@ -88,7 +88,7 @@ def sampler_batches(
         visited, calls = [], 0
         walk(net, config, part, hooks=Hooks(on_call=keep))
         pool.append(torch.stack([x for x, _ in visited]))
-        classes += [] if told is None else [told]
+        classes += [] if part_labels is None else [part_labels]
     states = torch.cat(pool, dim=1)
     times = torch.stack([t for _, t in visited])
     rows = world.rows(batch_size, "--ft_batch_size")
@@ -96,7 +96,7 @@ def sampler_batches(
     while True:
         generator = torch.Generator().manual_seed(seed_from(seed, step))
         when = torch.randint(len(times), (batch_size,), generator=generator)[rows]
-        which = torch.randint(states.shape[1], (batch_size,), generator=generator)[rows].to(states.device)
-        labels = [torch.cat(classes)[which]] if classes else []
-        yield states[when.to(states.device), which], times[when].to(states.device), *labels
+        chosen = torch.randint(states.shape[1], (batch_size,), generator=generator)[rows].to(states.device)
+        labels = [torch.cat(classes)[chosen]] if classes else []
+        yield states[when.to(states.device), chosen], times[when].to(states.device), *labels
         step += 1

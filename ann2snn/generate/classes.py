@@ -34,7 +34,7 @@ def resolved(net: object, config: SampleConfig) -> SampleConfig:
         )
     require(
         not count or config.sampler != "analytic_dpm",
-        "--sampler=analytic_dpm: its statistics are of a network that is told no class; use ddim or a solver",
+        "--sampler=analytic_dpm: its noise statistics are of a network that is told no class; use ddim or a solver",
     )
     if config.class_label is None:
         return config
@@ -61,11 +61,11 @@ def given_labels(net: object, labels: Sequence[int | str] | Tensor, n: int) -> T
     require(count > 0, "labels: the network knows no classes; train one with --class_cond")
     values = labels.tolist() if hasattr(labels, "tolist") else labels
     require(isinstance(values, (list, tuple)) and len(values) == n, f"labels: expected {n}, one an image")
-    found = []
+    indices = []
     for value in values:
-        whole = value if isinstance(value, str) else check_int(value, "labels")
-        found.append(count if whole == count else class_index(whole, count, names))
-    return torch.tensor(found, dtype=torch.int64)
+        label = value if isinstance(value, str) else check_int(value, "labels")
+        indices.append(count if label == count else class_index(label, count, names))
+    return torch.tensor(indices, dtype=torch.int64)
 
 
 def columns(net: object, config: SampleConfig, images: int) -> int:
@@ -104,9 +104,9 @@ class Branches(NamedTuple):
         conditional, unconditional = answer.chunk(2)
         return (1 + self.guidance) * conditional - self.guidance * unconditional
 
-    def rows(self, wanted: Sequence[int], total: int) -> list[int]:
-        """The rows of `call` that belong to the images at the places `wanted` of `total`."""
-        return [branch * total + row for branch in range(self.parts) for row in wanted]
+    def rows(self, places: Sequence[int], total: int) -> list[int]:
+        """The rows of `call` that belong to the images at the `places` of `total`."""
+        return [branch * total + row for branch in range(self.parts) for row in places]
 
 
 def branches_of(net: object, config: SampleConfig, indices: Sequence[int], labels: Tensor | None, device) -> Branches:

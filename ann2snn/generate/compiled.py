@@ -55,8 +55,8 @@ class Compiled(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, *labels: Tensor) -> Tensor:
         """x [N, C, H, W], t [N], and y [N] of a network that is told classes → what `net` gives."""
-        if self._call is not None and (why := unsuitable(self.net)):
-            self._give_up(why)
+        if self._call is not None and (reason := unsuitable(self.net)):
+            self._give_up(reason)
         if self._call is not None:
             try:
                 return self._call(x, t, *labels)
@@ -66,9 +66,9 @@ class Compiled(nn.Module):
                 return result
         return self.net(x, t, *labels)
 
-    def _give_up(self, why: str) -> None:
+    def _give_up(self, reason: str) -> None:
         self._call = None
-        _note(f"note: --compile: {type(self.net).__name__} runs uncompiled: {one_line(why)[:200]}")
+        _note(f"note: --compile: {type(self.net).__name__} runs uncompiled: {one_line(reason)[:200]}")
 
 
 def unsuitable(net: nn.Module) -> str:

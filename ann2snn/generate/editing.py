@@ -15,26 +15,26 @@ from .sampling import Rows, check_generation, run_chain
 from .subject import check_edited, given_images, sampling
 
 
-def edit(net: nn.Module, images: Tensor, strength: float = 0.5, **how: Any) -> Tensor:
+def edit(net: nn.Module, images: Tensor, strength: float = 0.5, **settings: Any) -> Tensor:
     """Images uint8 [N, C, H, W], diffused over the first `strength` of all diffusion steps and sampled from there.
 
     Of one image, N copies are N variations: image i has the noise of image i of the seed. strength: above 0 (next to
-    nothing is changed) to 1 (next to nothing is kept). how: fields of `SampleConfig`; DDIM in 50 steps unless asked
-    otherwise. `steps` counts the network calls of the part that is left, whatever its length; ddpm visits all of it.
-    Without `class_label` the network is told no class.
+    nothing is changed) to 1 (next to nothing is kept). settings: fields of `SampleConfig`; DDIM in 50 steps unless
+    asked otherwise. `steps` counts the network calls of the part that is left, whatever its length; ddpm visits all of
+    it. Without `class_label` the network is told no class.
     Networks of the process "vp" on images; any sampler but gddim, euler, analytic_dpm. Raises UserError.
     """
     net = check_edited(net, "--start")
     x_0 = given_images(net, images)
     strength = check_number(strength, "--strength")
     require(0 < strength <= 1, f"--strength={strength}: use a value above 0, at most 1")
-    config = without_class(net, sampling(how))
+    config = without_class(net, sampling(settings))
     require(
         not config.kind.linear and config.sampler != "analytic_dpm",
         f"--sampler={config.sampler}: cannot start from an image; use ddim, ddpm, ddpm_strided or a solver",
     )
-    whole = VP(net.diffusion)
-    process = whole.first(max(1, round(strength * whole.diffusion_steps)))
+    full_process = VP(net.diffusion)
+    process = full_process.first(max(1, round(strength * full_process.diffusion_steps)))
     options = options_of(config)
     check_generation(net, config)
     try:

@@ -153,8 +153,8 @@ def _npz_images(path: Path) -> torch.Tensor:
     try:
         array = read_npz(path, {NPZ_KEY: "u"}, MOST_NPZ_BYTES).get(NPZ_KEY)
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} is neither a folder nor an npz of images ({why})") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} is neither a folder nor an npz of images ({reason})") from None
     if array is None or array.dtype != "uint8" or array.ndim != 4 or array.shape[3] not in (1, 3) or not array.size:
         raise UserError(f"{path} has no images, uint8 [N, H, W, 1 or 3], under {NPZ_KEY}")
     return torch.from_numpy(array).permute(0, 3, 1, 2)

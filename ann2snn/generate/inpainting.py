@@ -19,15 +19,15 @@ from .subject import check_edited, given_images
 
 
 def inpaint(
-    net: nn.Module, images: Tensor, mask: Tensor, steps: int = 50, *, resamples: int = 10, **how: Any
+    net: nn.Module, images: Tensor, mask: Tensor, steps: int = 50, *, resamples: int = 10, **settings: Any
 ) -> Tensor:
     """Images uint8 [N, C, H, W] with the pixels in `mask`, bool [H, W], made anew; the others stay as they are.
 
     Algorithm 1 of RePaint on `steps` of the diffusion steps: after each the known pixels are those of the image,
     diffused as far; `resamples` times a step is taken, and undone with fresh noise in between, so that both parts come
     to fit. Variances are the posterior's: the large ones would leave noise behind where steps are few. Of one image, N
-    copies are N variations. (steps − 1)·resamples + 1 network calls. how: seed, clip, skip, carry, carry_steps, amp,
-    tf32, class_label, guidance of `SampleConfig`. Networks of the process "vp" on images. Raises UserError.
+    copies are N variations. (steps − 1)·resamples + 1 network calls. settings: seed, clip, skip, carry, carry_steps,
+    amp, tf32, class_label, guidance of `SampleConfig`. Networks of the process "vp" on images. Raises UserError.
     """
     net = check_edited(net, "--inpaint")
     x_0 = given_images(net, images)
@@ -37,7 +37,7 @@ def inpaint(
         f"mask: expected a bool tensor {list(size)}, True where the image is to be made anew",
     )
     resamples = check_limits("resamples", resamples)
-    config = without_class(net, SampleConfig("ddpm_strided", steps, **how))
+    config = without_class(net, SampleConfig("ddpm_strided", steps, **settings))
     check_generation(net, config)
     process = VP(net.diffusion)
     times = whole_times(process, config.steps, config.skip)
@@ -46,10 +46,10 @@ def inpaint(
         image, made = rows.of(x_0), mask.to(rows.noise.device)
         x = rows.noise()
         for time, following in zip(times, times[1:], strict=False):
-            for left in reversed(range(resamples)):
+            for climbs_left in reversed(range(resamples)):
                 predicted, _ = estimate(rows.denoiser, process, x, time, config.clip, rows.on_step)
                 below = one_step(process, x, predicted, image, made, (time, following), rows.noise)
-                x = below if not left else climb(process, below, (time, following), rows.noise())
+                x = below if not climbs_left else climb(process, below, (time, following), rows.noise())
         predicted, _ = estimate(rows.denoiser, process, x, times[-1], config.clip, rows.on_step)
         return to_uint8(torch.where(made, predicted, image))
 
@@ -57,18 +57,18 @@ def inpaint(
 
 
 def one_step(
-    process: VP, x: Tensor, predicted: Tensor, image: Tensor, made: Tensor, way: tuple[int, int], noise
+    process: VP, x: Tensor, predicted: Tensor, image: Tensor, made: Tensor, times: tuple[int, int], noise
 ) -> Tensor:
-    """From x at way[0] to way[1]: by DDPM's step where `made`, elsewhere the image, diffused; two draws of `noise`."""
-    now, target = (float(process.alphas_bar[time]) for time in way)
-    step = reverse_step(now, target)
+    """x from times[0] to times[1]: by DDPM's step where `made`, elsewhere the image, diffused; two draws of `noise`."""
+    source, target = (float(process.alphas_bar[time]) for time in times)
+    step = reverse_step(source, target)
     known = target**0.5 * image + (1 - target) ** 0.5 * noise()
     unknown = step.image * predicted + step.state * x + step.small**0.5 * noise()
     return torch.where(made, unknown, known)
 
 
-def climb(process: VP, below: Tensor, way: tuple[int, int], noise: Tensor) -> Tensor:
-    """Back from way[1] to way[0]: q(x_t | x_s)."""
-    now, target = (float(process.alphas_bar[time]) for time in way)
-    kept = now / target
+def climb(process: VP, below: Tensor, times: tuple[int, int], noise: Tensor) -> Tensor:
+    """Back from times[1] to times[0]: q(x_t | x_s)."""
+    source, target = (float(process.alphas_bar[time]) for time in times)
+    kept = source / target
     return kept**0.5 * below + (1 - kept) ** 0.5 * noise

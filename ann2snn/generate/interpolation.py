@@ -15,16 +15,16 @@ from .sampling import Given, check_generation, generate
 from .subject import check_sampled, sampling
 
 
-def interpolate(net: nn.Module, seed_a: int, seed_b: int, n: int, **how: Any) -> Tensor:
+def interpolate(net: nn.Module, seed_a: int, seed_b: int, n: int, **settings: Any) -> Tensor:
     """n images, uint8 [n, C, H, W], whose noise goes from that of seed_a's image 0 to that of seed_b's (`slerp`).
 
-    how: fields of `SampleConfig`; a sampler that draws no noise on the way, DDIM in 50 steps unless asked otherwise.
-    Raises UserError for another one, and as `ann2snn.sample`.
+    settings: fields of `SampleConfig`; a sampler that draws no noise on the way, DDIM in 50 steps unless asked
+    otherwise. Raises UserError for another one, and as `ann2snn.sample`.
     """
     net = check_sampled(net)
     n = check_limits("n", n, "n")
     seeds = [check_seed(seed, name) for name, seed in (("seed_a", seed_a), ("seed_b", seed_b))]
-    config = without_class(net, sampling(how))
+    config = without_class(net, sampling(settings))
     check_generation(net, config)
     require(
         not draws_noise(config),

@@ -18,7 +18,7 @@ from .subject import check_edited, check_sampled, given_images
 
 
 def invert(
-    net: nn.Module, images: Tensor, steps: int = 50, *, iterations: int = 1, skip: str = "uniform", **how: Any
+    net: nn.Module, images: Tensor, steps: int = 50, *, iterations: int = 1, skip: str = "uniform", **settings: Any
 ) -> Tensor:
     """Noise [N, C, H, W], float, that deterministic DDIM in `steps` steps makes the images uint8 [N, C, H, W] from.
 
@@ -26,13 +26,13 @@ def invert(
     `iterations` 1 takes the prediction for x_s instead (Song et al., 2021, section 4.3), more repeat it with what came
     out. They end at the exact inverse where the network is smooth and steps are small; a quantized one has jumps.
     The predicted image is not limited to [−1, 1], and must not be on the way back: sample with clip=False.
-    how: carry, carry_steps, amp, tf32, class_label, guidance of `SampleConfig`. Networks of the process "vp" on images.
-    Raises UserError.
+    settings: carry, carry_steps, amp, tf32, class_label, guidance of `SampleConfig`. Networks of the process "vp" on
+    images. Raises UserError.
     """
     net = check_edited(net, "--invert")
     x_0 = given_images(net, images)
     iterations = check_limits("invert_iterations", iterations)
-    config = without_class(net, way_back(steps, skip, **how))
+    config = without_class(net, way_back(steps, skip, **settings))
     check_generation(net, config)
     process = VP(net.diffusion)
     times = whole_times(process, config.steps, skip)[::-1]
@@ -68,17 +68,17 @@ class RoundTrip(NamedTuple):
 
 
 def round_trip(
-    net: nn.Module, images: Tensor, steps: int = 50, *, iterations: int = 1, skip: str = "uniform", **how: Any
+    net: nn.Module, images: Tensor, steps: int = 50, *, iterations: int = 1, skip: str = "uniform", **settings: Any
 ) -> RoundTrip:
     """`invert` the images, and sample from that noise. Arguments and errors as `invert`."""
-    noise = invert(net, images, steps, iterations=iterations, skip=skip, **how)
+    noise = invert(net, images, steps, iterations=iterations, skip=skip, **settings)
     sampled = check_sampled(net)
-    config = without_class(sampled, way_back(steps, skip, **how))
-    again = generate(sampled, config, range(len(images)), Given(x_T=noise))
-    mse = float((again.double() - images.double()).square().mean())
-    return RoundTrip(again, noise, mse**0.5, 10 * math.log10(255**2 / mse) if mse else math.inf)
+    config = without_class(sampled, way_back(steps, skip, **settings))
+    remade = generate(sampled, config, range(len(images)), Given(x_T=noise))
+    mse = float((remade.double() - images.double()).square().mean())
+    return RoundTrip(remade, noise, mse**0.5, 10 * math.log10(255**2 / mse) if mse else math.inf)
 
 
-def way_back(steps: int, skip: str = "uniform", **how: Any) -> SampleConfig:
+def way_back(steps: int, skip: str = "uniform", **settings: Any) -> SampleConfig:
     """How the noise of `invert` is sampled."""
-    return SampleConfig("ddim", steps, eta=0.0, clip=False, skip=skip, **how)
+    return SampleConfig("ddim", steps, eta=0.0, clip=False, skip=skip, **settings)

@@ -24,7 +24,10 @@ def mean_loss(net: Sampled, images: Tensor, labels: Tensor | None, seed: int, wo
     images and seed see the same times and noise. The processes of `world` share the batches, and all get the figure.
     Raises UserError for a network on synaptic currents, which predicts no noise of an image.
     """
-    require(current_steps(net) is None, "the loss of a network on synaptic currents: choose by the score")
+    require(
+        current_steps(net) is None,
+        "a network on synaptic currents has no such loss: choose by the score (--search_sigma_rel=score)",
+    )
     process = make_process(net.diffusion, net.image_size)
     like = next(net.parameters())
     total = torch.zeros(2, dtype=torch.float64)
@@ -36,12 +39,12 @@ def mean_loss(net: Sampled, images: Tensor, labels: Tensor | None, seed: int, wo
             t = process.draw_times(len(x_0), generator=generator)
             noise = torch.randn(len(x_0), net.in_channels, *x_0.shape[2:], generator=generator).to(like)
             y = None if labels is None else labels[start : start + LOSS_BATCH].to(like.device)
-            losses = process.loss(_told(net, y), net.diffusion, x_0, t.to(like.device), noise, "mse")
+            losses = process.loss(_denoiser(net, y), net.diffusion, x_0, t.to(like.device), noise, "mse")
             total += torch.stack([losses.double().sum(), losses.new_tensor(float(len(x_0))).double()]).cpu()
-    found = world.sum(total.to(world.device)).cpu()
-    return float(found[0] / found[1])
+    sums = world.sum(total.to(world.device)).cpu()
+    return float(sums[0] / sums[1])
 
 
-def _told(net: Sampled, y: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+def _denoiser(net: Sampled, y: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
     """The denoiser f(x, t) that a network is for images of classes y."""
     return net if y is None else lambda x, t: net(x, t, y)

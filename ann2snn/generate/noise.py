@@ -30,8 +30,8 @@ def check_noise(net: Sampled, x_T: Tensor, n: int) -> None:
     """Raise UserError unless x_T is finite noise, in floating point, for n images of `net`."""
     shape = [n, *network_shape(net)]
     tensor = isinstance(x_T, Tensor) and x_T.is_floating_point()
-    found = f"{str(x_T.dtype).removeprefix('torch.')} {list(x_T.shape)}" if isinstance(x_T, Tensor) else type(x_T)
-    require(tensor and list(x_T.shape) == shape, f"x_T: {found}, expected a floating-point tensor {shape}")
+    description = f"{str(x_T.dtype).removeprefix('torch.')} {list(x_T.shape)}" if isinstance(x_T, Tensor) else type(x_T)
+    require(tensor and list(x_T.shape) == shape, f"x_T: {description}, expected a floating-point tensor {shape}")
     dense = x_T.layout == torch.strided and not x_T.is_meta
     require(dense, f"x_T: a {'meta' if x_T.is_meta else 'sparse'} tensor, expected one that holds its values")
     require(bool(torch.isfinite(x_T).all()), "x_T: holds values that are not finite")

@@ -153,8 +153,8 @@ def run_chain(
     with torch.no_grad(), in_tf32(config.tf32), evaluating(net), steady_convolutions(net), quantized_once(net):
         for part in groups:
             rows = computed_rows(net, part)
-            wanted = [rows.index(index) for index in part]
-            made.append(_group(net, config, rows, wanted, chain, hooks, labels))
+            places = [rows.index(index) for index in part]
+            made.append(_group(net, config, rows, places, chain, hooks, labels))
     place = {index: i for i, index in enumerate(index for part in groups for index in part)}
     return torch.cat(made)[[place[index] for index in indices]]
 
@@ -192,16 +192,16 @@ def _group(
     net: Sampled,
     config: SampleConfig,
     rows: list[int],
-    wanted: list[int],
+    places: list[int],
     chain: Chain,
     hooks: Hooks,
     labels: Tensor | None,
 ) -> Tensor:
-    """What `chain` makes of the images `rows`, computed together: of those at the places `wanted`."""
+    """What `chain` makes of the images `rows`, computed together: of those at `places`."""
     denoiser, like = compiled(net), next(net.parameters())
     layout = layout_for(like.device)
     branches = branches_of(net, config, rows, labels, like.device)
-    watched = branches.rows(wanted, len(rows))
+    watched = branches.rows(places, len(rows))
 
     def called(x: Tensor, t: Tensor) -> Tensor:
         x, *constants = branches.call(x, t)
@@ -213,7 +213,7 @@ def _group(
 
     noise = ImageNoise(config.seed, rows, network_shape(net), like.device, like.dtype)
     on_step, tally = hooks.on_step, SpikeTally()
-    step = None if on_step is None else lambda time, state: on_step(time, state[wanted])
+    step = None if on_step is None else lambda time, state: on_step(time, state[places])
     with contextlib.ExitStack() as stack:
         if config.carry:
             stack.enter_context(_spiking(net).carrying(config.carry_steps))
@@ -221,8 +221,8 @@ def _group(
             stack.enter_context(_spiking(net).monitored(tally))
         made = chain(Rows(called, rows, noise, step))
     if hooks.on_spikes is not None:
-        hooks.on_spikes(tally.of([rows[row] for row in wanted], wanted, _spiking(net).restarts, branches.parts))
-    return made[wanted].cpu()
+        hooks.on_spikes(tally.of([rows[row] for row in places], places, _spiking(net).restarts, branches.parts))
+    return made[places].cpu()
 
 
 def _spiking(net: Sampled) -> SpikingNetwork:
@@ -266,13 +266,13 @@ def generate_batches(
         batches = [indices[start : start + size] for start in range(0, len(indices), size)]
     with world.progress(len(indices) * calls, label or "", "call", label is not None) as bar:
 
-        def seen(x: Tensor, *constants: Tensor) -> None:
+        def advance(x: Tensor, *constants: Tensor) -> None:
             bar.update(len(x))
             if hooks.on_call is not None:
                 hooks.on_call(x, *constants)
 
         for place, batch in enumerate(world.share(batches)):
-            watched = hooks._replace(on_call=seen, on_step=hooks.on_step if place == 0 else None)
+            watched = hooks._replace(on_call=advance, on_step=hooks.on_step if place == 0 else None)
             yield batch, generate(net, config, batch, given, watched)
 
 
@@ -291,9 +291,9 @@ def generate_all(
     images = torch.empty(n, *image_shape(net), dtype=torch.uint8)
     label = "sampling" if progress else None
     batches = generate_batches(net, config, range(n), batch_size, given=given, hooks=hooks, label=label, world=world)
-    found = list(batches)
-    indices = torch.tensor([i for batch, _ in found for i in batch], dtype=torch.int64)
-    mine = torch.cat([pictures for _, pictures in found]) if found else images[:0]
-    for where, pictures in zip(world.collect(indices), world.collect(mine), strict=True):
-        images[where] = pictures
+    own_batches = list(batches)
+    indices = torch.tensor([i for batch, _ in own_batches for i in batch], dtype=torch.int64)
+    own_images = torch.cat([pictures for _, pictures in own_batches]) if own_batches else images[:0]
+    for places, pictures in zip(world.collect(indices), world.collect(own_images), strict=True):
+        images[places] = pictures
     return images

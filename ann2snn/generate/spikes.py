@@ -52,8 +52,8 @@ class SpikeTally:
         # Whole numbers, whose sum is exact in any order as long as the type has digits for it: the same on any machine.
         most = events[0, 0].numel() * (neuron.levels.hi - neuron.levels.lo)
         total = torch.float64 if most >= EXACT_IN_SINGLE else events.dtype
-        found = events.abs().flatten(2).sum(2, dtype=total).sum(0, dtype=torch.float64)
-        self.spikes = found if self.spikes is None else self.spikes + found
+        counts = events.abs().flatten(2).sum(2, dtype=total).sum(0, dtype=torch.float64)
+        self.spikes = counts if self.spikes is None else self.spikes + counts
 
     def of(self, images: Sequence[int], rows: Sequence[int], restarts: int, branches: int = 1) -> list[ImageSpikes]:
         """The tallies of `rows`, which became `images`. branches: in how many parts of a batch each row was."""
@@ -64,15 +64,15 @@ class SpikeTally:
         ]
 
 
-def keep_spikes(folder: Path, found: Iterable[ImageSpikes]) -> None:
+def keep_spikes(folder: Path, image_spikes: Iterable[ImageSpikes]) -> None:
     """Append them to the folder's file, before the images are saved: an image that is there has been counted."""
-    for line in found:
+    for line in image_spikes:
         append_line(folder / SPIKES_FILE, json.dumps(vars(line)))
 
 
 def kept_spikes(folder: Path, count: int) -> list[ImageSpikes]:
     """Those of images 0..count−1 that are known, of lines for the same image the last."""
-    found: dict[int, ImageSpikes] = {}
+    spikes_by_image: dict[int, ImageSpikes] = {}
     try:
         lines = read_text(folder / SPIKES_FILE, MOST_BYTES, errors="replace").splitlines()
     except OSError:
@@ -83,5 +83,5 @@ def kept_spikes(folder: Path, count: int) -> list[ImageSpikes]:
         except (ValueError, TypeError, RecursionError):  # cut off by a kill; the next line is whole again
             continue
         if all(type(value) is int for value in vars(entry).values()) and 0 <= entry.image < count:
-            found[entry.image] = entry
-    return [found[image] for image in sorted(found)]
+            spikes_by_image[entry.image] = entry
+    return [spikes_by_image[image] for image in sorted(spikes_by_image)]

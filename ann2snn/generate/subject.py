@@ -29,12 +29,12 @@ def check_sampled(net: object) -> Sampled:
     return cast(Sampled, net)  # it has all that they ask for
 
 
-def sampling(how: dict[str, Any]) -> SampleConfig:
+def sampling(given_fields: dict[str, Any]) -> SampleConfig:
     """Fields of `SampleConfig` that a caller gives, DDIM in 50 steps unless asked otherwise.
 
     Raises UserError, also for one that the sampler would pass over.
     """
-    settings: dict[str, Any] = {"sampler": "ddim", "steps": 50} | how
+    settings: dict[str, Any] = {"sampler": "ddim", "steps": 50} | given_fields
     return SampleConfig(**settings).check_taken()
 
 
@@ -47,14 +47,14 @@ def check_call(net: object, args: tuple, kwargs: dict) -> None:
     x, t = given.get("x"), given.get("t")
     weight = next(inner.parameters())
     shape = list(network_shape(inner))
-    wanted = f"{_kind(weight.dtype)} [N, {', '.join(map(str, shape))}] on {weight.device}"
+    expected = f"{_kind(weight.dtype)} [N, {', '.join(map(str, shape))}] on {weight.device}"
     if (
         not isinstance(x, Tensor)
         or (x.layout, x.dtype, x.device) != (torch.strided, weight.dtype, weight.device)
         or not x.numel()
         or not (getattr(net, "currents", False) or list(x.shape[1:]) == shape)
     ):
-        raise UserError(f"x: {_described(x)}, expected {wanted}")
+        raise UserError(f"x: {_described(x)}, expected {expected}")
     if (
         not isinstance(t, Tensor)
         or t.is_complex()
@@ -75,12 +75,12 @@ def _described(value: object) -> str:
     return f"{sparse}{_kind(value.dtype)} {list(value.shape)} on {value.device}"
 
 
-def check_edited(net: object, what: str) -> Sampled:
-    """Return `net`. Raises UserError where `what` is not defined: for other processes than VP, or on currents."""
+def check_edited(net: object, flag: str) -> Sampled:
+    """Return `net`. Raises UserError where what `flag` does is undefined: for processes other than VP, on currents."""
     sampled = check_sampled(net)
-    require_vp(sampled.diffusion, what)
-    require(not sampled.diffusion.autoencoder, f"{what} needs a network on images, not on an autoencoder's latents")
-    require(not getattr(net, "currents", False), f"{what} needs a network on images, not on synaptic currents")
+    require_vp(sampled.diffusion, flag)
+    require(not sampled.diffusion.autoencoder, f"{flag} needs a network on images, not on an autoencoder's latents")
+    require(not getattr(net, "currents", False), f"{flag} needs a network on images, not on synaptic currents")
     return sampled
 
 
@@ -91,9 +91,11 @@ def given_images(net: Sampled, images: Tensor) -> Tensor:
     """
     shape = list(image_shape(net))
     tensor = isinstance(images, Tensor)
-    found = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}" if tensor else type(images).__name__
+    description = type(images).__name__
+    if tensor:
+        description = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
     fits = tensor and images.dtype == torch.uint8 and images.dim() == 4 and list(images.shape[1:]) == shape
-    require(fits and len(images) > 0, f"images: {found}, expected uint8 [N, {', '.join(map(str, shape))}]")
+    require(fits and len(images) > 0, f"images: {description}, expected uint8 [N, {', '.join(map(str, shape))}]")
     if not net.diffusion.autoencoder:
         return to_model_range(images)
     autoencoder: Any = getattr(net, "autoencoder", None)

@@ -29,7 +29,7 @@ from ..config.checks import (
 from ..config.size import SQUARE_32, ImageSize, check_size
 from ..quant import UniformQuantizer
 from ..quant.place import quantize_input, quantize_output
-from .classes import ClassEmbedding, ToldClasses, told
+from .classes import ClassConditional, ClassEmbedding, conditioned
 from .group_norm import GroupNorm
 from .parts import BatchDropout
 from .shared import Shared
@@ -143,7 +143,7 @@ def sinusoidal_features(t: Tensor, dim: int, frequencies: str = "ddpm") -> Tenso
     return torch.cat([torch.sin(angle), torch.cos(angle)], dim=1)
 
 
-class AttentionUNet(ToldClasses, Shared, nn.Module):
+class AttentionUNet(ClassConditional, Shared, nn.Module):
     """Denoiser f(x [N, C, H, W], t [N], y [N]) → [N, C_out, H, W]; `t` may be fractional; `y` as in `UNet`.
 
     `diffusion` is the process it was trained for; it is carried along, not used.
@@ -248,7 +248,7 @@ class AttentionUNet(ToldClasses, Shared, nn.Module):
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         features = sinusoidal_features(t, self.config.ch, self.config.frequencies)
         temb = self.embed(features.to(self.in_conv.weight.dtype))  # [N, 4·ch]
-        temb = told(self.class_embedding, temb, y)
+        temb = conditioned(self.class_embedding, temb, y)
         h = self.in_conv(F.pixel_unshuffle(x, self.config.block_size))  # [N, ch, H/B, W/B], B = block_size
         skips = [h]
         for level in self.downsamples.values():

@@ -31,7 +31,7 @@ class ClassEmbedding(nn.Embedding):
         return self(y)
 
 
-class ToldClasses:
+class ClassConditional:
     """Of networks whose configuration says which classes they are told; 0 and no names of one that is told none."""
 
     config: Any
@@ -45,7 +45,7 @@ class ToldClasses:
         return self.config.class_names
 
 
-def told(embedding: ClassEmbedding | None, temb: Tensor, y: Tensor | None) -> Tensor:
+def conditioned(embedding: ClassEmbedding | None, temb: Tensor, y: Tensor | None) -> Tensor:
     """The time embedding [N, width] of images of the classes y. Raises UserError where the network knows none."""
     if embedding is None:
         require(y is None, "y: the network knows no classes; call it without them")

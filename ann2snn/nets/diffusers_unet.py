@@ -86,8 +86,11 @@ def _check_values(settings: dict) -> None:
     given = all(isinstance(side, int) and side > 0 for side in sides)
     require(given, f"sample_size={str(size)[:40]}: give images' side, or height and width (--img_size)")
     require(isinstance(channels, int) and 1 <= channels <= 64, f"in_channels={str(channels)[:40]}: use 1 to 64")
-    answered = settings.get("out_channels")
-    require(answered == channels, f"{str(answered)[:40]} output channels for {channels} input channels: must agree")
+    out_channels = settings.get("out_channels")
+    require(
+        out_channels == channels,
+        f"{str(out_channels)[:40]} output channels for {channels} input channels: must agree",
+    )
     widths, layers = settings.get("block_out_channels"), settings.get("layers_per_block")
     if not isinstance(widths, list) or not 1 <= len(widths) <= 8:
         raise UserError("block_out_channels: give 1 to 8 levels")
@@ -96,8 +99,8 @@ def _check_values(settings: dict) -> None:
     require(1 <= check_int(layers, "layers_per_block") <= 16, f"layers_per_block={layers}: use 1 to 16")
     for name, known in (("down_block_types", DOWN), ("up_block_types", UP)):
         blocks = settings.get(name)
-        found = isinstance(blocks, list) and all(isinstance(block, str) and block in known for block in blocks)
-        require(found, f"{name}={str(blocks)[:80]}: only {' and '.join(known)}")
+        known_blocks = isinstance(blocks, list) and all(isinstance(block, str) and block in known for block in blocks)
+        require(known_blocks, f"{name}={str(blocks)[:80]}: only {' and '.join(known)}")
     factor = 2 ** (len(widths) - 1)
     divided = not any(side % factor for side in sides)
     require(

@@ -92,11 +92,11 @@ class SpikeConv2d(QuantConv2d):
         if derived is None:
             return None
         if "spike_conv" not in derived:
-            whole = self.whole_weight()
-            if whole is None or isinstance(self.padding, str) or not fits_spike_conv(whole[0]):
+            integer_weight = self.whole_weight()
+            if integer_weight is None or isinstance(self.padding, str) or not fits_spike_conv(integer_weight[0]):
                 derived["spike_conv"] = None
             else:
-                derived["spike_conv"] = SpikeConv(*whole, self.stride, self.padding)
+                derived["spike_conv"] = SpikeConv(*integer_weight, self.stride, self.padding)
         return derived["spike_conv"]
 
     def convolve(self, x: Tensor | Spikes, bias: Tensor | None) -> Tensor:
@@ -150,8 +150,8 @@ def _type_for(readers: tuple[nn.Module, ...], norm: nn.GroupNorm, x: Tensor) -> 
 
 
 def _reads_spikes(layer: nn.Module) -> bool:
-    asked = getattr(layer, "reads_spikes", None)
-    return asked is not None and asked()
+    reads_spikes = getattr(layer, "reads_spikes", None)
+    return reads_spikes is not None and reads_spikes()
 
 
 def _is_nothing(layer: nn.Module) -> bool:
@@ -162,9 +162,9 @@ class PreActivation(nn.Sequential):
     """A norm, an activation and what follows them: the pre-activation order."""
 
     def forward(self, x: Tensor) -> Tensor:
-        norm, activation, *others = self
-        active: Any = activate(norm, activation, x, *others)  # spikes only where all the others read them
-        for layer in others:
+        norm, activation, *readers = self
+        active: Any = activate(norm, activation, x, *readers)  # spikes only where all of these read them
+        for layer in readers:
             active = layer(active)
         return active
 

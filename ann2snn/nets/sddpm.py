@@ -234,8 +234,8 @@ def with_tsm(net: SDDPM, spike_steps: int | None = None) -> SDDPM:
     for name, value in net.state_dict().items():
         owner, entry = name.rsplit(".", 1)
         state[f"{owner}.tsmconv.{entry}" if owner in convolutions else name] = value
-    found = new.load_state_dict(state, strict=False)
-    assert not found.unexpected_keys and all(name.endswith(".tsmp") for name in found.missing_keys)
+    mismatch = new.load_state_dict(state, strict=False)
+    assert not mismatch.unexpected_keys and all(name.endswith(".tsmp") for name in mismatch.missing_keys)
     return new.train(net.training)
 
 

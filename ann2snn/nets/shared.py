@@ -34,14 +34,14 @@ class Shared:
         _program().save(self, save_directory, **about)
 
     @classmethod
-    def from_pretrained(cls: type[_Kind], folder: str | os.PathLike, **how: Any) -> _Kind:
+    def from_pretrained(cls: type[_Kind], folder: str | os.PathLike, **options: Any) -> _Kind:
         """The network in a folder, as `ann2snn.load` reads it, with its options.
 
         Raises UserError as that does, for what is no folder here, and for a network of another class.
         """
-        where = "fetch one of the Hub first, huggingface_hub.snapshot_download(name) tells where it is"
-        require(Path(folder).is_dir(), f"{folder}: there is no such folder here; {where}")
-        net = _program().load(folder, **how)
+        advice = "fetch one of the Hub first, huggingface_hub.snapshot_download(name) tells where it is"
+        require(Path(folder).is_dir(), f"{folder}: there is no such folder here; {advice}")
+        net = _program().load(folder, **options)
         if not isinstance(net, cls):
             kind = type(net).__name__
             raise UserError(f"{folder} holds a {kind}, no {cls.__name__}: use {kind}.from_pretrained, or ann2snn.load")
@@ -69,7 +69,7 @@ class Shared:
             hub = huggingface_hub.HfApi(token=token)
             try:
                 hub.create_repo(repo_id, private=private, exist_ok=True)
-                done = hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
+                commit = hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
             except (OSError, ValueError) as error:  # huggingface_hub's own are of these
                 raise UserError(f"cannot push to {repo_id}: {error}") from error
-        return str(getattr(done, "commit_url", done))
+        return str(getattr(commit, "commit_url", commit))

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ..config import DiffusionConfig, ImageSize, UNetConfig
-from .classes import ClassEmbedding, ToldClasses, told
+from .classes import ClassConditional, ClassEmbedding, conditioned
 from .parts import DownSample, Parts, PreActivation, Resampling, ResBlock, SpikeDrivenResBlock, TimeEmbedding, UpSample
 from .shared import Shared
 
 
-class UNet(ToldClasses, Shared, nn.Module):
+class UNet(ClassConditional, Shared, nn.Module):
     """Denoiser f(x [N, C, H, W], t [N], y [N]) → [N, C, H, W]; `t` may be fractional.
 
     y: the classes of the images, int64, `num_classes` for none, as None is for all; of a network that knows classes.
@@ -107,7 +107,7 @@ class UNet(ToldClasses, Shared, nn.Module):
         yield "tail", self.tail
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        temb = told(self.class_embedding, self.time_embedding(t), y)  # [N, 4·ch]
+        temb = conditioned(self.class_embedding, self.time_embedding(t), y)  # [N, 4·ch]
         h = self.head(x)  # [N, ch, H, W]
         skips = [h]
         for block in self.downblocks:

@@ -122,8 +122,8 @@ class IFNeuron(nn.Module):
         clock = self.clock
         if clock.is_stream or clock.keeps or clock.monitor is not None or clock.asks or clock.smooth:
             return False
-        own = self._parameters.get("act_alpha")  # one for all channels, unless fine-tuning has given each its own
-        is_plain = self.charge is None and not self.unit_events and (own is None or own.dim() == 0)
+        alpha = self._parameters.get("act_alpha")  # one for all channels, unless fine-tuning has given each its own
+        is_plain = self.charge is None and not self.unit_events and (alpha is None or alpha.dim() == 0)
         return is_plain and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
     def _rest(self, x: Tensor, neurons: Neurons) -> Tensor | None:
@@ -138,17 +138,17 @@ class IFNeuron(nn.Module):
         the norm's parameters; torch.uint8: `Spikes`, where all levels of the layer are worth the same.
         """
         clock, neurons = self.clock, self.neurons(x)
-        apart = clock.is_stream and (clock.on_currents or clock.config.if_neuron == "reference" or clock.smooth)
+        not_fused = clock.is_stream and (clock.on_currents or clock.config.if_neuron == "reference" or clock.smooth)
         # Half precision does not tell 200 from 200.5.
-        if apart or self.is_constant or neurons.levels.before is not None or norm.weight.dtype.itemsize < 4:
+        if not_fused or self.is_constant or neurons.levels.before is not None or norm.weight.dtype.itemsize < 4:
             return None
         x, rule, paces = clock.unfold(x), NormRule.of(norm), clock.paces()
         level = self._state(lambda: self._rest(x[0].to(norm.weight.dtype), neurons))
         if dtype == torch.uint8 and (neurons.worth.dim() or neurons.levels.has_offset or clock.monitor):
             dtype = None
         answers = norm_follow(x, rule, level, neurons, paces, dtype, self._report()).flatten(0, 1)
-        whole = dtype == torch.uint8
-        return Spikes(answers, -neurons.levels.lo, self._worth_by_row(neurons, x)) if whole else answers
+        as_spikes = dtype == torch.uint8
+        return Spikes(answers, -neurons.levels.lo, self._worth_by_row(neurons, x)) if as_spikes else answers
 
     def _worth_by_row(self, neurons: Neurons, x: Tensor) -> Tensor:
         """What a level is worth in each row of x [L, N, …]: [], or [L·N, 1, 1, 1] while the window passes."""
@@ -157,7 +157,7 @@ class IFNeuron(nn.Module):
             return neurons.worth
         return (neurons.worth / neurons.worth.new_tensor(shares)).repeat_interleave(x.shape[1]).view(-1, 1, 1, 1)
 
-    def _state(self, rest: Callable[[], _State]) -> _State:
+    def _state(self, initial_state: Callable[[], _State]) -> _State:
         """The state of this call: calls of one module in a pass are told apart by their order."""
         at, clock = self.at, self.clock
         if at.chunk != clock.chunk:
@@ -166,7 +166,7 @@ class IFNeuron(nn.Module):
         if at.turn == len(self.states):
             if not self.states:
                 clock.awake.append(self)
-            self.states.append(rest())
+            self.states.append(initial_state())
         return self.states[at.turn]
 
     def _integrate(self, x: Tensor, neurons: Neurons) -> Tensor:

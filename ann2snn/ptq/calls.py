@@ -80,14 +80,14 @@ def is_record(value: object) -> bool:
 
 def leaves(value: object) -> list:
     """What `value` consists of: what its tuples, lists, dicts and dataclasses hold."""
-    found = []
+    parts = []
     for leaf in pytree.tree_leaves(value):
         if is_record(leaf):
             held = [getattr(leaf, field.name, None) for field in dataclasses.fields(leaf)]
-            found += leaves(held)
+            parts += leaves(held)
         else:
-            found.append(leaf)
-    return found
+            parts.append(leaf)
+    return parts
 
 
 def read_calls(given: Iterable, name: str = "calibrate") -> list[Call]:

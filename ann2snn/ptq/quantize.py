@@ -41,8 +41,9 @@ class Rules:
     percentile: float
 
     def __post_init__(self) -> None:
-        whole = hasattr(self.bits, "__index__") and not isinstance(self.bits, bool)
-        require(whole and 2 <= operator.index(self.bits) <= 8, f"bits={self.bits!r}: use a whole number from 2 to 8")
+        is_integer = hasattr(self.bits, "__index__") and not isinstance(self.bits, bool)
+        in_range = is_integer and 2 <= operator.index(self.bits) <= 8
+        require(in_range, f"bits={self.bits!r}: use a whole number from 2 to 8")
         object.__setattr__(self, "bits", operator.index(self.bits))
         known = isinstance(self.signed, bool) or (isinstance(self.signed, str) and self.signed == "auto")
         require(known, f'signed={self.signed!r}: use "auto", True or False')
@@ -153,14 +154,14 @@ def skipped_modules(net: nn.Module, skip: Sequence[Skip]) -> set[nn.Module]:
     skipped: set[nn.Module] = set()
     for entry in skip:
         if isinstance(entry, str):
-            found = [m for name, m in named if name and (name == entry or fnmatchcase(name, entry))]
+            matches = [m for name, m in named if name and (name == entry or fnmatchcase(name, entry))]
         elif isinstance(entry, type) and issubclass(entry, nn.Module):
-            found = [m for _, m in named if isinstance(m, entry)]
+            matches = [m for _, m in named if isinstance(m, entry)]
         else:
             raise UserError(f"skip={entry!r}: use names or patterns of modules, or module classes")
         label = entry if isinstance(entry, str) else entry.__name__
-        require(bool(found), f"skip={label}: no such module; net.named_modules() lists them")
-        skipped.update(inner for module in found for inner in module.modules())
+        require(bool(matches), f"skip={label}: no such module; net.named_modules() lists them")
+        skipped.update(inner for module in matches for inner in module.modules())
     return skipped
 
 
@@ -210,8 +211,8 @@ class _Fit:
             step = fit_step(self.values, quantizer.lo, quantizer.hi, self.rules.method, self.rules.percentile)
             quantizer.scale.copy_(step.reshape(quantizer.scale.shape))
 
-    def _sample(self, rows: Tensor, most: int) -> Tensor:
-        count = max(most // rows.shape[0], LEAST_OF_A_CHANNEL)
+    def _sample(self, rows: Tensor, max_values: int) -> Tensor:
+        count = max(max_values // rows.shape[0], LEAST_OF_A_CHANNEL)
         if rows.shape[1] <= count:
             return rows
         return rows[:, torch.randint(rows.shape[1], (count,), generator=self.generator).to(rows.device)]

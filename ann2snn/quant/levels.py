@@ -90,11 +90,11 @@ def _cell_table(
     largest = _smallest_powers(bits, additive)
     if largest is None or 4 * largest > _MOST_CELLS:
         return None
-    wholes = [round(level * largest) for level in power_levels(bits, additive)]
+    integers = [round(level * largest) for level in power_levels(bits, additive)]
     if signed:
-        wholes = [-whole for whole in reversed(wholes[1:])] + wholes
-    edges = torch.tensor([low + high for low, high in pairwise(wholes)])  # of boundaries; U is 2 * largest
-    cells = torch.arange(2 * wholes[0], 2 * wholes[-1] + 1)
+        integers = [-integer for integer in reversed(integers[1:])] + integers
+    edges = torch.tensor([low + high for low, high in pairwise(integers)])  # of boundaries; U is 2 * largest
+    cells = torch.arange(2 * integers[0], 2 * integers[-1] + 1)
     levels, _ = _power_table(bits, additive, signed, dtype, device)
     return 2 * largest, levels[torch.bucketize(cells, edges, right=True).to(device)]
 

@@ -107,15 +107,15 @@ def fit_step(values: Tensor, lo: int, hi: int, method: str = "mse", percentile: 
         float32 [C]. A row without values to fit gets the largest step of the others, and 1 if there are none.
     """
     values = values.float()
-    needed = values / hi  # the step that just reaches each value
-    needed = torch.maximum(needed, values / lo) if lo < 0 else needed
+    steps = values / hi  # the step that just reaches each value
+    steps = torch.maximum(steps, values / lo) if lo < 0 else steps
     if method == "percentile":
-        step = torch.where(needed > 0, needed, torch.nan).nanquantile(percentile / 100, dim=1, keepdim=True)
+        step = torch.where(steps > 0, steps, torch.nan).nanquantile(percentile / 100, dim=1, keepdim=True)
         step = step.nan_to_num(0.0)
     else:
-        step = _least_error_step(values, needed.amax(1, keepdim=True), lo, hi)
-    rest = step.max() if step.max() > 0 else step.new_ones(())
-    return torch.where(step > 0, step, rest).clamp_min(MIN_SCALE)[:, 0]
+        step = _least_error_step(values, steps.amax(1, keepdim=True), lo, hi)
+    substitute = step.max() if step.max() > 0 else step.new_ones(())
+    return torch.where(step > 0, step, substitute).clamp_min(MIN_SCALE)[:, 0]
 
 
 def _least_error_step(values: Tensor, top: Tensor, lo: int, hi: int) -> Tensor:

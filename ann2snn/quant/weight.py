@@ -46,10 +46,10 @@ class _Standardize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, weight: Tensor) -> tuple[Tensor, Tensor]:
-        found = weight.std()
-        std = found.clamp_min(MIN_STD)
+        measured_std = weight.std()
+        std = measured_std.clamp_min(MIN_STD)
         normalized = (weight - weight.mean()).div_(std)
-        ctx.save_for_backward(normalized, std, (found >= MIN_STD).to(std))
+        ctx.save_for_backward(normalized, std, (measured_std >= MIN_STD).to(std))
         return normalized, std
 
     @staticmethod

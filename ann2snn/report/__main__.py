@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ..arguments import Parser, answered, need
+from ..arguments import Parser, exit_code_of, need
 from ..errors import UserError
 
 
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         given = parser.read(arguments)
         report(given.logdir, given.other)
 
-    return answered(answer)
+    return exit_code_of(answer)
 
 
 def report(logdir: Path, other: Path | None = None) -> None:

@@ -34,15 +34,15 @@ class SamplingPaths:
 def save_paths(path: str | os.PathLike, paths: SamplingPaths) -> None:
     """Write the arrays to one npz, whole or not at all; `how` is a JSON object. No pickles."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        times, how = paths.times.astype(np.float64), np.array(json.dumps(paths.how))
-        np.savez_compressed(file, ann=paths.ann, snn=paths.snn, times=times, how=how)
+        times, settings_text = paths.times.astype(np.float64), np.array(json.dumps(paths.how))
+        np.savez_compressed(file, ann=paths.ann, snn=paths.snn, times=times, how=settings_text)
 
 
 def load_paths(path: str | os.PathLike) -> SamplingPaths:
     """What `save_paths` wrote. Nothing in the file is trusted. Raises UserError for anything else."""
     try:
         arrays = read_npz(path, KINDS, LARGEST)
-        ann, snn, times, how = (arrays[name] for name in KINDS)
+        ann, snn, times, settings_text = (arrays[name] for name in KINDS)
         for states in (ann, snn):
             _require(states.dtype == np.uint8 and states.ndim == 5 and states.shape == ann.shape, "no states of both")
         frames, images, channels, height, width = ann.shape
@@ -51,7 +51,7 @@ def load_paths(path: str | os.PathLike) -> SamplingPaths:
         _require(max(height, width) <= MOST_SIDE, f"its images have more than {MOST_SIDE} pixels a side")
         fits = times.dtype == np.float64 and times.shape == (frames - 1,) and bool(np.isfinite(times).all())
         _require(fits, "its times do not fit the states")
-        settings: Any = json.loads(str(how)) if how.ndim == 0 else None
+        settings: Any = json.loads(str(settings_text)) if settings_text.ndim == 0 else None
         _require(isinstance(settings, dict), "it does not say how the states came about")
     except (KeyError, TypeError, OverflowError, RecursionError, OSError, ValueError) as error:
         raise UserError(f"cannot read {path} as sampling paths: {' '.join(str(error).split())}") from None

@@ -32,9 +32,9 @@ def save_rasters(path: str | os.PathLike, rasters: Sequence[Raster]) -> None:
     Raises ValueError if the rasters differ in more than how the network ran.
     """
     first = rasters[0]
-    for other in rasters[1:]:
-        same = (other.layers, other.window, other.t) == (first.layers, first.window, first.t)
-        if not same or not torch.equal(other.neurons, first.neurons):
+    for raster in rasters[1:]:
+        same_settings = (raster.layers, raster.window, raster.t) == (first.layers, first.window, first.t)
+        if not same_settings or not torch.equal(raster.neurons, first.neurons):
             raise ValueError("rasters in one file must be of the same neurons, image and time")
     events: dict[str, Any] = {f"events_{index}": raster.events.numpy() for index, raster in enumerate(rasters)}
     potentials: dict[str, Any] = {
@@ -94,12 +94,12 @@ def _checked(arrays: dict[str, np.ndarray]) -> list[Raster]:
 
 def _potentials(arrays: dict[str, np.ndarray], index: int) -> torch.Tensor | None:
     """Those beside the events; None where there are none, as in older files."""
-    found = arrays.get(f"potentials_{index}")
-    if found is None:
+    potentials = arrays.get(f"potentials_{index}")
+    if potentials is None:
         return None
-    fits = found.dtype == np.float16 and found.shape == arrays[f"events_{index}"].shape
-    _require(fits and bool(np.isfinite(found).all()), "potentials do not fit the events")
-    return torch.from_numpy(found)
+    fits = potentials.dtype == np.float16 and potentials.shape == arrays[f"events_{index}"].shape
+    _require(fits and bool(np.isfinite(potentials).all()), "potentials do not fit the events")
+    return torch.from_numpy(potentials)
 
 
 def _spiking(raw: dict) -> SpikingConfig | DirectSpiking:

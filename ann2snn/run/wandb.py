@@ -17,12 +17,12 @@ from .tracker import Opening
 def module() -> ModuleType | None:
     """The package; None where it is not installed."""
     try:
-        found = importlib.import_module("wandb")
+        package = importlib.import_module("wandb")
     except ModuleNotFoundError as error:
         if error.name != "wandb":
             raise
         return None
-    return found if hasattr(found, "init") else None  # a folder of that name, as its runs leave one, imports too
+    return package if hasattr(package, "init") else None  # a folder of that name, as its runs leave one, imports too
 
 
 def run_id(folder: Path) -> str:

@@ -89,8 +89,8 @@ def run(given: argparse.Namespace) -> None:
     if given.num_threads:
         torch.set_num_threads(given.num_threads)
     device = choose_device(given.device)
-    where = given.dataset_type, given.data_dir, given.img_size
-    training, held_out = (load_dataset(*where, train=part, channels=given.channels) for part in (True, False))
+    place = given.dataset_type, given.data_dir, given.img_size
+    training, held_out = (load_dataset(*place, train=part, channels=given.channels) for part in (True, False))
     config = AutoencoderConfig(training.channels, **shape, width=config.width, halvings=config.halvings)
     prepare(out.parent)
     net = train(training, config, given, device).cpu()
@@ -98,8 +98,8 @@ def run(given: argparse.Namespace) -> None:
     images = torch.stack([held_out[i] for i in range(min(JUDGED, len(held_out)))])
     autoencoder = load_autoencoder(out)
     latents = autoencoder.encode(images)
-    back = to_uint8(autoencoder.decode(latents))
-    save_grid(torch.cat([images[:SHOWN], back[:SHOWN]]), picture, nrow=min(SHOWN, len(images)))
+    decoded = to_uint8(autoencoder.decode(latents))
+    save_grid(torch.cat([images[:SHOWN], decoded[:SHOWN]]), picture, nrow=min(SHOWN, len(images)))
     parameters = sum(value.numel() for value in net.parameters())
     work = f"{counted(given.steps, 'step')} on {counted(len(training), 'image')} of {training.name}"
     print(f"{out}: {parameters:,} parameters, {work}")
@@ -107,11 +107,11 @@ def run(given: argparse.Namespace) -> None:
         f"latents {'x'.join(map(str, latents.shape[1:]))} of images {'x'.join(map(str, config.image_size))}, mean "
         f"{float(latents.mean()):.3f}, standard deviation {float(latents.std()):.3f}"
     )
-    found = f"{held_out.name} ({held_out.split}), {counted(len(images), 'image')}"
-    print(f"{picture}: {found} come back at PSNR {psnr(images, back):.2f} dB")
+    description = f"{held_out.name} ({held_out.split}), {counted(len(images), 'image')}"
+    print(f"{picture}: {description} come back at PSNR {psnr(images, decoded):.2f} dB")
 
 
-def psnr(images: Tensor, back: Tensor) -> float:
+def psnr(images: Tensor, decoded: Tensor) -> float:
     """Of all images together, uint8 of one shape, in decibels; infinite where they are equal."""
-    error = float((images.double() - back.double()).square().mean())
+    error = float((images.double() - decoded.double()).square().mean())
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)

@@ -51,7 +51,7 @@ def measure_carrying(
     ann, snn = copy.deepcopy(ann).double(), copy.deepcopy(snn).double()
     calls = sampler_calls(ann, sample.from_rest(), images)
     errors = carried_errors(ann, snn, calls, sample.carry_steps)
-    rest = dataclasses.replace(count_calls(snn, calls), name=f"{name}, from rest,")
+    from_rest = dataclasses.replace(count_calls(snn, calls), name=f"{name}, from rest,")
     carried = dataclasses.replace(count_calls(snn, calls, True, sample.carry_steps), name=name)
     content = {
         "images": images,
@@ -65,19 +65,19 @@ def measure_carrying(
         "inputs": "calls on the ANN's own sampling path",
         "errors": errors,
         "prices": price_lists(),
-        "reports": [entry(report, count * sample.branches) for report in (count_calls(ann, calls), rest, carried)],
+        "reports": [entry(report, count * sample.branches) for report in (count_calls(ann, calls), from_rest, carried)],
     }
     write_text(path, json.dumps(content, indent=1) + "\n")
-    print_carrying(content, rest, carried)
+    print_carrying(content, from_rest, carried)
 
 
-def print_carrying(content: dict, rest: CostReport, carried: CostReport) -> None:
+def print_carrying(content: dict, from_rest: CostReport, carried: CostReport) -> None:
     """The table, and the saving in a sentence."""
     costs = parse_costs(content, CARRY_FILE, notes=[])
     assert costs is not None  # it has reports
     header, rows, _ = cost_table(costs)
     print(text_table(header, rows))
-    share = carried.total("spikes") / (rest.total("spikes") or 1)
+    share = carried.total("spikes") / (from_rest.total("spikes") or 1)
     calls = counted(content["calls"], "call")
     print(
         f"carry: per image and call, mean of {calls} of {content['sampler']}; levels carried on take "

@@ -44,7 +44,7 @@ def claim_folder(folder: Path, made_with: dict) -> None:
     stored = stored | {"spiking": SpikingConfig.completed(stored.get("spiking"))}
     for name, value in made_with.items():
         if stored.get(name) != value:
-            raise UserError(f"{folder} holds images made with {told(name, stored.get(name), value)}: {CURE}")
+            raise UserError(f"{folder} holds images made with {difference_text(name, stored.get(name), value)}: {CURE}")
 
 
 CURE = "choose another --images_dir"
@@ -54,9 +54,9 @@ CALLED |= {"weights": "--eval_model_path", "bits": "--bit", "skip": "--skip_type
 CALLED |= {"spike_steps": "--timestep", "decay": "--lr_decay", "inputs": "--ft_inputs"}
 
 
-def told(name: str, was: object, now: object) -> str:
+def difference_text(name: str, was: object, now: object) -> str:
     """Both values of a setting that differs, and its flag; of several settings in one, the first to differ."""
     if isinstance(was, dict) and isinstance(now, dict):
         inner = next(key for key in {**now, **was} if was.get(key) != now.get(key))
-        return told(inner, was.get(inner, "default"), now.get(inner, "default"))
+        return difference_text(inner, was.get(inner, "default"), now.get(inner, "default"))
     return f"{name}={was}, now {name}={now} ({CALLED.get(name, f'--{name}')})"

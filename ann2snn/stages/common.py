@@ -32,11 +32,11 @@ def owning(folder: Path, name: str, world: World) -> Iterator[None]:
 
 def newest(path: Path, world: World) -> Path | None:
     """The checkpoint to resume `path` from: itself, or the one before it if it is damaged. Raises UserError."""
-    found = ""
+    newest_path = ""
     if world.main and (path.exists() or checkpoint.previous_of(path).exists()):
-        found = str(checkpoint.read_newest(path)[0])
-    found = world.from_main(found)
-    return Path(found) if found else None
+        newest_path = str(checkpoint.read_newest(path)[0])
+    newest_path = world.from_main(newest_path)
+    return Path(newest_path) if newest_path else None
 
 
 def keep_stats(path: Path, gathered: FeatureStatistics, dataset: ImageDataset, count: int, extractor: str) -> None:
@@ -54,8 +54,8 @@ def due(step: int, every: int) -> bool:
 
 def changes_text(changes: Mapping[str, tuple[object, object]]) -> str:
     """` with lr=0.1 (was 0.2)`; nothing where nothing was changed."""
-    told = ", ".join(f"{name}={now} (was {before})" for name, (before, now) in changes.items())
-    return f" with {told}" if told else ""
+    text = ", ".join(f"{name}={now} (was {before})" for name, (before, now) in changes.items())
+    return f" with {text}" if text else ""
 
 
 def record_changes(log: RunLog, step: int, changes: Mapping[str, tuple[object, object]]) -> None:

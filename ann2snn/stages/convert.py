@@ -62,9 +62,9 @@ class ConvertConfig:
 
     def new_files(self) -> list[tuple[Path, str]]:
         """What is written outside the run folder: (path, the flag that names it)."""
-        found = [] if self.exported is None else [(self.exported, "--export")]
-        found += [] if self.nir_file is None else [(self.nir_file[0], "--export_nir")]
-        return found + [(path, f"--export_{kind}") for kind, path in self.programs]
+        files = [] if self.exported is None else [(self.exported, "--export")]
+        files += [] if self.nir_file is None else [(self.nir_file[0], "--export_nir")]
+        return files + [(path, f"--export_{kind}") for kind, path in self.programs]
 
 
 def run(
@@ -165,8 +165,8 @@ def measure(
     if sample.carry:
         measure_carrying(logdir / CARRY_FILE, ann, snn, sample, min(images, COST_IMAGES))
     write_raster(logdir / RASTER_FILE, ann, snn, sample.seed)
-    said = (f"{report.label} {distance(report.prediction.error)}" for report in reports)
-    print(f"The spiking network's prediction: {'; '.join(said)}.")
+    errors = (f"{report.label} {distance(report.prediction.error)}" for report in reports)
+    print(f"The spiking network's prediction: {'; '.join(errors)}.")
 
 
 def converted(ann: nn.Module, spiking: SpikingConfig, spike_chunk: int = 0) -> SpikingNetwork:
@@ -217,8 +217,8 @@ def write_raster(path: Path, ann: Network, snn: SpikingNetwork, seed: int) -> No
     """
     ann, snn = copy.deepcopy(ann).double(), copy.deepcopy(snn).double()
     x, t, *classes = halfway_state(ann, seed)
-    asked = replace(snn.spiking, schedule="stream")
-    modes = [SpikingConfig("layer_sync"), asked if asked.settle_steps else settling(asked) or asked]
+    stream = replace(snn.spiking, schedule="stream")
+    modes = [SpikingConfig("layer_sync"), stream if stream.settle_steps else settling(stream) or stream]
     rasters = []
     for mode in modes:
         with snn.running_as(mode):
@@ -256,18 +256,18 @@ def write_grids(
     quantized and the spiking network take it, goes to `trajectory.npz`.
     """
     paths: dict[bool, tuple[FirstPath, Tensor]] = {}
-    ways = [(net, sample.from_rest()) for net in nets]
+    drawings = [(net, sample.from_rest()) for net in nets]
     if sample.carry:
-        ways += [(net, sample) for net, _ in ways if isinstance(net, SpikingNetwork)]
-    for net, how in ways:
-        path = logdir / grid_name(net, how.carry)
+        drawings += [(net, sample) for net, _ in drawings if isinstance(net, SpikingNetwork)]
+    for net, net_sample in drawings:
+        path = logdir / grid_name(net, net_sample.carry)
         kept = FirstPath(net)
-        images = generate_all(net, how, count, batch_size, world, hooks=Hooks(on_step=kept.watch))
+        images = generate_all(net, net_sample, count, batch_size, world, hooks=Hooks(on_step=kept.watch))
         paths[isinstance(net, SpikingNetwork)] = kept, images  # of a spiking network the last way, that asked for
         if world.main:
-            save_grid(images, path, columns(net, how, count))
+            save_grid(images, path, columns(net, net_sample, count))
             calls = counted(sample.calls(net.diffusion), "network call")
             print(f"{path}: {counted(count, 'image')}, {sample.sampler}, {calls}")
     if world.main and len(paths) == 2:
-        spiking = next(net.spiking.to_dict() for net, _ in ways if isinstance(net, SpikingNetwork))
+        spiking = next(net.spiking.to_dict() for net, _ in drawings if isinstance(net, SpikingNetwork))
         write_paths(logdir / PATHS_FILE, paths[False], paths[True], sample, spiking)

@@ -104,7 +104,9 @@ def entry(report: CostReport, calls: int) -> dict:
     """A report for the file: per image and network call, and the energy of a generated image."""
     plain = report.to_dict()
     generated = {
-        way: {prices: {part: calls * value for part, value in found.items()} for prices, found in by_prices.items()}
+        way: {
+            prices: {part: calls * value for part, value in energies.items()} for prices, energies in by_prices.items()
+        }
         for way, by_prices in plain["energy"].items()
     }
     return plain | {"energy_per_generated_image": generated}

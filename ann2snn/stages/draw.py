@@ -77,8 +77,8 @@ def fitting(picture: Image.Image, path: Path, net: nn.Module) -> Tensor:
     """uint8 [C, H, W] of the network's size. Raises UserError."""
     pixels, size = pil_to_tensor(picture), size_of(net)
     height, width = pixels.shape[1:]
-    wanted = f"{size.width}x{size.height}"
-    require((height, width) == size, f"{path} is {width}x{height} pixels, the network's images {wanted}")
+    expected = f"{size.width}x{size.height}"
+    require((height, width) == size, f"{path} is {width}x{height} pixels, the network's images {expected}")
     return pixels
 
 
@@ -101,8 +101,8 @@ def draw_edit(canvas: Canvas, subject: Subject, strength: float) -> int:
 def draw_inpainting(canvas: Canvas, subject: Subject, mask: Tensor, resamples: int, name: str) -> int:
     """The images, what was kept of them, and what was made. name: the mask's."""
     sample = canvas.sample
-    how = {key: getattr(sample, key) for key in ("seed", "clip", "skip", *OF_CALLS)}
-    made = inpaint(canvas.net, subject.images, mask, sample.steps, resamples=resamples, **how)
+    settings = {key: getattr(sample, key) for key in ("seed", "clip", "skip", *OF_CALLS)}
+    made = inpaint(canvas.net, subject.images, mask, sample.steps, resamples=resamples, **settings)
     kept = torch.where(mask, torch.full_like(made, GREY), subject.images)
     path = canvas.write(f"inpaint_{subject.name}_{name}_{resamples}_{len(made)}", [subject.images, kept, made])
     print(f"{path}: {counted(len(made), 'image')}, {float(mask.double().mean()):.0%} of their pixels made anew")
@@ -112,14 +112,14 @@ def draw_inpainting(canvas: Canvas, subject: Subject, mask: Tensor, resamples: i
 def draw_inversion(canvas: Canvas, subject: Subject, iterations: int) -> int:
     """The images, and below them what comes back from their noise; prints how far it is from them."""
     sample = canvas.sample
-    how = {key: getattr(sample, key) for key in ("skip", *OF_CALLS)}
-    back = round_trip(canvas.net, subject.images, sample.steps, iterations=iterations, **how)
-    path = canvas.write(f"invert_{subject.name}_{iterations}_{len(back.images)}", [subject.images, back.images])
-    psnr = "nothing differs" if math.isinf(back.psnr) else f"PSNR {back.psnr:.2f} dB"
-    images, steps = counted(len(back.images), "image"), counted(sample.steps, "step")
+    settings = {key: getattr(sample, key) for key in ("skip", *OF_CALLS)}
+    trip = round_trip(canvas.net, subject.images, sample.steps, iterations=iterations, **settings)
+    path = canvas.write(f"invert_{subject.name}_{iterations}_{len(trip.images)}", [subject.images, trip.images])
+    psnr = "nothing differs" if math.isinf(trip.psnr) else f"PSNR {trip.psnr:.2f} dB"
+    images, steps = counted(len(trip.images), "image"), counted(sample.steps, "step")
     print(f"{path}: {images} to noise and back, {steps} each way")
-    print(f"round trip: RMSE {back.rmse:.3f} of 255, {psnr}")
+    print(f"round trip: RMSE {trip.rmse:.3f} of 255, {psnr}")
     print(
-        f"noise: mean {float(back.noise.mean()):.4f}, standard deviation {float(back.noise.std()):.4f} (0 and 1 drawn)"
+        f"noise: mean {float(trip.noise.mean()):.4f}, standard deviation {float(trip.noise.std()):.4f} (0 and 1 drawn)"
     )
     return 0

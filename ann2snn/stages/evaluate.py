@@ -136,12 +136,12 @@ def run(folder: RunFolder, generation: Generation, config: EvalConfig, scoring: 
         world.wait()
         if not scoring:
             return 0
-        where: dict[str, object] = {"image_size": decoded_size(source.net).stored, "device": str(world.device)}
-        where |= {"reference": scoring.stats_name, "time_steps": getattr(source.net, "time_steps", None)}
+        conditions: dict[str, object] = {"image_size": decoded_size(source.net).stored, "device": str(world.device)}
+        conditions |= {"reference": scoring.stats_name, "time_steps": getattr(source.net, "time_steps", None)}
         count = config.num_images
         if sample.carry:
-            where |= carried_counts(images, count, sample.calls(source.net.diffusion))
-        scored = Scored(lambda world: image_batches(images, count, world), made_with | where)
+            conditions |= carried_counts(images, count, sample.calls(source.net.diffusion))
+        scored = Scored(lambda world: image_batches(images, count, world), made_with | conditions)
         score_and_record(logdir, scored, scoring, metrics, world)
     return 0
 
@@ -151,11 +151,12 @@ def carried_counts(folder: Path, count: int, calls: int) -> dict[str, object]:
 
     restarts_per_image: calls that began from rest, the first among them.
     """
-    found = kept_spikes(folder, count)
-    if not found:
+    image_spikes = kept_spikes(folder, count)
+    if not image_spikes:
         return {}
     spikes, steps, restarts = (
-        sum(getattr(one, name) for one in found) / len(found) for name in ("spikes", "time_steps", "restarts")
+        sum(getattr(image, name) for image in image_spikes) / len(image_spikes)
+        for name in ("spikes", "time_steps", "restarts")
     )
     return {"spikes_per_call": spikes / calls, "time_steps_per_call": steps / calls, "restarts_per_image": restarts}
 
@@ -196,12 +197,12 @@ def follow(path: Path, generation: Generation, config: EvalConfig) -> None:
 
     with ALONE.progress(count * sample.calls(net.diffusion) * sample.branches, "trajectory", "call") as bar:
 
-        def seen(x: Tensor, *constants: Tensor) -> None:
+        def advance(x: Tensor, *constants: Tensor) -> None:
             bar.update(len(x))
 
         for part in image_groups(net, range(count)):
             paths.append(Trajectory())
-            images.append(generate(net, sample, part, given, Hooks(seen, keep)))
+            images.append(generate(net, sample, part, given, Hooks(advance, keep)))
     frames = torch.cat([kept.frames(end) for kept, end in zip(paths, images, strict=True)], dim=1)
     for written in write_trajectory(frames, path, config.trajectory_format):
         print(f"{written}: from noise to the {first_of(count, 'image')}")
@@ -235,9 +236,9 @@ def score_and_record(logdir: Path, images: Scored, scoring: Scoring, metrics: Se
         return
     append_result(logdir / RESULTS, scores | made_with | {"processes": world.size, "date": timestamp()})
     figures = ", ".join(f"{k} {show(v)}" for k, v in scores.items() if isinstance(v, float))
-    against = f", {scores['extractor']}" if scoring.extractor is not None else ""
-    against += f", against {made_with['reference']}" if scoring.stats is not None else ""
-    print(f"{figures} ({counted(scores['count'], 'image')}{against})")
+    context = f", {scores['extractor']}" if scoring.extractor is not None else ""
+    context += f", against {made_with['reference']}" if scoring.stats is not None else ""
+    print(f"{figures} ({counted(scores['count'], 'image')}{context})")
     if made_with.get("time_steps"):
         steps, calls = made_with["time_steps"], made_with["sampler_steps"]
         print(f"latency: {counted(steps, 'time step')} per network call, {counted(calls, 'call')} per image")

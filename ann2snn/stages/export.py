@@ -71,7 +71,7 @@ def card(name: str, snn: SpikingNetwork, run: Run, hashes: Sequence[str], measur
         parts += ["## Cost", "Per image and network call.", markdown_table(*_filled(header, rows))]
     scores = [score for score in run.scores if score.line.get("checkpoint") in hashes]
     if scores:
-        told = [
+        score_rows = [
             (
                 score.mode.label,
                 str(score.count or NOTHING),
@@ -81,7 +81,8 @@ def card(name: str, snn: SpikingNetwork, run: Run, hashes: Sequence[str], measur
             )
             for score in scores
         ]
-        parts += ["## Scores", markdown_table(*_filled(["network", "images", "sampler", "features", "scores"], told))]
+        columns = ["network", "images", "sampler", "features", "scores"]
+        parts += ["## Scores", markdown_table(*_filled(columns, score_rows))]
     return "\n\n".join(parts) + "\n"
 
 

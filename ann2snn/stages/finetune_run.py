@@ -33,7 +33,7 @@ from ..nets.architecture import Network
 from ..run.folder import BACKPACKS, TUNED, TUNING, TUNING_SUMMARY
 from ..run.tables import counted, text_table
 from ..training.state import parse_progress
-from .claims import told
+from .claims import difference_text
 from .common import changes_text, newest
 from .convert import converted
 
@@ -51,13 +51,13 @@ def made_of(dataset: ImageDataset, sample: SampleConfig, ann: Network, inputs: s
     """By flag, what decides inputs and judgement of a fine-tuning: a resumed run must share it. Data by fingerprint."""
     count, _ = classes_of(ann)
     dataset.check_classes(count)
-    found = {"dataset_type": dataset.name, "data_dir": dataset.fingerprint(labels=count > 0), "amp": sample.amp}
+    settings = {"dataset_type": dataset.name, "data_dir": dataset.fingerprint(labels=count > 0), "amp": sample.amp}
     if inputs == "sampler" or sample.carry:
-        found |= {flag: getattr(sample, field) for flag, field in SAMPLER_FIELDS.items()}
-        found["var_type"] = ann.diffusion.var_type
+        settings |= {flag: getattr(sample, field) for flag, field in SAMPLER_FIELDS.items()}
+        settings["var_type"] = ann.diffusion.var_type
     if sample.carry:
-        found |= {"carry": True, "carry_steps": sample.carry_steps}
-    return found
+        settings |= {"carry": True, "carry_steps": sample.carry_steps}
+    return settings
 
 
 @dataclass(frozen=True)
@@ -124,16 +124,16 @@ class FineTuneConfig:
 
     def tuning(self, subject: str) -> BlockTuning:
         """How the block, or the whole network, called `subject` is tuned."""
-        whole = subject == NETWORK
+        is_network = subject == NETWORK
         return BlockTuning(
-            steps=self.network_steps if whole else self.steps,
+            steps=self.network_steps if is_network else self.steps,
             lr=self.lr,
             method=self.method,
             learn=self.learn,
             neuron_lr=self.neuron_lr,
             decay=self.decay,
-            calibrate=self.calibrate and not whole,
-            cache=0 if whole else self.cache,
+            calibrate=self.calibrate and not is_network,
+            cache=0 if is_network else self.cache,
             accumulate=self.accumulate,
         )
 
@@ -227,14 +227,14 @@ class Run:
         if "dataset_type" in free:
             free.add("data_dir")
         for name, value in self.identity().items():
-            untold = name in self.inputs and name not in stored  # by a file of before, or of inputs of another kind
-            if untold or stored.get(name) == value:
+            unrecorded = name in self.inputs and name not in stored  # by a file of before, or of inputs of another kind
+            if unrecorded or stored.get(name) == value:
                 continue
             flag = FLAG_OF.get(name, name)
             if flag not in free:
                 cure = f", or allow it with --resume_with={flag}" if flag in RESUME_WITH else ""
                 raise UserError(
-                    f"cannot resume {path}: it was made with {told(name, stored.get(name), value)}; "
+                    f"cannot resume {path}: it was made with {difference_text(name, stored.get(name), value)}; "
                     f"correct the flag, choose another --ft_name, or remove the folder{cure}"
                 )
             changes[flag] = (stored.get(name), value)

@@ -48,7 +48,7 @@ def write_paths(
     path: Path, ann: tuple[FirstPath, Tensor], snn: tuple[FirstPath, Tensor], sample: SampleConfig, spiking: dict
 ) -> None:
     """Write what both networks' paths kept, each with its finished images, and how the images were made."""
-    how = {"sampler": sample.sampler, "sampler_steps": sample.steps, "eta": sample.eta, "seed": sample.seed}
-    how |= {"carry": sample.carry, "spiking": spiking}
-    states, other = (kept.frames(images) for kept, images in (ann, snn))
-    save_paths(path, SamplingPaths(states, other, np.array(ann[0].kept.times), how))
+    settings = {"sampler": sample.sampler, "sampler_steps": sample.steps, "eta": sample.eta, "seed": sample.seed}
+    settings |= {"carry": sample.carry, "spiking": spiking}
+    ann_states, snn_states = (kept.frames(images) for kept, images in (ann, snn))
+    save_paths(path, SamplingPaths(ann_states, snn_states, np.array(ann[0].kept.times), settings))

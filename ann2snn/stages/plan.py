@@ -18,8 +18,8 @@ from ..training.state import Initial
 class Schedule:
     """When things happen, in steps; 0 is never.
 
-    score: denoiser → named figures, for `eval_step`. how: what the figures depend on, by name, besides the network and
-    the way it is sampled.
+    score: denoiser → named figures, for `eval_step`. score_settings: what the figures depend on, by name, besides
+    the network and the way it is sampled.
     resident: whether the training images are kept on the device, see `loading.home_of`.
     wandb: project at Weights & Biases that gets the log too.
     power_ema_step: of the snapshots of power-function averages; None: a 32nd of all steps.
@@ -33,7 +33,7 @@ class Schedule:
     resident: str = "auto"
     eval_step: int = 0
     score: Callable[[Network], dict[str, float]] | None = None
-    how: Mapping[str, object] = field(default_factory=dict)
+    score_settings: Mapping[str, object] = field(default_factory=dict)
     wandb: str | None = None
     power_ema_step: int | None = None
 

@@ -97,9 +97,9 @@ def start(trainer: Trainer, path: Path, dataset: ImageDataset, options: Options)
         raise UserError(
             f"{path} exists and would be overwritten: drop --noresume to continue it, or choose another --logdir"
         )
-    if found := newest(path, world):
-        trainer.restore(found, options.initial)
-        print(f"resuming {found} at step {trainer.step}{changes_text(trainer.changes)}")
+    if newest_path := newest(path, world):
+        trainer.restore(newest_path, options.initial)
+        print(f"resuming {newest_path} at step {trainer.step}{changes_text(trainer.changes)}")
     elif options.initial is not None:
         trainer.begin_with(options.initial)
     else:
@@ -116,8 +116,10 @@ def _loop(trainer: Trainer, stream: Batches, log: Tracker, plan: Training, owed:
     total, world, logdir = trainer.train_config.total_steps, trainer.world, plan.folder.path
     sample, schedule, snapshots = plan.sample, plan.schedule, snapshot_step(plan)
     keeper = Keeper(trainer, logdir / CHECKPOINT, _grid_noise(trainer, sample, schedule.sample_size))
-    how = {**schedule.how, **sampling_settings(sample, trainer.diffusion)} if schedule.score else None
-    best = BestKeeper(trainer, logdir / BEST, keeper.x_T, how)
+    score_settings = (
+        {**schedule.score_settings, **sampling_settings(sample, trainer.diffusion)} if schedule.score else None
+    )
+    best = BestKeeper(trainer, logdir / BEST, keeper.x_T, score_settings)
     bar = tqdm(total=total, initial=trainer.step, desc="train", unit="step", disable=None if world.main else True)
     with Interruption() as interruption, bar, kept_on_failure(keeper):
         stop = 0
@@ -219,7 +221,7 @@ class Keeper:
         trainer = self.trainer
         traceback.clear_frames(error.__traceback__)  # a step's activations live as long as they
         try:
-            if self.saved == trainer.step or not trainer.whole or not trainer.world.main or int(trainer.first_bad):
+            if self.saved == trainer.step or not trainer.consistent or not trainer.world.main or int(trainer.first_bad):
                 return ""
             trainer.optimizer.zero_grad(set_to_none=True)
             self.save()
@@ -240,8 +242,8 @@ def kept_on_failure(keeper: Keeper) -> Iterator[None]:
     except Exception as error:
         kept = keeper.save_after(error)
         if isinstance(error, UserError) or is_out_of_memory(error):
-            told = MemoryUserError(error) if is_out_of_memory(error) else error
-            raise UserError(f"{told}{kept}") from None
+            cause = MemoryUserError(error) if is_out_of_memory(error) else error
+            raise UserError(f"{cause}{kept}") from None
         if kept:
             warn(kept.removeprefix("; "))
         raise

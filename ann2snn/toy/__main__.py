@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..arguments import Parser, answered, need
+from ..arguments import Parser, exit_code_of, need
 from ..config import CORRECTORS, IMAGE_SAMPLERS, PROCESSES, SDE_SAMPLERS, require
 from .settings import IMAGES, NAMES, ToySettings
 
@@ -41,8 +41,8 @@ def parser() -> Parser:
         add(f"--{name}", type=int, help=f"(default {getattr(default, name)})")
     add("--lr", type=float, help=f"learning rate (default {default.lr})")
     add("--time_power", type=float, help="cld, blur: train on times u^time_power, u uniform (default 1)")
-    told = "cld, blur: the network learns what a linear prediction leaves (default on)"
-    add("--linear_first", action=argparse.BooleanOptionalAction, help=told)
+    help_text = "cld, blur: the network learns what a linear prediction leaves (default on)"
+    add("--linear_first", action=argparse.BooleanOptionalAction, help=help_text)
     add("--network", type=Path, help="sample with this toy.pt instead of training")
     add("--num_threads", type=int, default=0, help="CPU threads; 0 leaves the choice to torch")
     return made
@@ -66,7 +66,7 @@ def settings_from(arguments: list[str]) -> tuple[ToySettings, argparse.Namespace
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 2 for bad input, with one line on the standard error stream."""
-    return answered(lambda: _main(sys.argv[1:] if arguments is None else arguments))
+    return exit_code_of(lambda: _main(sys.argv[1:] if arguments is None else arguments))
 
 
 def _main(arguments: list[str]) -> None:

@@ -35,12 +35,12 @@ def picture(data: Tensor, results: Sequence[Result]) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(len(rows), columns, squeeze=False)
-        for line, (name, found) in zip(axes, rows.items(), strict=True):
+        for line, (name, row_results) in zip(axes, rows.items(), strict=True):
             _panel(line[0], data, data, "data")
             line[0].set_ylabel(name)
-            for place, result in zip(line[1:], found, strict=False):
+            for place, result in zip(line[1:], row_results, strict=False):
                 _panel(place, result.samples, data, f"{result.calls} calls")
-            for unused in line[1 + len(found) :]:
+            for unused in line[1 + len(row_results) :]:
                 unused.set_visible(False)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})

@@ -78,10 +78,11 @@ def load(path: str | os.PathLike, settings: ToySettings) -> tuple[nn.Module, flo
     content = checkpoint.read(path)
     stored = content.get("config", {}).get("toy")
     require(content.get("kind") == KIND and isinstance(stored, dict), f"{path} is no checkpoint of a toy run")
-    wanted = settings.to_dict()
+    fields = settings.to_dict()
     for name in ("process", "points", "T", "beta_1", "beta_T", "width", "layers", "waves", "linear_first"):
-        found = stored.get(name)
-        require(found == wanted[name], f"{path} was trained with --{name}={found}, now --{name}={wanted[name]}")
+        stored_value = stored.get(name)
+        value = fields[name]
+        require(stored_value == value, f"{path} was trained with --{name}={stored_value}, now --{name}={value}")
     net, loss = build(settings), content.get("loss")
     try:
         net.load_state_dict(content["ema_model"], strict=True)

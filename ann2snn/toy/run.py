@@ -37,9 +37,9 @@ def run(settings: ToySettings, out: Path, network: Path | None = None) -> list[R
         net, loss = load(network, settings)
     seconds = time.perf_counter() - start
     data = fresh(settings)
-    other = draw(settings.points, settings.samples, settings.seed)
+    fresh_data = draw(settings.points, settings.samples, settings.seed)
     floor: dict[str, object] = {"sampler": "data", "distance": distance(settings.points, data)}
-    floor["sliced_wasserstein"] = sliced_wasserstein(data, other)
+    floor["sliced_wasserstein"] = sliced_wasserstein(data, fresh_data)
     results = [sample(net, settings, chosen) for chosen in settings.runs()]
     head: dict[str, object] = {"settings": settings.to_dict(), "loss": loss if math.isfinite(loss) else None}
     head["train_seconds"] = round(seconds, 1) if network is None else None
@@ -54,13 +54,13 @@ def run(settings: ToySettings, out: Path, network: Path | None = None) -> list[R
 
 def table(settings: ToySettings, loss: float, seconds: float, lines: list[dict]) -> list[str]:
     """What is printed: a line for the data, which say what is reached at best, and one for each result."""
-    told = [f"{settings.process}, {settings.points}: loss {loss:.4f}, {seconds:.0f} s before sampling"]
-    told.append(f"{'sampler':<14}{'calls':>6}{'distance':>12}{'sliced W2':>12}{'seconds':>10}")
+    text_lines = [f"{settings.process}, {settings.points}: loss {loss:.4f}, {seconds:.0f} s before sampling"]
+    text_lines.append(f"{'sampler':<14}{'calls':>6}{'distance':>12}{'sliced W2':>12}{'seconds':>10}")
     for line in lines:
         cells = [_shown(line["distance"]), _shown(line["sliced_wasserstein"])]
         calls, spent = str(line.get("nfe", "")), f"{line['seconds']:.2f}" if "seconds" in line else ""
-        told.append(f"{line['sampler']:<14}{calls:>6}{cells[0]:>12}{cells[1]:>12}{spent:>10}")
-    return told
+        text_lines.append(f"{line['sampler']:<14}{calls:>6}{cells[0]:>12}{cells[1]:>12}{spent:>10}")
+    return text_lines
 
 
 def _shown(value: float | None) -> str:

@@ -104,10 +104,10 @@ class ToySettings:
     @property
     def state_shape(self) -> tuple[int, ...]:
         """Of what the network sees; CLD adds a velocity to each coordinate."""
-        first, *rest = shape_of(self.points)
+        first, *sides = shape_of(self.points)
         from ..diffusion.process import network_channels
 
-        return (network_channels(self.diffusion, first), *rest)
+        return (network_channels(self.diffusion, first), *sides)
 
     def runs(self) -> list[SampleConfig]:
         """Every sampler with every number of calls; ddpm, which takes all steps, once."""

@@ -37,15 +37,15 @@ class BestKeeper:
     how: as `best_how`; None where nothing is scored.
     """
 
-    def __init__(self, trainer: Trainer, path: Path, x_T: Tensor, how: Mapping[str, object] | None) -> None:
-        self.trainer, self.path, self.x_T, self.how = trainer, path, x_T, dict(how or {})
+    def __init__(self, trainer: Trainer, path: Path, x_T: Tensor, score_settings: Mapping[str, object] | None) -> None:
+        self.trainer, self.path, self.x_T, self.score_settings = trainer, path, x_T, dict(score_settings or {})
         self.metric, self.score = "", math.inf
         self.incomparable = False  # the file that is there, with the scores to come
         if not trainer.world.main or not path.exists():
             return
         if not trainer.step:
             self._set_aside()
-        elif how is not None:
+        elif score_settings is not None:
             self._read()
 
     def _read(self) -> None:
@@ -54,18 +54,18 @@ class BestKeeper:
         except UserError as error:
             warn(f"{error}; the next score counts as the best")
             return
-        metric, score, how = (stored.get(name) for name in ("best_metric", "best_score", "best_how"))
-        if isinstance(how, dict) and (changes := changed(how, self.how)):
+        metric, score, stored_settings = (stored.get(name) for name in ("best_metric", "best_score", "best_how"))
+        if isinstance(stored_settings, dict) and (changes := changed(stored_settings, self.score_settings)):
             self.incomparable = True
             self._say_incomparable(f"was scored with {'; '.join(changes)}")
         elif isinstance(metric, str) and isinstance(score, float):
             self.metric, self.score = metric, score
-            if not isinstance(how, dict):
+            if not isinstance(stored_settings, dict):
                 print(f"note: {self.path} does not say how it was scored: taken to be as this run scores")
 
-    def _say_incomparable(self, why: str) -> None:
+    def _say_incomparable(self, reason: str) -> None:
         aside = checkpoint.previous_of(self.path)
-        print(f"note: {self.path} {why}: not compared; the next score counts as the best, and it is kept as {aside}")
+        print(f"note: {self.path} {reason}: not compared; the next score counts as the best, and it is kept as {aside}")
 
     def _set_aside(self) -> None:
         aside = checkpoint.previous_of(self.path)
@@ -108,7 +108,8 @@ class BestKeeper:
 
     def _write(self, score: float, metric: str) -> None:
         """Raises UserError."""
-        payload = self.trainer.payload(self.x_T) | {"best_score": score, "best_metric": metric, "best_how": self.how}
+        entries = {"best_score": score, "best_metric": metric, "best_how": self.score_settings}
+        payload = self.trainer.payload(self.x_T) | entries
         if self.incomparable:
             try:
                 self._make_room()
@@ -124,6 +125,6 @@ def changed(stored: Mapping[str, object], now: Mapping[str, object]) -> list[str
     return [f"{name}={before}, now {after}" for name, (before, after) in pairs.items() if before != after]
 
 
-def _flat(how: Mapping[str, object]) -> dict[str, object]:
-    entries = (value.items() if isinstance(value, dict) else [(name, value)] for name, value in how.items())
+def _flat(settings: Mapping[str, object]) -> dict[str, object]:
+    entries = (value.items() if isinstance(value, dict) else [(name, value)] for name, value in settings.items())
     return {name: value for group in entries for name, value in group}

@@ -16,13 +16,13 @@ QUARTERS = len(LOSS_QUARTERS)
 def tally(process: Process, t: Tensor, losses: Tensor) -> Tensor:
     """Sum and number of the losses [N] in each quarter of the times t [N], earliest first: float64 [2, 4]."""
     quarter = sent((process.share(t) * QUARTERS).long().clamp(0, QUARTERS - 1), losses.device)
-    found = torch.zeros(2, QUARTERS, dtype=torch.float64, device=losses.device)
-    found[0].index_add_(0, quarter, losses.detach().double())
-    found[1].index_add_(0, quarter, torch.ones_like(losses, dtype=torch.float64))
-    return found
+    sums_and_counts = torch.zeros(2, QUARTERS, dtype=torch.float64, device=losses.device)
+    sums_and_counts[0].index_add_(0, quarter, losses.detach().double())
+    sums_and_counts[1].index_add_(0, quarter, torch.ones_like(losses, dtype=torch.float64))
+    return sums_and_counts
 
 
-def means(found: Tensor, world: World) -> dict[str, float]:
+def means(sums_and_counts: Tensor, world: World) -> dict[str, float]:
     """The figures "loss_q1" (least noise) to "loss_q4", over all processes; but those without an image."""
-    sums, counts = world.sum(found).tolist()
+    sums, counts = world.sum(sums_and_counts).tolist()
     return {name: sums[i] / counts[i] for i, name in enumerate(LOSS_QUARTERS) if counts[i]}

@@ -65,8 +65,8 @@ class PowerAverages:
                     _set_aside(path)
                     checkpoint.save(path, payload)
             except (UserError, OSError) as error:
-                why = cause(error) if isinstance(error, OSError) else error
-                warn(f"{path} is not kept: {why}")
+                reason = cause(error) if isinstance(error, OSError) else error
+                warn(f"{path} is not kept: {reason}")
                 continue
             self.snapshots[average] = content
 
@@ -75,8 +75,8 @@ class PowerAverages:
         size = snapshots * sum(value.nbytes for net in self.nets.values() for value in net.state_dict().values())
         free = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.exists())).free
         lack = "; that is too much, so that the last will be missing" if size > free else ""
-        told = f"{snapshots} snapshots of --power_ema={_listed(self.nets)}"
-        return f"{folder}: {told}, {size / GB:.3g} GB of {free / GB:.3g} GB free{lack}"
+        averages_text = f"{snapshots} snapshots of --power_ema={_listed(self.nets)}"
+        return f"{folder}: {averages_text}, {size / GB:.3g} GB of {free / GB:.3g} GB free{lack}"
 
 
 def _listed(widths: Iterable[float]) -> str:

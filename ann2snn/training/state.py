@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..config.names import both
+from ..config.names import both_values
 from ..errors import UserError
 from ..finetune import BlockReport
 
@@ -92,11 +92,11 @@ def _moments(optimizer: Adam, state: object) -> dict[int, dict[str, Tensor]]:
             raise ValueError(f"its optimizer has a parameter {str(index)[:20]!r}, the network {len(parameters)}")
         if not isinstance(entry, dict) or entry.keys() != {"step", *MOMENTS}:
             raise ValueError(f"its optimizer's entry {index} is not one of Adam")
-        shape = parameters[index].shape
-        for name, wanted in (("step", torch.Size()), *((name, shape) for name in MOMENTS)):
+        shapes = {"step": torch.Size()} | dict.fromkeys(MOMENTS, parameters[index].shape)
+        for name, shape in shapes.items():
             value = entry[name]
-            if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != wanted:
-                raise ValueError(f"its optimizer's {name} of parameter {index} is no tensor {list(wanted)}")
+            if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != shape:
+                raise ValueError(f"its optimizer's {name} of parameter {index} is no tensor {list(shape)}")
             if not bool(torch.isfinite(value).all()) or name != "exp_avg" and bool((value < 0).any()):
                 raise ValueError(f"its optimizer's {name} of parameter {index} holds impossible values")
     return {
@@ -162,11 +162,11 @@ def _is_gap(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value >= 0
 
 
-def require_same(path: Path, name: str, stored: object, asked: object, cure: str = "") -> None:
+def require_same(path: Path, name: str, stored: object, current: object, cure: str = "") -> None:
     """Raise UserError, naming both values, where a run was begun with another one."""
-    if stored != asked:
+    if stored != current:
         raise UserError(
-            f"cannot resume {path}: it was trained with {both(name, stored, asked)}; "
+            f"cannot resume {path}: it was trained with {both_values(name, stored, current)}; "
             f"correct the flag or choose another --logdir{cure}"
         )
 
@@ -178,8 +178,8 @@ def require_same_origin(path: Path, stored: object, initial: Initial | None) -> 
     """
     if initial is None or stored in (None, initial.content):
         return
-    other = "with fresh weights, not with those" if stored == FRESH else "with other weights than those"
+    difference = "with fresh weights, not with those" if stored == FRESH else "with other weights than those"
     raise UserError(
-        f"cannot resume {path}: it was begun {other} of {initial.path}; name the network that it began with, or begin "
-        "in another folder (--logdir, --ft_name)"
+        f"cannot resume {path}: it was begun {difference} of {initial.path}; name the network that it began with, "
+        "or begin in another folder (--logdir, --ft_name)"
     )

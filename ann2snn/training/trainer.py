@@ -83,7 +83,8 @@ class Trainer:
         self.dataset = dataset
         # What a run is made of besides its configurations. The data by their fingerprint: a path is no content.
         amp, tf32, recompute = computing
-        self.told = {"amp": amp, "tf32": tf32} | ({} if dataset is None else {"data_dir": _content(dataset, network)})
+        self.run_settings: dict[str, object] = {"amp": amp, "tf32": tf32}
+        self.run_settings |= {} if dataset is None else {"data_dir": _content(dataset, network)}
         self.origin: str | None = FRESH  # content of the weights it began with; None: nobody knows
         self.changes: dict[str, tuple[object, object]] = {}  # settings that differ since `restore`, by flag
         self.num_classes = getattr(network, "num_classes", 0)
@@ -107,7 +108,7 @@ class Trainer:
         self.net = place(build_network(network, diffusion), self.device)
         if recompute:
             if not isinstance(self.net, DirectDenoiser):
-                raise UserError(f"--recompute: not for --arch={network.arch}")
+                raise UserError(f"--recompute: not available for --arch={network.arch}")
             self.net.recompute = True
         self.dropouts = [module for module in self.net.modules() if isinstance(module, BatchDropout)]
         learned = [p for p in self.net.parameters() if p.requires_grad]
@@ -116,7 +117,7 @@ class Trainer:
         self.scheduler = LambdaLR(self.optimizer, lambda step: lr_factor(step, train))
         self.step = 0
         self.seen: list[tuple[Tensor, Tensor]] = []  # times and losses of the last step's share
-        self.whole = True  # not in the middle of a change of weights
+        self.consistent = True  # not in the middle of a change of weights
         self.first_bad = torch.zeros((), dtype=torch.int64, device=self.device)
         self.ema = copy.deepcopy(self.net).requires_grad_(False).eval()
         self.power = PowerAverages(self.net, train.power_ema)
@@ -165,7 +166,7 @@ class Trainer:
         """One optimizer step on this process's share of a batch, uint8 [n, C, H, W], and its classes, int64 [n].
 
         Returns the share's mean loss and the whole batch's gradient norm before clipping, both 0-dim. If it raises, the
-        state is that before the step, as long as `whole` is True.
+        state is that before the step, as long as `consistent` is True.
         """
         running = counted(self.net)
         kept = [statistic.clone() for statistic in running]
@@ -176,12 +177,12 @@ class Trainer:
             for statistic, before in zip(running, kept, strict=True):
                 statistic.copy_(before)
             raise
-        self.whole = False
+        self.consistent = False
         self.optimizer.step()
         self.scheduler.step()
         self.update_ema()
         self.step += 1
-        self.whole = True
+        self.consistent = True
         # The norm is the same on all processes, so that all agree; kept on the device, so that nothing waits for it.
         bad = ~torch.isfinite(norm) & (self.first_bad == 0)
         self.first_bad = torch.where(bad, self.step, self.first_bad)
@@ -291,7 +292,7 @@ class Trainer:
             "arch": self.net.config.arch,
             "unet": self.net.config.to_dict(),
             "diffusion": self.diffusion.to_dict(),
-            "train": self.train_config.to_dict() | self.told | {"origin": self.origin},
+            "train": self.train_config.to_dict() | self.run_settings | {"origin": self.origin},
         }
 
     def restore(self, path: Path, initial: Initial | None = None) -> None:
@@ -320,17 +321,17 @@ class Trainer:
 
     def _changes(self, stored: dict, path: Path) -> dict[str, tuple[object, object]]:
         """{flag: (before, now)}. Raises UserError for a change that was not asked for."""
-        asked = self.train_config.to_dict() | self.told
+        current = self.train_config.to_dict() | self.run_settings
         free = {SAME.get(name, name) for name in self.train_config.resume_with}
         if "dataset_type" in free:
             free.add("data_dir")
         fixed = (*FIXED_ON_RESUME, "total_steps") if self.train_config.lr_decay != "none" else FIXED_ON_RESUME
         changes = {}
         for name in fixed:
-            if name in UNTOLD and not (name in stored and name in asked):
+            if name in UNTOLD and not (name in stored and name in current):
                 continue
             default = None if name in UNTOLD else TrainConfig.__dataclass_fields__[name].default
-            before, now = stored.get(name, default), asked[name]  # the default of what the file does not know yet
+            before, now = stored.get(name, default), current[name]  # the default of what the file does not know yet
             if self._meaning(name, before) != self._meaning(name, now):
                 changes[name] = (before, now)
                 if name not in free:

@@ -50,7 +50,7 @@ SAMPLED = SampleConfig("ddim", steps=2)
 
 def run(folder, steps: int, scores: Scores, network=UNET, sample=SAMPLED, **how: object) -> dict | None:
     """Train, a score every second step and a checkpoint every fourth; best.pt's content."""
-    schedule = train.Schedule(0, 4, 1, 1, eval_step=2, score=scores, how=HOW | how)
+    schedule = train.Schedule(0, 4, 1, 1, eval_step=2, score=scores, score_settings=HOW | how)
     config = TrainConfig("folder", total_steps=steps, warmup=0, batch_size=4, dropout=0.0, ema_decay=0.5)
     folder.mkdir(exist_ok=True)
     setting = (network, DiffusionConfig(diffusion_steps=20), config, sample, schedule, ALONE)

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from ann2snn.cli import settings
-from ann2snn.config.names import both
+from ann2snn.config.names import both_values
 from ann2snn.files.lock import run_lock
 from tests.processes import child_inside
 from tests.scripts import SAMPLING, check, script, train_flags
@@ -44,7 +44,7 @@ def sddpm(direct_runs, tmp_path):
 def test_refusals_call_settings_by_the_flags_they_come_from():
     for flags in (*(flags for flags, _ in settings.ARCHITECTURES.values()), settings.DIFFUSION_FLAGS):
         for flag, field in flags.items():
-            assert both(field, 1, 2) == f"{field}=1, now {field}=2 (--{flag})"
+            assert both_values(field, 1, 2) == f"{field}=1, now {field}=2 (--{flag})"
 
 
 @pytest.mark.parametrize(
