@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from .costs import CostFile, parse_costs
-from .parse import MALFORMED, Json, clean, listed_reports, number, whole
+from .parse import MALFORMED, Json, carried_text, clean, listed_reports, number, whole
 
 MOST_CALLS = 5000
 
@@ -16,12 +16,14 @@ class CarryFile:
     """costs: totals of the ANN, and of the spiking network from rest and carried. sampler: its name.
 
     spikes: per image and call, of each spiking network by its label. worst: the largest relative error of a call.
+    carried_text: see `parse.carried_text`.
     """
 
     costs: CostFile
     sampler: str
     spikes: dict[str, tuple[float, ...]]
     worst: float
+    carried_text: str = "carried"
 
     @property
     def share(self) -> float:
@@ -44,7 +46,8 @@ def parse_carry(raw: Json, name: str, notes: list[str]) -> CarryFile | None:
             if report.get("spikes_by_call")
         }
         sampler = f"{clean(raw['sampler'], 20)}, {whole(raw['calls'])} calls"
-        return CarryFile(costs, sampler, spikes, max(errors, default=math.nan))
+        how = carried_text({"carry": True, "carry_steps": raw.get("carry_steps")})
+        return CarryFile(costs, sampler, spikes, max(errors, default=math.nan), how)
     except MALFORMED:
         notes.append(f"{name}: it is malformed and left out")
         return None
