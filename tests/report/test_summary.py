@@ -66,7 +66,15 @@ def test_carried_levels_have_a_row_and_a_sentence_of_their_own(logdir):
     assert header[4:6] == ["spikes per image and call", "int8 energy per call (with memory)"]
     assert table[0] == [*FULL_TABLE[0][:5], "5 µJ (50 µJ)", "21.00 (5,000)"]
     assert table[1] == [*FULL_TABLE[1][:5], "4 µJ (40 µJ)", "22.00 (5,000)"]
-    assert table[2] == ["converted SNN", "layer_sync carried", "3 × depth", "0", "1,000", "1 µJ (10 µJ)", "23.00 (5,000)"]
+    assert table[2] == [
+        "converted SNN",
+        "layer_sync carried",
+        "3 × depth",
+        "0",
+        "1,000",
+        "1 µJ (10 µJ)",
+        "23.00 (5,000)",
+    ]
     assert table[3][1:6] == ["stream", "3", "0.0654", "2,222", "9 µJ (90 µJ)"] and len(table) == 7
     assert not summary_notes(run)  # carrying is a way to run a network: it does not make scores incomparable
     scores, carried = verdict(run).split(". ")[0], verdict(run).split(". ")[-1]
