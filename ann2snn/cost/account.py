@@ -122,8 +122,8 @@ class CostReport:
     def latency_steps(self) -> int | None:
         """Time steps from input to prediction of a call from rest: layer_sync depth × T, others T + settling.
 
-        A carried layer_sync call takes as many, as a level may move by up to T spikes; a carried stream ends with the last
-        one, see `steps_run`. None for an ANN.
+        A carried layer_sync call takes as many, as a level may move by up to T spikes; a carried stream ends with the
+        last one, see `steps_run`. None for an ANN.
         """
         window = self.spike_steps
         if window is None:

@@ -23,7 +23,8 @@ MOST_BYTES = 2**30  # of such a file: ten million lines
 class ImageSpikes:
     """One image, all network calls together.
 
-    spikes: units of events, of either sign. time_steps: that were run, of layer_sync its passes. restarts: calls that began from rest.
+    spikes: units of events, of either sign. time_steps: that were run, of layer_sync its passes. restarts: calls that
+    began from rest.
     """
 
     image: int
