@@ -16,7 +16,7 @@ from ann2snn.data import to_uint8
 from ann2snn.diffusion import ImageNoise
 from ann2snn.distributed.world import ALONE
 from ann2snn.errors import UserError
-from ann2snn.generate.probe import sampler_states
+from ann2snn.generate.probe import OwnPath, sampler_states
 from ann2snn.run.paths import load_paths, save_paths
 from ann2snn.stages.convert import gap_reports, write_gap, write_grids
 from ann2snn.stages.paths import FirstPath
@@ -104,7 +104,7 @@ def test_the_gap_at_a_time_is_the_gap_of_that_time_s_images_alone(ann):
 
 
 def test_the_file_of_gaps_holds_the_times_and_has_no_more_where_they_are_unknown(tmp_path, ann):
-    reports = gap_reports(ann, convert(ann), SpikingConfig(), images=1, seed=0)
+    reports = gap_reports(OwnPath(ann, 1), convert(ann), SpikingConfig())
     write_gap(tmp_path / "gap.json", reports, 1)
     written = json.loads((tmp_path / "gap.json").read_text())["reports"]
     assert all(len(r["times"]) == 4 == len(block["errors_at"]) for r in written for block in r["blocks"])
