@@ -50,7 +50,6 @@ STEPS = (
     Step(
         "Convert and measure it, with bursts, too: up to 3 spikes of a neuron in the last of 3 time steps",
         "convert --flagfile config/SNN_convert/demo.txt --schedule stream --burst 3",
-        f"{DEMO}/trajectory.npz",
     ),
     Step(
         "Statistics of real images of this size",

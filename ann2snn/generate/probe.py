@@ -38,8 +38,16 @@ class OwnPath:
 
     def states(self, times: int, images: int | None = None) -> State:
         """As `sampler_states`; images: of the first so many."""
+        return _spread(self._first(images), times)
+
+    def calls(self, sample: SampleConfig, images: int) -> list[State]:
+        """As `sampler_calls`, of the first `images`, along the same path where `sample` takes it."""
+        is_own = sample == _own_sample(self.net, self.seed)
+        return self._first(images) if is_own else sampler_calls(self.net, sample, images)
+
+    def _first(self, images: int | None) -> list[State]:
         self._calls = self._calls or _visited(self.net, self.images, self.seed)
-        return _spread([tuple(value[:images] for value in call) for call in self._calls], times)
+        return [tuple(value[:images] for value in call) for call in self._calls]
 
     def halfway(self) -> State:
         """x [1, C, H, W] and t [1] halfway along it, where rasters are recorded."""
@@ -69,8 +77,11 @@ def halfway_state(net: Sampled, seed: int = 0) -> State:
 
 def _visited(net: Sampled, images: int, seed: int) -> list[State]:
     """The calls of a path of at most 20."""
-    steps = min(net.diffusion.diffusion_steps, 20)
-    return sampler_calls(net, states_config(net.diffusion, steps, seed), images)
+    return sampler_calls(net, _own_sample(net, seed), images)
+
+
+def _own_sample(net: Sampled, seed: int) -> SampleConfig:
+    return states_config(net.diffusion, min(net.diffusion.diffusion_steps, 20), seed)
 
 
 def _spread(calls: list[State], times: int) -> State:

@@ -37,7 +37,7 @@ from ..run.rasters import save_rasters
 from ..run.tables import distance, gap_table
 from .carrying import measure_carrying
 from .common import owning
-from .cost import COST_IMAGES, measure_and_write
+from .cost import measure_and_write
 from .export import check_target, export
 from .paths import FirstPath, write_paths
 
@@ -165,7 +165,7 @@ def measure(
     modes, calls = [report.spiking for report in reports], sample.calls(ann.diffusion) * sample.branches
     measure_and_write(logdir / COST_FILE, visited, {"converted": snn}, modes, calls)
     if sample.carry:
-        measure_carrying(logdir / CARRY_FILE, ann, snn, sample, min(images, COST_IMAGES))
+        measure_carrying(logdir / CARRY_FILE, visited, snn, sample)
     write_raster(logdir / RASTER_FILE, visited, snn)
     said = (f"{report.label} {distance(report.prediction.error)}" for report in reports)
     print(f"The spiking network's prediction: {'; '.join(said)}.")

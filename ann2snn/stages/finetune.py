@@ -28,7 +28,7 @@ from ..signals import Interruption
 from .carrying import MOST_CALLS, carried_errors, measure_carrying
 from .common import SilentLog, due, owning, record_changes
 from .convert import converted, gaps_under, print_gap, write_gap
-from .cost import COST_IMAGES, measure_and_write
+from .cost import measure_and_write
 from .finetune_run import FineTuneConfig, Run, made_of
 
 CARRIED_IMAGES = 8  # that carried calls are judged on: a trajectory has many calls of each
@@ -98,7 +98,7 @@ def measure_result(run: Run, sample: SampleConfig) -> None:
     measure_and_write(run.folder / COST_FILE, visited, gaps, [spiking], calls)
     if sample.carry:
         path = run.folder / CARRY_FILE
-        measure_carrying(path, run.ann, best, sample, min(images, COST_IMAGES), "fine-tuned")
+        measure_carrying(path, visited, best, sample, "fine-tuned")
 
 
 class _Judge:
