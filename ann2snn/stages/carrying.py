@@ -38,8 +38,8 @@ def measure_carrying(
 ) -> None:
     """Count the ANN, and `snn` from rest and carried, on all calls of `sample`; write `path` and print the table.
 
-    visited: the ANN's path, whose first images are sampled. On copies in float64, on the path that the quantized network
-    itself takes. A sampler with very many calls is left out, and told about.
+    visited: the ANN's path, whose first images are sampled. On copies in float64, on the path that the quantized
+    network itself takes. A sampler with very many calls is left out, and told about.
     """
     ann, images = visited.net, min(visited.images, COST_IMAGES)
     count = sample.calls(ann.diffusion)
