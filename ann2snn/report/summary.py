@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..config import FULL_PRECISION, DirectSpiking
 from ..convert import GapReport
-from ..run.tables import distance, percent, show, text_table
+from ..run.tables import counted, distance, percent, show, text_table
 from .accounts import accounts, main_row
 from .collect import Run, Score
 from .costs import CostAccount, joules
@@ -55,8 +55,8 @@ class SummaryRow:
 
 def all_reports(run: Run) -> dict[Mode, GapReport]:
     """Gap by mode. `gap.json` counts for the converted network, the newest fine-tuning's where that has nothing."""
-    files = [found.reports for found in (run.gaps_finetuned, run.gaps) if found]
-    reports = {mode: report for found in files for mode, report in found.items()}
+    files = [gaps.reports for gaps in (run.gaps_finetuned, run.gaps) if gaps]
+    reports = {mode: report for file in files for mode, report in file.items()}
     return dict(sorted(reports.items(), key=lambda item: item[0].order))
 
 
@@ -82,7 +82,7 @@ def summary_rows(run: Run) -> list[SummaryRow]:
 
 def direct_modes(run: Run) -> list[Mode]:
     """Of a directly trained network: the network of the run, and those of its fine-tunings."""
-    return [Mode("trained", found.direct) for found in (run, *run.tsm_runs) if found.direct]
+    return [Mode("trained", source.direct) for source in (run, *run.tsm_runs) if source.direct]
 
 
 def _spikes(mode: Mode, report: GapReport | None, account: CostAccount | None, scores: dict[str, Score]) -> float:
@@ -157,11 +157,6 @@ def amount(value: float) -> str:
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
-
-
-def counted(count: int | None, noun: str) -> str:
-    """Such as "8 images"."""
-    return f"{show(count)} {noun}{'' if count == 1 else 's'}"
 
 
 def score_value(score: Score, name: str) -> str:

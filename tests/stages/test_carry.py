@@ -96,7 +96,7 @@ def test_scores_stand_beside_the_spikes_that_they_took(converted, finished_run, 
     line = json.loads((whole.parent / "snn_eval.txt").read_text())
     mean = sum(image.spikes for image in kept_spikes(whole, 70)) / 70 / 6
     assert line["spikes_per_call"] == pytest.approx(mean) and line["restarts_per_image"] == 1
-    assert " spikes per image and network call; 1 of 6 calls an image began from rest" in out
+    assert " spikes per image and network call; 1 of 6 calls per image began from rest" in out
     # A pass of layer_sync takes depth × T time steps, carried or not: there is no other number of them.
     assert "time_steps_per_call" not in line and f"latency: {line['time_steps']} time steps per network call, 6" in out
 
