@@ -137,6 +137,18 @@ def test_the_demo_is_written_once_and_names_what_there_is():
         assert all((ROOT / word).is_file() for word in arguments if word.startswith("config/"))
 
 
+def test_the_demo_scores_real_images_the_quantized_network_and_its_spiking_one_on_the_same_terms():
+    scored = [
+        step.command for step in demo.STEPS if "SNN_evaluate" in step.command and "make_stats" not in step.command
+    ]
+    for name, ann in (("shipped", "fashion-mnist-32-4bit"), ("demo", f"{demo.DEMO}/ckpt.pt")):
+        start = f"evaluate --flagfile config/SNN_evaluate/{name}.txt"
+        added = [command.removeprefix(start).split() for command in scored if command.startswith(start)]
+        assert any("--score_data" in flags for flags in added) and any(ann in flags for flags in added)
+        assert any("--eval_model_path" not in flags and "--score_data" not in flags for flags in added)
+        assert not {"--num_images", "--sampler_steps", "--eta", "--seed"} & {flag for flags in added for flag in flags}
+
+
 @pytest.mark.parametrize(("there", "step"), [("trajectory.npz", 0), ("stats.npz", 1)])
 def test_the_demo_runs_in_order_leaves_out_what_is_made_and_stops_at_a_failure(tmp_path, monkeypatch, there, step):
     monkeypatch.chdir(tmp_path)

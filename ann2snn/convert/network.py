@@ -181,7 +181,7 @@ class SpikingNetwork(Shared, nn.Module):
         The first call runs from rest, and settles; later ones find their input there at once. A call with tensors of
         other shapes, or `reset()`, starts from rest again (`restarts` counts). Answers are those of the quantized
         network. steps: time steps of a carried call under `stream`; "auto": until nothing fires. `layer_sync` takes
-        one.
+        one pass, which on hardware is depth × T steps, as a level may move by up to T spikes in a carried call, too.
 
         Raises UserError for neurons that cannot take spikes back, and for the published dynamics: neither forgets.
         """

@@ -16,7 +16,7 @@ class CostReport:
     """Counts per image and network call; see `LayerCost`.
 
     spiking: None for an ANN. bits: of its activations; of a directly trained network's currents and weights. images:
-    averaged over. depth: neuron layers in sequence of a spiking network. settle_steps: the most that any call took.
+    averaged over. depth: neuron layers in sequence of a spiking network. settle_steps: the most of calls from rest.
     steps_run: time steps simulated, the silent last one of automatic settling included; 1 for an ANN. window: T, where
     it is not 2^bits − 1. calls: averaged over. carried: whether levels were kept from one to the next.
     first_layers, later_layers: of carried calls, the first, which runs from rest, and the others. difference_layers:
@@ -120,7 +120,11 @@ class CostReport:
 
     @property
     def latency_steps(self) -> int | None:
-        """Time steps from input to prediction: layer_sync depth × T, others T + settling; None for an ANN."""
+        """Time steps from input to prediction of a call from rest: layer_sync depth × T, others T + settling.
+
+        A carried layer_sync call takes as many, as a level may move by up to T spikes; a carried stream ends with the
+        last one, see `steps_run`. None for an ANN.
+        """
         window = self.spike_steps
         if window is None:
             return None

@@ -135,12 +135,14 @@ class _Run:
                 if carry:
                     stack.enter_context(snn.carrying(self.carry_steps))
             for index, batches in enumerate(calls):
+                rests = index == 0 or not carry
                 for call in batches:
                     # What ever fires is told apart for the first call, from rest, and for those that carry on.
-                    counter.begin(_images(call), rests=index == 0 or not carry, anew=index <= carry)
+                    counter.begin(_images(call), rests=rests, anew=index <= carry)
                     with counter.attached(*call):
                         _check_answer(call.run(self.net))
-                    self.settle_steps = max(self.settle_steps, 0 if snn is None else snn.last_settle_steps)
+                    if snn is not None and rests:  # a carried call has no window that settling comes on top of
+                        self.settle_steps = max(self.settle_steps, snn.last_settle_steps)
                 by_call.append(counter.take(images))
         self.steps_run = counter.image_steps / images / len(calls)
         return by_call

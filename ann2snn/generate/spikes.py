@@ -23,7 +23,8 @@ MOST_BYTES = 2**30  # of such a file: ten million lines
 class ImageSpikes:
     """One image, all network calls together.
 
-    spikes: units of events, of either sign. time_steps: that were run. restarts: calls that began from rest.
+    spikes: units of events, of either sign. time_steps: that were run, of layer_sync its passes. restarts: calls that
+    began from rest.
     """
 
     image: int
@@ -35,7 +36,7 @@ class ImageSpikes:
 class SpikeTally:
     """A monitor that adds up the events of each row of a batch.
 
-    spikes: int64 [N]. time_steps: run so far; a network that goes to its levels at once takes one a call.
+    spikes: int64 [N]. time_steps: run so far; of layer_sync its passes, one a call.
     """
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..run.tables import counted
 from .costs import CostFile, parse_costs
-from .parse import MALFORMED, Json, clean, integer, listed_reports, number
+from .parse import MALFORMED, Json, carried_text, clean, integer, listed_reports, number
 
 MOST_CALLS = 5000
 
@@ -17,12 +17,14 @@ class CarryFile:
     """costs: totals of the ANN, and of the spiking network from rest and carried. sampler: its name.
 
     spikes: per image and call, of each spiking network by its label. worst: the largest relative error of a call.
+    carried_text: see `parse.carried_text`.
     """
 
     costs: CostFile
     sampler: str
     spikes: dict[str, tuple[float, ...]]
     worst: float
+    carried_text: str = "carried"
 
     @property
     def share(self) -> float:
@@ -45,7 +47,8 @@ def parse_carry(raw: Json, name: str, notes: list[str]) -> CarryFile | None:
             if report.get("spikes_by_call")
         }
         sampler = f"{clean(raw['sampler'], 20)}, {counted(integer(raw['calls']), 'call')}"
-        return CarryFile(costs, sampler, spikes, max(errors, default=math.nan))
+        text = carried_text({"carry": True, "carry_steps": raw.get("carry_steps")})
+        return CarryFile(costs, sampler, spikes, max(errors, default=math.nan), text)
     except MALFORMED:
         notes.append(f"{name}: it is malformed and left out")
         return None

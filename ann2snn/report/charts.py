@@ -12,7 +12,7 @@ from .carried import CarryFile
 from .collect import Run
 from .direct import tuned_chart
 from .finetuned import FineTuned
-from .modes import BLUE, GREEN, ORANGE, Mode, colours
+from .modes import BLUE, GREEN, ORANGE, VIOLET, Mode, colours
 from .pareto import pareto_chart
 from .raster import raster_chart
 from .summary import all_reports, amount
@@ -260,7 +260,7 @@ def carry_chart(carried: CarryFile | None, other: CarryFile | None = None, of: N
         Line(f"{run}: {label}" if run else label, colour, list(series), run == of[1])
         for run, carry in zip(of, (carried, other), strict=True)
         if carry
-        for (label, series), colour in zip(carry.spikes.items(), ("grey", "purple", "blue"), strict=False)
+        for (label, series), colour in zip(carry.spikes.items(), ("grey", VIOLET, "blue"), strict=False)
     ]
     calls = max(len(line.values) for line in lines)
     y = logarithmic("spikes per image", [value for line in lines for value in line.values])

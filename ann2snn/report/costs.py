@@ -54,6 +54,7 @@ class CostAccount:
     """One network: its rows in the table of totals, and its layers.
 
     direct: how a directly trained one ran; spiking: how a converted one did; carried: whether it kept its levels.
+    steps_run: time steps of a call that were run, in the mean.
     """
 
     label: str
@@ -62,6 +63,7 @@ class CostAccount:
     direct: DirectSpiking | None = None
     spiking: SpikingConfig | None = None
     carried: bool = False
+    steps_run: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ def parse_account(raw: dict) -> CostAccount:
         rows.append(CostRow(name, counts, steps, parse_energies(by_prices)))
     layers = tuple(parse_layer(layer) for layer in raw["layers"][:MOST_LAYERS])
     converted = None if direct else _converted(raw.get("spiking"))
-    return CostAccount(label, tuple(rows), layers, direct, converted, raw.get("carried") is True)
+    carried, steps_run = raw.get("carried") is True, number(raw.get("steps_run"))
+    return CostAccount(label, tuple(rows), layers, direct, converted, carried, steps_run)
 
 
 def _converted(raw: Json) -> SpikingConfig | None:

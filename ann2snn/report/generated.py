@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from ..generate.spikes import kept_spikes
 from .collect import ImageSet
-from .parse import is_carried
 
 MOST_IMAGES = 100_000  # of a folder
 
@@ -19,8 +18,7 @@ def generated_spikes(sets: Sequence[ImageSet]) -> tuple[list[str], list[list[str
         if not entries:
             continue
         spikes, restarts = ([getattr(entry, name) for entry in entries] for name in ("spikes", "restarts"))
-        label = f"{image_set.mode.label}{', levels carried' if is_carried(image_set.settings) else ''}"
         counts = [sum(spikes) / len(spikes), min(spikes), max(spikes)]
         rested = f"{sum(restarts) / len(restarts):.3g}"
-        rows.append([label, f"{len(spikes):,}", *(f"{count:,.0f}" for count in counts), rested])
+        rows.append([image_set.mode.label, f"{len(spikes):,}", *(f"{count:,.0f}" for count in counts), rested])
     return header, rows, range(1, len(header))

@@ -8,7 +8,7 @@ from ..config import AUTO, FULL_PRECISION, DirectSpiking, SpikingConfig
 
 NETWORK_LABELS = {"trained": "quantized ANN", "converted": "converted SNN", "finetuned": "fine-tuned SNN"}
 #: Colours are classes of the page, which say what they look like on light and on dark ground.
-GREY, BLUE, ORANGE, GREEN, PURPLE = "grey", "blue", "orange", "green", "purple"
+GREY, BLUE, ORANGE, GREEN, PURPLE, VIOLET = "grey", "blue", "orange", "green", "purple", "violet"
 OTHER_COLOURS = ("ochre", "sky", "brown", "silver")
 
 
@@ -16,12 +16,14 @@ OTHER_COLOURS = ("ochre", "sky", "brown", "silver")
 class Mode:
     """network: "trained", "converted", "finetuned", or the name a file gives. spiking: None for an ANN.
 
+    carried: how levels go from call to call, "carried" or "carried in 2 steps"; "" where every call runs from rest.
     A directly trained network is "trained", whatever the file calls its stage.
     """
 
     network: str
     spiking: SpikingConfig | DirectSpiking | None = None
     weights: str = "ema"
+    carried: str = ""
 
     def __post_init__(self) -> None:
         if self.converted and self.converted.schedule == "layer_sync":  # the other fields decide nothing there
@@ -49,7 +51,7 @@ class Mode:
 
     @property
     def schedule_label(self) -> str:
-        """Such as "stream +auto unsigned", or "4 steps, threshold 1"; "–" for an ANN."""
+        """Such as "stream +auto unsigned carried", or "4 steps, threshold 1"; "–" for an ANN."""
         if self.spiking is None:
             return "–"
         if isinstance(self.spiking, DirectSpiking):
@@ -61,7 +63,7 @@ class Mode:
             parts.append("unsigned")
         if self.spiking.if_neuron != "bounded":
             parts.append(f"{self.spiking.if_neuron} neuron")
-        return " ".join(parts)
+        return " ".join([*parts, self.carried] if self.carried else parts)
 
     @property
     def label(self) -> str:
@@ -81,7 +83,7 @@ class Mode:
 
     def same_slot(self, other: Mode) -> bool:
         """Whether both belong in one line of the summary, minor settings aside; fine-tuned ones whatever settles."""
-        if (self.network, self.weights) != (other.network, other.weights):
+        if (self.network, self.weights, self.carried) != (other.network, other.weights, other.carried):
             return False
         own, others = self.converted, other.converted
         if not (own and others):
@@ -103,11 +105,12 @@ USUAL_COLOURS = (GREY, BLUE, ORANGE, GREEN, PURPLE)
 
 
 def colours(modes: list[Mode]) -> dict[Mode, str]:
-    """A colour for each mode: the usual ones keep theirs on every chart."""
+    """A colour for each mode: the usual ones, and carried levels, keep theirs on every chart."""
     result: dict[Mode, str] = {}
     spare = list(OTHER_COLOURS)
     for mode in modes:
         usual = [c for m, c in zip(USUAL_MODES, USUAL_COLOURS, strict=True) if m.same_slot(mode)]
+        usual += [VIOLET] if mode.carried else []
         if usual and usual[0] not in result.values():
             result[mode] = usual[0]
         else:

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 
 from ..metrics.registry import lower_is_better
+from .accounts import accounts, main_row, steps_of
 from .collect import Run
-from .costs import CostAccount, CostRow, joules
+from .costs import CostRow, joules
 from .modes import Mode, colours
-from .parse import is_carried
 from .summary import amount, score_names
 from .svg import LEFT, RIGHT, TOP, WIDTH, Entry, Plot, Series, drawing, finite, linear, logarithmic
 
@@ -31,30 +31,21 @@ class Candidate:
 
 def candidates(run: Run) -> list[Candidate]:
     """The b-bit ANN, with its zeros skipped, and every spiking network that was counted."""
-    files = [file for file in (run.costs, run.carried.costs if run.carried else None) if file]
-    accounts = {(a.spiking, a.carried): a for file in reversed(files) for a in file.accounts if a.rows}
-    modes = {key: Mode("trained" if key[0] is None else "converted", key[0]) for key in accounts}
-    palette = colours(sorted(set(modes.values()), key=lambda mode: mode.order))
-    result = []
-    for key, account in sorted(accounts.items(), key=lambda item: (modes[item[0]].order, item[0][1])):
-        spiking, carried = key
-        row = _drawn_row(account)
-        colour = "purple" if carried else palette[modes[key]]
-        label = row.label if spiking is None else f"{modes[key].schedule_label}{' carried' if carried else ''}"
-        steps = math.nan if row.steps[0] is None or row.steps[0] < 1 else float(row.steps[0])
-        result.append(Candidate(label, colour, row, steps, _scores_of(run, modes[key], carried)))
-    return result
+    counted = accounts(run)
+    modes = sorted(counted, key=lambda mode: mode.order)
+    palette, found = colours(modes), []
+    for mode in modes:
+        row = main_row(counted[mode])
+        label = row.label if mode.spiking is None else mode.schedule_label
+        found.append(Candidate(label, palette[mode], row, steps_of(counted[mode]), _scores_of(run, mode)))
+    return found
 
 
-def _drawn_row(account: CostAccount) -> CostRow:
-    """Of an ANN the way that skips zeros, of a spiking network the one that counts its accumulates as such."""
-    return account.rows[2 if account.spiking is None and len(account.rows) > 2 else 0]
-
-
-def _scores_of(run: Run, mode: Mode, carried: bool) -> dict[str, float]:
+def _scores_of(run: Run, mode: Mode) -> dict[str, float]:
     """Of every score the newest of this network, run in this way."""
-    alike = [s for s in run.scores if s.mode.network in ("trained", "converted") and s.mode.spiking == mode.spiking]
-    return {name: value for s in alike if is_carried(s.line) == carried for name, value in s.values.items()}
+    alike = [s for s in run.scores if s.mode.network in ("trained", "converted")]
+    alike = [s for s in alike if (s.mode.spiking, s.mode.carried) == (mode.spiking, mode.carried)]
+    return {name: value for s in alike for name, value in s.values.items()}
 
 
 def microjoules(row: CostRow, energy: tuple[str, str]) -> float:

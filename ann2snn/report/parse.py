@@ -25,6 +25,7 @@ MOST_TIMES = 50  # diffusion times of a report
 MOST_JSON, MOST_LINES = 1 << 25, 1 << 28  # bytes of a JSON file; of a log, in which 800,000 steps take some 100 MB
 #: What a file of JSON holds, of which nothing is known yet.
 Json = Any
+OF_CARRYING = ("carry", "carry_steps")
 #: What parsing foreign JSON can raise; UserError is a ValueError.
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
 
@@ -54,18 +55,24 @@ def integer(value: object) -> int | None:
 def options_text(settings: dict, between: str = ", ") -> str:
     """The sampler's options that are not the default, such as "order 3, skip quadratic"; "" if there are none.
 
-    settings: of a line of scores or of a folder of images, unchecked.
+    settings: of a line of scores or of a folder of images, unchecked. Carrying is no option of a sampler's here, but a
+    way to run a network, see `carried_text`.
     """
     options = settings.get("sampler_options")
     if not isinstance(options, dict):
         return ""
-    return clean(between.join(f"{name} {options[name]}" for name in sorted(options)))
+    return clean(between.join(f"{name} {options[name]}" for name in sorted({*options} - {*OF_CARRYING})))
 
 
-def is_carried(settings: dict) -> bool:
-    """Whether levels were carried from call to call, by the same settings."""
-    options = settings.get("sampler_options")
-    return isinstance(options, dict) and options.get("carry") is True
+def carried_text(options: object) -> str:
+    """How levels went from call to call, such as "carried in 2 steps"; "" where every call ran from rest.
+
+    options: a mapping with `carry` and `carry_steps`, unchecked.
+    """
+    if not isinstance(options, dict) or options.get("carry") is not True:
+        return ""
+    steps = integer(options.get("carry_steps"))
+    return "carried" if steps is None else f"carried in {steps} steps"
 
 
 def sampling_text(settings: dict) -> str:
@@ -136,7 +143,8 @@ def parse_mode(raw: dict) -> Mode:
         spiking = parse_direct(raw["direct"], raw["arch"])
     else:
         spiking = None if raw.get("spiking") is None else parse_spiking(raw["spiking"])
-    return Mode(clean(raw["network"], 40), spiking, clean(raw.get("weights", "ema"), 20))
+    carried = carried_text(raw.get("sampler_options")) if isinstance(spiking, SpikingConfig) else ""
+    return Mode(clean(raw["network"], 40), spiking, clean(raw.get("weights", "ema"), 20), carried)
 
 
 @dataclass(frozen=True)

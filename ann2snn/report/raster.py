@@ -17,7 +17,7 @@ from .svg import WIDTH, Entry, escape, svg, units
 MOST_PANELS, MOST_LAYERS, MOST_STEPS = 3, 100, 400
 ROWS = 360  # neurons of the whole figure that the eye still tells apart
 ROW = 3.0  # user units of a neuron
-LEFT, RIGHT, BETWEEN, HEAD, FOOT = 176, 8, 26, 34, 44
+LEFT, RIGHT, BETWEEN, HEAD, FOOT = 192, 8, 26, 34, 44
 
 
 def raster_chart(rasters: Sequence[Raster]) -> tuple[str, list[str], list[list[str]], list[Entry]]:

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from ..config import FULL_PRECISION, DirectSpiking
 from ..convert import GapReport
 from ..run.tables import counted, distance, percent, show, text_table
+from .accounts import accounts, main_row
 from .collect import Run, Score
+from .costs import CostAccount, joules
 from .modes import NETWORK_LABELS, USUAL_MODES, Mode
+from .parse import number
 
 #: Settings two scores must share to be compared, as the reader knows them.
 COMPARABLE = {
@@ -31,18 +34,23 @@ COMPARABLE = {
 OF_SAMPLING = ("sampler", "sampler_steps", "eta", "sampler_options", "clip_x0", "var_type", "seed")
 
 
+#: Of a model of 45 nm arithmetic, see docs/cost.md.
+ENERGY_HEADING = "int8 energy per call (with memory)"
+
+
 @dataclass(frozen=True)
 class SummaryRow:
-    """steps: time steps of one network call. scores: by name of the score, the newest line that has it."""
+    """steps: time steps of one network call. gap: of the prediction, of carried calls the largest; nan if not measured.
+
+    spikes: per image and call. account: what it costs. scores: by name of the score, the newest line that has it.
+    """
 
     mode: Mode
     steps: str
-    report: GapReport | None
+    gap: float
+    spikes: float
+    account: CostAccount | None
     scores: dict[str, Score]
-
-    @property
-    def gap(self) -> float:
-        return self.report.prediction.error if self.report else math.nan
 
 
 def all_reports(run: Run) -> dict[Mode, GapReport]:
@@ -54,8 +62,8 @@ def all_reports(run: Run) -> dict[Mode, GapReport]:
 
 def summary_rows(run: Run) -> list[SummaryRow]:
     """The usual rows, filled where the files have something, and any other mode they mention."""
-    reports = all_reports(run)
-    modes = {*reports, *(score.mode for score in run.scores)}
+    reports, counted = all_reports(run), accounts(run)
+    modes = {*reports, *(mode for mode in counted if mode.carried), *(score.mode for score in run.scores)}
     usual_modes = direct_modes(run) if run.direct else USUAL_MODES
     if not run.finetunings:
         usual_modes = [mode for mode in usual_modes if mode.network != "finetuned"]
@@ -63,8 +71,12 @@ def summary_rows(run: Run) -> list[SummaryRow]:
     rows = []
     for mode in sorted(modes, key=lambda mode: mode.order):
         scores = {name: s for s in run.scores if s.mode == mode for name in s.values}
-        report = reports.get(mode)
-        rows.append(SummaryRow(mode, steps_per_call(run, mode, report), report, scores))
+        report, account = reports.get(mode), counted.get(mode)
+        gap = report.prediction.error if report else math.nan
+        if run.carried and account and mode.carried:
+            gap = run.carried.worst
+        steps, spikes = steps_per_call(run, mode, report, account), _spikes(mode, report, account, scores)
+        rows.append(SummaryRow(mode, steps, gap, spikes, account, scores))
     return rows
 
 
@@ -73,17 +85,17 @@ def direct_modes(run: Run) -> list[Mode]:
     return [Mode("trained", source.direct) for source in (run, *run.tsm_runs) if source.direct]
 
 
-def spikes_of(run: Run, row: SummaryRow) -> float:
-    """Spikes per image and call: of a directly trained network those of the cost account, else those of the gap."""
-    if row.report or not row.mode.direct:
-        return row.report.spikes_per_image if row.report else math.nan
-    files = [source.costs for source in (run, *run.tsm_runs) if source.costs]
-    rows = [cost for file in files for a in file.accounts if a.direct == row.mode.direct for cost in a.rows]
-    return rows[0].counts["spikes"] if rows else math.nan
+def _spikes(mode: Mode, report: GapReport | None, account: CostAccount | None, scores: dict[str, Score]) -> float:
+    """Spikes per image and call: those of the gap, else those of the account, else those of the images scored."""
+    if report:
+        return report.spikes_per_image
+    if account and (mode.carried or mode.direct):
+        return account.rows[0].counts["spikes"]
+    return next((number(score.line.get("spikes_per_call")) for score in scores.values()), math.nan)
 
 
-def steps_per_call(run: Run, mode: Mode, report: GapReport | None) -> str:
-    """Time steps of one network call: "3 × depth" for layer_sync, "3 + 2" for a settling stream."""
+def steps_per_call(run: Run, mode: Mode, report: GapReport | None, account: CostAccount | None) -> str:
+    """Time steps of one network call: "3 × depth" for layer_sync, "3 + 2" for a settling stream; carried, the mean."""
     if mode.spiking is None:
         return "–"
     if isinstance(mode.spiking, DirectSpiking):
@@ -92,6 +104,8 @@ def steps_per_call(run: Run, mode: Mode, report: GapReport | None) -> str:
     if mode.spiking.schedule == "layer_sync":
         depth = run.gaps.depth if run.gaps else None
         return f"{steps} × {depth or 'depth'}"
+    if mode.carried:
+        return f"{account.steps_run:.3g} (mean)" if account and account.steps_run == account.steps_run else "–"
     settle = report.settle_steps if report else mode.spiking.settle_steps
     return f"{steps} + {settle}" if settle else steps
 
@@ -107,17 +121,28 @@ def summary_table(run: Run) -> tuple[list[str], list[list[str]]]:
     names, header, rows = score_names(run), ["network", "schedule", "steps per call", "gap"], []
     if run.direct:  # converted from nothing
         header = ["network", "threshold", "steps per call"]
-    header += ["spikes per image and call", *([f"{name} (images)" for name in names] or ["score"])]
-    for row in summary_rows(run):
+    listed = summary_rows(run)
+    counted = any(row.account for row in listed) and not run.direct
+    header += ["spikes per image and call", *([ENERGY_HEADING] if counted else [])]
+    header += [f"{name} (images)" for name in names] or ["score"]
+    for row in listed:
         if run.direct:
             threshold = f"{row.mode.direct.threshold:g}" if row.mode.direct else "–"
             cells = [row.mode.network_label(), threshold, row.steps]
         else:
             gap = "reference" if row.mode == USUAL_MODES[0] else show(row.gap)
             cells = [row.mode.network_label(run.bits), row.mode.schedule_label, row.steps, gap]
-        cells.append(amount(spikes_of(run, row)))
+        cells += [amount(row.spikes), *([energy_text(row.account, "{} ({})")] if counted else [])]
         rows.append(cells + ([score_cell(row.scores.get(name), name) for name in names] or ["–"]))
     return header, rows
+
+
+def energy_text(account: CostAccount | None, more: str = "{} ({} with memory)") -> str:
+    """Such as "1.23 µJ (111 µJ with memory)"; of an ANN the one that skips zeros."""
+    if account is None:
+        return "–"
+    energies = main_row(account).energies
+    return more.format(joules(energies["int8", "compute_pj"]), joules(energies["int8", "total_pj"]))
 
 
 def summary_text(run: Run) -> str:
@@ -211,26 +236,41 @@ def before_and_after(run: Run) -> tuple[GapReport | None, GapReport | None]:
 
 
 def verdict(run: Run) -> str:
-    """One sentence made from the numbers there are."""
+    """A sentence or two made from the numbers there are."""
     clauses = [clause for clause in (*_gap_clauses(run), _finetune_clause(run), _score_clause(run)) if clause]
     if not clauses:
         clauses = [_training_clause(run)]
     precision = "full-precision" if run.bits == FULL_PRECISION else f"{run.bits}-bit"
     subject = f"{precision} network: " if run.bits else f"{run.direct.label}: " if run.direct else ""
     sentence = subject + "; ".join(clauses)
-    return sentence[0].upper() + sentence[1:] + "."
+    return f"{sentence[0].upper()}{sentence[1:]}.{_carry_sentence(run)}"
 
 
 def _gap_clauses(run: Run) -> list[str]:
     clauses = []
     for row in summary_rows(run):
-        if row.mode.network != "converted" or row.gap != row.gap:
+        if row.mode.network != "converted" or row.mode.carried or row.gap != row.gap:
             continue
         name = row.mode.schedule_label
         if row.mode.converted and row.mode.converted.schedule == "stream":
             name += f" ({row.steps} steps)"
         clauses.append(f"{name} {distance(row.gap)}")
     return clauses
+
+
+def _carry_sentence(run: Run) -> str:
+    """Of carried levels: the spikes, the error, and the energy beside the ANN's."""
+    rows = summary_rows(run)
+    found = next((row for row in rows if row.mode.carried and row.account), None)
+    if found is None or run.carried is None:
+        return ""
+    share = "" if math.isnan(run.carried.share) else f" takes {percent(run.carried.share)} of the spikes and"
+    ann = next((row.account for row in rows if row.mode == USUAL_MODES[0]), None)
+    beside = f", one of the quantized ANN {energy_text(ann)}" if ann else ""
+    return (
+        f" With levels carried from call to call {found.mode.schedule_label.replace(' carried', '', 1)}{share} "
+        f"{distance(found.gap)}; in int8 a call takes {energy_text(found.account)}{beside}."
+    )
 
 
 def _finetune_clause(run: Run) -> str:
@@ -244,11 +284,15 @@ def _finetune_clause(run: Run) -> str:
 
 def _score_clause(run: Run) -> str:
     for name in score_names(run):
-        rows = [row for row in summary_rows(run) if name in row.scores and row.mode.network in NETWORK_LABELS]
-        if not rows or incomparable([row.scores[name] for row in rows]):
+        scored = [(row.mode, row.scores[name]) for row in summary_rows(run) if name in row.scores]
+        networks = [(mode, score) for mode, score in scored if mode.network in NETWORK_LABELS]
+        if not networks or incomparable([score for _, score in networks]):
             continue
-        values = [f"{_short(row.mode)} {amount(row.scores[name].values[name])}" for row in rows]
-        return f"{name} on {counted(rows[0].scores[name].count, 'image')}: {', '.join(values)}"
+        shown = [f"{_short(mode)} {amount(score.values[name])}" for mode, score in networks]
+        real = [score for _, score in scored if score.is_real][:1]
+        if real and not incomparable([score for _, score in networks] + real):
+            shown.append(f"real images {amount(real[0].values[name])}")
+        return f"{name} on {counted(networks[0][1].count, 'image')}: {', '.join(shown)}"
     return ""
 
 

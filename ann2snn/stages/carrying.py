@@ -14,12 +14,11 @@ from ..config import AUTO, SampleConfig
 from ..convert import SpikingNetwork, relative_error
 from ..cost import CostReport, count_calls
 from ..files.atomic import write_text
-from ..generate.probe import sampler_calls
-from ..nets.architecture import Network
+from ..generate.probe import OwnPath
 from ..report.costs import cost_table, parse_costs
 from ..run.folder import CARRY_FILE
 from ..run.tables import counted, text_table
-from .cost import entry, price_lists
+from .cost import COST_IMAGES, entry, price_lists
 
 #: Calls of a trajectory that are counted: each takes as long as several calls.
 MOST_CALLS = 250
@@ -35,21 +34,22 @@ def carried_errors(
 
 
 def measure_carrying(
-    path: Path, ann: Network, snn: SpikingNetwork, sample: SampleConfig, images: int, name: str = "converted"
+    path: Path, visited: OwnPath, snn: SpikingNetwork, sample: SampleConfig, name: str = "converted"
 ) -> None:
-    """Count `ann`, and `snn` from rest and carried, on all calls that `sample` makes; write `path` and print the table.
+    """Count the ANN, and `snn` from rest and carried, on all calls of `sample`; write `path` and print the table.
 
-    On copies in float64, on the path that the quantized network itself takes. A sampler with very many calls is left
-    out, and told about.
+    visited: the ANN's path, whose first images are sampled. On copies in float64, on the path that the quantized
+    network itself takes. A sampler with very many calls is left out, and told about.
     """
+    ann, images = visited.net, min(visited.images, COST_IMAGES)
     count = sample.calls(ann.diffusion)
     if count > MOST_CALLS:
         print(
             f"carry: {counted(count, 'call')} per image are not counted; at most {MOST_CALLS} are, see --sampler_steps"
         )
         return
-    ann, snn = copy.deepcopy(ann).double(), copy.deepcopy(snn).double()
-    calls = sampler_calls(ann, sample.from_rest(), images)
+    snn = copy.deepcopy(snn).double()
+    calls = visited.calls(sample.from_rest(), images)
     errors = carried_errors(ann, snn, calls, sample.carry_steps)
     from_rest = dataclasses.replace(count_calls(snn, calls), name=f"{name}, from rest,")
     carried = dataclasses.replace(count_calls(snn, calls, True, sample.carry_steps), name=name)

@@ -25,7 +25,7 @@ from ..exchange import check_exported, export_to
 from ..files.atomic import cause, file_hash, write_text
 from ..generate.classes import columns
 from ..generate.images import save_grid
-from ..generate.probe import halfway_state, sampler_states
+from ..generate.probe import OwnPath
 from ..generate.sampling import Hooks, generate_all
 from ..generate.subject import Sampled
 from ..hardware.export import planned, write_graph
@@ -36,7 +36,7 @@ from ..run.rasters import save_rasters
 from ..run.tables import counted, distance, gap_table
 from .carrying import measure_carrying
 from .common import owning
-from .cost import COST_IMAGES, measure_and_write
+from .cost import measure_and_write
 from .export import check_target, export
 from .paths import FirstPath, write_paths
 
@@ -157,14 +157,15 @@ def measure(
     logdir: Path, ann: Network, snn: SpikingNetwork, spiking: SpikingConfig, sample: SampleConfig, images: int
 ) -> None:
     """Write `gap.json`, `cost.json`, `raster.npz`, and where levels are carried `carry.json`; print the tables."""
-    reports = gap_reports(ann, snn, spiking, images, sample.seed)
+    visited = OwnPath(ann, images, sample.seed)
+    reports = gap_reports(visited, snn, spiking)
     write_gap(logdir / GAP_FILE, reports, images, depth=snn.depth)
     print_gap(reports, images)
     modes, calls = [report.spiking for report in reports], sample.calls(ann.diffusion) * sample.branches
-    measure_and_write(logdir / COST_FILE, ann, {"converted": snn}, modes, min(images, COST_IMAGES), sample.seed, calls)
+    measure_and_write(logdir / COST_FILE, visited, {"converted": snn}, modes, calls)
     if sample.carry:
-        measure_carrying(logdir / CARRY_FILE, ann, snn, sample, min(images, COST_IMAGES))
-    write_raster(logdir / RASTER_FILE, ann, snn, sample.seed)
+        measure_carrying(logdir / CARRY_FILE, visited, snn, sample)
+    write_raster(logdir / RASTER_FILE, visited, snn)
     errors = (f"{report.label} {distance(report.prediction.error)}" for report in reports)
     print(f"The spiking network's prediction: {'; '.join(errors)}.")
 
@@ -176,15 +177,18 @@ def converted(ann: nn.Module, spiking: SpikingConfig, spike_chunk: int = 0) -> S
     return snn
 
 
-def gap_reports(ann: Network, snn: SpikingNetwork, spiking: SpikingConfig, images: int, seed: int) -> list[GapReport]:
-    """Gap under layer_sync, under stream without settling, and (cumulative norm) under stream with auto settling."""
+def gap_reports(visited: OwnPath, snn: SpikingNetwork, spiking: SpikingConfig) -> list[GapReport]:
+    """Gap under layer_sync, under stream without settling, and (cumulative norm) under stream with auto settling.
+
+    visited: states of the ANN's sampling path.
+    """
     stream = replace(spiking, schedule="stream", settle_steps=0, burst=1)
     modes = [spiking.changed(schedule="layer_sync"), stream]
     if spiking.stream_norm == "cumulative" and (settled := settling(stream)):
         modes.append(settled)
     if spiking not in modes:
         modes.append(spiking)
-    return gaps_under(ann, snn, modes, images, seed)
+    return gaps_under(visited, snn, modes)
 
 
 def settling(spiking: SpikingConfig) -> SpikingConfig | None:
@@ -195,13 +199,11 @@ def settling(spiking: SpikingConfig) -> SpikingConfig | None:
         return None
 
 
-def gaps_under(
-    ann: Network, snn: SpikingNetwork, modes: list[SpikingConfig], images: int, seed: int
-) -> list[GapReport]:
+def gaps_under(visited: OwnPath, snn: SpikingNetwork, modes: list[SpikingConfig]) -> list[GapReport]:
     """Gap of `snn` run in each of `modes`, in float64, on states of the ANN's sampling path."""
-    ann, snn = copy.deepcopy(ann).double(), copy.deepcopy(snn).double()
-    x, t, *classes = sampler_states(ann, images, GAP_TIMES, seed)
-    return [measure_gap(ann, snn, x, t, mode, y=classes[0] if classes else None) for mode in modes]
+    snn = copy.deepcopy(snn).double()
+    x, t, *classes = visited.states(GAP_TIMES)
+    return [measure_gap(visited.net, snn, x, t, mode, y=classes[0] if classes else None) for mode in modes]
 
 
 def write_gap(path: Path, reports: list[GapReport], images: int, **extra: object) -> None:
@@ -210,19 +212,19 @@ def write_gap(path: Path, reports: list[GapReport], images: int, **extra: object
     write_text(path, json.dumps(content | extra | {"reports": [r.to_dict() for r in reports]}, indent=1) + "\n")
 
 
-def write_raster(path: Path, ann: Network, snn: SpikingNetwork, seed: int) -> None:
+def write_raster(path: Path, visited: OwnPath, snn: SpikingNetwork) -> None:
     """Spikes of a few neurons of every layer under layer_sync and stream, in float64, halfway along a sampling path.
 
     Stream settles as `snn` is set to, or if it is not, until nothing fires: its first T steps are those without.
     """
-    ann, snn = copy.deepcopy(ann).double(), copy.deepcopy(snn).double()
-    x, t, *classes = halfway_state(ann, seed)
+    snn = copy.deepcopy(snn).double()
+    x, t, *classes = visited.halfway()
     stream = replace(snn.spiking, schedule="stream")
     modes = [SpikingConfig("layer_sync"), stream if stream.settle_steps else settling(stream) or stream]
     rasters = []
     for mode in modes:
         with snn.running_as(mode):
-            rasters.append(record_raster(snn, x, t, seed=seed, y=classes[0] if classes else None))
+            rasters.append(record_raster(snn, x, t, seed=visited.seed, y=classes[0] if classes else None))
     save_rasters(path, rasters)
 
 

@@ -15,7 +15,7 @@ from ..convert import SpikingNetwork
 from ..cost import FP32, INT8, INT8_STATE16, CostReport, count_calls, count_operations
 from ..diffusion.process import network_shape
 from ..files.atomic import write_text
-from ..generate.probe import sampler_states
+from ..generate.probe import OwnPath, sampler_states
 from ..nets.architecture import Network
 from ..nets.direct import DirectDenoiser
 from ..report.costs import cost_table, generation_table, parse_costs
@@ -28,21 +28,20 @@ COST_TIMES = 4  # diffusion times they are taken at
 
 def measure_and_write(
     path: Path,
-    ann: Network,
+    visited: OwnPath,
     snn_by_name: Mapping[str, SpikingNetwork],
     modes: Sequence[SpikingConfig],
-    images: int,
-    seed: int,
     calls_per_image: int,
 ) -> list[CostReport]:
-    """Write the cost of `ann` and of every spiking network run in each of `modes` to `path`, and print the table.
+    """Write the cost of an ANN and of every spiking network run in each of `modes` to `path`, and print the table.
 
     Measured on copies in float64, like the gap, so that rounding adds neither spikes nor settling steps.
-    images: on the ANN's DDIM path, each at `COST_TIMES` times. calls_per_image: network calls for one generated image.
+    visited: the ANN's path; of at most `COST_IMAGES` of its images `COST_TIMES` times. calls_per_image: network calls
+    for one generated image.
     Returns the reports, the ANN's first.
     """
-    ann = copy.deepcopy(ann).double()
-    x, t, *classes = sampler_states(ann, images, COST_TIMES, seed)
+    ann, images = visited.net, min(visited.images, COST_IMAGES)
+    x, t, *classes = visited.states(COST_TIMES, images)
     y = classes[0] if classes else None
     reports = [count_operations(ann, x, t, y=y)]
     for name, snn in snn_by_name.items():

@@ -140,15 +140,17 @@ def run(folder: RunFolder, generation: Generation, config: EvalConfig, scoring: 
         conditions |= {"reference": scoring.stats_name, "time_steps": getattr(source.net, "time_steps", None)}
         count = config.num_images
         if sample.carry:
-            conditions |= carried_counts(images, count, sample.calls(source.net.diffusion))
+            is_stream = made_with["spiking"]["schedule"] == "stream"
+            conditions |= carried_counts(images, count, sample.calls(source.net.diffusion), is_stream)
         scored = Scored(lambda world: image_batches(images, count, world), made_with | conditions)
         score_and_record(logdir, scored, scoring, metrics, world)
     return 0
 
 
-def carried_counts(folder: Path, count: int, calls: int) -> dict[str, object]:
-    """Of the images 0..count−1 of `folder`, in the mean: spikes and time steps a call, of `calls`; and restarts.
+def carried_counts(folder: Path, count: int, calls: int, is_stream: bool) -> dict[str, object]:
+    """Of the images 0..count−1 of `folder`, in the mean: spikes a call, of `calls`; and restarts.
 
+    time_steps_per_call: of `stream` alone; one pass of layer_sync takes depth × T steps, carried or not.
     restarts_per_image: calls that began from rest, the first among them.
     """
     image_spikes = kept_spikes(folder, count)
@@ -158,7 +160,8 @@ def carried_counts(folder: Path, count: int, calls: int) -> dict[str, object]:
         sum(getattr(image, name) for image in image_spikes) / len(image_spikes)
         for name in ("spikes", "time_steps", "restarts")
     )
-    return {"spikes_per_call": spikes / calls, "time_steps_per_call": steps / calls, "restarts_per_image": restarts}
+    timed = {"time_steps_per_call": steps / calls} if is_stream else {}
+    return {"spikes_per_call": spikes / calls, **timed, "restarts_per_image": restarts}
 
 
 def present(logdir: Path, folder: Path, config: EvalConfig, net: nn.Module, sample: SampleConfig) -> None:
@@ -241,13 +244,14 @@ def score_and_record(logdir: Path, images: Scored, scoring: Scoring, metrics: Se
     print(f"{figures} ({counted(scores['count'], 'image')}{context})")
     if made_with.get("time_steps"):
         steps, calls = made_with["time_steps"], made_with["sampler_steps"]
-        print(f"latency: {counted(steps, 'time step')} per network call, {counted(calls, 'call')} per image")
+        timed = made_with.get("time_steps_per_call")
+        carried = "" if timed is None else f" from rest, in the mean of all {timed:.3g}"
+        print(f"latency: {steps} time steps per network call{carried}, {counted(calls, 'call')} per image")
     if "spikes_per_call" in made_with:
-        spikes, steps = made_with["spikes_per_call"], made_with["time_steps_per_call"]
-        restarts, calls = made_with["restarts_per_image"], counted(made_with["sampler_steps"], "call")
+        calls = counted(made_with["sampler_steps"], "call")
         print(
-            f"carried: {spikes:,.0f} spikes in {counted(float(steps), 'time step')} per image and network call; "
-            f"{restarts:g} of {calls} per image began from rest"
+            f"carried: {made_with['spikes_per_call']:,.0f} spikes per image and network call; "
+            f"{made_with['restarts_per_image']:g} of {calls} per image began from rest"
         )
     for note in scores["notes"]:
         print(f"note: {note}")

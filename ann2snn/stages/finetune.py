@@ -19,7 +19,7 @@ from ..finetune.inputs import HELD_BACK, hold_back, noised_batches, sampler_batc
 from ..finetune.subject import Batch
 from ..generate.classes import columns
 from ..generate.images import save_grid
-from ..generate.probe import sampler_calls
+from ..generate.probe import OwnPath, sampler_calls
 from ..generate.sampling import generate_all
 from ..run.folder import BLOCK_SAMPLES, CARRY_FILE, COST_FILE, GAP_FILE, TUNED, RunFolder
 from ..run.log import RunLog
@@ -29,7 +29,7 @@ from ..signals import Interruption
 from .carrying import MOST_CALLS, carried_errors, measure_carrying
 from .common import SilentLog, due, owning, record_changes
 from .convert import converted, gaps_under, print_gap, write_gap
-from .cost import COST_IMAGES, measure_and_write
+from .cost import measure_and_write
 from .finetune_run import FineTuneConfig, Run, made_of
 
 CARRIED_IMAGES = 8  # that carried calls are judged on: a trajectory has many calls of each
@@ -91,17 +91,15 @@ def measure_result(run: Run, sample: SampleConfig) -> None:
     spiking, seed, images = run.snn.spiking, run.config.seed, run.config.gap_images
     before = converted(run.ann, spiking, run.config.spike_chunk)
     gaps = {"converted": before, "fine-tuned": best}
-    reports = [
-        dataclasses.replace(gaps_under(run.ann, net, [spiking], images, seed)[0], name=name)
-        for name, net in gaps.items()
-    ]
+    visited = OwnPath(run.ann, images, seed)
+    reports = [dataclasses.replace(gaps_under(visited, net, [spiking])[0], name=name) for name, net in gaps.items()]
     write_gap(run.folder / GAP_FILE, reports, images, depth=best.depth)
     print_gap(reports, images)
     calls = sample.calls(run.ann.diffusion) * sample.branches
-    measure_and_write(run.folder / COST_FILE, run.ann, gaps, [spiking], min(images, COST_IMAGES), seed, calls)
+    measure_and_write(run.folder / COST_FILE, visited, gaps, [spiking], calls)
     if sample.carry:
         path = run.folder / CARRY_FILE
-        measure_carrying(path, run.ann, best, sample, min(images, COST_IMAGES), "fine-tuned")
+        measure_carrying(path, visited, best, sample, "fine-tuned")
 
 
 class _Judge:

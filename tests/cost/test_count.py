@@ -53,6 +53,17 @@ def calls(ann, batch):
     return [(x, t), (x + 0.1 * other, t), (x + 0.1 * other, t), (other, t)]
 
 
+def test_latency_of_carried_calls_is_that_of_the_first_from_rest(ann, batch):
+    """A carried call has no window, so its steps do not come on top of one, however many they are."""
+    snn, (x, t) = convert(ann, AUTO), batch
+    pair = [(x, t), (-x, t)]  # the second call has more to settle than the first
+    rest, carried = ann2snn.cost(snn, trajectory=pair[:1]), ann2snn.cost(snn, trajectory=pair, carry=True)
+    with snn.carrying():
+        settled = [(snn(*call), snn.last_settle_steps)[1] for call in pair]
+    assert settled[1] > settled[0] == rest.settle_steps
+    assert carried.latency_steps == rest.latency_steps == snn.clock.spike_steps + settled[0]
+
+
 def by_name(report):
     return {layer.name: layer for layer in report.layers}
 

@@ -6,6 +6,7 @@ import pytest
 
 from ann2snn.config import SampleConfig
 from ann2snn.convert import convert
+from ann2snn.generate.probe import OwnPath
 from ann2snn.report.carried import parse_carry
 from ann2snn.report.charts import charts
 from ann2snn.report.collect import collect
@@ -19,7 +20,7 @@ from tests.report.test_page import HOSTILE, Page
 def measured(tmp_path_factory):
     """The file of a small network under stream, five calls."""
     path, ann = tmp_path_factory.mktemp("carry") / "carry.json", random_ann(ch=4, ch_mult=(1,))
-    measure_carrying(path, ann, convert(ann, schedule="stream"), SampleConfig("ddim", 5, carry=True), 1)
+    measure_carrying(path, OwnPath(ann, 1), convert(ann, schedule="stream"), SampleConfig("ddim", 5, carry=True))
     return path
 
 

@@ -36,7 +36,8 @@ def test_networks_of_both_runs_stand_together_and_only_differing_settings_are_li
     found = tables(comparison(collect(logdir), collect(other)))
     networks = [row[:3] for row in found["Networks"][1:]]
     assert networks[:2] == [["quantized ANN", "–", "my_run"], ["quantized ANN", "–", "other_run"]]
-    assert [row[2] for row in found["Networks"][1:]] == ["my_run", "other_run"] * 5
+    assert [row[2] for row in found["Networks"][1:]] == [*["my_run", "other_run"] * 5, "other_run"]
+    assert found["Networks"][-1][:3] == ["converted SNN", "layer_sync carried", "other_run"]
     scores = [(row[1], row[2], row[3]) for row in found["Scores"][1:]]
     assert ("stream", "my_run", "33.00") in scores and ("stream", "other_run", "44.00") in scores
     assert found["Settings that differ"] == [

@@ -9,6 +9,7 @@ import ann2snn
 from ann2snn.config import SpikingConfig
 from ann2snn.convert import convert
 from ann2snn.cost import INT8
+from ann2snn.generate.probe import OwnPath
 from ann2snn.report.collect import collect
 from ann2snn.report.costs import cost_table, joules, layer_table, parse_costs, scaled, steps_text
 from ann2snn.report.html import page
@@ -27,7 +28,7 @@ def measured(tmp_path_factory):
     """(path of the file, reports): one image under the modes of the gap table."""
     path = tmp_path_factory.mktemp("cost") / "cost.json"
     ann = random_ann()
-    reports = measure_and_write(path, ann, {"converted": convert(ann)}, MODES, 1, 0, calls_per_image=50)
+    reports = measure_and_write(path, OwnPath(ann, 1), {"converted": convert(ann)}, MODES, calls_per_image=50)
     return path, reports
 
 

@@ -15,9 +15,11 @@ from tests.report.run_folder import (
     AUTO,
     LAYER_SYNC,
     STREAM,
+    account,
     gap_file,
     report,
     score_line,
+    write_costs,
     write_image_set,
     write_json,
     write_lines,
@@ -52,6 +54,41 @@ def test_page_and_terminal_show_the_same_table(logdir):
     cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", body)]
     assert [[re.sub(r"<.*?>", "", cell) for cell in row] for row in cells] == FULL_TABLE
     assert all(cell in summary_text(run) for row in FULL_TABLE for cell in row)
+
+
+def test_carried_levels_have_a_row_and_a_sentence_of_their_own(logdir):
+    """With their own spikes, energy and score, which are not those of layer_sync from rest."""
+    write_costs(logdir)
+    append(logdir, score_line("converted", LAYER_SYNC, 23.0, sampler_options={"carry": True}))
+    append(logdir, score_line("real images (x, test)", None, 9.0, sampler=None))
+    run = collect(logdir)
+    header, table = summary_table(run)
+    assert header[4:6] == ["spikes per image and call", "int8 energy per call (with memory)"]
+    assert table[0] == [*FULL_TABLE[0][:5], "5 µJ (50 µJ)", "21.00 (5,000)"]
+    assert table[1] == [*FULL_TABLE[1][:5], "4 µJ (40 µJ)", "22.00 (5,000)"]
+    assert table[2] == [
+        "converted SNN",
+        "layer_sync carried",
+        "3 × depth",
+        "0",
+        "1,000",
+        "1 µJ (10 µJ)",
+        "23.00 (5,000)",
+    ]
+    assert table[3][1:6] == ["stream", "3", "0.0654", "2,222", "9 µJ (90 µJ)"] and len(table) == 7
+    assert not summary_notes(run)  # carrying is a way to run a network: it does not make scores incomparable
+    scores, carried = verdict(run).split(". ")[0], verdict(run).split(". ")[-1]
+    assert "layer_sync 22.00, layer_sync carried 23.00" in scores and "real images 9.00" in scores
+    assert carried.startswith("With levels carried from call to call layer_sync takes ")
+    assert "in int8 a call takes 1 µJ (10 µJ with memory), one of the quantized ANN 5 µJ (50 µJ with memory)" in carried
+
+
+def test_a_carried_stream_takes_the_mean_of_its_calls_steps(logdir):
+    write_costs(logdir)
+    content = json.loads((logdir / "carry.json").read_text())
+    stream = account("converted stream carried", STREAM, 2.0, 3, carried=True) | {"steps_run": 1.5}
+    write_json(logdir / "carry.json", content | {"reports": [*content["reports"][:1], stream], "carry_steps": 2})
+    assert ["converted SNN", "stream carried in 2 steps", "1.5 (mean)"] in [row[:3] for row in rows(logdir)]
 
 
 def test_usual_rows_are_always_there_and_no_tuned_one_where_nothing_was_tuned(tmp_path):

@@ -1,5 +1,6 @@
 """What a conversion keeps for the report: the way of the first images, and the gap at each time alone."""
 
+import copy
 import dataclasses
 import json
 
@@ -16,7 +17,7 @@ from ann2snn.data import to_uint8
 from ann2snn.diffusion import ImageNoise
 from ann2snn.distributed.world import ALONE
 from ann2snn.errors import UserError
-from ann2snn.generate.probe import sampler_states
+from ann2snn.generate.probe import OwnPath, halfway_state, sampler_calls, sampler_states
 from ann2snn.run.paths import load_paths, save_paths
 from ann2snn.stages.convert import gap_reports, write_gap, write_grids
 from ann2snn.stages.paths import FirstPath
@@ -104,7 +105,7 @@ def test_the_gap_at_a_time_is_the_gap_of_that_time_s_images_alone(ann):
 
 
 def test_the_file_of_gaps_holds_the_times_and_has_no_more_where_they_are_unknown(tmp_path, ann):
-    reports = gap_reports(ann, convert(ann), SpikingConfig(), images=1, seed=0)
+    reports = gap_reports(OwnPath(ann, 1), convert(ann), SpikingConfig())
     write_gap(tmp_path / "gap.json", reports, 1)
     written = json.loads((tmp_path / "gap.json").read_text())["reports"]
     assert all(len(r["times"]) == 4 == len(block["errors_at"]) for r in written for block in r["blocks"])
@@ -112,3 +113,14 @@ def test_the_file_of_gaps_holds_the_times_and_has_no_more_where_they_are_unknown
         reports[0], times=(), blocks=(), prediction=dataclasses.replace(reports[0].prediction, errors_at=())
     )
     assert "times" not in plain.to_dict() and "errors_at" not in plain.to_dict()["blocks"][0]
+
+
+@pytest.mark.parametrize("sample", [SampleConfig("ddim", 20, seed=3), SampleConfig("ddim", 5, seed=3)])
+def test_a_path_that_is_walked_once_gives_what_each_would_that_walks_it_anew(ann, sample):
+    visited, double = OwnPath(ann, 3, seed=3), copy.deepcopy(ann).double()
+    for found, expected in (
+        (visited.states(4, 2), sampler_states(double, 2, 4, 3)),
+        (visited.halfway(), halfway_state(double, 3)),
+        *zip(visited.calls(sample, 2), sampler_calls(double, sample, 2), strict=True),
+    ):
+        assert all(map(torch.equal, found, expected))

@@ -5,6 +5,7 @@ import torch
 
 from ann2snn.config import SpikingConfig
 from ann2snn.convert import convert
+from ann2snn.generate.probe import OwnPath
 from ann2snn.run.rasters import load_rasters
 from ann2snn.stages.convert import gap_reports, write_raster
 from tests.helpers import random_ann
@@ -20,7 +21,7 @@ MODES = [
 @pytest.mark.parametrize(("asked", "shown"), MODES)
 def test_stream_settles_as_asked_or_until_silent_where_it_can(tmp_path, asked, shown):
     ann = random_ann().float()
-    write_raster(tmp_path / "raster.npz", ann, convert(ann, asked), seed=0)
+    write_raster(tmp_path / "raster.npz", OwnPath(ann, 1), convert(ann, asked))
     layer_sync, stream = load_rasters(tmp_path / "raster.npz")
     assert layer_sync.spiking == SpikingConfig() and stream.spiking == shown
     assert 0 < stream.t < ann.config.diffusion_steps - 1  # halfway along the path
@@ -31,7 +32,7 @@ def test_stream_settles_as_asked_or_until_silent_where_it_can(tmp_path, asked, s
 def test_a_neuron_that_may_never_fall_silent_is_measured_without_settling():
     ann = random_ann()
     spiking = SpikingConfig("stream", if_neuron="reference")  # cumulative norm
-    labels = [report.label for report in gap_reports(ann, convert(ann, spiking), spiking, images=1, seed=0)]
+    labels = [report.label for report in gap_reports(OwnPath(ann, 1), convert(ann, spiking), spiking)]
     assert labels == ["layer_sync", "stream"]
 
 
@@ -39,7 +40,7 @@ def test_a_neuron_that_may_never_fall_silent_is_measured_without_settling():
 def test_a_silent_neuron_s_potential_lies_between_the_thresholds(tmp_path, burst):
     """What is left of the input is less than a spike's worth, unless the neuron stands at the end of its levels."""
     ann = random_ann().float()
-    write_raster(tmp_path / "raster.npz", ann, convert(ann, SpikingConfig("stream", burst=burst)), seed=0)
+    write_raster(tmp_path / "raster.npz", OwnPath(ann, 1), convert(ann, SpikingConfig("stream", burst=burst)))
     layer_sync, stream = load_rasters(tmp_path / "raster.npz")
     for raster in (layer_sync, stream):
         levels, left = raster.events.long().cumsum(2), raster.potentials.double()
@@ -53,5 +54,5 @@ def test_a_silent_neuron_s_potential_lies_between_the_thresholds(tmp_path, burst
 
 def test_published_neurons_have_no_such_potential(tmp_path):
     ann = random_ann().float()
-    write_raster(tmp_path / "raster.npz", ann, convert(ann, PUBLISHED), seed=0)
+    write_raster(tmp_path / "raster.npz", OwnPath(ann, 1), convert(ann, PUBLISHED))
     assert [raster.potentials is None for raster in load_rasters(tmp_path / "raster.npz")] == [False, True]
