@@ -61,7 +61,7 @@ def check_forward(name: str, backend: str, tolerance: float) -> None:
     assert said_nothing()
 
 
-@pytest.mark.parametrize("name", ["full precision", "quantized", "layer_sync"])
+@pytest.mark.parametrize("name", ["full precision", "quantized", pytest.param("layer_sync", marks=pytest.mark.slow)])
 @in_child
 def test_traced_in_one_piece_it_computes_the_same(name):
     check_forward(name, "eager", 0.0)

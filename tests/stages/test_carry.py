@@ -13,7 +13,8 @@ from ann2snn.run.folder import SPIKES_FILE
 from tests.scripts import check, processes, script
 from tests.stages.test_bad_input import refused
 
-DDIM = ["--sampler=ddim", "--sampler_steps=6", "--eta=0"]
+CALLS = 4
+DDIM = ["--sampler=ddim", f"--sampler_steps={CALLS}", "--eta=0"]
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +48,10 @@ def test_the_conversion_counts_carried_calls_and_draws_the_same_pictures(convert
     logdir, out = converted
     carried = json.loads((logdir / "carry.json").read_text())
     ann, rest, carry = carried["reports"]
-    assert max(carried["errors"]) == 0 and len(carried["errors"]) == carried["calls"] == 6
+    assert max(carried["errors"]) == 0 and len(carried["errors"]) == carried["calls"] == CALLS
     for report in (rest, carry):
-        assert len(report["spikes_by_call"]) == 6
-        assert sum(report["spikes_by_call"]) / 6 == pytest.approx(report["totals"]["spikes"])
+        assert len(report["spikes_by_call"]) == CALLS
+        assert sum(report["spikes_by_call"]) / CALLS == pytest.approx(report["totals"]["spikes"])
     assert rest["spikes_by_call"][0] == carry["spikes_by_call"][0]
     assert all(b < a for a, b in zip(rest["spikes_by_call"][1:], carry["spikes_by_call"][1:], strict=True))
     assert "quantized_differences" in ann["energy"] and "carry: per image and call" in out
@@ -78,7 +79,7 @@ def test_processes_and_resumed_runs_count_the_same_spikes(converted, whole, tmp_
     assert content(tmp_path / "images") == content(whole)
     counted = kept_spikes(whole, 70)
     assert len(counted) == 70 and kept_spikes(tmp_path / "images", 70) == counted
-    assert {image.restarts for image in counted} == {1} and {image.time_steps for image in counted} == {6}
+    assert {image.restarts for image in counted} == {1} and {image.time_steps for image in counted} == {CALLS}
 
 
 def test_a_line_cut_off_by_a_kill_is_no_count(whole, tmp_path):
@@ -94,7 +95,7 @@ def test_scores_stand_beside_the_spikes_that_they_took(converted, finished_run, 
     flags = [flag for flag in evaluation(converted, whole.parent, *lite) if flag != "--sample_only"]
     out = check(script("evaluate.py", *flags))
     line = json.loads((whole.parent / "snn_eval.txt").read_text())
-    mean = sum(image.spikes for image in kept_spikes(whole, 70)) / 70 / 6
+    mean = sum(image.spikes for image in kept_spikes(whole, 70)) / 70 / CALLS
     assert line["spikes_per_call"] == pytest.approx(mean) and line["time_steps_per_call"] == 1
     assert line["restarts_per_image"] == 1 and " spikes in 1 time step per image and network call;" in out
 
@@ -108,7 +109,7 @@ def test_fine_tuning_is_judged_on_carried_calls(finished_run, tmp_path):
     folder = tmp_path / "SNN_2bit_ft"
     gaps = json.loads((folder / "finetune.json").read_text())["prediction_gap"]
     errors = json.loads((folder / "carry.json").read_text())["errors"]
-    assert len(errors) == 6 and max(errors) > 0 and gaps[0] > 0
+    assert len(errors) == CALLS and max(errors) > 0 and gaps[0] > 0
     done = script("SNN_ft.py", *flags[:-1], "--carry_steps=3")
     refused(done, "carry_steps=2", "carry_steps=3")
 

@@ -42,7 +42,7 @@ def alone(tmp_path_factory):
     return {arch: folder / arch for arch in ("sddpm", "fsddim")}
 
 
-@pytest.mark.parametrize("arch", ["sddpm", "fsddim"])
+@pytest.mark.parametrize("arch", [pytest.param("sddpm", marks=pytest.mark.slow), "fsddim"])
 def test_two_processes_train_and_export_what_one_does(alone, tmp_path, arch):
     flags = training(arch, tmp_path, 4, SLOW, "--sample_step=4")
     assert check_all(processes(2, "SNN_train.py", *flags)).count("trained_snn.pt:") == 1

@@ -168,6 +168,7 @@ def in_two(work: Callable[[world.World], object]) -> None:
     assert [ended(process) for process in children] == [0, 0]
 
 
+@pytest.mark.slow  # as test_direct_parallel, by the scripts
 @NETWORKS
 def test_two_processes_train_the_network_of_one(network, images, tmp_path):
     """Dropout is on, and batch norm sees the whole batch; what differs is the order of float32 sums."""

@@ -76,9 +76,9 @@ def test_the_same_command_with_steps_trains_on_and_converts(floating, tmp_path):
 )
 def test_a_network_of_diffusers_becomes_a_spiking_one(tmp_path, options, kind):
     diffusers_folder(tmp_path / "theirs", **GREY, **options)
-    check(begin(tmp_path / "run", tmp_path / "theirs", 1, "--bit=4"))
+    check(begin(tmp_path / "run", tmp_path / "theirs", 1, "--bit=2"))
     net = ann2snn.load(tmp_path / "run" / "ckpt.pt")
-    assert isinstance(net, kind) and net.config.bits == 4
+    assert isinstance(net, kind) and net.config.bits == 2
     again = check(script("ANN_train.py", f"--flagfile={tmp_path}/run/flagfile.txt"))
     assert "nothing left to train" in again
     flags = ["--eval", f"--logdir={tmp_path}/run", "--gap_images=1", "--gen_images=0", "--num_threads=1", *SAMPLING]

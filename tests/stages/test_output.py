@@ -64,9 +64,13 @@ def test_fine_tuning_and_scores_work_without_anybody_to_tell(finished_run, tmp_p
     assert len(json.loads((tmp_path / "snn_eval.txt").read_text())) > 5
 
 
-def test_output_that_dies_in_the_middle_and_streams_that_python_does_not_open(tmp_path):
-    dies = script("ANN_train.py", *train_flags(tmp_path / "dies", 4), before=at_step(2, lambda _: full()))
-    assert dies.returncode == 0 and step_of(tmp_path / "dies") == 4
+def test_output_that_dies_in_the_middle(tmp_path):
+    dies = script("ANN_train.py", *train_flags(tmp_path, 4), before=at_step(2, lambda _: full()))
+    assert dies.returncode == 0 and step_of(tmp_path) == 4
+
+
+@pytest.mark.slow
+def test_streams_that_python_does_not_open(tmp_path):
     command = [sys.executable, "ANN_train.py", *train_flags(tmp_path / "none", 2)]
     ran = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], cwd=ROOT, check=False)
     assert ran.returncode == 0 and step_of(tmp_path / "none") == 2

@@ -68,6 +68,7 @@ def test_evaluate_generates_with_every_option(trained, tmp_path, flags, network)
     assert "3 images" in out and len(list(tmp_path.glob("generated/*/*.png"))) == 3
 
 
+@pytest.mark.parametrize("trained", ["cld", pytest.param("blur", marks=pytest.mark.slow)], indirect=True)
 def test_fine_tuning_and_resume_work_on_other_processes(trained, tmp_path):
     process, logdir = trained
     flags = ["--fine_tune", f"--logdir={logdir}", "--ft_steps=1", "--ft_batch_size=4", "--gap_images=0", *SDE]

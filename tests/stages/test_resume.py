@@ -122,7 +122,14 @@ def test_other_settings_do_not_continue_a_run(tmp_path):
     assert (tmp_path / "ckpt.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("tuning", [["--ft_steps=2"], ["--ft_steps=0", "--ft_calibrate", "--ft_network_steps=2"]])
+@pytest.mark.parametrize(
+    "tuning",
+    [
+        pytest.param(["--ft_steps=2"], marks=pytest.mark.slow),
+        pytest.param(["--ft_steps=0", "--ft_calibrate", "--ft_network_steps=2"], marks=pytest.mark.slow),
+        ["--ft_steps=1", "--ft_calibrate"],
+    ],
+)
 def test_fine_tuning_killed_in_the_third_block_resumes_there(tmp_path, tuning):
     check(script("ANN_train.py", *train_flags(tmp_path, 2)))
     flags = ["--fine_tune", f"--logdir={tmp_path}", *tuning, "--ft_batch_size=4"]
