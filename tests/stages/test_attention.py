@@ -14,7 +14,7 @@ from ann2snn.metrics.features import Lite0Extractor
 from ann2snn.metrics.precision_recall import precision_recall
 from ann2snn.nets.attention_unet import AttentionUNet, AttentionUNetConfig
 from ann2snn.stages import train
-from tests.scripts import SAMPLING, check, processes, script
+from tests.scripts import SAMPLING, check, four_blocks, processes, script
 from tests.stages.test_bad_input import refused
 from tests.stages.test_parallel import CLOSE, check_all, distance, images, state
 from tests.stages.test_resume import assert_same_run
@@ -310,7 +310,7 @@ def test_the_four_stages_of_a_quantized_network(tmp_path):
         "--gap_images=0",
         *few[2:],
     ]
-    check(script("SNN_ft.py", *tune, "--schedule=stream", *DATA[:1]))
+    check(script("SNN_ft.py", *tune, "--schedule=stream", *DATA[:1], before=four_blocks))
     best = logdir / "SNN_2bit_ft" / "model_best.pt"
     check(
         script(

@@ -10,7 +10,7 @@ import pytest
 from ann2snn.generate import spikes
 from ann2snn.generate.spikes import kept_spikes
 from ann2snn.run.folder import SPIKES_FILE
-from tests.scripts import check, processes, script
+from tests.scripts import check, four_blocks, processes, script
 from tests.stages.test_bad_input import refused
 
 CALLS = 4
@@ -104,7 +104,7 @@ def test_fine_tuning_is_judged_on_carried_calls(finished_run, tmp_path):
     shutil.copy(finished_run[0] / "ckpt.pt", tmp_path)
     flags = ["--fine_tune", f"--logdir={tmp_path}", "--ft_steps=1"]
     flags += ["--ft_batch_size=4", "--sample_step=0", "--gap_images=1", *DDIM, "--carry", "--carry_steps=2"]
-    out = check(script("SNN_ft.py", *flags))
+    out = check(script("SNN_ft.py", *flags, before=four_blocks))
     assert "prediction gap of carried calls" in out
     folder = tmp_path / "SNN_2bit_ft"
     gaps = json.loads((folder / "finetune.json").read_text())["prediction_gap"]

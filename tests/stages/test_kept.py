@@ -15,15 +15,11 @@ from ann2snn.errors import MemoryUserError, UserError, is_out_of_memory
 from ann2snn.nets import UNet
 from ann2snn.stages import finetune, train
 from tests.disks import may_unshare, small_shared_memory
+from tests.helpers import slow
 from tests.scripts import SAMPLING, check, processes, script, train_flags
 from tests.stages.direct_runs import training
 from tests.stages.test_faults import at_step, folder_of_images, lazily  # noqa: F401 - a fixture
 from tests.stages.test_resume import assert_same_run
-
-
-def slow(*values):
-    """A case that makes the same claim of other code."""
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def content(logdir: Path) -> dict:

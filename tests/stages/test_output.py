@@ -13,7 +13,7 @@ import torch
 
 from ann2snn.output import unbreakable_output
 from tests.disks import fill, small_disk
-from tests.scripts import ROOT, SAMPLING, script, train_flags
+from tests.scripts import ROOT, SAMPLING, four_blocks, script, train_flags
 from tests.stages.test_faults import at_step
 
 
@@ -57,7 +57,12 @@ def test_fine_tuning_and_scores_work_without_anybody_to_tell(finished_run, tmp_p
     shutil.copy(finished_run[0] / "ckpt.pt", tmp_path)
     logdir = f"--logdir={tmp_path}"
     tuning = ["--fine_tune", logdir, "--ft_steps=1", "--ft_batch_size=4", "--sample_step=0", "--gap_images=0"]
-    assert script("SNN_ft.py", *tuning, before=full).returncode == 0
+
+    def few_and_full() -> None:
+        four_blocks()
+        full()
+
+    assert script("SNN_ft.py", *tuning, before=few_and_full).returncode == 0
     assert (tmp_path / "SNN_2bit_ft" / "finetune.json").exists()
     lite = ["--extractor=lite0", "--lite0_size=32", f"--fid_cache={finished_run[0]}/stats.npz"]
     assert script("evaluate.py", "--eval", logdir, "--num_images=12", *SAMPLING, *lite, before=unread).returncode == 0

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from tests.scripts import SAMPLING, check, processes, script, train_flags
+from tests.scripts import SAMPLING, check, four_blocks, processes, script, train_flags
 from tests.stages.test_bad_input import refused
 
 LITE = ["--extractor=lite0", "--lite0_size=32"]
@@ -99,7 +99,7 @@ def test_fine_tuning_follows_that_of_one_process(trained, tmp_path, flags):
     for count in (1, 2):
         shutil.copytree(trained["one"], tmp_path / str(count))
         common = ["--fine_tune", f"--logdir={tmp_path}/{count}", "--ft_batch_size=8", "--gap_images=0", *SAMPLING]
-        check_all(processes(count, "SNN_ft.py", *common, *flags))
+        check_all(processes(count, "SNN_ft.py", *common, *flags, before=four_blocks))
     one, two = (tmp_path / str(count) / "SNN_2bit_ft" for count in (1, 2))
     assert distance(state(two / "ft_state.pt"), state(one / "ft_state.pt")) < CLOSE
     a, b = (json.loads((folder / "finetune.json").read_text()) for folder in (one, two))
