@@ -143,8 +143,8 @@ def test_a_compiler_that_fails_is_mentioned_once_and_left_alone(capsys):
     assert out.count("\n") == 1 and "no C++ compiler found" in out
 
 
-@in_child
 @pytest.mark.slow
+@in_child
 def test_the_networks_own_errors_stay_what_they_are():
     net = FSDDIM(FSDDIMConfig(**DIRECT | {"ch_mult": (1,)})).double().eval()
     fast = Compiled(net, "eager")
