@@ -167,6 +167,7 @@ def test_directly_trained_networks_are_refused(tmp_path):
         check_exported(net, tmp_path / "net", "program")
 
 
+@pytest.mark.slow
 def test_a_network_of_classes_takes_them_as_an_input(tmp_path):
     net = unet(ch_mult=(1,), image_size=4, num_classes=3, bit=8)
     torch.nn.init.normal_(net.class_embedding.weight)

@@ -281,6 +281,7 @@ def test_quantizers_stand_where_quantize_puts_them():
         assert torch.equal(built(*batch), placed(*batch))
 
 
+@pytest.mark.slow
 def test_the_four_stages_of_a_quantized_network(tmp_path):
     """--bit given by hand quantizes it; trained, converted, tuned and sampled, its spiking network is exact."""
     logdir = tmp_path / "run"

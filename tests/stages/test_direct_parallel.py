@@ -58,6 +58,7 @@ def test_half_of_the_batch_would_make_another_network(alone, tmp_path):
     assert min(distances(alone["sddpm"], tmp_path)) > 5 * CLOSE
 
 
+@pytest.mark.slow
 def test_two_processes_tune_an_sdm_as_one_does(alone, tmp_path):
     folders = [tmp_path / name for name in ("one", "two")]
     for count, folder in enumerate(folders, start=1):

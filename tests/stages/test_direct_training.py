@@ -80,7 +80,11 @@ def distance(a: dict, b: dict) -> float:
 # ---- one process ----------------------------------------------------------------------------------------------------
 
 
-@NETWORKS
+@pytest.mark.parametrize(
+    "network",
+    [pytest.param(SDDPM, marks=pytest.mark.slow), SDM, FSDDIM],  # SDDPM by the script: test_direct_scripts
+    ids=["sddpm", "sdm", "fsddim"],
+)
 def test_stopped_and_continued_is_never_stopped_to_the_last_bit(network, images, tmp_path, monkeypatch):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run(whole, images, network, 6) == 0
