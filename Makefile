@@ -6,6 +6,8 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 # Processes that share the tests.
 WORKERS ?= 2
+# What tests import and start is compiled once, and not by every process.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Left out of `make check`: tests that start scripts, fill memory, interpret GPU kernels, train, or read the reference's
 # recorded arrays.

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.utils.tensorboard  # slow to import: done once here, for all processes that tests fork
 
-from tests.scripts import SAMPLING, check, script, train_flags
+from tests.scripts import SAMPLING, check, four_blocks, script, train_flags
 
 # In a background or under nohup these are ignored, and so by all that tests start; here they are what tests send.
 _USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGQUIT: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
@@ -34,6 +34,7 @@ def finished_run(tmp_path_factory):
             "SNN_ft.py",
             *("--fine_tune", f"--logdir={logdir}", "--ft_steps=2", "--ft_batch_size=4", "--lr=1e-3"),
             *("--sample_size=2", "--gap_images=2", *SAMPLING),
+            before=four_blocks,
         )
     )
     images = ["--dataset_type=fashion_mnist_10k", "--img_size=8", "--num_images=12"]

@@ -4,6 +4,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -17,6 +18,11 @@ SHAPES = {
     "full": {"ch": 32, "ch_mult": (1, 2, 2, 2), "num_res_blocks": 2, "dropout": 0.0},
     "tiny": {"ch": 32, "ch_mult": (1, 2), "num_res_blocks": 1, "dropout": 0.0},
 }
+
+
+def slow(*values: object):
+    """A case for the long tests: it takes long, and others make the same claim."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 class Golden:

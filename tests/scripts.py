@@ -17,6 +17,8 @@ from typing import NamedTuple
 from ann2snn import cli, report, stages
 from ann2snn.config import ImageSize
 from ann2snn.data import datasets
+from ann2snn.quant import calibrate, uniform
+from ann2snn.stages import finetune_run
 
 SHIPPED = "fashion_mnist_10k"
 # Scaling these pictures takes longer than most runs here: done once, for all processes that are forked.
@@ -29,6 +31,10 @@ NETWORK = [
 ]
 SAMPLING = ["--sampler=ddim", "--sampler_steps=3"]
 SECONDS = 300
+#: Of the search for clips, which else takes a quarter of a training of a few steps: (module, constant, value).
+FEWER_CLIPS = [
+    (module, *tried) for module in (calibrate, uniform) for tried in (("COARSE_STEPS", 16), ("FINE_STEPS", 8))
+]
 
 
 class Done(NamedTuple):
@@ -99,6 +105,8 @@ def _child(name: str, flags: tuple, before, out: int, err: int) -> None:
         sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
         os.chdir(ROOT)
         datasets._LOADERS[SHIPPED] = lambda request: _shipped(dataclasses.replace(request, data_dir=Path()))
+        for fewer in FEWER_CLIPS:
+            setattr(*fewer)
         sys.argv = [name, *flags]
         before()
         runpy.run_path(name, run_name="__main__")
@@ -111,6 +119,12 @@ def _child(name: str, flags: tuple, before, out: int, err: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def four_blocks() -> None:
+    """For `before`: the first three blocks and the last are tuned; the others would be by the same code."""
+    original = finetune_run.tunable_blocks
+    finetune_run.tunable_blocks = lambda snn: original(snn)[:3] + original(snn)[-1:]
 
 
 def check(done: Done) -> str:

@@ -109,7 +109,7 @@ def test_a_shipped_flagfile_is_found_where_the_folder_has_none(tmp_path, monkeyp
     assert flagfile_path(DEMO) == DEMO and check_arguments([f"--flagfile={DEMO}"]) == [str(own)]
 
 
-@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("inside", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_first_line_says_which_flagfile_was_used(tmp_path, monkeypatch, inside):
     """Refused later, for want of a checkpoint."""
     arguments = ["-m", "ann2snn", "convert", "--flagfile", "config/SNN_convert/demo.txt", f"--logdir={tmp_path}/no"]

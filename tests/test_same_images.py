@@ -64,6 +64,8 @@ NETWORKS = {
 }
 BFLOAT16 = ("2 bits", "byte weights", "attention")  # with autocast, too
 CASES = [*NETWORKS, *(f"{name}, bfloat16" for name in BFLOAT16)]
+#: One of each kind of network and process.
+QUICK = ("2 bits", "spike-driven stream", "attention", "directly trained", "2 bits, bfloat16", "ddpm", "gddim of cld")
 SAMPLERS = {
     "ddpm": ("vp", {}),
     "dpmpp_sde": ("vp", {"skip": "logsnr"}),
@@ -87,21 +89,30 @@ def case(name: str) -> tuple[torch.nn.Module, SampleConfig]:
 
 
 @pytest.fixture(scope="module")
-def by_two_threads(tmp_path_factory) -> dict[str, torch.Tensor]:
-    """Images `LEFT` of every case. By a process of its own: threads that wait for each other must not do so spinning,
-    which takes for ever on a machine that has other things to do, and a process has to know that when it begins."""
+def by_two_threads(tmp_path_factory, request) -> dict[str, torch.Tensor]:
+    """Images `LEFT` of every case that is asked for.
+
+    By a process of its own: threads that wait for each other must not do so spinning, which takes for ever on a
+    machine that has other things to do, and a process has to know that when it begins.
+    """
     path = tmp_path_factory.mktemp("two") / "images.pt"
     environment = os.environ | {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
-    subprocess.run([sys.executable, "-m", "tests.test_same_images", path], cwd=ROOT, env=environment, check=True)
+    calls = (getattr(item, "callspec", None) for item in request.session.items if item.parent is request.node)
+    names = [call.params["name"] for call in calls if call is not None and "name" in call.params]
+    subprocess.run(
+        [sys.executable, "-m", "tests.test_same_images", path, *names], cwd=ROOT, env=environment, check=True
+    )
     return torch.load(path, weights_only=True)
 
 
-def by_two(path: str) -> None:
+def by_two(path: str, *names: str) -> None:
     torch.set_num_threads(2)
-    torch.save({name: generate(*case(name), LEFT) for name in (*CASES, *SAMPLERS)}, path)
+    torch.save({name: generate(*case(name), LEFT) for name in names}, path)
 
 
-@pytest.mark.parametrize("name", [*CASES, *SAMPLERS])
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in (*CASES, *SAMPLERS)]
+)
 def test_images_depend_on_neither_batch_nor_threads_nor_resume_point(name, by_two_threads):
     net, config = case(name)
     with threads(1):
@@ -160,4 +171,4 @@ def test_sampling_runs_in_eval_mode_and_leaves_each_module_in_its_own():
 
 
 if __name__ == "__main__":
-    by_two(sys.argv[1])
+    by_two(*sys.argv[1:])

@@ -59,7 +59,7 @@ def test_every_sampler_of_vp_runs_and_counts_its_calls(tmp_path, capsys):
     [
         ("cld", ["--points=rings", "--corrector=pec"]),
         ("blur", []),
-        ("blur", ["--points=fashion", "--order=0", "--lam=1"]),
+        pytest.param("blur", ["--points=fashion", "--order=0", "--lam=1"], marks=pytest.mark.slow),
     ],
 )
 def test_other_processes_run_with_their_samplers(tmp_path, process, extra):

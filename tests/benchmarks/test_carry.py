@@ -19,6 +19,7 @@ def path(tmp_path_factory):
     return where
 
 
+@pytest.mark.slow
 def test_carrying_is_exact_and_takes_fewer_spikes(path, tmp_path, capsys):
     out = tmp_path / "carry.json"
     assert carry.main([f"--checkpoint={path}", "--steps=4", "--images=2", "--eta", "0", f"--out={out}"]) == 0

@@ -52,6 +52,7 @@ def test_the_table_of_times_is_no_parameter_of_the_comparison():
     )
 
 
+@pytest.mark.slow
 def test_families_are_of_one_size_and_shape(tmp_path):
     args = arguments(tmp_path, "--parameters", "200000", "--spike_steps", "3", "--bits", "3", "--image_size", "8")
     found = families.networks(args)

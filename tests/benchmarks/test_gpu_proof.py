@@ -18,6 +18,7 @@ def setting(tmp_path):
     return Setting(torch.device("cpu"), True, tmp_path / "found.jsonl")
 
 
+@pytest.mark.slow
 def test_steps_are_reported_and_a_second_run_does_not_mix_with_the_first(tmp_path, capsys):
     flags = ["--device=cpu", "--tiny", f"--out={tmp_path}", "--no-kernels", "--only", "worlds"]
     assert gpu_proof.main([*flags, "--deadline=200", "--patience=9"]) == 0

@@ -67,6 +67,7 @@ def test_rows_are_scored_counted_and_drawn(job, tmp_path, capsys):
     assert str(tmp_path) not in path.read_text()
 
 
+@pytest.mark.slow
 def test_rows_on_file_are_not_computed_again(job, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(samplers, "draw", lambda *args: None)
     computed, measure = [], samplers.measure

@@ -29,7 +29,14 @@ def ann():
     return random_ann(bits=3, ch=4, ch_mult=(1,))
 
 
-@pytest.mark.parametrize("options", SAMPLERS.values(), ids=SAMPLERS)
+#: One of each kind: no noise, noise in every step, several calls a step.
+QUICK = ("ddim", "stochastic solver", "two calls a step", "a corrector")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(how, id=name, marks=[] if name in QUICK else pytest.mark.slow) for name, how in SAMPLERS.items()],
+)
 def test_images_are_the_quantized_networks_for_fewer_spikes(ann, options):
     expected = ann2snn.sample(ann, 3, progress=False, **options)
     for how in ({}, {"schedule": "stream"}, {"schedule": "stream", "burst": 3}):

@@ -51,7 +51,7 @@ def assert_counts_equal(trains: dict, levels: dict) -> None:
         assert_equal(events.sum(0), levels[name])
 
 
-@on_random_networks(bits=(2, 3, 4, 5, 8), examples=25)
+@on_random_networks(bits=(2, 3, 4, 5, 8), examples=15)
 def test_layer_sync_equals_the_quantized_network_and_its_counts_are_the_levels(options, bits, n):
     ann, x, t = network(options, bits, n)
     expected, levels = ann_counts(ann, x, t)
@@ -60,7 +60,7 @@ def test_layer_sync_equals_the_quantized_network_and_its_counts_are_the_levels(o
     assert_counts_equal(trains, levels)
 
 
-@on_random_networks(bits=(2, 3, 4), examples=25)
+@on_random_networks(bits=(2, 3, 4), examples=10)
 def test_stream_equals_the_quantized_network_once_settled(options, bits, n):
     ann, x, t = network(options, bits, n)
     expected, levels = ann_counts(ann, x, t)

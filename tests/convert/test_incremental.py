@@ -88,7 +88,13 @@ def assert_same_levels(device: SpikingNetwork, other: SpikingNetwork) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind, calls", [("small", 1000), ("unet", 30), pytest.param("unet", 1000, marks=pytest.mark.slow)]
+    "kind, calls",
+    [
+        ("small", 200),
+        pytest.param("small", 1000, marks=pytest.mark.slow),
+        ("unet", 30),
+        pytest.param("unet", 1000, marks=pytest.mark.slow),
+    ],
 )
 @torch.no_grad()
 def test_whole_sums_hold_the_levels_of_the_recomputing_network_for_good(kind, calls):

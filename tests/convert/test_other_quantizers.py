@@ -77,6 +77,7 @@ def test_torchao_activations_with_ranges_of_their_own_are_listed_as_real():
     assert not any("weight" in name for name in snn.describe().reads_real)
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_that_is_not_there_already():
     code = (
         "import sys, torch, ann2snn; from torch import nn; from quant import QuantReLU\n"

@@ -24,6 +24,8 @@ MODES = {
     "settled": {"settle_steps": 5},
     "settled_burst": {"settle_steps": "auto", "burst": 2},
 }
+#: Of what measuring has to do with the mode: each of them settles or not, and takes spikes back or not.
+QUICK = ("settled_burst", "unsigned")
 modes = pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 EXACT = 1e-12
 
@@ -92,7 +94,10 @@ def test_under_layer_sync_there_is_nothing_to_cut():
         assert_equal(snn(*batch), expected)
 
 
-@modes
+@pytest.mark.parametrize(
+    "mode",
+    [pytest.param(mode, id=name, marks=[] if name in QUICK else pytest.mark.slow) for name, mode in MODES.items()],
+)
 def test_gap_cost_and_raster_are_the_same(mode):
     ann, snn = network(**mode)
     x, t = random_batch(snn, 3)

@@ -277,7 +277,9 @@ def test_zero_weights_of_quantized_layers_take_no_operations(batch):
     assert found.weight_bits == 2 and found.parameter_bits == 2 * 8 * 8 * 9 + 32 * (8 + 1)
 
 
-@modes
+@pytest.mark.parametrize(
+    "mode", ["layer_sync", "burst", *(pytest.param(name, marks=pytest.mark.slow) for name in ("stream", "settled"))]
+)
 def test_counts_do_not_depend_on_the_batch_size_and_leave_nothing_behind(ann, batch, mode):
     snn = convert(ann, MODES[mode]).train()
     one, all_at_once = (count_operations(snn, *batch, batch_size=n) for n in (1, 3))

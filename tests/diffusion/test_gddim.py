@@ -346,7 +346,7 @@ def test_an_euler_maruyama_step_by_hand(lam):
     torch.testing.assert_close(seen[1], by_hand)
 
 
-@pytest.mark.parametrize("lam", [0.5, 1.0])
+@pytest.mark.parametrize("lam", [pytest.param(0.5, marks=pytest.mark.slow), 1.0])
 def test_euler_maruyama_keeps_the_marginals(lam):
     count, noise = 20_000, Draws(20_000, 2)
     t = torch.full((count,), 0.8, dtype=torch.float64)

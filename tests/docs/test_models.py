@@ -4,6 +4,8 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 import ann2snn
 from tests.scripts import check, script
 
@@ -11,6 +13,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="ut
 QUICK = ("--num_threads=1", "--device=cpu")
 
 
+@pytest.mark.slow  # tests/stages/test_init_from.py is quick
 def test_the_page_runs_as_written(tmp_path, monkeypatch, capsys):
     code, printed = ("".join(re.findall(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL)) for kind in ("python", "text"))
     with monkeypatch.context() as inside:

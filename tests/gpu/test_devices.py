@@ -207,7 +207,13 @@ def trained(gpu, n: int, network, diffusion=None, train=None, **options) -> None
     assert loss.is_cuda and norm.is_cuda
 
 
-@pytest.mark.parametrize("name", TRAININGS)
+#: What is switched on in a step; the others change what its loss is made of.
+QUICK = ("mse", "accumulated", "amp", "cld")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TRAININGS]
+)
 def test_training_steps(name):
     how = dict(TRAININGS[name])
     network = UNetConfig(**TINY.to_dict() | how.pop("network", {}))

@@ -131,7 +131,7 @@ def test_a_convolutional_network_sends_the_same_events_in_every_step(tmp_path, b
     check_same(snn, (x,), tmp_path / "net.nir", more=4 * signed)
 
 
-@pytest.mark.parametrize("bits", [2, 3])
+@pytest.mark.parametrize("bits", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
 def test_a_unet_sends_the_same_events_in_every_step(tmp_path, bits, signed):
     need_nir()

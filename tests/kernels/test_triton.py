@@ -21,23 +21,27 @@ def triton_version() -> tuple[int, ...]:
     return tuple(int(part) for part in triton.__version__.split(".")[:2])
 
 
-def run_checks(**environment: str) -> None:
+def run_checks(*options: str, **environment: str) -> None:
     """The `CHECKS` in a fresh process: Triton decides to interpret when it is first imported."""
     checks = [sys.executable, "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", "--import-mode=importlib"]
     wanted = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    done = subprocess.run([*checks, *CHECKS], cwd=ROOT, env=wanted, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        [*checks, *CHECKS, *options], cwd=ROOT, env=wanted, capture_output=True, text=True, timeout=900
+    )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout and "skipped" not in done.stdout
 
 
+slow = pytest.mark.slow
 #: Interpreters before this one take arrays of one element for integers, which NumPy has refused since 2.4.
 OLD_INTERPRETER = (3, 7)
 
 
-def test_kernels_under_the_interpreter():
+@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=slow)])
+def test_kernels_under_the_interpreter(which):
     if triton_version() < OLD_INTERPRETER and tuple(map(int, np.__version__.split(".")[:2])) >= (2, 4):
         pytest.skip("the interpreter of this Triton does not know this NumPy: install numpy<2.4")
-    run_checks(TRITON_INTERPRET="1", KERNEL_DEVICE="cpu")
+    run_checks("-m", which, TRITON_INTERPRET="1", KERNEL_DEVICE="cpu")
 
 
 @pytest.mark.gpu
@@ -116,7 +120,7 @@ def compiled(name: str, capability: int):
 
 
 @cuda
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", [pytest.param(80, marks=slow), 90])
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_compile_for_an_nvidia_gpu_and_fit_into_its_registers(name, capability, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))

@@ -1,5 +1,7 @@
 """The Triton kernels against torch; not collected by name. `test_triton` runs them in a process of their own.
 
+`slow` are those that the interpreter takes long for and that are further cases of what another one shows.
+
 KERNEL_DEVICE=cuda runs them on a GPU; on the CPU they need TRITON_INTERPRET=1 from the start of the process.
 """
 
@@ -23,6 +25,7 @@ from tests.helpers import assert_equal, random_ann
 DEVICE = torch.device(os.environ.get("KERNEL_DEVICE", "cpu"))
 #: How far a target must be from a whole number, before it is rounded, for float32 to find the same as float64.
 MARGIN = 1e-4
+slow = pytest.mark.slow
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -62,7 +65,10 @@ def lif_both_ways(current: Tensor, rule: LIFRule, weights: Tensor) -> list[tuple
 
 
 @pytest.mark.parametrize("surrogate", kernels.SURROGATES)
-@pytest.mark.parametrize(("shape", "every"), [((7, 3, 2, 5), 1), ((1, 1, 37), 5), ((15, 1, 601), 5)])
+@pytest.mark.parametrize(
+    ("shape", "every"),
+    [pytest.param((7, 3, 2, 5), 1, marks=slow), ((1, 1, 37), 5), pytest.param((15, 1, 601), 5, marks=slow)],
+)
 def test_lif_scan(shape, every, surrogate):
     rules = list(enumerate(itertools.product((1.0, 0.8), *[(False, True)] * 3)))
     for seed, (decay, strict, soft, detach) in rules[::every]:
@@ -268,8 +274,14 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("parameters", PARAMETERS)
+#: Every case and all parameters at least once.
+QUICK = set(zip(CASES, itertools.cycle(PARAMETERS)))
+
+
+@pytest.mark.parametrize(
+    ("case", "parameters"),
+    [pytest.param(*pair, marks=[] if pair in QUICK else slow) for pair in itertools.product(CASES, PARAMETERS)],
+)
 def test_norm_follow(case, parameters):
     shape, groups, window, cuts = CASES[case]
     x, norm, channels = normal(sum(cuts), *shape, seed=3), affine(shape[1], groups), shape[1]
@@ -340,7 +352,7 @@ def test_at_rest_with_nothing_to_keep(lo, hi, charge):
     assert counts.unique().numel() > 2
 
 
-@pytest.mark.parametrize("takes_back", [True, False])
+@pytest.mark.parametrize("takes_back", [True, pytest.param(False, marks=slow)])
 def test_levels_as_bytes(takes_back):
     x, norm = normal(3, 2, 6, 5, 3), affine(6, 2)
     for lo, size in itertools.product((0, -3), (None, numbers(0.1), numbers(1, 2, 3, 4, 5, 6))):
@@ -368,7 +380,7 @@ def test_answers_of_half_precision(dtype):
         assert_equal(answers, wanted.to(dtype))
 
 
-@pytest.mark.parametrize("tile", [2048, 16], ids=["in registers", "in tiles"])
+@pytest.mark.parametrize("tile", [2048, pytest.param(16, marks=slow)], ids=["in registers", "in tiles"])
 def test_norm_follow_of_nan(tile, monkeypatch):
     """A group that holds NaN answers NaN and keeps its levels; other groups do not notice; then it is as ever."""
     monkeypatch.setattr(triton_norm, "TILE", tile)

@@ -77,14 +77,14 @@ def shuffled(images, seed=0):
     [
         pytest.param("as they are", 250, 0.0016, 0.0018, marks=pytest.mark.slow),
         pytest.param("as they are", 64, 0.0229, 0.0239, marks=pytest.mark.slow),
-        ("shuffled", 250, 0.002, 0.005),
+        pytest.param("shuffled", 250, 0.002, 0.005, marks=pytest.mark.slow),
         ("flipped", 250, 73.5, 75.5),
         ("first 1000", 250, 2.64, 2.94),
-        ("noise", 250, 215.0, 223.0),
+        pytest.param("noise", 250, 215.0, 223.0, marks=pytest.mark.slow),
         pytest.param("black", 250, 690.0, 697.0, marks=pytest.mark.slow),
         pytest.param("nearest", 256, 4.55, 4.59, marks=pytest.mark.slow),
         pytest.param("bicubic", 256, 0.400, 0.410, marks=pytest.mark.slow),
-        ("padded", 256, 93.5, 95.5),
+        pytest.param("padded", 256, 93.5, 95.5, marks=pytest.mark.slow),
     ],
 )
 def test_published_mode_reproduces_the_verification_table(case, batch, low, high, original, scaled, published_fad):

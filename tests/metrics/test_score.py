@@ -124,6 +124,7 @@ def test_lite0_figure_is_not_called_fid(tmp_path):
     assert score_images([_images(12, 1)], extractor, stats, progress=False)["FD_efficientnet_lite0"] > 1
 
 
+@pytest.mark.slow
 def test_inception_figures_have_their_usual_names(random_inception_file):
     extractor = InceptionExtractor(random_inception_file)
     stats = ReferenceStatistics(np.zeros(2048), np.eye(2048), None, extractor.name)

@@ -233,6 +233,7 @@ def test_output_is_almost_zero_at_first_and_depends_on_time_after_one_update():
         assert (net(x, early) - net(x, late)).abs().max() > 1e-6
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_is_learned_by_heart():
     torch.manual_seed(0)
     net = AttentionUNet(AttentionUNetConfig(**SMALL | {"ch": 16, "ch_mult": (1, 2), "attn": (1,), "image_size": 8}))

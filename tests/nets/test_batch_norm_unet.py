@@ -77,6 +77,7 @@ def test_a_checkpoint_comes_back_and_an_older_one_without_the_field_has_group_no
             assert_equal(loaded(x.float(), t), ann(x.float(), t))
 
 
+@pytest.mark.slow
 def test_all_stages_remember_it_and_refuse_a_contradiction(tmp_path):
     logdir = tmp_path / "run"
     flags = ["--norm=batch", "--spike_driven", "--sample_size=1", "--ema_decay=0.5", *SAMPLING]

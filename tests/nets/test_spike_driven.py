@@ -252,7 +252,7 @@ def test_all_stages_remember_it_and_refuse_a_contradiction(tmp_path):
     assert ann2snn.load(logdir / "converted_snn.pt").config.spike_driven
     gaps = json.loads((logdir / "gap.json").read_text())
     assert gaps["depth"] == 2 * 8 + 2 + 2  # eight residual blocks, tail and time embedding, two resamplings
-    assert check(script("SNN_conversion.py", *convert_flags, "--spike_driven"))
+    assert check(script("SNN_conversion.py", *convert_flags, "--spike_driven", "--gap_images=0"))
     done = script("SNN_conversion.py", *convert_flags, "--nospike_driven")
     assert done.returncode == 2 and f"--spike_driven=False contradicts {logdir}/ckpt.pt" in done.stderr
     assert "made with True" in done.stderr

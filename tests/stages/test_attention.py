@@ -14,7 +14,7 @@ from ann2snn.metrics.features import Lite0Extractor
 from ann2snn.metrics.precision_recall import precision_recall
 from ann2snn.nets.attention_unet import AttentionUNet, AttentionUNetConfig
 from ann2snn.stages import train
-from tests.scripts import SAMPLING, check, processes, script
+from tests.scripts import SAMPLING, check, four_blocks, processes, script
 from tests.stages.test_bad_input import refused
 from tests.stages.test_parallel import CLOSE, check_all, distance, images, state
 from tests.stages.test_resume import assert_same_run
@@ -281,18 +281,19 @@ def test_quantizers_stand_where_quantize_puts_them():
         assert torch.equal(built(*batch), placed(*batch))
 
 
+@pytest.mark.slow
 def test_the_four_stages_of_a_quantized_network(tmp_path):
     """--bit given by hand quantizes it; trained, converted, tuned and sampled, its spiking network is exact."""
     logdir = tmp_path / "run"
-    flags = ["--train", f"--logdir={logdir}", *NETWORK, "--bit=3", "--total_steps=3", "--warmup=1", "--batch_size=8"]
+    flags = ["--train", f"--logdir={logdir}", *NETWORK, "--bit=2", "--total_steps=3", "--warmup=1", "--batch_size=8"]
     check(script("ANN_train.py", *flags, "--sample_step=0"))
     ann = ann2snn.load(logdir / "ckpt.pt").double()
-    assert ann.config.bits == 3
+    assert ann.config.bits == 2
     steps = {
         name: float(m.scale.detach()) for name, m in ann.named_modules() if hasattr(m, "levels") and hasattr(m, "scale")
     }
     assert len(steps) > 20 and all(step != 1 for step in steps.values())  # all were calibrated, q, k and v among them
-    few = ["--gen_images=2", "--gap_images=2", *SAMPLING, "--num_threads=1", "--device=cpu"]
+    few = ["--gen_images=0", "--gap_images=1", *SAMPLING, "--num_threads=1", "--device=cpu"]
     check(script("SNN_conversion.py", "--eval", f"--logdir={logdir}", "--schedule=stream", *few))
     snn = ann2snn.load(logdir / "converted_snn.pt", settle_steps="auto").double()
     batch = torch.randn(2, 1, 8, 8, dtype=torch.float64), torch.tensor([3, 40])
@@ -301,9 +302,17 @@ def test_the_four_stages_of_a_quantized_network(tmp_path):
     assert any(name.endswith("query·key") for name in snn.describe().reads_spikes)
     reports = json.loads((logdir / "gap.json").read_text())["reports"]
     assert reports[0]["blocks"] and all(row["error"] == 0 for row in reports[0]["blocks"])  # layer_sync
-    tune = ["--fine_tune", f"--logdir={logdir}", "--ft_steps=1", "--ft_batch_size=4", "--sample_step=0", *few[1:]]
-    check(script("SNN_ft.py", *tune, "--schedule=stream", *DATA[:1]))
-    best = logdir / "SNN_3bit_ft" / "model_best.pt"
+    tune = [
+        "--fine_tune",
+        f"--logdir={logdir}",
+        "--ft_steps=1",
+        "--ft_batch_size=4",
+        "--sample_step=0",
+        "--gap_images=0",
+        *few[2:],
+    ]
+    check(script("SNN_ft.py", *tune, "--schedule=stream", *DATA[:1], before=four_blocks))
+    best = logdir / "SNN_2bit_ft" / "model_best.pt"
     check(
         script(
             "evaluate.py",

@@ -63,7 +63,9 @@ def same(state: dict, other: dict) -> bool:
     return state.keys() == other.keys() and all(torch.equal(state[name], other[name]) for name in state)
 
 
-@pytest.mark.parametrize("network", [UNET, SPIKING], ids=lambda config: config.arch)
+@pytest.mark.parametrize(
+    "network", [UNET, pytest.param(SPIKING, marks=pytest.mark.slow)], ids=lambda config: config.arch
+)
 @pytest.mark.parametrize(
     ("distances", "step"),
     [((5.0, 4.0, 3.0), 6), ((3.0, 4.0, 5.0), 2), ((5.0, 3.0, 4.0), 4), ((3.0, 3.0, 3.0), 2), ((math.nan, 3.0, 4.0), 4)],
@@ -99,13 +101,16 @@ OTHERWISE = {
     "skip=unset, now quadratic": {"sample": SampleConfig("ddim", steps=2, skip="quadratic")},
     "clip_x0=True, now False": {"sample": SampleConfig("ddim", steps=2, clip=False)},
 }
+QUICK = ("images=16, now 32", "sampler_steps=2, now 3", "skip=unset, now quadratic")  # of each kind of setting
 
 
 def notes(capsys) -> list[str]:
     return [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
 
 
-@pytest.mark.parametrize("said", OTHERWISE)
+@pytest.mark.parametrize(
+    "said", [said if said in QUICK else pytest.param(said, marks=pytest.mark.slow) for said in OTHERWISE]
+)
 def test_scores_measured_in_other_ways_are_not_compared(tmp_path, capsys, said):
     run(tmp_path, 2, Scores(3.0))
     first = (tmp_path / train.BEST).read_bytes()
@@ -224,6 +229,7 @@ def test_a_training_stores_how_it_scored_whatever_the_path_of_the_statistics(tmp
     assert "images=4, now 3" in note and (tmp_path / "run" / "best.prev.pt").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_keep_and_resume_one_file(tmp_path):
     def train_to(steps: int, *distances: float) -> None:
         def before() -> None:

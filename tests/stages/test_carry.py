@@ -10,10 +10,11 @@ import pytest
 from ann2snn.generate import spikes
 from ann2snn.generate.spikes import kept_spikes
 from ann2snn.run.folder import SPIKES_FILE
-from tests.scripts import check, processes, script
+from tests.scripts import check, four_blocks, processes, script
 from tests.stages.test_bad_input import refused
 
-DDIM = ["--sampler=ddim", "--sampler_steps=6", "--eta=0"]
+CALLS = 4
+DDIM = ["--sampler=ddim", f"--sampler_steps={CALLS}", "--eta=0"]
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +48,10 @@ def test_the_conversion_counts_carried_calls_and_draws_the_same_pictures(convert
     logdir, out = converted
     carried = json.loads((logdir / "carry.json").read_text())
     ann, rest, carry = carried["reports"]
-    assert max(carried["errors"]) == 0 and len(carried["errors"]) == carried["calls"] == 6
+    assert max(carried["errors"]) == 0 and len(carried["errors"]) == carried["calls"] == CALLS
     for report in (rest, carry):
-        assert len(report["spikes_by_call"]) == 6
-        assert sum(report["spikes_by_call"]) / 6 == pytest.approx(report["totals"]["spikes"])
+        assert len(report["spikes_by_call"]) == CALLS
+        assert sum(report["spikes_by_call"]) / CALLS == pytest.approx(report["totals"]["spikes"])
     assert rest["spikes_by_call"][0] == carry["spikes_by_call"][0]
     assert all(b < a for a, b in zip(rest["spikes_by_call"][1:], carry["spikes_by_call"][1:], strict=True))
     assert "quantized_differences" in ann["energy"] and "carry: per image and call" in out
@@ -78,7 +79,7 @@ def test_processes_and_resumed_runs_count_the_same_spikes(converted, whole, tmp_
     assert content(tmp_path / "images") == content(whole)
     counted = kept_spikes(whole, 70)
     assert len(counted) == 70 and kept_spikes(tmp_path / "images", 70) == counted
-    assert {image.restarts for image in counted} == {1} and {image.time_steps for image in counted} == {6}
+    assert {image.restarts for image in counted} == {1} and {image.time_steps for image in counted} == {CALLS}
 
 
 def test_a_line_cut_off_by_a_kill_is_no_count(whole, tmp_path):
@@ -94,23 +95,24 @@ def test_scores_stand_beside_the_spikes_that_they_took(converted, finished_run, 
     flags = [flag for flag in evaluation(converted, whole.parent, *lite) if flag != "--sample_only"]
     out = check(script("evaluate.py", *flags))
     line = json.loads((whole.parent / "snn_eval.txt").read_text())
-    mean = sum(image.spikes for image in kept_spikes(whole, 70)) / 70 / 6
+    mean = sum(image.spikes for image in kept_spikes(whole, 70)) / 70 / CALLS
     assert line["spikes_per_call"] == pytest.approx(mean) and line["restarts_per_image"] == 1
-    assert " spikes per image and network call; 1 of 6 calls per image began from rest" in out
+    assert f" spikes per image and network call; 1 of {CALLS} calls per image began from rest" in out
     # A pass of layer_sync takes depth × T time steps, carried or not: there is no other number of them.
-    assert "time_steps_per_call" not in line and f"latency: {line['time_steps']} time steps per network call, 6" in out
+    assert "time_steps_per_call" not in line
+    assert f"latency: {line['time_steps']} time steps per network call, {CALLS}" in out
 
 
 def test_fine_tuning_is_judged_on_carried_calls(finished_run, tmp_path):
     shutil.copy(finished_run[0] / "ckpt.pt", tmp_path)
     flags = ["--fine_tune", f"--logdir={tmp_path}", "--ft_steps=1"]
     flags += ["--ft_batch_size=4", "--sample_step=0", "--gap_images=1", *DDIM, "--carry", "--carry_steps=2"]
-    out = check(script("SNN_ft.py", *flags))
+    out = check(script("SNN_ft.py", *flags, before=four_blocks))
     assert "prediction gap of carried calls" in out
     folder = tmp_path / "SNN_2bit_ft"
     gaps = json.loads((folder / "finetune.json").read_text())["prediction_gap"]
     errors = json.loads((folder / "carry.json").read_text())["errors"]
-    assert len(errors) == 6 and max(errors) > 0 and gaps[0] > 0
+    assert len(errors) == CALLS and max(errors) > 0 and gaps[0] > 0
     done = script("SNN_ft.py", *flags[:-1], "--carry_steps=3")
     refused(done, "carry_steps=2", "carry_steps=3")
 

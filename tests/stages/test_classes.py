@@ -56,6 +56,7 @@ def test_a_training_goes_on_as_it_began_only(trained, tmp_path):
     assert source == data.fingerprint(labels=True) != data.fingerprint()
 
 
+@pytest.mark.slow
 def test_conversion_tuning_and_sampling(trained, tmp_path):
     logdir, model = tmp_path / "run", f"--eval_model_path={trained / 'whole/ckpt.pt'}"
     flags = [f"--logdir={logdir}", *NETWORK, *SAMPLING]

@@ -42,7 +42,7 @@ def alone(tmp_path_factory):
     return {arch: folder / arch for arch in ("sddpm", "fsddim")}
 
 
-@pytest.mark.parametrize("arch", ["sddpm", "fsddim"])
+@pytest.mark.parametrize("arch", [pytest.param("sddpm", marks=pytest.mark.slow), "fsddim"])
 def test_two_processes_train_and_export_what_one_does(alone, tmp_path, arch):
     flags = training(arch, tmp_path, 4, SLOW, "--sample_step=4")
     assert check_all(processes(2, "SNN_train.py", *flags)).count("trained_snn.pt:") == 1
@@ -58,6 +58,7 @@ def test_half_of_the_batch_would_make_another_network(alone, tmp_path):
     assert min(distances(alone["sddpm"], tmp_path)) > 5 * CLOSE
 
 
+@pytest.mark.slow
 def test_two_processes_tune_an_sdm_as_one_does(alone, tmp_path):
     folders = [tmp_path / name for name in ("one", "two")]
     for count, folder in enumerate(folders, start=1):

@@ -15,6 +15,8 @@ from tests.stages.test_parallel import LITE
 from tests.stages.test_resume import assert_same_run, signal_in_training
 
 ARCHS = pytest.mark.parametrize("arch", ["sddpm", "fsddim"])
+#: What the scripts do alike for both.
+EITHER = pytest.mark.parametrize("arch", ["sddpm", pytest.param("fsddim", marks=pytest.mark.slow)])
 EXPORTED = ("trained_snn.pt", "cost.json", "raster.npz")
 
 
@@ -47,7 +49,7 @@ def test_training_leaves_a_network_its_cost_its_raster_and_pictures(direct_runs,
     assert raster.spiking.to_dict() == costs["reports"][0]["spiking"]
 
 
-@ARCHS
+@EITHER
 def test_the_same_command_again_trains_nothing_and_exports_the_same(direct_runs, tmp_path, arch):
     shutil.copytree(direct_runs[arch][0], tmp_path / "run")
     logdir = tmp_path / "run"
@@ -57,7 +59,7 @@ def test_the_same_command_again_trains_nothing_and_exports_the_same(direct_runs,
     assert {name: (logdir / name).read_bytes() for name in before} == before
 
 
-@ARCHS
+@EITHER
 def test_an_interrupted_training_ends_as_if_it_had_not_been(direct_runs, tmp_path, arch):
     whole = direct_runs[arch][0]
     flags = training(arch, tmp_path, 4, "--sample_step=4")
@@ -85,7 +87,7 @@ def test_the_weights_of_the_best_step_are_the_ones_exported(direct_runs, tmp_pat
 # ---- images ---------------------------------------------------------------------------------------------------------
 
 
-@ARCHS
+@EITHER
 def test_a_network_and_its_training_checkpoint_give_the_same_images(direct_runs, tmp_path, arch):
     logdir, found = direct_runs[arch][0], []
     for name in ("trained_snn.pt", "ckpt.pt"):
@@ -94,7 +96,7 @@ def test_a_network_and_its_training_checkpoint_give_the_same_images(direct_runs,
     assert found[0] == found[1] and len(found[0]) == 3 and len(set(found[0].values())) == 3
 
 
-@ARCHS
+@EITHER
 def test_a_threshold_changes_the_images_and_is_recorded(direct_runs, tmp_path, arch):
     model = f"--eval_model_path={direct_runs[arch][0]}/trained_snn.pt"
     found = {}

@@ -80,7 +80,11 @@ def distance(a: dict, b: dict) -> float:
 # ---- one process ----------------------------------------------------------------------------------------------------
 
 
-@NETWORKS
+@pytest.mark.parametrize(
+    "network",
+    [pytest.param(SDDPM, marks=pytest.mark.slow), SDM, FSDDIM],  # SDDPM by the script: test_direct_scripts
+    ids=["sddpm", "sdm", "fsddim"],
+)
 def test_stopped_and_continued_is_never_stopped_to_the_last_bit(network, images, tmp_path, monkeypatch):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run(whole, images, network, 6) == 0
@@ -168,6 +172,7 @@ def in_two(work: Callable[[world.World], object]) -> None:
     assert [ended(process) for process in children] == [0, 0]
 
 
+@pytest.mark.slow  # as test_direct_parallel, by the scripts
 @NETWORKS
 def test_two_processes_train_the_network_of_one(network, images, tmp_path):
     """Dropout is on, and batch norm sees the whole batch; what differs is the order of float32 sums."""

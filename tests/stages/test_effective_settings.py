@@ -1,6 +1,6 @@
 """What a stage keeps of its settings is what it ran with, and it can be run again from that."""
 
-from tests.scripts import SAMPLING, check, script, train_flags
+from tests.scripts import SAMPLING, check, four_blocks, script, train_flags
 
 
 def test_defaults_that_the_checkpoint_overruled_are_not_shown(tmp_path):
@@ -8,7 +8,7 @@ def test_defaults_that_the_checkpoint_overruled_are_not_shown(tmp_path):
     convert = ["--eval", f"--logdir={tmp_path}", "--gen_images=0", "--gap_images=0", *SAMPLING]
     check(script("SNN_conversion.py", *convert))
     tune = ["--fine_tune", f"--logdir={tmp_path}", "--ft_steps=0", "--ft_calibrate", "--ft_batch_size=2"]
-    check(script("SNN_ft.py", *tune, "--gap_images=0", "--sample_step=0"))
+    check(script("SNN_ft.py", *tune, "--gap_images=0", "--sample_step=0", before=four_blocks))
     sample = ["--sample_only", f"--logdir={tmp_path}", "--num_images=1", "--schedule=stream", "--burst=2", *SAMPLING]
     check(script("evaluate.py", *sample))
     wanted = {"--bit=2", "--ch=8", "--ch_mult=1", "--ch_mult=2", "--T=50"}

@@ -44,6 +44,7 @@ def test_without_onnx_the_packages_are_named(flags, tmp_path):
 
 
 @pytest.mark.skipif(not HAS_ONNX, reason="onnx and onnxscript are not installed: pip install onnx onnxscript")
+@pytest.mark.slow
 def test_the_onnx_file_is_written(flags, tmp_path):
     check(script("SNN_conversion.py", *flags, "--gap_images=0", f"--export_onnx={tmp_path}/net.onnx"))
     onnx = pytest.importorskip("onnx")

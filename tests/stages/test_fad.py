@@ -68,7 +68,7 @@ def asked(encoder, stats, mode):
     return [f"--fad_encoder={encoder}", f"--fad_stats={stats[mode]}", f"--fad_mode={mode}"]
 
 
-@pytest.mark.parametrize("mode", ["published", "eval"])
+@pytest.mark.parametrize("mode", [pytest.param("published", marks=pytest.mark.slow), "eval"])
 def test_generated_images_get_the_figure_whatever_the_number_of_processes(encoder, stats, logdir, tmp_path, mode):
     network = [f"--eval_model_path={logdir}/ckpt.pt", "--sampler=ddim", "--sampler_steps=1", f"--num_images={COUNT}"]
     found = []

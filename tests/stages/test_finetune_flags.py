@@ -10,7 +10,7 @@ import torch
 
 import ann2snn
 from ann2snn.stages import finetune
-from tests.scripts import SAMPLING, check, script, train_flags
+from tests.scripts import SAMPLING, check, four_blocks, script, train_flags
 from tests.stages.test_bad_input import refused
 
 EVERYTHING = [
@@ -23,7 +23,7 @@ EVERYTHING = [
 def test_all_options_together_end_in_a_network_that_resumes_exactly(tmp_path):
     check(script("ANN_train.py", *train_flags(tmp_path, 2)))
     flags = [*EVERYTHING, f"--logdir={tmp_path}", "--gap_images=0"]
-    out = check(script("SNN_ft.py", *flags))
+    out = check(script("SNN_ft.py", *flags, before=four_blocks))
     folder = tmp_path / "SNN_2bit_ft_all"
     summary = json.loads((folder / "finetune.json").read_text())
     assert summary["blocks"][-1]["block"] == "network" and summary["blocks"][-1]["steps"] == 3
@@ -36,6 +36,7 @@ def test_all_options_together_end_in_a_network_that_resumes_exactly(tmp_path):
     shutil.rmtree(folder)
 
     def before():
+        four_blocks()
         original = finetune.tune_block
 
         def tune_block(name, *args):
@@ -46,7 +47,7 @@ def test_all_options_together_end_in_a_network_that_resumes_exactly(tmp_path):
         finetune.tune_block = tune_block
 
     assert script("SNN_ft.py", *flags, before=before).returncode == -signal.SIGKILL
-    check(script("SNN_ft.py", *flags))
+    check(script("SNN_ft.py", *flags, before=four_blocks))
     resumed = torch.load(folder / "ft_state.pt", weights_only=True)
     assert whole["gaps"] == resumed["gaps"]
     assert all(torch.equal(value, resumed["ema_model"][name]) for name, value in whole["ema_model"].items())

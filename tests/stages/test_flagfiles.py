@@ -209,6 +209,7 @@ def test_the_flagfile_of_sdm_tunes_the_published_sddpm(table):
     assert parameters_of(tuned) == 66_696_949 == parameters_of(source) + 67 * 8
 
 
+@pytest.mark.slow
 def test_published_conversion_flagfile_runs_on_a_matching_run(tmp_path):
     """Unknown-to-the-stage flags included: pic_or_not, eval_model_path and sample_size belong to other stages."""
     import torch

@@ -35,6 +35,7 @@ def test_lazily_read_images_are_split_alike():
     assert torch.equal(part[1], dataset[6])
 
 
+@pytest.mark.slow
 def test_sigterm_inside_a_block_ends_at_once_and_resumes(tmp_path):
     check(script("ANN_train.py", *train_flags(tmp_path, 2)))
     flags = ["--fine_tune", f"--logdir={tmp_path}", "--ft_steps=2", "--ft_batch_size=4", "--sample_step=0"]

@@ -15,7 +15,7 @@ from tests.stages.test_bad_input import refused
 def logdir(tmp_path_factory):
     logdir = tmp_path_factory.mktemp("run")
     check(script("ANN_train.py", *train_flags(logdir, 2)))
-    convert = ["--eval", f"--logdir={logdir}", "--gen_images=4", "--gap_images=1", *SAMPLING]
+    convert = ["--eval", f"--logdir={logdir}", "--gen_images=4", "--gap_images=0", *SAMPLING]
     check(script("SNN_conversion.py", *convert))
     return logdir
 

@@ -15,6 +15,7 @@ from ann2snn.errors import MemoryUserError, UserError, is_out_of_memory
 from ann2snn.nets import UNet
 from ann2snn.stages import finetune, train
 from tests.disks import may_unshare, small_shared_memory
+from tests.helpers import slow
 from tests.scripts import SAMPLING, check, processes, script, train_flags
 from tests.stages.direct_runs import training
 from tests.stages.test_faults import at_step, folder_of_images, lazily  # noqa: F401 - a fixture
@@ -41,7 +42,7 @@ def replace_by_text(path: Path) -> None:
     path.write_text("no image")
 
 
-@pytest.mark.parametrize(("spoil", "workers"), [(truncate, 0), (Path.unlink, 2), (replace_by_text, 2)])
+@pytest.mark.parametrize(("spoil", "workers"), [slow(truncate, 0), (Path.unlink, 2), slow(replace_by_text, 2)])
 def test_images_that_fail_in_mid_training_cost_no_step(tmp_path, folder_of_images, spoil, workers):  # noqa: F811
     images, whole, hurt = tmp_path / "images", tmp_path / "whole", tmp_path / "hurt"
     shutil.copytree(folder_of_images, images)
@@ -94,7 +95,7 @@ def at_every_step(steps: list) -> None:
     train.Trainer.train_step = train_step
 
 
-@pytest.mark.parametrize("arch", ["unet", "fsddim"])
+@pytest.mark.parametrize("arch", ["unet", slow("fsddim")])
 def test_memory_that_runs_out_within_a_step_is_one_line_and_costs_no_step_before(tmp_path, arch):
     whole, hurt = tmp_path / "whole", tmp_path / "hurt"
     name = "ANN_train.py" if arch == "unet" else "SNN_train.py"
@@ -189,7 +190,7 @@ def two_processes(tmp_path_factory) -> Path:
     return logdir
 
 
-@pytest.mark.parametrize("victim", ["killed", "image"])
+@pytest.mark.parametrize("victim", ["killed", slow("image")])
 def test_a_process_that_is_lost_costs_no_step_that_all_had_done(tmp_path, two_processes, victim):
     def lose() -> None:
         if os.environ["RANK"] == "1":
@@ -279,13 +280,13 @@ def test_fine_tuning_that_has_lost_its_folder_keeps_its_finished_blocks(finished
 
 @pytest.mark.skipif(not may_unshare(), reason="no name spaces here")
 def test_batches_larger_than_shared_memory_reach_the_training(tmp_path, folder_of_images):  # noqa: F811
-    """A container has 64 MB; here 100 KB and batches of 115 KB stand for it."""
+    """A container has 64 MB; here 60 KB and batches of 77 KB stand for it."""
     flags = ["--dataset_type=folder", f"--data_dir={folder_of_images}", "--channels=1", "--num_workers=2"]
-    flags += ["--batch_size=1800"]
+    flags += ["--batch_size=1200"]
 
     def before() -> None:
         signal.alarm(60)  # nothing would come, and nobody would hear of it
-        small_shared_memory("100k")
+        small_shared_memory("60k")
         lazily()()
 
     check(script("ANN_train.py", *train_flags(tmp_path, 2), *flags, before=before))

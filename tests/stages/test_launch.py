@@ -54,6 +54,7 @@ def whole(tmp_path_factory):
     return logdir
 
 
+@pytest.mark.slow
 def test_nproc_trains_like_one_process(whole, tmp_path):
     running = start("ANN_train.py", *train_flags(tmp_path, 8), "--nproc=2")
     out, err = running.communicate(timeout=240)
@@ -68,10 +69,11 @@ def test_nproc_trains_like_one_process(whole, tmp_path):
         pytest.param("launcher by SIGTERM", marks=pytest.mark.slow),  # as SIGUSR1 in test_signals
         pytest.param("launcher by SIGINT", marks=pytest.mark.slow),
         "worker",
-        "launcher by SIGKILL",
+        pytest.param("launcher by SIGKILL", marks=pytest.mark.slow),
     ],
 )
-def test_an_end_of_one_process_is_the_end_of_all_and_the_run_continues(whole, tmp_path, victim):
+def test_an_end_of_one_process_is_the_end_of_all_and_the_run_continues(tmp_path, victim):
+    """What they have done until then is what one process does."""
     flags = train_flags(tmp_path, 100_000, "--save_step=4", "--lr_decay=none")
     running = start("ANN_train.py", *flags, "--nproc=2")
     try:
@@ -94,11 +96,16 @@ def test_an_end_of_one_process_is_the_end_of_all_and_the_run_continues(whole, tm
     wait_for(lambda: not any(map(is_alive, children)), 30)
     if expected in (143, 130):
         assert "stopped at step" in out
-    step = torch.load(tmp_path / "ckpt.pt", weights_only=True)["step"]
+    found = torch.load(tmp_path / "ckpt.pt", weights_only=True)
+    step = found["step"]
     again = check(script("ANN_train.py", *train_flags(tmp_path, step + 2)))
     assert f"at step {step}" in again
+    alone = tmp_path / "alone"
+    check(script("ANN_train.py", *train_flags(alone, step, "--save_step=4", "--lr_decay=none")))
+    assert distance(found["ema_model"], state(alone / "ckpt.pt")) < CLOSE
 
 
+@pytest.mark.slow
 def test_workers_that_are_starting_do_not_outlive_their_launcher(tmp_path):
     """They look for it over the network then, for minutes, where no signal reaches them."""
     running = start("ANN_train.py", *train_flags(tmp_path, 4), "--nproc=2")
@@ -146,6 +153,7 @@ def test_the_run_ends_with_the_code_of_what_ended_it(codes, run, capsys):
     assert ("a worker was killed (SIGKILL)" in capsys.readouterr().err) == (-9 in codes)
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line_and_code_2_with_many_processes_as_with_one(tmp_path):
     running = start("ANN_train.py", *train_flags(tmp_path, 2), "--nproc=2", "--batch_size=7")
     out, err = running.communicate(timeout=240)
@@ -183,7 +191,7 @@ def signal_at_call(call: int, number: int):
     return before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("stage", ["SNN_conversion.py", "evaluate.py"])
 def test_signals_end_the_other_stages_with_the_usual_code_and_lose_nothing(whole, tmp_path, number, stage):
     flags = [f"--logdir={tmp_path}", "--num_images=400", "--batch_size=4", "--gen_images=200", *SAMPLING]

@@ -6,7 +6,7 @@ import pytest
 
 from ann2snn.files.atomic import HOST
 from tests.processes import ended, fork
-from tests.scripts import SAMPLING, check, script, train_flags
+from tests.scripts import SAMPLING, check, four_blocks, script, train_flags
 
 
 def half_written(path):
@@ -36,10 +36,10 @@ def test_every_stage_clears_the_run_folder(trained, stage):
     flags = {
         "ANN_train.py": train_flags(trained, 2),
         "SNN_conversion.py": ["--eval", *common, "--gen_images=0", "--gap_images=0"],
-        "SNN_ft.py": ["--fine_tune", *common, "--ft_steps=0", "--ft_calibrate", "--ft_batch_size=2", "--sample_step=0"],
+        "SNN_ft.py": ["--fine_tune", *common, "--ft_steps=1", "--ft_batch_size=2", "--sample_step=0", "--gap_images=0"],
         "evaluate.py": ["--sample_only", *common, "--num_images=2"],
     }
-    check(script(stage, *flags[stage]))
+    check(script(stage, *flags[stage], before=four_blocks))
     assert not any(path.exists() for path in litter)
 
 

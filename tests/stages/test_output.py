@@ -13,7 +13,7 @@ import torch
 
 from ann2snn.output import unbreakable_output
 from tests.disks import fill, small_disk
-from tests.scripts import ROOT, SAMPLING, script, train_flags
+from tests.scripts import ROOT, SAMPLING, four_blocks, script, train_flags
 from tests.stages.test_faults import at_step
 
 
@@ -57,16 +57,25 @@ def test_fine_tuning_and_scores_work_without_anybody_to_tell(finished_run, tmp_p
     shutil.copy(finished_run[0] / "ckpt.pt", tmp_path)
     logdir = f"--logdir={tmp_path}"
     tuning = ["--fine_tune", logdir, "--ft_steps=1", "--ft_batch_size=4", "--sample_step=0", "--gap_images=0"]
-    assert script("SNN_ft.py", *tuning, before=full).returncode == 0
+
+    def few_and_full() -> None:
+        four_blocks()
+        full()
+
+    assert script("SNN_ft.py", *tuning, before=few_and_full).returncode == 0
     assert (tmp_path / "SNN_2bit_ft" / "finetune.json").exists()
     lite = ["--extractor=lite0", "--lite0_size=32", f"--fid_cache={finished_run[0]}/stats.npz"]
     assert script("evaluate.py", "--eval", logdir, "--num_images=12", *SAMPLING, *lite, before=unread).returncode == 0
     assert len(json.loads((tmp_path / "snn_eval.txt").read_text())) > 5
 
 
-def test_output_that_dies_in_the_middle_and_streams_that_python_does_not_open(tmp_path):
-    dies = script("ANN_train.py", *train_flags(tmp_path / "dies", 4), before=at_step(2, lambda _: full()))
-    assert dies.returncode == 0 and step_of(tmp_path / "dies") == 4
+def test_output_that_dies_in_the_middle(tmp_path):
+    dies = script("ANN_train.py", *train_flags(tmp_path, 4), before=at_step(2, lambda _: full()))
+    assert dies.returncode == 0 and step_of(tmp_path) == 4
+
+
+@pytest.mark.slow
+def test_streams_that_python_does_not_open(tmp_path):
     command = [sys.executable, "ANN_train.py", *train_flags(tmp_path / "none", 2)]
     ran = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], cwd=ROOT, check=False)
     assert ran.returncode == 0 and step_of(tmp_path / "none") == 2

@@ -7,7 +7,7 @@ import torch
 
 import ann2snn
 from ann2snn.config import IMAGE_SAMPLERS, SDE_SAMPLERS
-from tests.scripts import check, processes, script, train_flags
+from tests.scripts import check, four_blocks, processes, script, train_flags
 from tests.stages.test_bad_input import refused
 from tests.stages.test_parallel import CLOSE, distance, images, state
 from tests.stages.test_resume import assert_same_run
@@ -68,10 +68,11 @@ def test_evaluate_generates_with_every_option(trained, tmp_path, flags, network)
     assert "3 images" in out and len(list(tmp_path.glob("generated/*/*.png"))) == 3
 
 
+@pytest.mark.parametrize("trained", ["cld", pytest.param("blur", marks=pytest.mark.slow)], indirect=True)
 def test_fine_tuning_and_resume_work_on_other_processes(trained, tmp_path):
     process, logdir = trained
     flags = ["--fine_tune", f"--logdir={logdir}", "--ft_steps=1", "--ft_batch_size=4", "--gap_images=0", *SDE]
-    assert "prediction gap" in check(script("SNN_ft.py", *flags, "--sample_step=0"))
+    assert "prediction gap" in check(script("SNN_ft.py", *flags, "--sample_step=0", before=four_blocks))
     halves = tmp_path / "halves"
     for steps in (3, 6):
         extra = [f"--process={process}", "--sample_step=6", "--sample_size=4", *SDE]

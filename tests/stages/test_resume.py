@@ -10,7 +10,7 @@ import torch
 
 from ann2snn.run.lines import read_log
 from ann2snn.stages import finetune, train
-from tests.scripts import SAMPLING, check, script, train_flags
+from tests.scripts import SAMPLING, check, four_blocks, script, train_flags
 
 
 def losses(logdir):
@@ -122,18 +122,26 @@ def test_other_settings_do_not_continue_a_run(tmp_path):
     assert (tmp_path / "ckpt.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("tuning", [["--ft_steps=2"], ["--ft_steps=0", "--ft_calibrate", "--ft_network_steps=2"]])
+@pytest.mark.parametrize(
+    "tuning",
+    [
+        pytest.param(["--ft_steps=2"], marks=pytest.mark.slow),
+        pytest.param(["--ft_steps=0", "--ft_calibrate", "--ft_network_steps=2"], marks=pytest.mark.slow),
+        ["--ft_steps=1", "--ft_calibrate"],
+    ],
+)
 def test_fine_tuning_killed_in_the_third_block_resumes_there(tmp_path, tuning):
     check(script("ANN_train.py", *train_flags(tmp_path, 2)))
     flags = ["--fine_tune", f"--logdir={tmp_path}", *tuning, "--ft_batch_size=4"]
     flags += ["--sample_step=0", "--gap_images=0", "--num_threads=1"]
-    check(script("SNN_ft.py", *flags))
+    check(script("SNN_ft.py", *flags, before=four_blocks))
     state = tmp_path / "SNN_2bit_ft" / "ft_state.pt"
     whole, log = torch.load(state, weights_only=True), read_log(state.with_name("log.jsonl"))
     assert sum("prediction_gap" in line for line in log) == len(whole["reports"])
     shutil.rmtree(state.parent)
 
     def before():
+        four_blocks()
         original, calls = finetune.tune_block, []
 
         def tune_block(*args):
@@ -146,9 +154,9 @@ def test_fine_tuning_killed_in_the_third_block_resumes_there(tmp_path, tuning):
 
     assert script("SNN_ft.py", *flags, before=before).returncode == -signal.SIGKILL
     assert len(torch.load(state, weights_only=True)["reports"]) == 2
-    assert "2 blocks done" in check(script("SNN_ft.py", *flags))
+    assert "2 blocks done" in check(script("SNN_ft.py", *flags, before=four_blocks))
     resumed = torch.load(state, weights_only=True)
     assert equal(whole["ema_model"], resumed["ema_model"]) and whole["gaps"] == resumed["gaps"]
     assert read_log(state.with_name("log.jsonl")) == log
-    check(script("SNN_ft.py", *flags))  # a finished run started again
+    check(script("SNN_ft.py", *flags, before=four_blocks))  # a finished run started again
     assert read_log(state.with_name("log.jsonl")) == log

@@ -9,6 +9,7 @@ import torch
 
 from ann2snn.distributed.runtime import computes_bfloat16
 from ann2snn.run.lines import read_log
+from tests.helpers import slow
 from tests.scripts import SAMPLING, check, script, train_flags
 from tests.stages.direct_runs import tuning
 from tests.stages.test_bad_input import refused, snapshot
@@ -155,10 +156,10 @@ def half_tuned(trained, tmp_path_factory):
     ("flags", "words"),
     [
         (["--sampler_steps=4"], ["sampler_steps=3, now sampler_steps=4", "--resume_with=sampler_steps"]),
-        (["--eta=1"], ["eta=0.0, now eta=1.0"]),
-        (["--sampler=ddpm"], ["sampler=ddim, now sampler=ddpm"]),
-        (["--noclip_x0"], ["clip_x0=True, now clip_x0=False"]),
-        (["--var_type=fixedsmall"], ["var_type=fixedlarge, now var_type=fixedsmall"]),
+        slow(["--eta=1"], ["eta=0.0, now eta=1.0"]),
+        slow(["--sampler=ddpm"], ["sampler=ddim, now sampler=ddpm"]),
+        slow(["--noclip_x0"], ["clip_x0=True, now clip_x0=False"]),
+        slow(["--var_type=fixedsmall"], ["var_type=fixedlarge, now var_type=fixedsmall"]),
         pytest.param(["--amp"], ["amp=False, now amp=True"], marks=LOW),
         (["--ft_inputs=data"], ["inputs=sampler, now inputs=data", "--resume_with=ft_inputs"]),
         (["--ft_learn=thresholds", "--resume_with=lr"], ["learn="]),

@@ -28,7 +28,9 @@ def step_of(logdir: Path) -> int:
     return torch.load(logdir / "ckpt.pt", weights_only=True)["step"]
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(
+    "name", ["SIGHUP", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS if name != "SIGHUP")]
+)
 def test_training_finishes_its_step_saves_and_says_so(whole, tmp_path, name):
     number = signal.Signals[name]
     done = script("ANN_train.py", *train_flags(tmp_path, 8), "--save_step=0", before=signal_in_training(5, number))
@@ -88,7 +90,8 @@ def test_the_other_stages_stop_with_the_signals_code(whole, tmp_path, stage):
     assert "run the same command to continue" in done.stdout and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("whom", ["launcher", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["launcher", "all"])
 def test_a_launcher_under_nohup_outlives_its_terminal_and_passes_the_schedulers_warning_on(tmp_path, whom):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which a new process inherits
     try:

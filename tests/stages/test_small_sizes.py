@@ -3,7 +3,7 @@
 import torch
 
 from tests.helpers import random_ann
-from tests.scripts import SAMPLING, check, script, train_flags
+from tests.scripts import SAMPLING, check, four_blocks, script, train_flags
 from tests.stages.test_bad_input import refused, snapshot
 
 LITE = ["--extractor=lite0", "--lite0_size=32"]
@@ -26,7 +26,7 @@ def test_no_images_in_grids(tmp_path):
         "--sample_size=0",
         "--gap_images=0",
     ]
-    check(script("SNN_ft.py", *tuning))
+    check(script("SNN_ft.py", *tuning, before=four_blocks))
     before = snapshot(run)
     scored = [f"--logdir={run}", "--eval", "--num_images=1", *LITE, *SAMPLING]
     fake = [f"--fid_cache={run}/none.npz"]

@@ -1,7 +1,5 @@
 """--spike_chunk, --resident, --compile and --amp change how a run computes, not what it computes."""
 
-import json
-
 import pytest
 import torch
 
@@ -45,19 +43,18 @@ def test_resident_images_train_the_same_network(plain, tmp_path):
     assert_same_run(tmp_path, plain)
 
 
-def test_a_compiled_training_is_the_plain_one_and_both_continue_each_other(plain, tmp_path):
+def test_a_compiled_training_is_the_plain_one_and_continues_it(plain, tmp_path):
     """Traced, not compiled: to the last digits, and with the same keys."""
-    out = check(script("ANN_train.py", *train_flags(tmp_path, 2, "--compile", *SAMPLED), before=eager_backend))
-    assert "note" not in out
-    assert "resuming" in check(script("ANN_train.py", *train_flags(tmp_path, 3, *SAMPLED)))
+    assert "resuming" not in check(script("ANN_train.py", *train_flags(tmp_path, 2, *SAMPLED)))
     out = check(script("ANN_train.py", *train_flags(tmp_path, 4, "--compile", *SAMPLED), before=eager_backend))
-    assert "resuming" in out
+    assert "resuming" in out and "note" not in out
     for key in ("net_model", "ema_model"):
         assert state(tmp_path / "ckpt.pt", key).keys() == state(plain / "ckpt.pt", key).keys()
         assert distance(state(tmp_path / "ckpt.pt", key), state(plain / "ckpt.pt", key)) < 1e-6
     assert (tmp_path / "sample" / "4.png").exists()
 
 
+@pytest.mark.slow
 def test_without_a_compiler_a_run_says_so_once_and_goes_on(plain, tmp_path):
     out = check(script("ANN_train.py", *train_flags(tmp_path, 4, "--compile", *SAMPLED), before=no_compiler))
     notes = [line for line in out.splitlines() if "--compile" in line]
@@ -107,25 +104,19 @@ def test_without_bfloat16_a_run_says_so_and_trains_in_float32(plain, tmp_path):
     assert_same_run(tmp_path, plain)
 
 
-def test_a_network_in_chunks_makes_the_same_images_and_tables(plain, tmp_path):
-    """In float32 a sum's order may move a threshold; these images have none so close."""
+def test_a_network_in_chunks_makes_the_same_images(plain, tmp_path):
+    """In float32 a sum's order may move a threshold; these images have none so close. Of tables: test_spike_chunk."""
+    (tmp_path / "ckpt.pt").write_bytes((plain / "ckpt.pt").read_bytes())
+    flags = [f"--logdir={tmp_path}", "--schedule=stream", *SAMPLING]
+    conversion = ["--eval", *flags, "--spike_chunk=2", "--gen_images=0", "--gap_images=0"]
+    check(script("SNN_conversion.py", *conversion))
     files = {}
     for chunk in (0, 2):
-        logdir = tmp_path / str(chunk)
-        logdir.mkdir()
-        (logdir / "ckpt.pt").write_bytes((plain / "ckpt.pt").read_bytes())
-        flags = [f"--logdir={logdir}", f"--spike_chunk={chunk}", *SAMPLING]
-        check(script("SNN_conversion.py", "--eval", *flags, "--schedule=stream", "--gen_images=2", "--gap_images=2"))
-        check(script("evaluate.py", "--sample_only", *flags, "--num_images=4", f"--images_dir={logdir}/images4"))
-        files[chunk] = images(logdir / "images4")
-        gap, cost = (json.loads((logdir / name).read_text()) for name in ("gap.json", "cost.json"))
-        files[chunk, "tables"] = gap, cost
+        folder = tmp_path / f"images{chunk}"
+        made = ["--sample_only", *flags, f"--spike_chunk={chunk}", "--num_images=4", f"--images_dir={folder}"]
+        check(script("evaluate.py", *made))
+        files[chunk] = images(folder)
     assert len(files[0]) == 4 and files[0] == files[2]
-    gaps, gaps_2 = (files[chunk, "tables"][0]["reports"] for chunk in (0, 2))
-    for a, b in zip(gaps, gaps_2, strict=True):
-        assert a["spikes_per_image"] == b["spikes_per_image"] and a["label"] == b["label"]
-    spiking = [torch.load(tmp_path / str(chunk) / "converted_snn.pt", weights_only=True) for chunk in (0, 2)]
-    assert spiking[0]["config"] == spiking[1]["config"]
 
 
 @pytest.mark.parametrize("flag", ["--spike_chunk=-1", "--spike_chunk=256", "--resident=maybe"])

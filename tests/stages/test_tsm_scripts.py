@@ -70,6 +70,7 @@ def test_more_time_steps_than_the_sddpm_has(logdir):
     assert [path.name for path in logdir.glob("SDM*")] == ["SDM_5T_long"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_tuning_ends_as_if_it_had_not_been(logdir):
     flags = tuning(logdir, 4, "--gap_images=0", "--gen_images=0")
     check(script("SNN_ft.py", *flags, "--ft_name=whole"))
