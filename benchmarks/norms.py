@@ -40,10 +40,10 @@ def main() -> None:
     parser.add_argument("--bit", type=int, default=4, help="activation bits")
     parser.add_argument("--images", type=int, default=1000, help="samples that are scored")
     parser.add_argument("--out", type=Path, help="file for the numbers")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     real = small.real_statistics()
-    rows = [measured(norm, asked.bit, asked.steps, asked.images, real) for norm in NORMS]
-    small.publish({"steps": asked.steps, "bits": asked.bit, "images": asked.images}, rows, asked.out)
+    rows = [measured(norm, args.bit, args.steps, args.images, real) for norm in NORMS]
+    small.publish({"steps": args.steps, "bits": args.bit, "images": args.images}, rows, args.out)
 
 
 if __name__ == "__main__":
