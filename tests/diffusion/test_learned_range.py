@@ -120,7 +120,9 @@ def test_the_bound_is_least_at_the_variance_of_the_exact_reverse_step():
     bound = bound_term(net, vp, x_0, torch.tensor([step]), normal(*x_0.shape, seed=3)).sum()
     (slope,) = torch.autograd.grad(bound, [v], create_graph=True)
     (bend,) = torch.autograd.grad(slope, [v])
-    assert float(bend) > 0 and abs(float(slope / bend)) < 0.1  # how far off the minimum is: five standard errors
+    assert (
+        float(bend) > 0 and abs(float((slope / bend).detach())) < 0.1
+    )  # how far off the minimum is: five standard errors
 
 
 # ---- samplers -------------------------------------------------------------------------------------------------------
