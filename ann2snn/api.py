@@ -53,7 +53,7 @@ from .generate.subject import check_call, check_sampled, given_images, sampling
 from .hardware import export_nir
 from .latent import Autoencoder, load_autoencoder
 from .nets import UNet
-from .nets.architecture import Network
+from .nets.architecture import Network, asked_for_variance
 from .nets.in_pipeline import in_pipeline
 from .ptq import quantize, register_attention
 from .ptq.calls import read_calls
@@ -214,13 +214,15 @@ def pretrained(name: str = "") -> Network:
 def build_unet(*, bit: int = 8, diffusion: DiffusionConfig | None = None, **config: Any) -> UNet:
     """A U-Net with fresh weights; `bit=32` is the plain ReLU network. `config`: fields of `UNetConfig`.
 
-    It is told of as many diffusion steps as `diffusion` has. Raises UserError.
+    It is told of as many diffusion steps as `diffusion` has, and tells the variance where that has var_type
+    "learned_range". Raises UserError.
     """
     if diffusion is not None:
         known = isinstance(diffusion, DiffusionConfig)
         require(known, f"diffusion is a {type(diffusion).__name__}: give a DiffusionConfig")
         config = {"diffusion_steps": diffusion.diffusion_steps} | config
     settings = UNetConfig(bits=bit, **config)
+    settings = settings if diffusion is None else asked_for_variance(settings, diffusion)
     net = UNet(settings, diffusion=diffusion)
     check_pair(settings, net.diffusion)
     return net

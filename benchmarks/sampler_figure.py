@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 WARM = ("#D55E00", "#E69F00", "#CC3377", "#7A3B00")  # samplers that draw noise: solid lines, full markers
-COLD = ("#000000", "#0072B2", "#56B4E9", "#009E73", "#44CC99", "#6A51A3")  # deterministic ones: dashed, open markers
+COLD = (
+    "#000000",
+    "#0072B2",
+    "#56B4E9",
+    "#009E73",
+    "#44CC99",
+    "#6A51A3",
+    "#999933",
+    "#882255",
+)  # deterministic ones: dashed, open markers
 MARKERS = ("o", "s", "^", "D", "v", "P")
 TITLES = {"ann": "quantized ANN (layer_sync is the same)", "stream": "spiking network, stream"}
 

@@ -58,8 +58,15 @@ SAMPLERS: dict[str, dict[str, object]] = {  # fields of SampleConfig
     "dpmpp2": {"sampler": "dpmpp", "order": 2},
     "dpmpp3": {"sampler": "dpmpp", "order": 3},
     "gddim2": {"sampler": "gddim", "order": 2},
+    "dpmpp_singlestep2": {"sampler": "dpmpp_singlestep", "order": 2},
+    "pndm": {"sampler": "pndm"},
 }
-SOLVERS = ("dpm_solver", "dpmpp", "dpmpp_sde")  # they choose real times, the others of this list whole ones
+SOLVERS = (
+    "dpm_solver",
+    "dpmpp",
+    "dpmpp_sde",
+    "dpmpp_singlestep",
+)  # they choose real times, the others of this list whole ones
 STOCHASTIC = ("ddpm_strided", "ddim_eta1", "analytic_dpm", "dpmpp_sde2")
 NETWORKS = ("ann", "layer_sync", "stream")
 COMPARED = 4  # images of `layer_sync` that are compared with the ANN's

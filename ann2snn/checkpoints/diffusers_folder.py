@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..config import DiffusionConfig
+from ..config import LEARNED, DiffusionConfig
 from ..errors import UserError
+from ..nets.architecture import tells_variance
 from ..nets.attention_unet import AttentionUNetConfig
 from ..nets.diffusers_unet import PLAIN, DiffusersUNetConfig
 from . import folders
@@ -44,7 +46,12 @@ FITS = {
 }
 SCHEDULES = {"linear": "linear", "scaled_linear": "quad", "squaredcos_cap_v2": "cosine"}
 MEANS = {"epsilon": "epsilon", "sample": "xstart", "v_prediction": "v"}
-VARIANCES = {"fixed_small": "fixedsmall", "fixed_small_log": "fixedsmall", "fixed_large": "fixedlarge"}
+VARIANCES = {
+    "fixed_small": "fixedsmall",
+    "fixed_small_log": "fixedsmall",
+    "fixed_large": "fixedlarge",
+    LEARNED: LEARNED,
+}
 RES_BLOCK = {"time_emb_proj": "fc", "conv_shortcut": "skip"}
 OUTSIDE = {
     "conv_in": "in_conv",
@@ -85,20 +92,25 @@ def normalised(path: Path) -> dict:
         settings["sample_size"] = USUAL_SIZE
         assumed.append("image_size")
     state = {todays_name(name): value for name, value in folders.tensors(inner / WEIGHTS).items()}
-    diffusion = _diffusion(path / "scheduler" / SCHEDULER)
+    scheduler = path / "scheduler" / SCHEDULER
+    diffusion = _diffusion(scheduler)
     if diffusion is None:
         assumed += PROCESS
     try:
         full_config = DiffusersUNetConfig(json.dumps(settings))  # refuses what no denoiser of images is
     except (UserError, TypeError) as error:
         raise UserError(f"refusing {inner}: {error}") from None
+    diffusion = diffusion or DiffusionConfig()
+    if tells_variance(full_config) and not (scheduler.is_file() and "variance_type" in folders.table(scheduler)):
+        diffusion = replace(diffusion, var_type=LEARNED)
+        assumed.append("var_type")
     arch, unet = full_config.arch, full_config.to_dict()
     if fits(settings):
         arch, unet = AttentionUNetConfig.arch, (config := _config(settings))
         state = _renamed(state, config, bool(settings["flip_sin_to_cos"]), inner)
     else:
         state = {f"model.{name}": value for name, value in state.items()}
-    about = {"arch": arch, "unet": unet, "diffusion": (diffusion or DiffusionConfig()).to_dict()}
+    about = {"arch": arch, "unet": unet, "diffusion": diffusion.to_dict()}
     return {"kind": "ann", "format": FORMAT, "ema_model": state, "config": about, "assumed": assumed}
 
 
@@ -124,6 +136,7 @@ def _config(settings: dict) -> dict:
     widths = settings["block_out_channels"]
     return attention_settings(
         in_channels=settings["in_channels"],
+        out_channels=settings["out_channels"] if settings["out_channels"] != settings["in_channels"] else None,
         image_size=settings["sample_size"],
         ch=widths[0],
         ch_mult=list(width // widths[0] for width in widths),
@@ -151,6 +164,8 @@ def _diffusion(path: Path) -> DiffusionConfig | None:
     about |= folders.table(path)
     if about.get("trained_betas") is not None or about.get("rescale_betas_zero_snr"):
         raise UserError(f"refusing {path}: its betas are no schedule of this program")
+    if about["variance_type"] == "learned":
+        raise UserError(f"refusing {path}: variance_type=learned: of what networks tell, only learned_range is read")
     words = {}
     for name, known in (("beta_schedule", SCHEDULES), ("prediction_type", MEANS)):
         value = about[name]

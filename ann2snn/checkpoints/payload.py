@@ -8,11 +8,11 @@ import re
 import numpy as np
 from torch import nn
 
-from ..config import FULL_PRECISION, MAX_IMAGE_SIZE, DiffusionConfig, require
+from ..config import FULL_PRECISION, LEARNED, MAX_IMAGE_SIZE, DiffusionConfig, require
 from ..convert import SpikingNetwork
 from ..diffusion.process import network_channels
 from ..errors import UserError
-from ..nets.architecture import CONFIGS, Network, NetworkConfig
+from ..nets.architecture import CONFIGS, Network, NetworkConfig, tells_variance
 from ..nets.direct import DirectDenoiser
 from ..quant import UniformQuantizer
 
@@ -86,3 +86,12 @@ def check_pair(config: NetworkConfig, diffusion: DiffusionConfig) -> None:
     require(channels in (1, 3), f"{channels:g} image channels: images have 1 (grey) or 3 (colour)")
     size = config.image_size.times(diffusion.downscale)
     require(max(size) <= MAX_IMAGE_SIZE, f"images of {size} pixels: at most {MAX_IMAGE_SIZE}")
+    check_variance(config, diffusion)
+
+
+def check_variance(config: NetworkConfig, diffusion: DiffusionConfig) -> None:
+    """Raise UserError unless the network's output is what the process asks for: as its input, or twice as much."""
+    twice, told = tells_variance(config), f"{config.denoised_channels} output channels for {config.in_channels} input"
+    require(twice or config.denoised_channels == config.in_channels, f"{told} channels: as many, or twice as many")
+    lacks = f"--var_type={LEARNED}: the network was not trained to tell its variance; use fixedlarge or fixedsmall"
+    require(twice or diffusion.var_type != LEARNED, lacks)

@@ -34,7 +34,7 @@ from ..generate.classes import classes_of, resolved
 from ..generate.sampling import generate_batches
 from ..metrics.inception_score import usual_splits
 from ..metrics.score import score_numbered
-from ..nets.architecture import Network, NetworkConfig
+from ..nets.architecture import Network, NetworkConfig, asked_for_variance
 from ..nets.attention_unet import AttentionUNetConfig
 from ..run.folder import FLAGFILE, RunFolder
 from ..run.tables import counted
@@ -194,7 +194,7 @@ def training(world: World, check_trainable: Callable[[NetworkConfig, DiffusionCo
     require(FLAGS.total_steps != 0, "--total_steps=0: use at least 1, or 0 with --init_from")
     autoencoder = latents.given_autoencoder()
     diffusion, sample, train = diffusion_config(autoencoder), sample_config(), train_config()
-    network = network_config(3, diffusion.downscale)  # refuse bad flags before the data are read
+    network = asked_for_variance(network_config(3, diffusion.downscale), diffusion)  # refuse bad flags before the data
     check_trainable(network, diffusion)
     latents.check_training(diffusion)
     check_sampling(diffusion, network.image_size, sample, spike_steps=current_steps(network))
@@ -202,7 +202,7 @@ def training(world: World, check_trainable: Callable[[NetworkConfig, DiffusionCo
     schedule = train_schedule(sample, world)
     images = latents.encoded(dataset(), autoencoder, world.device)
     network = network_config(network_channels(diffusion, images.channels), diffusion.downscale)
-    network = told_classes(network, images)
+    network = told_classes(asked_for_variance(network, diffusion), images)
     sample = resolved(network, sample)
     plan = Training(run_folder("train"), images, network, diffusion, train, sample, schedule, world)
     return replace(plan, autoencoder=autoencoder)
@@ -225,7 +225,8 @@ def training_from(source: checkpoint.Loaded, world: World) -> Training:
     """The training the flags ask for, of the network of `source`, with its process. Raises UserError."""
     kept = source.unconverted.config
     bits = FLAGS.bit if flags.given("bit") or kept.bits == FULL_PRECISION else None
-    network = begun_from(kept, bits, FLAGS.dropout if flags.given("dropout") else None, source.path)
+    dropout = FLAGS.dropout if flags.given("dropout") else None
+    network = begun_from(kept, source.unconverted.diffusion, bits, dropout, source.path)
     images = inputs_for(source, world.device)
     if FLAGS.class_cond and not classes_of(network)[0]:
         network = told_classes(network, images)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import checkpoint, shipped
+from ..checkpoints.payload import check_variance
 from ..checkpoints.power import Built, power_average
 from ..checkpoints.seal import content_hash
 from ..config import SpikingConfig, require
@@ -61,6 +62,8 @@ def _checked(loaded: checkpoint.Loaded, free: tuple[str, ...] = ()) -> checkpoin
     latents.check_unclipped(loaded.unet.diffusion)
     if flags.given("var_type"):  # a choice of the sampler, not of the network
         loaded.unet.diffusion = replace(loaded.unet.diffusion, var_type=FLAGS.var_type)
+        if "var_type" not in free:
+            check_variance(loaded.unet.config, loaded.unet.diffusion)
     return loaded
 
 
@@ -77,12 +80,12 @@ def _chosen(path: Path) -> checkpoint.Loaded:
 def load_initial() -> checkpoint.Loaded | None:
     """The network that --init_from names, a file, a folder or a shipped one; None without the flag. Raises UserError.
 
-    Flags given by hand must agree with it, but for --bit, which may be another.
+    Flags given by hand must agree with it, but for --bit and --var_type, which may be others.
     """
     if FLAGS.init_from is None:
         return None
     path = shipped.path_of(FLAGS.init_from)
-    loaded = load_checkpoint(path, free=("bit",))
+    loaded = load_checkpoint(path, free=("bit", "var_type"))
     check_source(loaded.net, path)
     return loaded
 

@@ -95,7 +95,9 @@ def _define_diffusion() -> None:
     DEFINE_float("beta_1", 1e-4, "first beta")
     DEFINE_float("beta_T", 0.02, "last beta")
     DEFINE_enum("mean_type", "epsilon", config.MEAN_TYPES, "what the network predicts")
-    DEFINE_enum("var_type", "fixedlarge", config.VAR_TYPES, "variance of an ancestral step")
+    DEFINE_enum(
+        "var_type", "fixedlarge", config.VAR_TYPES, "variance of a step of ddpm; learned_range: the network tells it"
+    )
     DEFINE_enum("beta_schedule", "linear", config.BETA_SCHEDULES, "how the betas grow from beta_1 to beta_T; vp only")
     DEFINE_bool("zero_terminal_snr", False, "rescale the schedule so that its last step is pure noise; not for epsilon")
     DEFINE_enum(

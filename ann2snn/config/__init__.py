@@ -21,7 +21,7 @@ from .checks import (
     require,
 )
 from .classes import CLASS_DROPOUT, NO_CLASS, check_class_label, check_classes, check_guidance, class_index
-from .diffusion import BETA_SCHEDULES, MEAN_TYPES, VAR_TYPES, DiffusionConfig
+from .diffusion import BETA_SCHEDULES, LEARNED, MEAN_TYPES, VAR_TYPES, DiffusionConfig
 from .direct import CORRECTION_NAMES, SURROGATE_NAMES, DirectSpiking
 from .network import ARCHS, UNetConfig
 from .processes import PROCESSES, Kind, processes_with
@@ -67,6 +67,7 @@ __all__ = [
     "FULL_PRECISION",
     "IF_NEURONS",
     "IMAGE_SAMPLERS",
+    "LEARNED",
     "LIMITS",
     "LOSS_TYPES",
     "LOSS_WEIGHTS",

@@ -153,6 +153,15 @@ def check_diffusion_steps(steps: int) -> None:
     require(1 <= steps <= 100_000, f"--T={steps}: use 1 to 100000")
 
 
+def check_out_channels(channels: object) -> int | None:
+    """Return the channels of a network's output as an integer, or None for as many as its input's. Raises UserError."""
+    if channels is None:
+        return None
+    whole = check_int(channels, "output channels")
+    require(1 <= whole <= 128, f"{whole} output channels: use 1 to 128")
+    return whole
+
+
 def check_norm_groups(groups: int, ch: int) -> None:
     """Raise UserError unless the channels of every level can be cut into `groups`."""
     require(groups > 0 and ch % groups == 0, f"--norm_groups={groups}: must divide --ch={ch}")

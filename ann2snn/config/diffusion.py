@@ -11,7 +11,8 @@ from .processes import PROCESSES, Kind, processes_with
 
 MEAN_TYPES = ("epsilon", "xstart", "xprev", "v")
 BETA_SCHEDULES = ("linear", "quad", "cosine", "sigmoid", "const", "warmup10", "warmup50", "jsd")
-VAR_TYPES = ("fixedlarge", "fixedsmall")
+LEARNED = "learned_range"  # the network tells the variance, see `diffusion.learned_range`
+VAR_TYPES = ("fixedlarge", "fixedsmall", LEARNED)
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class DiffusionConfig:
     process: "vp" is DDPM's; "cld" (critically damped Langevin) and "blur" run in continuous time, predict noise and
     read diffusion_steps as the range of times that the network is told. factor: which K of CLD the network predicts.
     linear_first: the network learns what the best linear prediction of the noise leaves, see `diffusion.precondition`.
+    var_type: the variance of a step of DDPM, β ("fixedlarge"), β̃ ("fixedsmall"), or what the network tells.
     schedule: how the betas grow, see `diffusion.schedules`; linear, quad, const and the warm-ups read beta_1 and
     beta_T, cosine reads cosine_offset, sigmoid the three sigmoid settings, jsd nothing.
     zero_terminal_snr: rescale it so that it ends in pure noise (Lin et al., arXiv 2305.08891).
@@ -57,7 +59,7 @@ class DiffusionConfig:
             f"--beta_1={self.beta_1}, --beta_T={self.beta_T}: need 0 < beta_1 <= beta_T < 1",
         )
         check_choice(self.mean_type, MEAN_TYPES, "--mean_type")
-        check_choice(self.var_type, VAR_TYPES, "--var_type")
+        self._check_variance()
         self._check_schedule()
         check_choice(self.process, PROCESSES, "--process")
         self._check_terminal()
@@ -85,6 +87,14 @@ class DiffusionConfig:
     def whole_steps(self) -> bool:
         """Whether the process is DDPM's, of whole diffusion steps, and not one in continuous time."""
         return self.kind.whole_steps
+
+    def _check_variance(self) -> None:
+        check_choice(self.var_type, VAR_TYPES, "--var_type")
+        if self.var_type == LEARNED:
+            check_choice(self.process, PROCESSES, "--process")
+            only = f"--var_type={LEARNED}: only for --process={processes_with(LEARNED)}, not {self.process}"
+            require(LEARNED in self.kind.takes, only)
+            require(not self.autoencoder, f"--var_type={LEARNED}: its loss is of 8-bit images; not with --autoencoder")
 
     def _check_schedule(self) -> None:
         name = self.schedule

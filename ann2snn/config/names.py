@@ -10,6 +10,7 @@ FLAG_OF = {
     "factor": "cld_factor",
     "spike_steps": "timestep",
     "in_channels": "channels",
+    "out_channels": "var_type",
     "num_classes": "class_cond",
     "class_names": "class_cond",
 }

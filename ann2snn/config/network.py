@@ -13,6 +13,7 @@ from .checks import (
     check_diffusion_steps,
     check_multipliers,
     check_norm_groups,
+    check_out_channels,
     make_whole,
     require,
 )
@@ -33,6 +34,7 @@ class UNetConfig:
     added per channel just before it, so keep at least two channels per group in the narrowest block.
     spike_driven: every convolution but the head reads activations, so that in the spiking network it reads spikes.
     norm: group, or batch, whose running statistics make it an affine map that hardware can be told.
+    out_channels: None for as many as `in_channels`; twice as many tell the variance of a step, too.
     num_classes: that it can be asked for; 0 for a network that is told no class. class_names: theirs, or none.
     """
 
@@ -53,6 +55,7 @@ class UNetConfig:
     norm: str = "group"
     num_classes: int = 0
     class_names: tuple[str, ...] = ()
+    out_channels: int | None = None
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen; normalise types once, here
@@ -66,6 +69,7 @@ class UNetConfig:
         require(isinstance(self.spike_driven, bool), f"--spike_driven={self.spike_driven}: use True or False")
         check_choice(self.weight_quant, ("apot", "uniform"), "--weight_quant")
         require(1 <= self.in_channels <= 64, f"{self.in_channels} image channels: use 1 to 64")
+        set_field(self, "out_channels", check_out_channels(self.out_channels))
         require(0 < self.ch <= 4096, f"--ch={self.ch}: use 1 to 4096")
         check_blocks(self.num_res_blocks, self.dropout)
         check_diffusion_steps(self.diffusion_steps)
@@ -76,6 +80,11 @@ class UNetConfig:
         if self.norm == "group":
             check_norm_groups(self.norm_groups, self.ch)
         check_halving(self.image_size, len(self.ch_mult))
+
+    @property
+    def denoised_channels(self) -> int:
+        """Channels of the network's output."""
+        return self.in_channels if self.out_channels is None else self.out_channels
 
     def to_dict(self) -> dict:
         lists = {name: list(getattr(self, name)) for name in ("ch_mult", "class_names")}

@@ -26,7 +26,7 @@ class Kind:
         return self.code.loaded() if isinstance(self.code, Code) else self.code
 
 
-_VP = ("schedule", "mean_type", "zero_terminal_snr", "loss_type", "loss_weight")
+_VP = ("schedule", "mean_type", "zero_terminal_snr", "loss_type", "loss_weight", "learned_range")
 PROCESSES: dict[str, Kind] = {
     "vp": Kind(Code("diffusion.ddpm.DDPM"), _VP, whole_steps=True),
     "cld": Kind(Code("diffusion.cld.CLD"), ("factor", "linear_first")),

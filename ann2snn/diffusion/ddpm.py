@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..config import DiffusionConfig, ImageSize, SampleConfig
 from .continuous_vp import ContinuousVP
+from .learned_range import prediction
 from .linear_process import LinearProcess
 from .loss import training_loss
 from .loss_weights import loss_weights
@@ -66,7 +67,7 @@ class DDPM(VP):
         return ContinuousVP(self.config)
 
     def denoiser(self, net: Denoiser, config: DiffusionConfig) -> Denoiser:
-        return net
+        return lambda x, t: prediction(net(x, t), x)
 
     @classmethod
     def states(cls, steps: int, seed: int) -> SampleConfig:

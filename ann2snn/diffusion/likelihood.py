@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..config import LEARNED
+from .learned_range import learned_log_var, prediction
 from .predict import predicted_x0
 from .vp import VP, gather
 
@@ -45,8 +47,16 @@ def discretized_log_likelihood(x: Tensor, mean: Tensor, log_var: Tensor) -> Tens
 def model_mean(process: VP, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """Mean of the network's reverse step p(x_{t−1} | x_t), without limits on the predicted x_0."""
     if process.config.mean_type == "xprev":
-        return output
+        return prediction(output, x_t)
     return process.posterior_mean(predicted_x0(process, output, x_t, t), x_t, t)
+
+
+def model_log_var(process: VP, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """log σ² of the network's reverse step, like x_t: what `var_type` fixes, or what the network tells."""
+    if process.config.var_type != LEARNED:
+        return gather(process.model_log_var(), t, x_t).expand_as(x_t)
+    small, large = (gather(table, t, x_t) for table in (process.posterior_log_var, process.log_betas))
+    return learned_log_var(output, x_t, small, large)
 
 
 def bound_term(net: Denoiser, process: VP, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -55,8 +65,12 @@ def bound_term(net: Denoiser, process: VP, x_0: Tensor, t: Tensor, noise: Tensor
     x_0 [N, C, H, W] on the 256 levels; integer t [N]; noise ~ N(0, I).
     """
     x_t = process.diffuse(x_0, t, noise)
-    mean = model_mean(process, net(x_t, t), x_t, t)
-    log_var = gather(process.model_log_var(), t, x_t).expand_as(x_t)
+    return bound_of(process, net(x_t, t), x_0, x_t, t)
+
+
+def bound_of(process: VP, output: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """`bound_term` of the network's output at x_t."""
+    mean, log_var = model_mean(process, output, x_t, t), model_log_var(process, output, x_t, t)
     true_log_var = gather(process.posterior_log_var, t, x_t)
     nats = normal_kl(process.posterior_mean(x_0, x_t, t), true_log_var, mean, log_var)
     first = t == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..config import LOSS_WEIGHTS, DiffusionConfig, processes_with, require
+from ..config import LEARNED, LOSS_WEIGHTS, DiffusionConfig, processes_with, require
 from .vp import VP
 
 
@@ -16,6 +16,10 @@ def check_loss_weight(config: DiffusionConfig, name: str) -> None:
     require(
         name == "none" or ("loss_weight" in config.kind.takes and config.mean_type != "xprev"),
         f"--loss_weight={name}: only for --process={known} with --mean_type=epsilon, xstart or v",
+    )
+    require(
+        name == "none" or config.var_type != LEARNED,
+        f"--loss_weight={name}: not with --var_type={LEARNED}, whose loss has a second term, at its own weight",
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config import require
+from .learned_range import prediction
 from .vp import VP, kept_on, per_image
 
 
@@ -24,8 +25,8 @@ def training_target(process: VP, x_0: Tensor, x_t: Tensor, t: Tensor, noise: Ten
 
 
 def predicted_x0(process: VP, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """x_0 implied by the network's output at x_t."""
-    mean_type = process.config.mean_type
+    """x_0 implied by the network's output at x_t, its first half where that tells a variance."""
+    output, mean_type = prediction(output, x_t), process.config.mean_type
     if mean_type == "xstart":
         return output
     if mean_type == "epsilon":
@@ -42,8 +43,8 @@ def predicted_x0(process: VP, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
 
 
 def predicted_eps(process: VP, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """ε implied by the network's output at x_t."""
-    mean_type = process.config.mean_type
+    """ε implied by the network's output at x_t, its first half where that tells a variance."""
+    output, mean_type = prediction(output, x_t), process.config.mean_type
     if mean_type == "epsilon":
         return output
     if mean_type == "v":

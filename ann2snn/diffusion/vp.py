@@ -35,8 +35,9 @@ class VP:
         self.posterior_mean_coef2 = torch.sqrt(alphas) * (1 - self.alphas_bar_prev) / (1 - self.alphas_bar)
         # The posterior variance is 0 at t = 0; its logarithm borrows the next value (both variance types).
         self.posterior_log_var = torch.log(torch.cat([self.posterior_var[1:2], self.posterior_var[1:]]))
+        self.log_betas = torch.log(self.betas)
         if steps == 1:
-            self.posterior_log_var = torch.log(self.betas)
+            self.posterior_log_var = self.log_betas
 
     @property
     def diffusion_steps(self) -> int:
@@ -64,10 +65,13 @@ class VP:
         return torch.exp(torch.from_numpy(self.log_snr.log_alpha_bar(t.double().numpy())))
 
     def model_log_var(self) -> Tensor:
-        """log σ²_t of the reverse step [diffusion_steps]: fixedlarge is β_t (posterior at t = 0), fixedsmall β̃_t."""
+        """log σ²_t of the reverse step [diffusion_steps]: fixedlarge is β_t (posterior at t = 0), fixedsmall β̃_t.
+
+        What a network of "learned_range" tells instead depends on its output, see `likelihood.model_log_var`.
+        """
         if self.config.var_type == "fixedsmall":
             return self.posterior_log_var
-        return torch.cat([self.posterior_log_var[:1], torch.log(self.betas[1:])])
+        return torch.cat([self.posterior_log_var[:1], self.log_betas[1:]])
 
     def diffuse(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """q(x_t | x_0), eq. 4. x_0, noise [N, C, H, W]; t [N], integer or real."""

@@ -97,12 +97,17 @@ class Branches(NamedTuple):
             return x, t, self.labels
         return torch.cat([x, x]), torch.cat([t, t]), torch.cat([self.labels, torch.full_like(self.labels, self.null)])
 
-    def combined(self, answer: Tensor) -> Tensor:
-        """The prediction [R, …] from the network's answer to `call`."""
+    def combined(self, answer: Tensor, channels: int) -> Tensor:
+        """The prediction [R, …] from the network's answer to `call`.
+
+        Guidance is of the first `channels`; a variance behind them is that of the class (as DiT has it).
+        """
         if not self.guidance:
             return answer
         conditional, unconditional = answer.chunk(2)
-        return (1 + self.guidance) * conditional - self.guidance * unconditional
+        guided = (1 + self.guidance) * conditional - self.guidance * unconditional
+        guided[:, channels:] = conditional[:, channels:]
+        return guided
 
     def rows(self, places: Sequence[int], total: int) -> list[int]:
         """The rows of `call` that belong to the images at the `places` of `total`."""

@@ -209,7 +209,7 @@ def _group(
             hooks.on_call(x[watched], *(value[watched] for value in constants))
         with torch.autocast(like.device.type, torch.bfloat16, enabled=config.amp):
             answer = denoiser(x.to(memory_format=layout), *constants).to(like.dtype)
-        return branches.combined(answer)
+        return branches.combined(answer, net.in_channels)
 
     noise = ImageNoise(config.seed, rows, network_shape(net), like.device, like.dtype)
     on_step, tally = hooks.on_step, SpikeTally()

@@ -24,6 +24,7 @@ from ..config.checks import (
     check_multipliers,
     check_norm_groups,
     check_number,
+    check_out_channels,
     make_whole,
 )
 from ..config.size import SQUARE_32, ImageSize, check_size
@@ -51,7 +52,7 @@ class AttentionUNetConfig:
     """Shape of the denoiser. The defaults are the published CIFAR-10 network, with 35,746,307 parameters.
 
     attn: levels (0 is full resolution) whose every residual block is followed by attention; may be empty.
-    out_channels: None for as many as `in_channels`.
+    out_channels: None for as many as `in_channels`; twice as many tell the variance of a step, too.
     bits: of the activations; 32 is full precision, and no quantizers. Fewer convert to a spiking network.
     block_size: squares of block_size² pixels become channels before the first convolution and pixels again after the
     last one; 1 leaves images as they are.
@@ -89,15 +90,13 @@ class AttentionUNetConfig:
         set_field(self, "num_classes", count)
         set_field(self, "class_names", names)
         set_field(self, "bits", check_bits(self.bits, "--bit"))
-        if self.out_channels is not None:
-            set_field(self, "out_channels", check_int(self.out_channels, "output channels"))
+        set_field(self, "out_channels", check_out_channels(self.out_channels))
         set_field(self, "attn", tuple(check_int(level, "--attn") for level in self.attn))
         self._check_values()
         self._check_levels()
 
     def _check_values(self) -> None:
         require(1 <= self.in_channels <= 64, f"{self.in_channels} image channels: use 1 to 64")
-        require(1 <= self.denoised_channels <= 64, f"{self.out_channels} output channels: use 1 to 64")
         check_even_width(self.ch)
         check_blocks(self.num_res_blocks, self.dropout)
         check_norm_groups(self.norm_groups, self.ch)

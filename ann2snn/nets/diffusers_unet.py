@@ -62,6 +62,11 @@ class DiffusersUNetConfig:
         return self.value("in_channels")
 
     @property
+    def denoised_channels(self) -> int:
+        """Channels of the network's output."""
+        return self.value("out_channels")
+
+    @property
     def image_size(self) -> ImageSize:
         return check_size(self.value("sample_size"))
 
@@ -85,12 +90,11 @@ def _check_values(settings: dict) -> None:
     sides = size if isinstance(size, list) and len(size) == 2 else [size]
     given = all(isinstance(side, int) and side > 0 for side in sides)
     require(given, f"sample_size={str(size)[:40]}: give images' side, or height and width (--img_size)")
-    require(isinstance(channels, int) and 1 <= channels <= 64, f"in_channels={str(channels)[:40]}: use 1 to 64")
+    if not isinstance(channels, int) or not 1 <= channels <= 64:
+        raise UserError(f"in_channels={str(channels)[:40]}: use 1 to 64")
     out_channels = settings.get("out_channels")
-    require(
-        out_channels == channels,
-        f"{str(out_channels)[:40]} output channels for {channels} input channels: must agree",
-    )
+    counts = f"{str(out_channels)[:40]} output channels for {channels} input channels: as many, or twice as many"
+    require(type(out_channels) is int and out_channels in (channels, 2 * channels), counts)
     widths, layers = settings.get("block_out_channels"), settings.get("layers_per_block")
     if not isinstance(widths, list) or not 1 <= len(widths) <= 8:
         raise UserError("block_out_channels: give 1 to 8 levels")
@@ -109,7 +113,7 @@ def _check_values(settings: dict) -> None:
 
 
 class DiffusersUNet(Shared, nn.Module):
-    """Denoiser f(x [N, C, H, W], t [N]) → [N, C, H, W]; `model` is diffusers' network.
+    """Denoiser f(x [N, C, H, W], t [N]) → [N, C_out, H, W]; `model` is diffusers' network.
 
     Raises UserError where diffusers is missing, or makes no network of the settings.
     """

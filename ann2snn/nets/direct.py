@@ -74,6 +74,11 @@ class DirectConfig:
         check_halving(self.image_size, len(self.ch_mult))
 
     @property
+    def denoised_channels(self) -> int:
+        """Channels of the network's output."""
+        return self.in_channels
+
+    @property
     def rule(self) -> LIFRule:
         """The neurons' dynamics."""
         return LIFRule(threshold=self.threshold, surrogate=self.surrogate)

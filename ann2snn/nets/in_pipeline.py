@@ -27,7 +27,7 @@ class PipelineUNet(nn.Module):
         net: Any = self.net
         return SimpleNamespace(
             in_channels=net.in_channels,
-            out_channels=net.in_channels,
+            out_channels=getattr(net, "out_channels", net.in_channels),
             sample_size=check_size(net.image_size).stored,
             class_embed_type=None,
         )

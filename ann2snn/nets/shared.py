@@ -27,6 +27,12 @@ class Shared:
     """
 
     autoencoder: Any = None
+    config: Any
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output: those of the input, or twice as many where it tells the variance of a step."""
+        return self.config.denoised_channels
 
     def save_pretrained(self, save_directory: str | os.PathLike, **about: Any) -> None:
         """Write a new folder, as `ann2snn.save` does, with its options. Raises UserError as that does."""

@@ -18,7 +18,7 @@ from .shared import Shared
 
 
 class UNet(ClassConditional, Shared, nn.Module):
-    """Denoiser f(x [N, C, H, W], t [N], y [N]) → [N, C, H, W]; `t` may be fractional.
+    """Denoiser f(x [N, C, H, W], t [N], y [N]) → [N, C_out, H, W]; `t` may be fractional.
 
     y: the classes of the images, int64, `num_classes` for none, as None is for all; of a network that knows classes.
     `diffusion` is the process it was trained for; it is carried along, not used.
@@ -60,7 +60,7 @@ class UNet(ClassConditional, Shared, nn.Module):
                 self.upblocks.append(UpSample(width, parts, config.spike_driven))
 
         self.tail = PreActivation(
-            parts.norm(width), parts.activation(), parts.conv(width, config.in_channels, 3, edge=True)
+            parts.norm(width), parts.activation(), parts.conv(width, config.denoised_channels, 3, edge=True)
         )
         self.initialize()
 

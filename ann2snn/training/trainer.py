@@ -15,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..checkpoints import checkpoint
-from ..config import FULL_PRECISION, DiffusionConfig, TrainConfig, processes_with, require
+from ..checkpoints.payload import check_variance
+from ..config import FULL_PRECISION, LEARNED, DiffusionConfig, TrainConfig, processes_with, require
 from ..data import ImageDataset, to_model_range
 from ..diffusion.ema import ema_decay_at
 from ..diffusion.loss_weights import check_loss_weight
@@ -26,7 +27,7 @@ from ..distributed.runtime import layout_for, place, seed_from, seed_step
 from ..distributed.world import World
 from ..errors import UserError
 from ..generate.compiled import compiled
-from ..nets.architecture import NetworkConfig, build_network
+from ..nets.architecture import NetworkConfig, build_network, tells_variance
 from ..nets.direct import DirectDenoiser
 from ..nets.fsddim import FSDDIMConfig
 from ..nets.parts import BatchDropout
@@ -102,6 +103,11 @@ class Trainer:
             f"--loss_type={train.loss_type}: only for --process={processes_with('loss_type')}; use mse",
         )
         check_loss_weight(diffusion, train.loss_weight)
+        check_variance(network, diffusion)
+        require(
+            diffusion.var_type == LEARNED or not tells_variance(network),
+            f"--var_type={diffusion.var_type}: the network tells its variance, and is trained with {LEARNED}",
+        )
         self.synaptic = synaptic_loss_of(train, network)
         self.amp, self.tf32 = amp, tf32
         seed_step(train.seed, 0)

@@ -188,7 +188,7 @@ def change(path, **settings):
         ({"block_out_channels": [8, 16, 32]}, "refusing"),
         ({"block_out_channels": "wide"}, "block_out_channels"),
         ({"layers_per_block": 10**9}, "layers_per_block"),
-        ({"out_channels": 6}, "output channels"),
+        ({"out_channels": 5}, "output channels"),
         ({"attention_head_dim": [3]}, "refusing"),
         ({"norm_eps": "x"}, "norm_eps"),
         ({"act_fn": ["x"]}, "refusing"),

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...config import require
+from ...config import LEARNED, require
+from ..learned_range import prediction
+from ..likelihood import model_log_var
 from ..predict import predicted_x0
 from ..vp import VP, gather
 
@@ -36,9 +38,9 @@ def sample_ddpm(
 
     Always visits every diffusion step (`steps` must be None or `process.diffusion_steps`). `clip` limits the
     predicted x_0 to [−1, 1] before the posterior mean is formed, as the original DDPM does; without it only the final
-    image is clipped, as the published conversion code does.
+    image is clipped, as the published conversion code does. Variances follow `var_type`.
     """
-    sigma = torch.exp(0.5 * process.model_log_var())
+    learned, fixed = process.config.var_type == LEARNED, torch.exp(0.5 * process.model_log_var())
     direct_mean = process.config.mean_type == "xprev" and not clip
     for step in ddpm_times(process, steps):
         t = x.new_full((len(x),), step, dtype=torch.long)
@@ -46,9 +48,12 @@ def sample_ddpm(
             on_step(step, x)
         output = net(x, t)
         if direct_mean:
-            mean = output
+            mean = prediction(output, x)
         else:
             x_0 = predicted_x0(process, output, x, t)
             mean = process.posterior_mean(x_0.clamp(-1, 1) if clip else x_0, x, t)
-        x = mean + gather(sigma, t, x) * noise() if step > 0 else mean
+        if step > 0:
+            sigma = torch.exp(0.5 * model_log_var(process, output, x, t)) if learned else gather(fixed, t, x)
+            mean = mean + sigma * noise()
+        x = mean
     return process.in_range(x)

@@ -30,14 +30,19 @@ def estimate(
     `on_step(time, x)` sees what the network is about to see. The network gets t [N] in int64 for an integer `time`,
     else in floating point, float32 at least.
     """
-    dtype = torch.long if isinstance(time, int) else torch.promote_types(x.dtype, torch.float32)
-    t = torch.full((len(x),), time, dtype=dtype, device=x.device)
-    if on_step is not None:
-        on_step(time, x)
-    output = net(x, t)
+    output, t = answer(net, x, time, on_step)
     x_0 = predicted_x0(process, output, x, t)
     if not clip:
         return x_0, predicted_eps(process, output, x, t)
     clipped = x_0.clamp(-1, 1)
     eps = predicted_eps(process, output, x, t) if keep_eps else eps_from_x0(process, clipped, x, t)
     return clipped, eps
+
+
+def answer(net: Denoiser, x: Tensor, time: float, on_step: StepHook | None) -> tuple[Tensor, Tensor]:
+    """The network's output for x [N, C, H, W] at `time`, and t [N], the time as it is told; see `estimate`."""
+    dtype = torch.long if isinstance(time, int) else torch.promote_types(x.dtype, torch.float32)
+    t = torch.full((len(x),), time, dtype=dtype, device=x.device)
+    if on_step is not None:
+        on_step(time, x)
+    return net(x, t), t

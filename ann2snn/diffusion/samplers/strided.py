@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...config import require
+from ...config import LEARNED, require
 from ...errors import UserError
-from ..predict import predicted_eps
+from ..learned_range import learned_log_var, log_of
+from ..predict import predicted_eps, predicted_x0
 from ..vp import VP
-from .call import Denoiser, StepHook, estimate
+from .call import Denoiser, StepHook, answer, estimate
 from .grids import whole_times
 
 # Bao et al., 2022, section 4: noise of the last step shows less than 2/255·y on average; y = 2, the authors' choice.
@@ -54,11 +55,18 @@ def sample_ddpm_strided(
 ) -> Tensor:
     """x_T [N, C, H, W] → x_0 in [−1, 1] in `steps` network calls: DDPM on the process that those times make.
 
-    Variances follow `var_type`. One draw from `noise` per step but the last. On all times it is `sample_ddpm`.
+    Variances follow `var_type`; what a network tells is between the bounds of these steps. One draw from `noise` per
+    step but the last. On all times it is `sample_ddpm`.
     """
-    large = process.config.var_type == "fixedlarge"
+    var_type = process.config.var_type
+
+    def variance(i: int, step: ReverseStep, output: Tensor) -> Tensor | float:
+        if var_type == LEARNED:
+            return torch.exp(learned_log_var(output, x, log_of(step.small), log_of(step.large)))
+        return step.large if var_type == "fixedlarge" else step.small
+
     times = whole_times(process, steps, skip)
-    return _descend(net, process, x, times, noise, clip, on_step, lambda i, step: step.large if large else step.small)
+    return _descend(net, process, x, times, noise, clip, on_step, variance)
 
 
 def analytic_times(process: VP, steps: int, skip: str = "uniform", statistics: Tensor | None = None) -> list[int]:
@@ -99,7 +107,7 @@ def sample_analytic_dpm(
     assert statistics is not None  # `analytic_times` has asked for them
     gamma, alphas_bar = statistics.tolist(), process.alphas_bar.tolist()
 
-    def variance(i: int, step: ReverseStep) -> float:
+    def variance(i: int, step: ReverseStep, output: Tensor) -> float:
         now = alphas_bar[times[i]]
         # At ᾱ = 0 nothing is known of x_0: the bound.
         spread = min(max((1 - now) / now * (1 - gamma[times[i]]), 0.0), 1.0) if now > 0 else 1.0
@@ -147,13 +155,15 @@ def _descend(
     noise: Callable[[], Tensor],
     clip: bool,
     on_step: StepHook | None,
-    variance: Callable[[int, ReverseStep], float],
+    variance: Callable[[int, ReverseStep, Tensor], Tensor | float],
 ) -> Tensor:
-    """From x_T through the posterior means at `times`; variance(i, step) is that of the step from times[i]."""
+    """From x_T through the posterior means at `times`; variance(i, step, output) is that of the step from times[i]."""
     alphas_bar = process.alphas_bar.tolist()
     for i, (time, following) in enumerate(zip(times, times[1:], strict=False)):
-        x_0, _ = estimate(net, process, x, time, clip, on_step)
+        output, t = answer(net, x, time, on_step)
+        x_0 = predicted_x0(process, output, x, t)
+        x_0 = x_0.clamp(-1, 1) if clip else x_0
         step = reverse_step(alphas_bar[time], alphas_bar[following])
         x = step.image * x_0 + step.state * x
-        x = x + variance(i, step) ** 0.5 * noise()
+        x = x + variance(i, step, output) ** 0.5 * noise()
     return process.in_range(estimate(net, process, x, times[-1], clip, on_step)[0])
