@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
-        return arg_line.partition("#")[0].split()
+        return arg_line.removeprefix("\ufeff").partition("#")[0].split()  # the mark that some editors put first
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)

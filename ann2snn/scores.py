@@ -52,7 +52,7 @@ def score(
         ("fad",) if fad_encoder is not None else (),
         lambda: _extractor(extractor, weights, place),
         lambda: _autoencoder(fad_encoder, place),
-        Setting(neighbours=neighbours, device=place, asked=("images", "against")),
+        Setting(neighbours=neighbours, device=place, count_names=("images", "against")),
     )
     return compare(*sets, names, setting)
 

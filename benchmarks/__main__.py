@@ -45,15 +45,15 @@ def _parser() -> Parser:
 
 def groups(text: str) -> tuple[str, ...]:
     """Distinct names in the order they run. Raises UserError for an unknown one."""
-    given = set(text.split(","))
-    strange = sorted(given - set(GROUPS))
+    names = set(text.split(","))
+    strange = sorted(names - set(GROUPS))
     require(not strange, f"--only={text}: unknown {', '.join(map(repr, strange))}; use {', '.join(GROUPS)}")
-    return tuple(name for name in GROUPS if name in given)
+    return tuple(name for name in GROUPS if name in names)
 
 
-def cases_of(found: dict[str, list[Section]]) -> dict[str, list[Case]]:
+def cases_of(sections: dict[str, list[Section]]) -> dict[str, list[Case]]:
     """Target name → cases, of all tables."""
-    return {name: cases for group in found.values() for section in group for name, cases in section.cases.items()}
+    return {name: cases for group in sections.values() for section in group for name, cases in section.cases.items()}
 
 
 def read_page(path: Path) -> str:
@@ -78,17 +78,17 @@ def _main(args: argparse.Namespace) -> int:
         keep_freed_memory()  # as the scripts do
     bench = Bench((plan.QUICK if args.quick else plan.FULL).on(device), device)
     about = machine(device, bench.plan)
-    found: dict[str, list[Section]] = {}
+    sections_by_group: dict[str, list[Section]] = {}
     for name, sections in measure(bench, names):
-        found[name] = sections
-        lines = target_lines(cases_of(found), device.type, tuple(found))
+        sections_by_group[name] = sections
+        lines = target_lines(cases_of(sections_by_group), device.type, tuple(sections_by_group))
         if args.out is not None:  # after every group: a run that is stopped keeps what it has
-            write(args.out, about, lines, found)
+            write(args.out, about, lines, sections_by_group)
     if page is not None:
-        write_text(args.page, filled(page, about, lines, found))
+        write_text(args.page, filled(page, about, lines, sections_by_group))
     print(about_line(about), end="\n\n")
     print(targets_table(lines))
-    for group in found.values():
+    for group in sections_by_group.values():
         for section in group:
             print(f"\n{section_table(section)}")
     return 0

@@ -26,14 +26,14 @@ def duty(room: str) -> str:
 
 
 def wrapped(text: str, most: int = 38, lines: int = 2) -> list[str]:
-    found = [""]
+    rows = [""]
     for word in text.split():
-        if len(found[-1]) + len(word) >= most:
-            found.append("")
-        found[-1] = f"{found[-1]} {word}".strip()
-    if len(found) > lines:
-        found = [*found[: lines - 1], found[lines - 1][: most - 1] + "…"]
-    return found
+        if len(rows[-1]) + len(word) >= most:
+            rows.append("")
+        rows[-1] = f"{rows[-1]} {word}".strip()
+    if len(rows) > lines:
+        rows = [*rows[: lines - 1], rows[lines - 1][: most - 1] + "…"]
+    return rows
 
 
 def box(room: str, x: int, y: int, colour: str) -> str:

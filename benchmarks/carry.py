@@ -104,9 +104,9 @@ class Measurement:
         ann, key = setting.ann.double(), setting.key()
         calls = sampler_calls(ann, setting.sample, self.images)
         score = self.score(ann, setting.sample) if self.score else None
-        plain, rest = count_calls(ann, calls), count_calls(ann2snn.convert(ann), calls)
-        spikes = rest.total("spikes")
-        yield key | row("layer_sync, from rest", rest, spikes, 0.0, score)
+        plain, from_rest = count_calls(ann, calls), count_calls(ann2snn.convert(ann), calls)
+        spikes = from_rest.total("spikes")
+        yield key | row("layer_sync, from rest", from_rest, spikes, 0.0, score)
         for name in self.ways:
             snn = ann2snn.convert(ann, WAYS[name])
             worst = max(carried_errors(ann, snn, calls))
@@ -119,7 +119,7 @@ class Measurement:
             yield key | row(f"stream, {steps} steps a call", counted, spikes, worst, of_its_own)
         for name, way in BASELINES.items():
             if way in plain.energies():
-                energy = {prices: found.to_dict() for prices, found in plain.energies()[way].items()}
+                energy = {prices: energy.to_dict() for prices, energy in plain.energies()[way].items()}
                 yield key | {"way": name, "energy": energy, "score": score if way != "fp32" else None}
 
 
@@ -146,27 +146,27 @@ def scorer(images: int, stats: Path, resolution: int) -> Callable[[nn.Module, Sa
 
     def score(net: nn.Module, sample: SampleConfig) -> float:
         batches = generate_batches(net.float(), sample, range(images), 64)
-        found = score_numbered(batches, extractor, reference, total=images)
+        scores = score_numbered(batches, extractor, reference, total=images)
         net.double()
-        return float(found[extractor.distance_key])
+        return float(scores[extractor.distance_key])
 
     return score
 
 
-def settings(given: argparse.Namespace) -> list[Setting]:
+def settings(args: argparse.Namespace) -> list[Setting]:
     """Every combination, each once: η matters to ddim alone. Raises UserError."""
-    found = []
-    for path in given.checkpoint:
+    combinations = []
+    for path in args.checkpoint:
         source = checkpoint.load(shipped.path_of(str(path)))
         spiking = isinstance(source.net, SpikingNetwork)
         require(not spiking, f"{path} is a spiking network: give its ANN's ckpt.pt")
-        for sampler in given.sampler:
-            for steps in given.steps:
-                for eta in given.eta if sampler == "ddim" else given.eta[:1]:
-                    sample = SampleConfig(sampler, steps, eta if sampler == "ddim" else 0.0, seed=given.seed)
+        for sampler in args.sampler:
+            for steps in args.steps:
+                for eta in args.eta if sampler == "ddim" else args.eta[:1]:
+                    sample = SampleConfig(sampler, steps, eta if sampler == "ddim" else 0.0, seed=args.seed)
                     sample.check_fits(source.net.diffusion)
-                    found.append(Setting(source, sample))
-    return found
+                    combinations.append(Setting(source, sample))
+    return combinations
 
 
 def cells(line: dict) -> list[str]:
@@ -177,8 +177,10 @@ def cells(line: dict) -> list[str]:
 
     energies = []
     for prices in ("fp32", "int8"):
-        found = line["energy"].get(prices)
-        energies += ["–", "–"] if found is None else [f"{found[k] / 1e6:.1f}" for k in ("compute_pj", "total_pj")]
+        picojoules = line["energy"].get(prices)
+        energies += (
+            ["–", "–"] if picojoules is None else [f"{picojoules[k] / 1e6:.1f}" for k in ("compute_pj", "total_pj")]
+        )
     counts = [of("spikes", ",.0f"), of("share_of_rest", ".1%"), of("carried_share_of_rest", ".1%")]
     setting = [str(line["bits"]), line["sampler"], str(line["steps"]), f"{line['eta']:g}", line["way"]]
     shares = [of("steps_run", ".2f"), of("carried_ac_share", ".1%")]
@@ -196,64 +198,64 @@ def known_rows(path: Path | None) -> list[dict]:
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    found.add_argument(
+    result = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    result.add_argument(
         "--checkpoint", type=Path, nargs="+", required=True, help="quantized networks: ckpt.pt, folder, shipped"
     )
-    found.add_argument("--out", type=Path, help="write the rows as JSON")
-    found.add_argument("--plot", type=Path, help="draw score against energy and time steps: a PNG; needs --score")
-    found.add_argument("--sampler", nargs="+", default=["ddim"])
-    found.add_argument("--eta", type=float, nargs="+", default=[0.0, 0.3, 0.6, 1.0], help="noise of ddim")
-    found.add_argument("--steps", type=int, nargs="+", default=[50], help="steps of the sampler")
-    found.add_argument("--images", type=int, default=2, help="counted, and averaged over")
-    found.add_argument("--seed", type=int, default=0)
-    found.add_argument("--quick", action="store_true", help="layer_sync alone")
-    found.add_argument("--carry_steps", type=int, nargs="*", default=[], help="also stream in so many steps a call")
-    found.add_argument("--score", type=int, default=0, help="images to score; 0: no score")
-    found.add_argument("--stats", type=Path, help="reference statistics of --extractor lite0, for --score")
-    found.add_argument("--lite0_size", type=int, default=224)
-    return found
+    result.add_argument("--out", type=Path, help="write the rows as JSON")
+    result.add_argument("--plot", type=Path, help="draw score against energy and time steps: a PNG; needs --score")
+    result.add_argument("--sampler", nargs="+", default=["ddim"])
+    result.add_argument("--eta", type=float, nargs="+", default=[0.0, 0.3, 0.6, 1.0], help="noise of ddim")
+    result.add_argument("--steps", type=int, nargs="+", default=[50], help="steps of the sampler")
+    result.add_argument("--images", type=int, default=2, help="counted, and averaged over")
+    result.add_argument("--seed", type=int, default=0)
+    result.add_argument("--quick", action="store_true", help="layer_sync alone")
+    result.add_argument("--carry_steps", type=int, nargs="*", default=[], help="also stream in so many steps a call")
+    result.add_argument("--score", type=int, default=0, help="images to score; 0: no score")
+    result.add_argument("--stats", type=Path, help="reference statistics of --extractor lite0, for --score")
+    result.add_argument("--lite0_size", type=int, default=224)
+    return result
 
 
-def run(given: argparse.Namespace, how: dict[str, object]) -> list[dict]:
+def run(args: argparse.Namespace, about: dict[str, object]) -> list[dict]:
     """All rows, written to --out setting by setting. Raises UserError."""
-    require(not given.score or given.stats is not None, "--score needs --stats: see evaluate.py --make_stats")
-    require(given.plot is None or given.score, "--plot draws scores: give --score and --stats")
-    rows, wanted = known_rows(given.out), settings(given)
-    score = scorer(given.score, given.stats, given.lite0_size) if given.score else None
-    measurement = Measurement(given.images, tuple(WAYS)[: 1 if given.quick else None], tuple(given.carry_steps), score)
-    for setting in wanted:
+    require(not args.score or args.stats is not None, "--score needs --stats: see evaluate.py --make_stats")
+    require(args.plot is None or args.score, "--plot draws scores: give --score and --stats")
+    rows, combinations = known_rows(args.out), settings(args)
+    score = scorer(args.score, args.stats, args.lite0_size) if args.score else None
+    measurement = Measurement(args.images, tuple(WAYS)[: 1 if args.quick else None], tuple(args.carry_steps), score)
+    for setting in combinations:
         key = setting.key()
         if any(key.items() <= line.items() for line in rows):
             continue
         for line in measurement.rows(setting):
             rows.append(line)
             print("  ".join(cells(line)), flush=True)
-        if given.out is not None:
-            write_text(given.out, json.dumps(how | {"rows": rows}, indent=1) + "\n")
+        if args.out is not None:
+            write_text(args.out, json.dumps(about | {"rows": rows}, indent=1) + "\n")
     return rows
 
 
 def main(arguments: list[str] | None = None) -> int:
-    given = parser().parse_args(arguments)
-    how = {
+    args = parser().parse_args(arguments)
+    about = {
         "command": "python -m benchmarks.carry " + " ".join(arguments if arguments is not None else sys.argv[1:]),
-        "images": given.images,
-        "scored": given.score,
-        "extractor": f"lite0 at {given.lite0_size} px" if given.score else None,
+        "images": args.images,
+        "scored": args.score,
+        "extractor": f"lite0 at {args.lite0_size} px" if args.score else None,
         "date": date.today().isoformat(),
         "machine": environment(),
     }
     try:
-        rows = run(given, how)
+        rows = run(args, about)
     except UserError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2
     print(text_table(HEADER, [cells(line) for line in rows]))
     print("energies in µJ per image and call, arithmetic, then with memory; weights read once a call")
-    if given.plot is not None:
-        given.plot.write_bytes(draw(rows))
-        print(given.plot)
+    if args.plot is not None:
+        args.plot.write_bytes(draw(rows))
+        print(args.plot)
     return 0
 
 

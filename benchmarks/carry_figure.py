@@ -23,11 +23,11 @@ PICOJOULES_PER_MILLIJOULE = 1e9
 
 def best(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """The points (cost, score) that no other beats in both, by cost."""
-    found: list[tuple[float, float]] = []
+    front: list[tuple[float, float]] = []
     for cost, score in sorted(points):
-        if not found or score < found[-1][1]:
-            found.append((cost, score))
-    return found
+        if not front or score < front[-1][1]:
+            front.append((cost, score))
+    return front
 
 
 def draw(rows: Sequence[dict]) -> bytes:

@@ -32,12 +32,12 @@ def setting(row: dict) -> tuple:
     return row["sampler"], row["steps"], row["eta"]
 
 
-def in_full(rows: Sequence[dict], wanted: Sequence[tuple]) -> str:
-    """Every way of running, for the samplers `wanted`."""
+def in_full(rows: Sequence[dict], samplers: Sequence[tuple]) -> str:
+    """Every way of running, for the samplers `samplers`."""
     header = ["η", "network", "spikes", "of those from rest", "carried calls alone", "synapses' operations"]
     header += ["fp32 µJ", "with memory", "int8 µJ", "with memory"]
     lines = []
-    for row in (row for key in wanted for way in WAYS for row in rows if setting(row) == key and row["way"] == way):
+    for row in (row for key in samplers for way in WAYS for row in rows if setting(row) == key and row["way"] == way):
         counts = ["–"] * 4
         if "spikes" in row:
             shares = (row["share_of_rest"], row["carried_share_of_rest"], row["carried_ac_share"])

@@ -41,11 +41,11 @@ class DeadZoneNeuron(IFNeuron):
             return self.quantizer(x)
         neurons = self.neurons(x)
         levels = neurons.levels
-        held = self._state(lambda: neurons.rest(x))
-        distance = ((x - levels.offset) / levels.step - held).abs()
-        target = torch.where(distance > 0.5 + self.zone, neurons.target(x, 1.0), held)
+        level = self._state(lambda: neurons.rest(x))
+        distance = ((x - levels.offset) / levels.step - level).abs()
+        target = torch.where(distance > 0.5 + self.zone, neurons.target(x, 1.0), level)
         if report := self._report():
-            report(target - held)
+            report(target - level)
         self.states[self.at.turn] = target
         return target * neurons.worth + levels.offset
 
@@ -81,27 +81,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=2, help="counted")
     parser.add_argument("--score", type=int, default=0, help="images to score; 0: none")
     parser.add_argument("--stats", type=Path, help="reference statistics of --extractor lite0, for --score")
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
-        ann = ann2snn.load(shipped.path_of(str(given.checkpoint))).double()
-        require(not isinstance(ann, SpikingNetwork), f"{given.checkpoint} is a spiking network: give its ANN's ckpt.pt")
-        score = scorer(given.score, given.stats, 224) if given.score else None
-        calls = ann2snn.trajectory(ann, given.images, steps=given.steps)
+        ann = ann2snn.load(shipped.path_of(str(args.checkpoint))).double()
+        require(not isinstance(ann, SpikingNetwork), f"{args.checkpoint} is a spiking network: give its ANN's ckpt.pt")
+        score = scorer(args.score, args.stats, 224) if args.score else None
+        calls = ann2snn.trajectory(ann, args.images, steps=args.steps)
     except UserError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2
     rows = []
-    for zone in given.zone:
+    for zone in args.zone:
         line = measure(ann, zone, calls)
         if score is not None:
-            line["score"] = score(with_dead_zone(ann, zone), SampleConfig("ddim", given.steps, carry=True))
+            line["score"] = score(with_dead_zone(ann, zone), SampleConfig("ddim", args.steps, carry=True))
         rows.append(line | {"share": line["spikes"] / (rows[0]["spikes"] if rows else line["spikes"])})
         print(rows[-1], flush=True)
-    how = {
+    about = {
         "command": "python -m benchmarks.dead_zone " + " ".join(arguments if arguments is not None else sys.argv[1:]),
-        "sampler": f"ddim, {given.steps} calls, eta 0, seed 0",
-        "images": given.images,
-        "scored": given.score,
+        "sampler": f"ddim, {args.steps} calls, eta 0, seed 0",
+        "images": args.images,
+        "scored": args.score,
         "date": date.today().isoformat(),
         "machine": environment(),
     }
@@ -111,9 +111,9 @@ def main(arguments: list[str] | None = None) -> int:
         for r in rows
     ]
     print(text_table(header, cells))
-    if given.out is not None:
-        write_text(given.out, json.dumps(how | {"rows": rows}, indent=1) + "\n")
-        print(given.out)
+    if args.out is not None:
+        write_text(args.out, json.dumps(about | {"rows": rows}, indent=1) + "\n")
+        print(args.out)
     return 0
 
 

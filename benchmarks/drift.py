@@ -126,52 +126,52 @@ def cells(row: dict) -> list[str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    found.add_argument("--net", type=Path, required=True, help="a quantized network: ckpt.pt")
-    found.add_argument("--out", type=Path, help="write the rows as JSON")
-    found.add_argument("--calls", type=int, default=1000, help="steps of the sampler")
-    found.add_argument("--first", type=int, help="follow only the first so many of them")
-    found.add_argument("--sums", nargs="+", default=WAYS, help="types, and after a slash every how many calls anew")
-    found.add_argument("--images", type=int, default=1)
-    found.add_argument("--weight_bits", type=int, default=8, help="of whole weights, sign included")
-    found.add_argument("--seed", type=int, default=0)
-    return found
+    result = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    result.add_argument("--net", type=Path, required=True, help="a quantized network: ckpt.pt")
+    result.add_argument("--out", type=Path, help="write the rows as JSON")
+    result.add_argument("--calls", type=int, default=1000, help="steps of the sampler")
+    result.add_argument("--first", type=int, help="follow only the first so many of them")
+    result.add_argument("--sums", nargs="+", default=WAYS, help="types, and after a slash every how many calls anew")
+    result.add_argument("--images", type=int, default=1)
+    result.add_argument("--weight_bits", type=int, default=8, help="of whole weights, sign included")
+    result.add_argument("--seed", type=int, default=0)
+    return result
 
 
 def main(arguments: list[str] | None = None) -> int:
-    given = parser().parse_args(arguments)
+    args = parser().parse_args(arguments)
     rows: list[dict] = []
     try:
-        first = given.calls if given.first is None else given.first
-        require(min(given.calls, given.images, first) > 0, "--calls, --first and --images: use 1 or more")
-        ways = [parsed(way) for way in given.sums]
-        loaded = checkpoint.load(given.net)
+        first = args.calls if args.first is None else args.first
+        require(min(args.calls, args.images, first) > 0, "--calls, --first and --images: use 1 or more")
+        ways = [parsed(way) for way in args.sums]
+        loaded = checkpoint.load(args.net)
         ann = loaded.net.double()
-        require(not isinstance(ann, SpikingNetwork), f"{given.net} is a spiking network: give its ANN's ckpt.pt")
-        trajectory = trajectory_of(ann, SampleConfig("ddim", given.calls, 0.0, seed=given.seed), given.images, first)
+        require(not isinstance(ann, SpikingNetwork), f"{args.net} is a spiking network: give its ANN's ckpt.pt")
+        trajectory = trajectory_of(ann, SampleConfig("ddim", args.calls, 0.0, seed=args.seed), args.images, first)
         snn = ann2snn.convert(ann)
-        how = {
+        about = {
             "command": "python -m benchmarks.drift " + " ".join(arguments if arguments is not None else sys.argv[1:]),
             "network": ann.config.to_dict(),
             "step": loaded.step,
-            "sampler": f"ddim, eta 0, {given.calls} calls",
-            "images": given.images,
-            "weight_bits": given.weight_bits,
+            "sampler": f"ddim, eta 0, {args.calls} calls",
+            "images": args.images,
+            "weight_bits": args.weight_bits,
             **environment(),
         }
         for kind, refresh in ways:
-            for row in followed(snn, kind, refresh, trajectory, given.weight_bits):
+            for row in followed(snn, kind, refresh, trajectory, args.weight_bits):
                 rows.append(row)
                 print("  ".join(cells(row)), flush=True)
-                if given.out is not None:  # a run that is stopped keeps what it has
-                    write_text(given.out, json.dumps(how | {"rows": rows}, indent=1) + "\n")
+                if args.out is not None:  # a run that is stopped keeps what it has
+                    write_text(args.out, json.dumps(about | {"rows": rows}, indent=1) + "\n")
     except UserError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2
     print(text_table(HEADER, [cells(row) for row in rows]))
-    print(f"{how['command']}; {how['processor']}, torch {how['torch']}, {how['date']}")
-    if given.out is not None:
-        print(given.out)
+    print(f"{about['command']}; {about['processor']}, torch {about['torch']}, {about['date']}")
+    if args.out is not None:
+        print(args.out)
     return 0
 
 

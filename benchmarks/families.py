@@ -97,10 +97,10 @@ class Stages:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.out = args, prepare_folder(args.out)
         self.path = self.out / "families.json"
-        self.asked = {name: str(value) for name, value in sorted(vars(args).items()) if name != "out"}
+        self.settings = {name: str(value) for name, value in sorted(vars(args).items()) if name != "out"}
         stored = json.loads(self.path.read_text()) if self.path.exists() else {}
         require(
-            stored.get("settings", self.asked) == self.asked,
+            stored.get("settings", self.settings) == self.settings,
             f"{self.path} was made with other settings: choose another --out",
         )
         self.seconds: dict[str, float] = stored.get("seconds", {})
@@ -119,11 +119,11 @@ class Stages:
         self.write()
 
     def write(self, **more: object) -> None:
-        content = {"settings": self.asked, "seconds": self.seconds, **more}
+        content = {"settings": self.settings, "seconds": self.seconds, **more}
         write_text(self.path, json.dumps(content, indent=1) + "\n")
 
 
-def train_all(stages: Stages, found: dict[str, tuple[NetworkConfig, int]]) -> None:
+def train_all(stages: Stages, families: dict[str, tuple[NetworkConfig, int]]) -> None:
     """Every family to --steps optimizer steps. The learning rate is constant, so that a run can be continued."""
     args, out = stages.args, stages.out
     first = args.steps - args.steps // TSM_SHARE
@@ -134,11 +134,11 @@ def train_all(stages: Stages, found: dict[str, tuple[NetworkConfig, int]]) -> No
     training = [*common, "--train", "--warmup=100", f"--batch_size={args.batch_size}", "--dropout=0"]
 
     def shape(family: str) -> list[str]:
-        config = found[family][0]
+        config = families[family][0]
         mult = [f"--ch_mult={m}" for m in config.ch_mult]
         return [f"--arch={config.arch}", f"--ch={config.ch}", *mult, "--num_res_blocks=1"]
 
-    quantized = [*shape("converted"), f"--bit={args.bits}", f"--norm_groups={found['converted'][0].norm_groups}"]
+    quantized = [*shape("converted"), f"--bit={args.bits}", f"--norm_groups={families['converted'][0].norm_groups}"]
     folder = f"--logdir={out / 'converted'}"
     stages.run("ann", "ANN_train.py", *training, *quantized, f"--total_steps={args.steps}", folder)
     stages.run("conversion", "SNN_conversion.py", *common, "--eval", folder)
@@ -166,9 +166,9 @@ def score_all(stages: Stages) -> None:
     fads = {"": []}
     if args.fad_encoder:
         encoder = [f"--fad_encoder={args.fad_encoder}", "--extractor=none"]
-        own = [*encoder, "--fad_mode=eval", f"--fad_stats={out / 'fad_eval.npz'}"]
-        stages.run("fad_stats", "evaluate.py", "--make_stats", *data, *own, "--num_images=10000")
-        fads |= {" FAD eval": own}
+        eval_flags = [*encoder, "--fad_mode=eval", f"--fad_stats={out / 'fad_eval.npz'}"]
+        stages.run("fad_stats", "evaluate.py", "--make_stats", *data, *eval_flags, "--num_images=10000")
+        fads |= {" FAD eval": eval_flags}
         if args.fad_stats:
             fads |= {" FAD published": [*encoder, "--fad_mode=published", f"--fad_stats={args.fad_stats}"]}
     for row in ROWS:
@@ -177,11 +177,11 @@ def score_all(stages: Stages) -> None:
         common += [f"--num_images={args.num_images}", "--batch_size=32", f"--seed={args.seed}"]
         eta = [] if "--eta=1" in row.flags or row.folder == "fsddim" else ["--eta=1"]
         sampling = ["--sampler=ddim", f"--sampler_steps={args.sampler_steps}", *eta, *row.flags]
-        for which, flags in fads.items():
-            stages.run(f"{row.name}{which}", "evaluate.py", *common, *sampling, *features, *flags)
+        for suffix, flags in fads.items():
+            stages.run(f"{row.name}{suffix}", "evaluate.py", *common, *sampling, *features, *flags)
 
 
-def collect(stages: Stages, found: dict[str, tuple[NetworkConfig, int]]) -> list[dict]:
+def collect(stages: Stages, families: dict[str, tuple[NetworkConfig, int]]) -> list[dict]:
     """One dictionary a row, by the names of HEADER; None where nothing was measured."""
     args, out, rows = stages.args, stages.out, []
     for row in ROWS:
@@ -195,7 +195,7 @@ def collect(stages: Stages, found: dict[str, tuple[NetworkConfig, int]]) -> list
         rows.append(
             {
                 "network": row.name,
-                "parameters": found[row.folder.split("/")[0]][1],
+                "parameters": families[row.folder.split("/")[0]][1],
                 "steps": args.steps,
                 "training s": sum(stages.seconds[stage] for stage in row.trained),
                 **scores,
@@ -214,7 +214,7 @@ def collect(stages: Stages, found: dict[str, tuple[NetworkConfig, int]]) -> list
 
 def scores_of(folder: Path, row: Row, args: argparse.Namespace) -> dict[str, float | None]:
     """FD and the two FADs that evaluate.py wrote for this row."""
-    found: dict[str, float | None] = {"FD": None, "FAD eval": None, "FAD published": None}
+    scores: dict[str, float | None] = {"FD": None, "FAD eval": None, "FAD published": None}
     schedule = "stream" if "--schedule=stream" in row.flags else "layer_sync"
     for line in read_log(folder / RESULTS):
         spiking = line.get("spiking")
@@ -227,23 +227,23 @@ def scores_of(folder: Path, row: Row, args: argparse.Namespace) -> dict[str, flo
             continue
         for name, value in line.items():
             if name.startswith("FD_"):
-                found["FD"] = value
+                scores["FD"] = value
             elif name.startswith("FAD"):
-                found["FAD published" if "published" in name else "FAD eval"] = value
-    return found
+                scores["FAD published" if "published" in name else "FAD eval"] = value
+    return scores
 
 
 def table(rows: list[dict]) -> str:
     """The rows for a terminal."""
-    shown = []
+    lines = []
     for row in rows:
         energies = [f"{value:.3g}" for pair in row["energy"].values() for value in pair]
-        cells = {name: _shown(row[name]) for name in HEADER if name in row}
-        shown.append([*cells.values(), *energies])
-    return text_table(HEADER, shown)
+        cells = {name: _cell(row[name]) for name in HEADER if name in row}
+        lines.append([*cells.values(), *energies])
+    return text_table(HEADER, lines)
 
 
-def _shown(value: object) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
@@ -282,13 +282,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     try:
         args = parse(argv)
-        found = networks(args)
+        families = networks(args)
         stages = Stages(args)
-        for family, (config, size) in found.items():
+        for family, (config, size) in families.items():
             print(f"{family}: --ch={config.ch}, {size:,} parameters")
-        train_all(stages, found)
+        train_all(stages, families)
         score_all(stages)
-        rows = collect(stages, found)
+        rows = collect(stages, families)
         about = environment()
         stages.write(rows=rows, environment=about)
     except (UserError, OSError, ValueError) as error:

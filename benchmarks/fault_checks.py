@@ -29,8 +29,8 @@ RESULTS_WEIGHTS = [(CHECKPOINT, "net_model"), *((name, "ema_model") for name in 
 
 def files(logdir: Path) -> list[Path]:
     """The files of a run whose content is checked: all but locks, temporary and flag files, and TensorBoard's."""
-    kept = (p for p in logdir.rglob("*") if p.is_file() and not p.name.startswith((".", "events.", "flagfile")))
-    return sorted(kept)
+    paths = (p for p in logdir.rglob("*") if p.is_file() and not p.name.startswith((".", "events.", "flagfile")))
+    return sorted(paths)
 
 
 def unloadable(logdir: Path, cut_lines: bool = False) -> list[str]:
@@ -38,15 +38,15 @@ def unloadable(logdir: Path, cut_lines: bool = False) -> list[str]:
 
     cut_lines: logs may hold some, which readers skip, as they do once a disk was full.
     """
-    found = []
+    problems = []
     for path in files(logdir):
         if cut_lines and path.name in _LOGS:
             continue
         try:
             _load(path)
         except Exception as error:  # whatever the reader raises is the finding
-            found.append(f"{path.relative_to(logdir)}: {error or type(error).__name__}")
-    return found
+            problems.append(f"{path.relative_to(logdir)}: {error or type(error).__name__}")
+    return problems
 
 
 def _load(path: Path) -> object:
@@ -104,13 +104,15 @@ def is_log(name: str) -> bool:
 
 def differences_of_log(path: Path, reference: Path) -> bool:
     """Whether a log says anything that the uninterrupted run's does not; on a full disk it may lack lines."""
-    found, whole = ([_stable(entry) for entry in read_log(file)] for file in (path, reference))
-    return any(entry not in whole for entry in found)
+    entries, expected = ([_stable(entry) for entry in read_log(file)] for file in (path, reference))
+    return any(entry not in expected for entry in entries)
 
 
-def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
+def differences(fingerprints: dict[str, str], expected: dict[str, str]) -> list[str]:
     """Files whose content differs, or that only one of two runs has."""
-    return sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    return sorted(
+        name for name in fingerprints.keys() | expected.keys() if fingerprints.get(name) != expected.get(name)
+    )
 
 
 def stage_of(name: str) -> str:
@@ -144,21 +146,21 @@ def position(stage: str, logdir: Path, since: int) -> tuple[str, float | None]:
     not counted in steps. since: when it was started, in nanoseconds since the epoch."""
     if stage == "train":
         log, saved = logdir / LINES, _read(logdir / CHECKPOINT).get("step", 0)
-        own = log.exists() and log.stat().st_mtime_ns >= since  # not yet the log of an earlier start
-        reached = max((entry["step"] + 1 for entry in read_log(log)), default=0) if own else saved
+        is_current = log.exists() and log.stat().st_mtime_ns >= since  # not yet the log of an earlier start
+        reached = max((entry["step"] + 1 for entry in read_log(log)), default=0) if is_current else saved
         return f"step {reached}, checkpoint {saved}", max(0, reached - saved)
     if stage == "fine-tune":
-        done = {report["block"] for report in _read(logdir / STATE).get("reports", [])}
+        finished = {report["block"] for report in _read(logdir / STATE).get("reports", [])}
         steps = [path for path in logdir.glob(f"{TUNED}/model_backpacks/*.pt") if path.stat().st_mtime_ns >= since]
-        lost = [path for path in steps if re.sub(r"_\d+_model$", "", path.stem) not in done]
-        return f"{len(done)} blocks done, {len(lost)} steps of the next", len(lost)
+        unsaved = [path for path in steps if re.sub(r"_\d+_model$", "", path.stem) not in finished]
+        return f"{len(finished)} blocks done, {len(unsaved)} steps of the next", len(unsaved)
     if stage == "evaluate":
         return f"{len(image_times(logdir))} images", None
     names = (
         (CONVERTED, "gap.json", "cost.json", "raster.npz", "images/ANN.png") if stage == "convert" else ["stats.npz"]
     )
-    written = [name for name in names if (logdir / name).exists()]
-    return f"written: {', '.join(written) or 'nothing'}", None
+    present = [name for name in names if (logdir / name).exists()]
+    return f"written: {', '.join(present) or 'nothing'}", None
 
 
 def _read(path: Path) -> dict:

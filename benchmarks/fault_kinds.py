@@ -25,11 +25,11 @@ DISK = "48m"
 
 
 @contextlib.contextmanager
-def own_disk(folder: Path, wanted: bool) -> Iterator[bool]:
-    """Make `folder`; if `wanted`, a file system of its own where this may mount one. Whether it is."""
+def own_disk(folder: Path, separate: bool) -> Iterator[bool]:
+    """Make `folder`; if `separate`, a file system of its own where this may mount one. Whether it is."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)]
-    mounted = wanted and bool(shutil.which("mount"))
+    mounted = separate and bool(shutil.which("mount"))
     mounted = mounted and subprocess.run(mount, capture_output=True, check=False).returncode == 0
     try:
         yield mounted
@@ -48,20 +48,20 @@ def write_images(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def provoked(how: str, stage: Stage, place: Path, images: Path) -> Iterator[None]:
+def provoked(fault: str, stage: Stage, place: Path, images: Path) -> Iterator[None]:
     """In here the fault is there; a signal, which `fault_runs.strike` sends, needs nothing.
 
     place: the run's disk; images: its data.
     """
-    if how == FULL:
+    if fault == FULL:
         filler = place / "filler"
         _fill(filler)
         yield
         filler.unlink()
-    elif how == UNLOCKED:
+    elif fault == UNLOCKED:
         stage.lock.unlink(missing_ok=True)
         yield
-    elif how == BROKEN:
+    elif fault == BROKEN:
         aside = images.with_suffix(".whole")
         images.rename(aside)
         shutil.copytree(aside, images)
@@ -83,10 +83,10 @@ def _fill(path: Path) -> None:
 
 def bring_back(rescue: Path, stage: Stage, logdir: Path) -> str:
     """Copy the state that a stage wrote to the temporary folder to where it resumes; its name, if there is one."""
-    found = sorted(rescue.glob("ann2snn-rescue-*.pt"), key=lambda path: path.stat().st_mtime_ns)
-    for path in found:
+    states = sorted(rescue.glob("ann2snn-rescue-*.pt"), key=lambda path: path.stat().st_mtime_ns)
+    for path in states:
         if stage.name not in RESUMED:
             raise ValueError(f"{stage.name} rescued {path.name}")
         shutil.copy(path, logdir / RESUMED[stage.name])
         path.unlink()
-    return found[-1].name if found else ""
+    return states[-1].name if states else ""

@@ -170,38 +170,40 @@ class Attempt:
         return self.output.read_text(errors="replace")[-2000:]
 
 
-def strike(attempt: Attempt, how: str, choose) -> tuple[list[int], float]:
-    """Send the signal, if `how` names one, then wait for everybody's end, helping as a launcher would.
+def strike(attempt: Attempt, fault: str, choose) -> tuple[list[int], float]:
+    """Send the signal, if `fault` names one, then wait for everybody's end, helping as a launcher would.
 
-    how: a signal's name, or, of several processes, "SIGKILL of all", "SIGKILL of one"; with a launcher "SIGKILL of a
+    fault: a signal's name, or, of several processes, "SIGKILL of all", "SIGKILL of one"; with a launcher "SIGKILL of a
     worker" or "SIGTERM of the launcher". choose: picks from a list.
 
     Returns the processes that had to be killed because they outlived PATIENCE, and the seconds that the end took.
     """
-    number = next((number for number in SIGNALS if number.name in how), None)
-    others = workers(attempt.pids[0]) if attempt.way == LAUNCHED else []
+    number = next((number for number in SIGNALS if number.name in fault), None)
+    worker_pids = workers(attempt.pids[0]) if attempt.way == LAUNCHED else []
     victims = attempt.alive()
-    if how.endswith("of one"):
+    if fault.endswith("of one"):
         victims = [choose(attempt.pids)]
-    elif how.endswith("of a worker"):
-        victims = [choose(others)] if others else []
+    elif fault.endswith("of a worker"):
+        victims = [choose(worker_pids)] if worker_pids else []
     start = time.monotonic()
     if number is not None:
         _send(victims, number)
-    if attempt.way == TWO and how.endswith("of one"):
+    if attempt.way == TWO and fault.endswith("of one"):
         time.sleep(0.2)  # most survivors notice by themselves
         _send(attempt.alive(), signal.SIGTERM)
-    stubborn = _wait_for_end(attempt, others, LONGEST_END if attempt.way == LAUNCHED or number is None else PATIENCE)
+    stubborn = _wait_for_end(
+        attempt, worker_pids, LONGEST_END if attempt.way == LAUNCHED or number is None else PATIENCE
+    )
     return stubborn, time.monotonic() - start
 
 
-def _wait_for_end(attempt: Attempt, others: list[int], patience: float) -> list[int]:
+def _wait_for_end(attempt: Attempt, worker_pids: list[int], patience: float) -> list[int]:
     end = time.monotonic() + patience
-    while (left := attempt.alive() + [pid for pid in others if is_running(pid)]) and time.monotonic() < end:
+    while (running := attempt.alive() + [pid for pid in worker_pids if is_running(pid)]) and time.monotonic() < end:
         time.sleep(0.002)
-    _send(left, signal.SIGKILL)
+    _send(running, signal.SIGKILL)
     attempt.wait(lambda: False, 5)
-    return left
+    return running
 
 
 def _send(pids: list[int], number: int) -> None:

@@ -45,7 +45,7 @@ KILLS = {"train": 5, "convert": 3, "fine-tune": 4, "statistics": 2, "evaluate": 
 CLOSE = 1e-4  # relative distance of two processes' weights from one's: sums in another order
 EARLY, AIMED = 0.1, 0.5  # shares of kills during start-up, and of those that wait until a file is being written
 AIM_SECONDS = 1.0
-HOW = {
+FAULTS = {
     ONE: [("SIGKILL", 3), ("SIGTERM", 1), ("SIGHUP", 1), (DEAF, 1), (FULL, 1), (UNLOCKED, 1), (BROKEN, 1)],
     TWO: [
         *(("SIGKILL of one", 2), ("SIGKILL of all", 2), ("SIGTERM of all", 1), ("SIGHUP of all", 1)),
@@ -176,18 +176,18 @@ class KilledRun:
 
     def ends_before_kill(self, stage: Stage, after: float, early: bool) -> bool:
         """Start a stage and kill it; False if it was killed, True if it was done first."""
-        way, how = self.choose_way(stage, early)
-        attempt = self.start(stage, way, how == DEAF)
+        way, fault = self.choose_way(stage, early)
+        attempt = self.start(stage, way, fault == DEAF)
         if not early and not attempt.wait(attempt.working, runs.ALARM):
-            return self.done(attempt)
+            return self.ended(attempt)
         started = attempt.started if early else time.monotonic()
-        wanted = started + after
-        attempt.wait(lambda: time.monotonic() >= wanted, after + 1)
+        moment = started + after
+        attempt.wait(lambda: time.monotonic() >= moment, after + 1)
         if not early and self.random.random() < AIMED:
             attempt.wait(lambda: runs.in_a_write(self.logdir), AIM_SECONDS, poll=0)
         if not attempt.alive():
-            return self.done(attempt)
-        kill = Kill(self.number, stage.name, way, how, round(time.monotonic() - started, 4), early)
+            return self.ended(attempt)
+        kill = Kill(self.number, stage.name, way, fault, round(time.monotonic() - started, 4), early)
         self.kill(attempt, kill)
         if not any(attempt.codes.values()):  # it came to its end while the signal was on its way
             self.kills.remove(kill)
@@ -197,11 +197,11 @@ class KilledRun:
     def choose_way(self, stage: Stage, early: bool) -> tuple[str, str]:
         way = ONE if self.processes == 1 else LAUNCHED if not early and self.random.random() < 0.35 else TWO
         possible = {FULL: self.place.owns_disk, UNLOCKED: stage.lock is not None, BROKEN: stage.name in READS_IMAGES}
-        hows, weights = zip(*(pair for pair in HOW[way] if possible.get(pair[0], True)), strict=True)
-        how = self.random.choices(hows, weights)[0]
-        if early and "SIGKILL" not in how:  # a script that has just started has no handler yet
-            how = hows[0]
-        return way, how
+        faults, weights = zip(*(pair for pair in FAULTS[way] if possible.get(pair[0], True)), strict=True)
+        fault = self.random.choices(faults, weights)[0]
+        if early and "SIGKILL" not in fault:  # a script that has just started has no handler yet
+            fault = faults[0]
+        return way, fault
 
     def start(self, stage: Stage, way: str, deaf: bool = False) -> Attempt:
         return Attempt(stage, way, self.place.folder / "output.txt", self.place.rescue, deaf)
@@ -232,8 +232,8 @@ class KilledRun:
         if begun and (old := litter & self.litter):
             wrong.append(f"half-written files of earlier kills stay: {sorted(path.name for path in old)}")
         now = checks.image_times(self.logdir)
-        if again := [path.name for path, when in self.images.items() if now.get(path) != when]:
-            wrong.append(f"images generated twice: {again}")
+        if repeated := [path.name for path, when in self.images.items() if now.get(path) != when]:
+            wrong.append(f"images generated twice: {repeated}")
         self.litter, self.images = litter, now
         return wrong
 
@@ -241,9 +241,9 @@ class KilledRun:
         """Start a stage and let it end."""
         attempt = self.start(stage, ONE if self.processes == 1 else TWO)
         attempt.finish()
-        self.done(attempt)
+        self.ended(attempt)
 
-    def done(self, attempt: Attempt) -> bool:
+    def ended(self, attempt: Attempt) -> bool:
         """True for an attempt that ended by itself. Raises StageError if it did not end well."""
         codes = list(attempt.codes.values())
         finished = attempt.stage.finished
@@ -259,8 +259,8 @@ class KilledRun:
         litter = sorted(path.name for path in runs.leftovers(self.logdir))
         for kill in self.kills:
             kill.different = [name for name in different if checks.stage_of(name) == kill.stage]
-        if self.kills and (rest := set(different) - {name for kill in self.kills for name in kill.different}):
-            self.kills[-1].problems.append(f"differ without a kill of their stage: {sorted(rest)}")
+        if self.kills and (unassigned := set(different) - {name for kill in self.kills for name in kill.different}):
+            self.kills[-1].problems.append(f"differ without a kill of their stage: {sorted(unassigned)}")
         if self.kills and litter:
             self.kills[-1].problems.append(f"half-written files at the end: {litter}")
 
@@ -314,50 +314,50 @@ def campaign(kills: int, seed: int, share: float, size: Size, folder: Path) -> t
     kinds.write_images(images)
     references = {n: make_reference(folder / f"whole{n}", ways[n], images, size) for n in counts}
     facts: dict = {"seconds": {ways[n]: round(sum(r.work.values()), 2) for n, r in references.items()}}
-    found: list[Kill] = []
+    all_kills: list[Kill] = []
     distances, number = [], 0
-    while len(found) < kills:
+    while len(all_kills) < kills:
         number += 1
         processes = 2 if int(number * share) > int((number - 1) * share) else 1
         rescue = folder / f"temporary{number}"
         rescue.mkdir()
-        with kinds.own_disk(folder / f"run{number}", wanted=number % 2 == 0) as owns_disk:
+        with kinds.own_disk(folder / f"run{number}", separate=number % 2 == 0) as owns_disk:
             place = Place(folder / f"run{number}", owns_disk, rescue, images)
             run = KilledRun(number, place, size, processes, references[processes], seed)
             try:
-                run.go(kills - len(found))
+                run.go(kills - len(all_kills))
                 if processes == 2:
                     distances.append(checks.weight_distance(run.logdir, references[1].logdir))
             except StageError as error:
                 (run.kills[-1].problems if run.kills else facts.setdefault("failures", [])).append(str(error))
-        found += run.kills
+        all_kills += run.kills
         if "failures" in facts:  # it fails without being killed
             break
-        print(f"run {number} ({processes} processes): {len(run.kills)} kills, {len(found)} in all", file=sys.stderr)
+        print(f"run {number} ({processes} processes): {len(run.kills)} kills, {len(all_kills)} in all", file=sys.stderr)
     facts["runs"] = number
     if distances:
         facts["largest distance of two processes' weights from one's"] = max(distances)
-    return found, facts
+    return all_kills, facts
 
 
 def table(kills: list[Kill]) -> str:
     """One row a stage and way of killing, and their sum."""
     head = ["stage", "processes", "killed by", "kills", "while writing", "unloadable files", "recovered"]
     head += ["mean steps lost", "longest end (s)", "different files", "other problems"]
-    order = [(stage, way, how) for stage in KILLS for way, hows in HOW.items() for how, _ in hows]
+    order = [(stage, way, fault) for stage in KILLS for way, faults in FAULTS.items() for fault, _ in faults]
     groups = [(key, [k for k in kills if (k.stage, k.way, k.how) == key]) for key in order]
     rows = [[*key, *_figures(group)] for key, group in groups if group]
     return text_table(head, [*rows, ["all", "", "", *_figures(kills)]])
 
 
 def _figures(kills: list[Kill]) -> list[object]:
-    lost = [kill.lost for kill in kills if kill.lost is not None]
+    losses = [kill.lost for kill in kills if kill.lost is not None]
     return [
         len(kills),
         sum(kill.writing > 0 for kill in kills),
         sum(len(kill.unloadable) for kill in kills),
         sum(kill.recovered for kill in kills),
-        sum(lost) / len(lost) if lost else None,
+        sum(losses) / len(losses) if losses else None,
         max((kill.seconds for kill in kills), default=0.0),
         len({(kill.run, name) for kill in kills for name in kill.different}),
         sum(len(kill.problems) for kill in kills),
@@ -366,13 +366,13 @@ def _figures(kills: list[Kill]) -> list[object]:
 
 def environment(folder: Path) -> dict[str, str]:
     """Where and when this was measured."""
-    done = subprocess.run(["stat", "-f", "-c", "%T", str(folder)], capture_output=True, text=True, check=False)
+    completed = subprocess.run(["stat", "-f", "-c", "%T", str(folder)], capture_output=True, text=True, check=False)
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     models = Counter(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     processor = f"{os.cpu_count()} × {next(iter(models), platform.machine())}"
-    where = {"processor": processor, "system": f"{platform.system()} {platform.release()}"}
-    where["file system"] = done.stdout.strip()
-    return where | {"python": platform.python_version(), "torch": torch.__version__, "date": date.today().isoformat()}
+    about = {"processor": processor, "system": f"{platform.system()} {platform.release()}"}
+    about["file system"] = completed.stdout.strip()
+    return about | {"python": platform.python_version(), "torch": torch.__version__, "date": date.today().isoformat()}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -389,9 +389,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.workdir:
         args.workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="faults-", dir=args.workdir) as folder:
-        where = environment(Path(folder))
+        about = environment(Path(folder))
         kills, facts = campaign(args.kills, args.seed, args.nproc, TINY if args.tiny else USUAL, Path(folder))
-    facts |= {"minutes": round((time.monotonic() - start) / 60, 1), "seed": args.seed} | where
+    facts |= {"minutes": round((time.monotonic() - start) / 60, 1), "seed": args.seed} | about
     print(table(kills))
     print(", ".join(f"{name}: {value}" for name, value in facts.items()))
     if args.out:

@@ -34,7 +34,7 @@ class Step:
     module: str = ""
 
 
-BESIDE = Step("kernels", 90, "Triton kernels against torch")
+KERNELS = Step("kernels", 90, "Triton kernels against torch")
 STEPS = (  # in the order of what they are worth
     Step("ceilings", 20, "versions and ceilings", "ceilings"),
     Step("networks", 60, "every network, schedule and sampler; where the program waits for the GPU", "networks"),
@@ -57,35 +57,35 @@ class Outcome:
 
     @property
     def is_good(self) -> bool:
-        return self.state == "ended" and not any("failed" in found for found in self.findings)
+        return self.state == "ended" and not any("failed" in finding for finding in self.findings)
 
 
-def command(step: Step, given: argparse.Namespace, findings: Path) -> list[str]:
+def command(step: Step, args: argparse.Namespace, findings: Path) -> list[str]:
     if not step.module:
-        workers = ["-n", "8"] if given.device == "cuda" else []
+        workers = ["-n", "8"] if args.device == "cuda" else []
         options = ["--noconftest", "-p", "no:cacheprovider", "--import-mode=importlib", *workers]
         return [sys.executable, "-m", "pytest", *options, KERNEL_CHECKS]
-    tiny = ["--tiny"] if given.tiny else []
+    tiny = ["--tiny"] if args.tiny else []
     module = f"benchmarks.gpu.{step.module}"
-    return [sys.executable, "-m", module, f"--device={given.device}", f"--out={findings}", *tiny]
+    return [sys.executable, "-m", module, f"--device={args.device}", f"--out={findings}", *tiny]
 
 
-def start(step: Step, given: argparse.Namespace) -> subprocess.Popen:
+def start(step: Step, args: argparse.Namespace) -> subprocess.Popen:
     """The step's process, whose words go to OUT/<step>.log."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     if not step.module:
-        on_gpu = given.device == "cuda"
-        environment |= {"TRITON_INTERPRET": "0" if on_gpu else "1", "KERNEL_DEVICE": given.device}
-    with open(given.out / f"{step.name}.log", "w", encoding="utf-8") as log:
-        line = command(step, given, findings_of(step, given))
+        on_gpu = args.device == "cuda"
+        environment |= {"TRITON_INTERPRET": "0" if on_gpu else "1", "KERNEL_DEVICE": args.device}
+    with open(args.out / f"{step.name}.log", "w", encoding="utf-8") as log:
+        line = command(step, args, findings_of(step, args))
         return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
-def findings_of(step: Step, given: argparse.Namespace) -> Path:
-    return (given.out / f"{step.name}.jsonl").resolve()
+def findings_of(step: Step, args: argparse.Namespace) -> Path:
+    return (args.out / f"{step.name}.jsonl").resolve()
 
 
-def finish(step: Step, running: subprocess.Popen, begun: float, limit: float, given: argparse.Namespace) -> Outcome:
+def finish(step: Step, running: subprocess.Popen, begun: float, limit: float, args: argparse.Namespace) -> Outcome:
     """Wait for a step, at most until `limit` seconds after `begun`."""
     try:
         code = running.wait(timeout=max(0.1, begun + limit - time.monotonic()))
@@ -94,50 +94,50 @@ def finish(step: Step, running: subprocess.Popen, begun: float, limit: float, gi
         os.killpg(running.pid, 9)
         running.wait()
         state = "cut short"
-    path, findings = findings_of(step, given), []
+    path, findings = findings_of(step, args), []
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines()
         findings = [json.loads(line) for line in lines if line.endswith("}")]
     elif not step.module:
-        words = (given.out / f"{step.name}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        words = (args.out / f"{step.name}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         findings = [{"name": "pytest", "said": words[-1] if words else ""}]
     return Outcome(step, state, time.monotonic() - begun, findings)
 
 
-def prove(given: argparse.Namespace) -> list[Outcome]:
+def prove(args: argparse.Namespace) -> list[Outcome]:
     """All steps under one deadline; what there is no time for is left out, and said so."""
     begun, outcomes = time.monotonic(), []
-    beside = (start(BESIDE, given), begun) if given.kernels else None
+    kernel_checks = (start(KERNELS, args), begun) if args.kernels else None
     for step in STEPS:
-        if given.only and step.name not in given.only:
+        if args.only and step.name not in args.only:
             continue
-        left = given.deadline - (time.monotonic() - begun)
-        if left < 5:
+        remaining = args.deadline - (time.monotonic() - begun)
+        if remaining < 5:
             outcomes.append(Outcome(step, "not started: no time was left", 0.0, []))
             continue
         at = time.monotonic()
-        outcomes.append(finish(step, start(step, given), at, min(step.seconds * given.patience, left), given))
-        report(given, outcomes)
-    if beside is not None:
-        limit = max(BESIDE.seconds * given.patience, time.monotonic() - begun)
-        outcomes.append(finish(BESIDE, *beside, min(limit, given.deadline), given))
+        outcomes.append(finish(step, start(step, args), at, min(step.seconds * args.patience, remaining), args))
+        report(args, outcomes)
+    if kernel_checks is not None:
+        limit = max(KERNELS.seconds * args.patience, time.monotonic() - begun)
+        outcomes.append(finish(KERNELS, *kernel_checks, min(limit, args.deadline), args))
     return outcomes
 
 
-def report(given: argparse.Namespace, outcomes: list[Outcome]) -> None:
+def report(args: argparse.Namespace, outcomes: list[Outcome]) -> None:
     """OUT/proof.json and OUT/proof.md."""
     about = {
         "command": " ".join(["python", "benchmarks/gpu_proof.py", *sys.argv[1:]]),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "device": given.device,
-        "tiny": given.tiny,
+        "device": args.device,
+        "tiny": args.tiny,
     }
     steps = [
         {"step": o.step.name, "state": o.state, "seconds": round(o.seconds, 1), "findings": o.findings}
         for o in outcomes
     ]
-    (given.out / "proof.json").write_text(json.dumps(about | {"steps": steps}, indent=1) + "\n", encoding="utf-8")
-    (given.out / "proof.md").write_text(page(about, outcomes), encoding="utf-8")
+    (args.out / "proof.json").write_text(json.dumps(about | {"steps": steps}, indent=1) + "\n", encoding="utf-8")
+    (args.out / "proof.md").write_text(page(about, outcomes), encoding="utf-8")
 
 
 def page(about: dict, outcomes: list[Outcome]) -> str:
@@ -147,13 +147,13 @@ def page(about: dict, outcomes: list[Outcome]) -> str:
         lines += [f"### {outcome.step.title}", "", f"{outcome.state}, {outcome.seconds:.0f} s", ""]
         if outcome.findings:
             lines += ["| what | found |", "| --- | --- |"]
-            lines += [f"| {found['name']} | {told(found)} |" for found in outcome.findings]
+            lines += [f"| {finding['name']} | {finding_text(finding)} |" for finding in outcome.findings]
             lines.append("")
     return "\n".join(lines)
 
 
-def told(found: dict) -> str:
-    values = {name: value for name, value in found.items() if name != "name"}
+def finding_text(finding: dict) -> str:
+    values = {name: value for name, value in finding.items() if name != "name"}
     cells = []
     for name, value in values.items():
         if isinstance(value, dict):
@@ -171,19 +171,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--patience", type=float, default=1.0, help="factor on the steps' limits, on slow machines")
     parser.add_argument("--no-kernels", dest="kernels", action="store_false", help="leave the Triton checks out")
     parser.add_argument("--only", nargs="+", choices=[step.name for step in STEPS], help="these steps alone")
-    given = parser.parse_args(arguments)
-    given.out.mkdir(parents=True, exist_ok=True)
-    if any(given.out.glob("*.jsonl")):
-        print(f"error: {given.out} holds findings of an earlier run: choose another --out", file=sys.stderr)
+    args = parser.parse_args(arguments)
+    args.out.mkdir(parents=True, exist_ok=True)
+    if any(args.out.glob("*.jsonl")):
+        print(f"error: {args.out} holds findings of an earlier run: choose another --out", file=sys.stderr)
         return 2
-    outcomes = prove(given)
-    report(given, outcomes)
+    outcomes = prove(args)
+    report(args, outcomes)
     for outcome in outcomes:
-        bad = [found for found in outcome.findings if "failed" in found]
+        bad = [finding for finding in outcome.findings if "failed" in finding]
         print(f"{outcome.step.name}: {outcome.state}, {outcome.seconds:.0f} s, {len(outcome.findings)} findings")
-        for found in bad:
-            print(f"  {found['name']}: {found['failed']}")
-    print(given.out / "proof.md")
+        for finding in bad:
+            print(f"  {finding['name']}: {finding['failed']}")
+    print(args.out / "proof.md")
     return 0 if all(outcome.is_good for outcome in outcomes) else 1
 
 

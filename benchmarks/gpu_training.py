@@ -59,20 +59,20 @@ def train(folder: Path, flags: list[str], minutes: float) -> dict[str, object]:
 
 def run(*command: str) -> dict[str, object]:
     begun = time.monotonic()
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
-    complaint = (done.stderr.strip().splitlines() or [""])[-1] if done.returncode else ""
-    return {"exit_code": done.returncode, "seconds": time.monotonic() - begun, "complaint": complaint}
+    completed = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    complaint = (completed.stderr.strip().splitlines() or [""])[-1] if completed.returncode else ""
+    return {"exit_code": completed.returncode, "seconds": time.monotonic() - begun, "complaint": complaint}
 
 
 def score(folder: Path, flags: list[str], images: int) -> dict[str, object]:
     """The line of scores of the images that were sampled, against 2,000 of the data set."""
     lite = ["--extractor=lite0", "--lite0_size=96", f"--fid_cache={folder}/stats.npz", f"--logdir={folder}", *flags]
-    made = run("evaluate.py", "--noeval", "--make_stats", "--num_images=2000", *lite)
-    if made["exit_code"]:
-        return made
-    done = run("evaluate.py", "--eval", "--carry", f"--num_images={images}", *SAMPLING, *lite)
+    statistics = run("evaluate.py", "--noeval", "--make_stats", "--num_images=2000", *lite)
+    if statistics["exit_code"]:
+        return statistics
+    scoring = run("evaluate.py", "--eval", "--carry", f"--num_images={images}", *SAMPLING, *lite)
     results = folder / "snn_eval.txt"
-    return json.loads(results.read_text(encoding="utf-8").splitlines()[-1]) if results.exists() else done
+    return json.loads(results.read_text(encoding="utf-8").splitlines()[-1]) if results.exists() else scoring
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,33 +84,33 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--images", type=int, default=64, help="sampled")
     parser.add_argument("--tiny", action="store_true", help="sizes for a try on a CPU, on images that ship")
-    given = parser.parse_args(arguments)
-    if given.out.exists():
-        print(f"error: {given.out} exists: choose another --out", file=sys.stderr)
+    args = parser.parse_args(arguments)
+    if args.out.exists():
+        print(f"error: {args.out} exists: choose another --out", file=sys.stderr)
         return 2
     os.chdir(Path(__file__).resolve().parents[1])
-    device, folder = [f"--device={given.device}"], given.out.resolve()
-    data = [f"--dataset_type={given.dataset}", f"--data_dir={given.data}"]
+    device, folder = [f"--device={args.device}"], args.out.resolve()
+    data = [f"--dataset_type={args.dataset}", f"--data_dir={args.data}"]
     flags = [*NETWORK, *data, "--batch_size=512", "--amp", "--compile", "--resident=on", "--num_workers=8"]
-    if given.tiny:
+    if args.tiny:
         flags = [*TINY, "--dataset_type=fashion_mnist_10k", "--batch_size=8", "--num_threads=1"]
     flags += [*device, "--total_steps=10000000", "--save_step=0", "--sample_step=0", "--log_step=5", "--warmup=200"]
     flags += ["--lr=0.001", "--ema_decay=0.999", "--ema_warmup"]
-    found = {"training": train(folder, flags, given.minutes)}
+    results = {"training": train(folder, flags, args.minutes)}
     common = [f"--logdir={folder}", *device, *SAMPLING]
-    found["conversion"] = run("SNN_conversion.py", "--eval", *common, "--gap_images=1", "--gen_images=0")
-    sampled = ["--sample_only", "--carry", f"--num_images={given.images}", "--pic_or_not"]
-    found["sampling"] = run("evaluate.py", *common, *sampled)
+    results["conversion"] = run("SNN_conversion.py", "--eval", *common, "--gap_images=1", "--gen_images=0")
+    sampled = ["--sample_only", "--carry", f"--num_images={args.images}", "--pic_or_not"]
+    results["sampling"] = run("evaluate.py", *common, *sampled)
     if importlib.util.find_spec("efficientnet_lite_pytorch"):
-        found["score"] = score(folder, [*device, *data] if not given.tiny else device, given.images)
+        results["score"] = score(folder, [*device, *data] if not args.tiny else device, args.images)
     network = ann2snn.load(folder / "ckpt.pt")
-    ann2snn.save(network, folder / "network", dtype="float16", step=found["training"]["steps"])
+    ann2snn.save(network, folder / "network", dtype="float16", step=results["training"]["steps"])
     size = sum(path.stat().st_size for path in (folder / "network").iterdir())
-    found |= {"network_bytes": size, "small_enough": size <= MOST_BYTES}
-    found |= {"command": " ".join(sys.argv), "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")}
-    (folder / "training.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(found, indent=1))
-    return 0 if found["conversion"]["exit_code"] == found["sampling"]["exit_code"] == 0 else 1
+    results |= {"network_bytes": size, "small_enough": size <= MOST_BYTES}
+    results |= {"command": " ".join(sys.argv), "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")}
+    (folder / "training.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(results, indent=1))
+    return 0 if results["conversion"]["exit_code"] == results["sampling"]["exit_code"] == 0 else 1
 
 
 if __name__ == "__main__":

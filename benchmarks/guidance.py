@@ -61,21 +61,21 @@ def measured(ann: nn.Module, sample: SampleConfig, images: int) -> dict[str, obj
     snn = ann2snn.convert(ann)
     calls = sampler_calls(ann, sample, images)
     worst = max(carried_errors(ann, snn, calls))
-    rest, carried = count_calls(snn, calls), count_calls(snn, calls, carry=True)
+    from_rest, carried = count_calls(snn, calls), count_calls(snn, calls, carry=True)
     plain = count_calls(ann, calls)
     times = len(calls) * sample.branches  # rows of an image in all calls
     dense = plain.energies()["quantized_skipping_zeros"]
     return {
         "guidance": sample.guidance,
         "branches": sample.branches,
-        "spikes_from_rest": times * rest.total("spikes"),
+        "spikes_from_rest": times * from_rest.total("spikes"),
         "spikes_carried": times * carried.total("spikes"),
         "worst_error": worst,
         "energy_uj": {
             name: {prices.name: times * energy_of(report, prices) for prices in (FP32, INT8)}
-            for name, report in (("from_rest", rest), ("carried", carried))
+            for name, report in (("from_rest", from_rest), ("carried", carried))
         }
-        | {"ann": {prices: times * found.to_dict()["total_pj"] / 1e6 for prices, found in dense.items()}},
+        | {"ann": {prices: times * energy.to_dict()["total_pj"] / 1e6 for prices, energy in dense.items()}},
     }
 
 
@@ -107,42 +107,42 @@ def table(rows: Sequence[dict]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    found.add_argument("--checkpoint", type=Path, help="a class-conditional quantized network: ckpt.pt or a folder")
-    found.add_argument("--out", type=Path, help="write the rows as JSON")
-    found.add_argument("--show", type=Path, help="print the table of such a file, and measure nothing")
-    found.add_argument("--grid", type=Path, help="folder for a picture of every guidance: a class a column")
-    found.add_argument("--guidance", type=float, nargs="+", default=[0.0, 1.0, 2.0, 4.0])
-    found.add_argument("--steps", type=int, default=20, help="calls of ddim, without noise")
-    found.add_argument("--images", type=int, default=10, help="counted, and averaged over")
-    found.add_argument("--looked_at", type=int, default=200, help="images that agreement is measured on")
-    found.add_argument("--dataset_type", default="fashion_mnist_10k")
-    found.add_argument("--data_dir", default="./data")
-    found.add_argument("--seed", type=int, default=0)
-    return found
+    result = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    result.add_argument("--checkpoint", type=Path, help="a class-conditional quantized network: ckpt.pt or a folder")
+    result.add_argument("--out", type=Path, help="write the rows as JSON")
+    result.add_argument("--show", type=Path, help="print the table of such a file, and measure nothing")
+    result.add_argument("--grid", type=Path, help="folder for a picture of every guidance: a class a column")
+    result.add_argument("--guidance", type=float, nargs="+", default=[0.0, 1.0, 2.0, 4.0])
+    result.add_argument("--steps", type=int, default=20, help="calls of ddim, without noise")
+    result.add_argument("--images", type=int, default=10, help="counted, and averaged over")
+    result.add_argument("--looked_at", type=int, default=200, help="images that agreement is measured on")
+    result.add_argument("--dataset_type", default="fashion_mnist_10k")
+    result.add_argument("--data_dir", default="./data")
+    result.add_argument("--seed", type=int, default=0)
+    return result
 
 
-def run(given: argparse.Namespace, how: dict[str, object]) -> list[dict]:
+def run(args: argparse.Namespace, about: dict[str, object]) -> list[dict]:
     """All rows, in the order of --guidance; written to --out. Raises UserError."""
-    require(given.checkpoint is not None, "give --checkpoint, a class-conditional network, or --show")
-    require(given.out is None or not given.out.exists(), f"{given.out} exists: name another file with --out")
-    net = checkpoint.load(given.checkpoint).net
+    require(args.checkpoint is not None, "give --checkpoint, a class-conditional network, or --show")
+    require(args.out is None or not args.out.exists(), f"{args.out} exists: name another file with --out")
+    net = checkpoint.load(args.checkpoint).net
     classes = getattr(net, "num_classes", 0)
-    require(classes > 0, f"{given.checkpoint} knows no classes: train one with --class_cond")
-    data = load_dataset(given.dataset_type, given.data_dir, net.image_size)
+    require(classes > 0, f"{args.checkpoint} knows no classes: train one with --class_cond")
+    data = load_dataset(args.dataset_type, args.data_dir, net.image_size)
     means, rows = class_means(data), []
-    labels = torch.arange(given.looked_at) % classes
-    for weight in given.guidance:
-        sample = SampleConfig("ddim", given.steps, seed=given.seed, guidance=weight)
-        made = generate_all(net.float(), sample, given.looked_at, 64, progress=False)
-        if given.grid is not None:
-            save_grid(made[: ROWS * classes], given.grid / f"guidance_{weight:g}.png", classes)
-        rows.append(measured(net, sample, given.images) | {"agreement": agreement(made, labels, means)})
+    labels = torch.arange(args.looked_at) % classes
+    for weight in args.guidance:
+        sample = SampleConfig("ddim", args.steps, seed=args.seed, guidance=weight)
+        images = generate_all(net.float(), sample, args.looked_at, 64, progress=False)
+        if args.grid is not None:
+            save_grid(images[: ROWS * classes], args.grid / f"guidance_{weight:g}.png", classes)
+        rows.append(measured(net, sample, args.images) | {"agreement": agreement(images, labels, means)})
         print(rows[-1], flush=True)
     real = {"real_agreement": agreement(data.all_images(), data.labels, means)}
-    about = {"bits": net.config.bits, "image_size": net.image_size.stored, "data": f"{data.name} ({data.split})"}
-    if given.out is not None:
-        write_text(given.out, json.dumps(how | about | real | {"rows": rows}, indent=1) + "\n")
+    network = {"bits": net.config.bits, "image_size": net.image_size.stored, "data": f"{data.name} ({data.split})"}
+    if args.out is not None:
+        write_text(args.out, json.dumps(about | network | real | {"rows": rows}, indent=1) + "\n")
     return rows
 
 
@@ -157,17 +157,17 @@ def read_rows(path: Path) -> list[dict]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    given = parser().parse_args(arguments)
-    how = {
+    args = parser().parse_args(arguments)
+    about = {
         "command": "python -m benchmarks.guidance " + " ".join(arguments if arguments is not None else sys.argv[1:]),
-        **{name: getattr(given, name) for name in ("images", "looked_at", "seed", "steps")},
+        **{name: getattr(args, name) for name in ("images", "looked_at", "seed", "steps")},
         "sampler": "ddim, eta 0",
         "extractor": "none: nearest class mean in pixels",
         "date": date.today().isoformat(),
         "machine": environment(),
     }
     try:
-        rows = read_rows(given.show) if given.show else run(given, how)
+        rows = read_rows(args.show) if args.show else run(args, about)
     except UserError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2

@@ -26,11 +26,11 @@ BLUE, RED, GREY = "#0072B2", "#D55E00", "0.45"
 def levels_of(currents: torch.Tensor, spike_steps: int) -> torch.Tensor:
     """Levels after each step of neurons with θ = 1 under constant current [N] → [spike_steps, N]."""
     neurons = Neurons(Levels(torch.tensor(1 / spike_steps, dtype=currents.dtype), 0, spike_steps))
-    level, found = torch.zeros_like(currents)[None], []
+    level, levels = torch.zeros_like(currents)[None], []
     for step in range(1, spike_steps + 1):
         _, level = follow(currents[None, None], level, neurons, [Pace(step / spike_steps, 1)])
-        found.append(level[0].clone())
-    return torch.stack(found)
+        levels.append(level[0].clone())
+    return torch.stack(levels)
 
 
 def spike_counts(currents: torch.Tensor, spike_steps: int) -> torch.Tensor:

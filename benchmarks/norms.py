@@ -57,13 +57,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="samples that are scored")
     parser.add_argument("--out", type=Path, help="file for the numbers")
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), help="rows to measure")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     real = small.real_statistics()
-    about = {"steps": asked.steps, "bits": asked.bit, "images": asked.images}
-    rows = kept(asked.out, about) | {
-        ROWS[name]: measured(*ROWS[name], asked.bit, asked.steps, asked.images, real) for name in asked.only
+    about = {"steps": args.steps, "bits": args.bit, "images": args.images}
+    rows = kept(args.out, about) | {
+        ROWS[name]: measured(*ROWS[name], args.bit, args.steps, args.images, real) for name in args.only
     }
-    small.publish(about, [rows[key] for key in ROWS.values() if key in rows], asked.out)
+    small.publish(about, [rows[key] for key in ROWS.values() if key in rows], args.out)
 
 
 if __name__ == "__main__":

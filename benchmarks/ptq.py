@@ -59,13 +59,13 @@ def main() -> None:
     parser.add_argument("--further", type=int, default=1000, help="training steps of each quantized one")
     parser.add_argument("--images", type=int, default=1000, help="samples that are scored")
     parser.add_argument("--out", type=Path, help="file for the numbers")
-    asked = parser.parse_args()
-    source = small.trained(small.network(bits=FULL_PRECISION), asked.steps)
+    args = parser.parse_args()
+    source = small.trained(small.network(bits=FULL_PRECISION), args.steps)
     real = small.real_statistics()
-    floor = small.distance(small.pictures(train=False)[: asked.images], real)
-    about = {"steps": asked.steps, "further": asked.further, "images": asked.images, "real_distance": floor}
-    rows = [row for bits in BITS for row in rows_of(source, bits, asked.further, asked.images, real)]
-    small.publish(about, rows, asked.out)
+    floor = small.distance(small.pictures(train=False)[: args.images], real)
+    about = {"steps": args.steps, "further": args.further, "images": args.images, "real_distance": floor}
+    rows = [row for bits in BITS for row in rows_of(source, bits, args.further, args.images, real)]
+    small.publish(about, rows, args.out)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,16 @@ TITLES = {"ann": "quantized ANN (layer_sync is the same)", "stream": "spiking ne
 
 def styles(names: Sequence[str], stochastic: Sequence[str]) -> dict[str, dict[str, object]]:
     """Line style of every sampler, the same in all panels."""
-    found: dict[str, dict[str, object]] = {}
+    styles_by_name: dict[str, dict[str, object]] = {}
     for noisy, colours in ((True, WARM), (False, COLD)):
         for i, name in enumerate(n for n in names if (n in stochastic) == noisy):
             colour = colours[i % len(colours)]
-            found[name] = {"color": colour, "marker": MARKERS[i % len(MARKERS)]}
-            found[name] |= {"linestyle": "-" if noisy else (0, (4, 2)), "markerfacecolor": colour if noisy else "white"}
-    return found
+            styles_by_name[name] = {"color": colour, "marker": MARKERS[i % len(MARKERS)]}
+            styles_by_name[name] |= {
+                "linestyle": "-" if noisy else (0, (4, 2)),
+                "markerfacecolor": colour if noisy else "white",
+            }
+    return styles_by_name
 
 
 def draw(rows: Sequence[dict], stochastic: Sequence[str], label: str, path: Path) -> None:

@@ -105,23 +105,23 @@ def tasks(
     common: dict[str, object],
 ) -> list[Task]:
     """Every row in the order of computation, the cheap ones first. Raises UserError where a sampler cannot do it."""
-    found = []
+    result = []
     for name, source in sources.items():
         net = source.net
         for calls in sorted(steps[name]):
             for sampler in samplers:
                 sample = sample_config(sampler, calls, common)
-                known = torch.ones(net.diffusion.diffusion_steps, dtype=torch.float64)
-                check_sampling(net.diffusion, net.image_size, sample, known)
-                found.append(Task(name, sampler, sample, source))
-    return found
+                statistics = torch.ones(net.diffusion.diffusion_steps, dtype=torch.float64)
+                check_sampling(net.diffusion, net.image_size, sample, statistics)
+                result.append(Task(name, sampler, sample, source))
+    return result
 
 
 def sample_config(sampler: str, steps: int, common: dict[str, object]) -> SampleConfig:
     """`common`: seed, clip, and skip, the spacing of the solvers' times."""
     fields = SAMPLERS[sampler]
-    others = {name: value for name, value in common.items() if name != "skip" or fields["sampler"] in SOLVERS}
-    return SampleConfig(**fields, **others, steps=steps)
+    options = {name: value for name, value in common.items() if name != "skip" or fields["sampler"] in SOLVERS}
+    return SampleConfig(**fields, **options, steps=steps)
 
 
 def row_settings(task: Task, scoring: Scoring) -> dict:
@@ -150,8 +150,8 @@ def sampled(task: Task, count: int, batch_size: int, statistics: Tensor | None) 
         indices = range(start, min(start + batch_size, count))
         on_call = lambda x, t: called.append(len(x))  # noqa: E731
         parts.append(generate(task.source.net, task.sample, indices, Given(statistics), Hooks(on_call)))
-    nfe, rest = divmod(sum(called), count)
-    assert rest == 0, f"{task.sampler}: {sum(called)} calls for {count} images"
+    nfe, remainder = divmod(sum(called), count)
+    assert remainder == 0, f"{task.sampler}: {sum(called)} calls for {count} images"
     return torch.cat(parts), nfe
 
 
@@ -170,9 +170,9 @@ def measure(task: Task, scoring: Scoring) -> dict:
 def compare_layer_sync(task: Task, ann: checkpoint.Loaded, scoring: Scoring) -> dict:
     """One row without a score: how many of the first images of `layer_sync` are the ANN's, pixel by pixel."""
     statistics = statistics_of(task, scoring)
-    ours, nfe = sampled(task, COMPARED, COMPARED, statistics)
-    theirs, _ = sampled(dataclasses.replace(task, source=ann), COMPARED, COMPARED, statistics)
-    equal = int((ours == theirs).flatten(1).all(1).sum())
+    snn_images, nfe = sampled(task, COMPARED, COMPARED, statistics)
+    ann_images, _ = sampled(dataclasses.replace(task, source=ann), COMPARED, COMPARED, statistics)
+    equal = int((snn_images == ann_images).flatten(1).all(1).sum())
     row = {"network": task.network, "sampler": task.sampler, "nfe": nfe, "equal": equal, "compared": COMPARED}
     return row | {"settings": row_settings(task, scoring)}
 
@@ -190,30 +190,30 @@ def read_rows(path: Path) -> list[dict]:
     raise UserError(f"{path} holds no rows of this comparison: remove it, or choose another --out")
 
 
-def run(wanted: list[Task], ann: checkpoint.Loaded, scoring: Scoring, path: Path, about: dict) -> list[dict]:
-    """All rows of `path`, once those of `wanted` are there; a row with the same settings is not computed again."""
-    known = read_rows(path)
-    for task in wanted:
-        made_with = row_settings(task, scoring)
-        if any((row["network"], row["settings"]) == (task.network, made_with) for row in known):
+def run(tasks: list[Task], ann: checkpoint.Loaded, scoring: Scoring, path: Path, about: dict) -> list[dict]:
+    """All rows of `path`, once those of `tasks` are there; a row with the same settings is not computed again."""
+    rows = read_rows(path)
+    for task in tasks:
+        settings = row_settings(task, scoring)
+        if any((row["network"], row["settings"]) == (task.network, settings) for row in rows):
             continue
         row = compare_layer_sync(task, ann, scoring) if task.network == "layer_sync" else measure(task, scoring)
-        known.append(row)
-        write_text(path, json.dumps({"about": about, "rows": known}, indent=1) + "\n")
+        rows.append(row)
+        write_text(path, json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
         print(f"{task.network} {task.sampler} {row['nfe']}: {_outcome(row)}", file=sys.stderr, flush=True)
-    return known
+    return rows
 
 
-def comparable(rows: list[dict], wanted: list[Task], scoring: Scoring) -> list[dict]:
-    """Those of `rows` that a task like one of `wanted`, but for its number of calls, would make with `scoring`."""
-    alike = {(task.network, task.sampler): task for task in wanted}
-    found = []
+def comparable(rows: list[dict], tasks: list[Task], scoring: Scoring) -> list[dict]:
+    """Those of `rows` that a task like one of `tasks`, but for its number of calls, would make with `scoring`."""
+    alike = {(task.network, task.sampler): task for task in tasks}
+    matching = []
     for row in rows:
         task = alike.get((row["network"], row["sampler"]))
         if task is not None:
             task = dataclasses.replace(task, sample=dataclasses.replace(task.sample, steps=row["nfe"]))
-            found += [row] if row_settings(task, scoring) == row["settings"] else []
-    return found
+            matching += [row] if row_settings(task, scoring) == row["settings"] else []
+    return matching
 
 
 def _outcome(row: dict) -> str:
@@ -222,10 +222,10 @@ def _outcome(row: dict) -> str:
 
 def table(rows: list[dict], network: str) -> str:
     """One line a sampler, one column a counted NFE."""
-    own = [row for row in rows if row["network"] == network]
-    calls = sorted({row["nfe"] for row in own})
-    cells = {(row["sampler"], row["nfe"]): _outcome(row) for row in own}
-    names = [name for name in SAMPLERS if any(row["sampler"] == name for row in own)]
+    network_rows = [row for row in rows if row["network"] == network]
+    calls = sorted({row["nfe"] for row in network_rows})
+    cells = {(row["sampler"], row["nfe"]): _outcome(row) for row in network_rows}
+    names = [name for name in SAMPLERS if any(row["sampler"] == name for row in network_rows)]
     kind = {name: "stochastic" if name in STOCHASTIC else "deterministic" for name in names}
     lines = [[name, kind[name], *(cells.get((name, n)) for n in calls)] for name in names]
     return text_table([network, "sampling", *(f"NFE {n}" for n in calls)], lines)
@@ -251,12 +251,12 @@ def _parser() -> Parser:
     return parser
 
 
-def _names(text: str, known: tuple[str, ...], flag: str) -> tuple[str, ...]:
-    """Distinct names in the order of `known`."""
-    given = set(text.split(","))
-    strange = sorted(given - set(known))
-    require(not strange, f"{flag}={text}: unknown {', '.join(map(repr, strange))}; use {', '.join(known)}")
-    return tuple(name for name in known if name in given)
+def _names(text: str, allowed: tuple[str, ...], flag: str) -> tuple[str, ...]:
+    """Distinct names in the order of `allowed`."""
+    names = set(text.split(","))
+    strange = sorted(names - set(allowed))
+    require(not strange, f"{flag}={text}: unknown {', '.join(map(repr, strange))}; use {', '.join(allowed)}")
+    return tuple(name for name in allowed if name in names)
 
 
 def _numbers(text: str, flag: str) -> tuple[int, ...]:

@@ -286,8 +286,8 @@ def draw(curves: list[Curve], path: Path) -> None:
     figure = Figure(figsize=(9.2, 3.9), layout="constrained")
     widths = [_width(group) + 1 for group in groups.values()]
     panels = figure.subplots(1, 2, sharey=True, width_ratios=widths)
-    for axes, (what, group) in zip(panels, groups.items(), strict=True):
-        _draw_panel(axes, group, f"{what}: {_exact_from(group)}")
+    for axes, (title, group) in zip(panels, groups.items(), strict=True):
+        _draw_panel(axes, group, f"{title}: {_exact_from(group)}")
         _draw_axis(axes)
     panels[0].set_ylabel("gap to the quantized ANN\n(relative L2, float64)")
     for y, text in ((_squeezed(-15.7), "rounding error"), (_squeezed(-9.5), "axis squeezed")):

@@ -54,8 +54,8 @@ def test_inputs(ann: UNet, dataset: str, data_dir: str, images: int) -> tuple[Te
 def candidates(ann: UNet, source: str, logdir: Path) -> Iterator[tuple[str, SpikingNetwork, str]]:
     """(name, network set to run as named, hash of its checkpoint)."""
     stream = SpikingConfig("stream")
-    own = logdir / "converted_snn.pt"
-    digest = checkpoint.load(own).hash if own.exists() else ""
+    converted = logdir / "converted_snn.pt"
+    digest = checkpoint.load(converted).hash if converted.exists() else ""
     yield "layer_sync", convert(ann, SpikingConfig()), digest
     for signed in (True, False):
         name = "stream" if signed else "stream, unsigned"
@@ -84,17 +84,17 @@ def scores(logdir: Path) -> dict[tuple[str, str], float]:
     """
     ways: dict[str, dict[tuple[str, str], float]] = {}
     for line in read_log(logdir / RESULTS):
-        named = [(k, v) for k, v in line.items() if k.startswith(("FD", "FID")) and isinstance(v, float)]
-        if named and "network" in line:
-            way = json.dumps({"score": named[0][0]} | {name: line.get(name) for name in COMPARABLE}, sort_keys=True)
-            found = ways.pop(way, {})  # so that the newest comes last
-            ways[way] = found | {(line.get("checkpoint", ""), _key(line.get("spiking"))): named[0][1]}
+        figures = [(k, v) for k, v in line.items() if k.startswith(("FD", "FID")) and isinstance(v, float)]
+        if figures and "network" in line:
+            way = json.dumps({"score": figures[0][0]} | {name: line.get(name) for name in COMPARABLE}, sort_keys=True)
+            newest = ways.pop(way, {})  # so that the newest comes last
+            ways[way] = newest | {(line.get("checkpoint", ""), _key(line.get("spiking"))): figures[0][1]}
     if not ways:
         return {}
     chosen = max(reversed(ways), key=lambda way: len(ways[way]))
-    others = sum(len(found) for way, found in ways.items() if way != chosen)
-    if others:
-        print(f"scores: {chosen}; {others} measured in other ways are left out")
+    left_out = sum(len(rows) for way, rows in ways.items() if way != chosen)
+    if left_out:
+        print(f"scores: {chosen}; {left_out} measured in other ways are left out")
     return ways[chosen]
 
 

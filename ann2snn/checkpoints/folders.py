@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -43,6 +44,7 @@ def write(folder: str | os.PathLike, payload: dict, dtype: str = "float32", card
     with new_folder(folder) as temporary:
         _safetensors().torch.save_file(state, temporary / WEIGHTS, seals)
         (temporary / CONFIG).write_text(text + "\n", encoding="utf-8")
+        shutil.copymode(temporary / CONFIG, temporary / WEIGHTS)  # safetensors' own are readable by their owner alone
         if card:
             (temporary / CARD).write_text(card, encoding="utf-8")
 

@@ -101,6 +101,6 @@ def comparison(device: torch.device) -> tuple[tuple[str, ...], Setting]:
     require(FLAGS.fad_stats is None, "--fad_stats: --score compares with --against alone; drop it")
     names = asked()
     _check_features(names)
-    setting = Setting(neighbours=FLAGS.pr_k, device=device, asked=("--score", "--against"))
+    setting = Setting(neighbours=FLAGS.pr_k, device=device, count_names=("--score", "--against"))
     features, encoder = partial(extractor, device), partial(fad_extractor, device)
     return chosen(names if FLAGS.metrics else None, names, features, encoder, setting)

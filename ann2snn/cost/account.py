@@ -88,12 +88,12 @@ class CostReport:
 
     def by_kind(self, field: str) -> dict[str, float]:
         """A field of `LayerCost` by kind of layer; of neurons also by what makes them look again, as "neuron, norm"."""
-        found: dict[str, float] = {}
+        totals: dict[str, float] = {}
         for layer in self.layers:
             behind = layer.kind == "neuron" and layer.inputs
             kind = f"{layer.kind}, {layer.inputs}" if behind else layer.kind
-            found[kind] = found.get(kind, 0.0) + getattr(layer, field)
-        return found
+            totals[kind] = totals.get(kind, 0.0) + getattr(layer, field)
+        return totals
 
     @property
     def touched_neurons(self) -> float:
@@ -158,20 +158,22 @@ class CostReport:
         ANN: the fp32 ANN of this architecture, and (if it is quantized) the ANN as it is, without and with zero
         inputs skipped, and (of several calls) the one that computes differences of levels, which take a bit more.
         """
-        both = (FP32, INT8, INT8_STATE16)
+        price_lists = (FP32, INT8, INT8_STATE16)
         if self.spiking is not None:
             return {
-                "counted": {p.name: self.energy(p) for p in both},
-                "all_mac": {p.name: self.energy(p, all_mac=True) for p in both},
+                "counted": {p.name: self.energy(p) for p in price_lists},
+                "all_mac": {p.name: self.energy(p, all_mac=True) for p in price_lists},
             }
         plain = energy(self.layers, FP32, FP32.value_bits, dense=True, full_weights=True)
-        found = {"fp32": {FP32.name: plain}}
+        by_way = {"fp32": {FP32.name: plain}}
         if self.bits != FULL_PRECISION:
-            found["quantized"] = {p.name: self.energy(p, dense=True) for p in both}
-            found["quantized_skipping_zeros"] = {p.name: self.energy(p) for p in both}
+            by_way["quantized"] = {p.name: self.energy(p, dense=True) for p in price_lists}
+            by_way["quantized_skipping_zeros"] = {p.name: self.energy(p) for p in price_lists}
         if self.difference_layers is not None:
-            found["quantized_differences"] = {p.name: energy(self.difference_layers, p, self.bits + 1) for p in both}
-        return found
+            by_way["quantized_differences"] = {
+                p.name: energy(self.difference_layers, p, self.bits + 1) for p in price_lists
+            }
+        return by_way
 
     def to_dict(self) -> dict:
         """Plain values for JSON; nan becomes None. Counts and picojoules are per image and network call."""
@@ -198,7 +200,7 @@ class CostReport:
             "touched": {"neurons": self.touched_neurons, "synapses": self.touched_synapses},
             **{name: None if part is None else part._totals() for name, part in parts.items()},
             "energy": {
-                way: {prices: found.to_dict() for prices, found in by_prices.items()}
+                way: {prices: energy.to_dict() for prices, energy in by_prices.items()}
                 for way, by_prices in self.energies().items()
             },
             "layers": [dataclasses.asdict(layer) for layer in self.layers],
@@ -208,5 +210,5 @@ class CostReport:
         return {field: self.total(field) for field in ADDITIVE}
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
+def _ratio(part: float, total: float) -> float:
+    return part / total if total else 0.0

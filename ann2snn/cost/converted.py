@@ -127,12 +127,12 @@ class EventCounter(EventFollower):
         """Where such work is summed; apart by what it reads."""
         place, kind, _ = key
         if (place, kind, inputs) not in self.rows:
-            module, taken = self.modules.get(place), {row.name for row in self.rows.values()}
+            module, used = self.modules.get(place), {row.name for row in self.rows.values()}
             has_parts = module is not None and next(module.children(), None) is not None
             long = f"{place}.{kind}".lstrip(".")
             names = [long] if has_parts and kind not in (*SYNAPTIC, "neuron") else [place or long, long]
             names.append(f"{long} ({inputs})")
-            self.rows[place, kind, inputs] = Row(next(name for name in names if name not in taken), kind, inputs)
+            self.rows[place, kind, inputs] = Row(next(name for name in names if name not in used), kind, inputs)
         return self.rows[place, kind, inputs]
 
     def count(self, func: Callable, args: tuple, kwargs: dict, operands: list[Tensor], out: Tensor, group: str) -> str:
@@ -183,10 +183,10 @@ class EventCounter(EventFollower):
 
     def _layer(self, func: Callable, args: tuple, kwargs: dict, out: Tensor, group: str) -> str:
         x, weight = (args[i] if len(args) > i else kwargs[name] for i, name in enumerate(("input", "weight")))
-        others = {name: value for name, value in kwargs.items() if name not in ("input", "weight", "bias")}
+        options = {name: value for name, value in kwargs.items() if name not in ("input", "weight", "bias")}
 
         def apply(x: Tensor, weight: Tensor) -> Tensor:
-            return func(x, weight, None, *args[3:], **others)
+            return func(x, weight, None, *args[3:], **options)
 
         if self.of(weight) is not None:
             return self._product(x, weight, apply, out)
@@ -202,8 +202,8 @@ class EventCounter(EventFollower):
         tensors = [value for value in pytree.tree_leaves(args) if isinstance(value, Tensor)]
 
         def apply(*values: Tensor) -> Tensor:
-            given = iter(values)
-            return func(*pytree.tree_map(lambda value: next(given) if isinstance(value, Tensor) else value, args))
+            operands = iter(values)
+            return func(*pytree.tree_map(lambda value: next(operands) if isinstance(value, Tensor) else value, args))
 
         depends = [self.of(value) is not None for value in tensors]
         if len(tensors) != 2 or not any(depends):
@@ -252,17 +252,17 @@ class EventCounter(EventFollower):
         reads = [self.read(x, (key, letter)) for letter, x in (("a", a), ("b", b))]
         changed, lines = reads[0].changed | reads[1].changed, self.lines(out)
         changed = changed if len(changed) == lines else changed.any().expand(lines)
-        row, whole = self.row(key, self._carried(*reads)), [(x != 0).double() for x in (a, b)]
+        row, nonzero = self.row(key, self._carried(*reads)), [(x != 0).double() for x in (a, b)]
         if all(read.real is None for read in reads):
             old = (self.step_before(b, (key, "old"), 0.0).view_as(b) != 0).double()
             spikes = [read.events.double() for read in reads if read.events is not None]  # what is not real
             units = [(events != 0).double() for events in spikes]
-            both = [multiply(of_a, old).sum() + multiply(whole[0], of_b).sum() for of_a, of_b in (spikes, units)]
-            self._accumulate(row, *map(float, both))
+            synapses = [multiply(of_a, old).sum() + multiply(nonzero[0], of_b).sum() for of_a, of_b in (spikes, units)]
+            self._accumulate(row, *map(float, synapses))
             row.weight_bits = math.ceil(math.log2(self.clock.spike_steps + 1))
         else:
-            row.add(mac=float(self.by_image(multiply(*whole))[changed].sum()))
-        dense = float(multiply(*map(torch.ones_like, whole)).sum()) / lines
+            row.add(mac=float(self.by_image(multiply(*nonzero))[changed].sum()))
+        dense = float(multiply(*map(torch.ones_like, nonzero)).sum()) / lines
         runs = self._ran(row, key, changed, dense, out)
         for x, read in zip((a, b), reads, strict=True):
             row.add(**{"activations" if read.real is None else "values": runs * x.numel() / lines})
@@ -280,10 +280,10 @@ class EventCounter(EventFollower):
 
     def _ran(self, row: Row, key: tuple, changed: Tensor, synapses: float, out: Tensor) -> float:
         """Linear maps and products, with `synapses` each run → runs, steps × images with something to do."""
-        runs, written = float(changed.sum() if self.keeps else changed.numel()), out.numel() / self.lines(out)
-        row.fix(key, synapses=synapses, state_words=written if self.keeps else 0)
+        runs, values = float(changed.sum() if self.keeps else changed.numel()), out.numel() / self.lines(out)
+        row.fix(key, synapses=synapses, state_words=values if self.keeps else 0)
         row.add(dense=runs * synapses)
-        row.add(**{"states": 2 * runs * written} if self.keeps and row.inputs != REAL else {"values": runs * written})
+        row.add(**{"states": 2 * runs * values} if self.keeps and row.inputs != REAL else {"values": runs * values})
         return runs
 
     def _weight_bits(self) -> int:
@@ -298,25 +298,25 @@ class EventCounter(EventFollower):
     def _real(self, kind: str, operands: list[Tensor], out: Tensor, suffix: str = "", groups: int = 0) -> None:
         """A function of real values. groups: of a norm, in all rows."""
         key = self.turn(kind, suffix)
-        row, whole = self.row(key), kind in GROUPING or not all(_broadcasts(x.shape, out.shape) for x in operands)
+        row, by_row = self.row(key), kind in GROUPING or not all(_broadcasts(x.shape, out.shape) for x in operands)
         changed = torch.zeros((), dtype=torch.bool, device=out.device)
         for index, x in enumerate(operands):
             mask = self.changes(x, (key, index))
-            changed = changed | (mask.any(1) if whole else mask.view_as(x))
+            changed = changed | (mask.any(1) if by_row else mask.view_as(x))
         share, most = float(changed.double().mean()), max(x.numel() for x in (out, *operands))
         row.add(**{name: amount * share * most for name, amount in PER_VALUE[kind].items()})
         if self.keeps:  # a norm two sums a group, a sum itself
-            kept = 2 * groups + (out.numel() if kind == "sum" else 0)
-            row.fix(key, state_words=kept / self.lines(out))
+            words = 2 * groups + (out.numel() if kind == "sum" else 0)
+            row.fix(key, state_words=words / self.lines(out))
             row.add(states=4 * groups * share)
 
 
 def _groups(name: str, x: Tensor, args: tuple, kwargs: dict) -> int:
     """Groups that a norm takes statistics over, of all rows."""
-    given = args[1] if len(args) > 1 else kwargs.get("num_groups", kwargs.get("normalized_shape", 1))
+    setting = args[1] if len(args) > 1 else kwargs.get("num_groups", kwargs.get("normalized_shape", 1))
     if name == "group_norm":
-        return len(x) * given
-    return x.numel() // math.prod(given if isinstance(given, tuple | list | torch.Size) else x.shape[2:])
+        return len(x) * setting
+    return x.numel() // math.prod(setting if isinstance(setting, tuple | list | torch.Size) else x.shape[2:])
 
 
 def _broadcasts(shape: torch.Size, target: torch.Size) -> bool:

@@ -104,7 +104,7 @@ class _Run:
                 stack.enter_context(self.snn.running_as(self.spiking))
             differs = self.is_ann and self.snn is not None and len(calls) > 1
             differences = _mean(self._count(calls, DIFFERENCES, carry=True)) if differs else None
-            found = self._count(calls, LEVELS if self.is_ann else SPIKES, self.carry)
+            by_call = self._count(calls, LEVELS if self.is_ann else SPIKES, self.carry)
         window = self.snn.clock.spike_steps if self.snn is not None else 2**FULL_PRECISION - 1
         return CostReport(
             spiking=None if self.is_ann else self.spiking,
@@ -113,14 +113,14 @@ class _Run:
             depth=None if self.is_ann or self.snn is None else self.snn.depth,
             settle_steps=self.settle_steps,
             steps_run=self.steps_run,
-            layers=_mean(found),
+            layers=_mean(by_call),
             window=window,
             calls=len(calls),
             carried=self.carry,
-            first_layers=_mean(found[:1]) if self.carry else None,
-            later_layers=_mean(found[1:]) if self.carry and len(found) > 1 else None,
+            first_layers=_mean(by_call[:1]) if self.carry else None,
+            later_layers=_mean(by_call[1:]) if self.carry and len(by_call) > 1 else None,
             difference_layers=differences,
-            spikes_by_call=() if self.is_ann else tuple(sum(c.spikes for c in layers.values()) for layers in found),
+            spikes_by_call=() if self.is_ann else tuple(sum(c.spikes for c in layers.values()) for layers in by_call),
         )
 
     def _count(self, calls: list[list[Call]], counts: str, carry: bool) -> list[dict[str, LayerCost]]:
@@ -128,7 +128,7 @@ class _Run:
         snn = self.snn
         clock = Clock(SpikingConfig(), 1) if snn is None else snn.clock
         counter = EventCounter(self.net if snn is None else snn.net, clock, counts)
-        images, found = sum(map(_images, calls[0])), []
+        images, by_call = sum(map(_images, calls[0])), []
         with contextlib.ExitStack() as stack:
             if snn is not None:
                 stack.enter_context(snn.monitored(counter))
@@ -141,9 +141,9 @@ class _Run:
                     with counter.attached(*call):
                         _check_answer(call.run(self.net))
                     self.settle_steps = max(self.settle_steps, 0 if snn is None else snn.last_settle_steps)
-                found.append(counter.take(images))
+                by_call.append(counter.take(images))
         self.steps_run = counter.image_steps / images / len(calls)
-        return found
+        return by_call
 
 
 def _mean(calls: list[dict[str, LayerCost]]) -> tuple[LayerCost, ...]:

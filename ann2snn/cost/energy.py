@@ -70,9 +70,9 @@ class Energy:
 
     def to_dict(self) -> dict[str, float | None]:
         """For JSON; nan becomes None."""
-        found = {"compute_pj": self.compute, "memory_pj": self.memory, "total_pj": self.total}
-        found |= {"memory_by_event_pj": self.memory_by_event, "total_by_event_pj": self.total_by_event}
-        return {name: value if value == value else None for name, value in found.items()}
+        values = {"compute_pj": self.compute, "memory_pj": self.memory, "total_pj": self.total}
+        values |= {"memory_by_event_pj": self.memory_by_event, "total_by_event_pj": self.total_by_event}
+        return {name: value if value == value else None for name, value in values.items()}
 
 
 def energy(

@@ -95,9 +95,11 @@ class EventFollower(Follower):
             finally:
                 self.reach.paused = False
         elif any(value in self.companions for value in operands):
-            given = args[:3] if func is nn.functional.pad else args  # whatever it pads with, it sends no events
-            given, named = pytree.tree_map(self._companion, (given, {k: v for k, v in kwargs.items() if k != "value"}))
-            companions = pytree.tree_leaves(func(*given, **named))
+            inputs = args[:3] if func is nn.functional.pad else args  # whatever it pads with, it sends no events
+            inputs, options = pytree.tree_map(
+                self._companion, (inputs, {k: v for k, v in kwargs.items() if k != "value"})
+            )
+            companions = pytree.tree_leaves(func(*inputs, **options))
         for value, companion in zip(answers, companions, strict=True):
             self.grouped[value] = group
             self.companions.pop(value, None)
@@ -115,12 +117,12 @@ class EventFollower(Follower):
         nothing = 0.0 if self.of(value) is None else math.nan
         return self.companions[value] if value in self.companions else torch.full_like(value, nothing)
 
-    def moved(self, value: Tensor, move: Callable, *how: object) -> Tensor:
-        """move(value, *how), with its companion."""
-        moved = move(value, *how)
+    def moved(self, value: Tensor, move: Callable, *arguments: object) -> Tensor:
+        """move(value, *arguments), with its companion."""
+        moved = move(value, *arguments)
         self.origins[moved] = self.of(value)
         if value in self.companions:
-            self.companions[moved] = move(self.companions[value], *how)
+            self.companions[moved] = move(self.companions[value], *arguments)
         return moved
 
     # ---- rows and steps ----------------------------------------------------------------------------------------------

@@ -16,11 +16,11 @@ class LayerCost:
     quantizer as well), "norm", "affine" (batch norm), "softmax", "sum", "scale" (multiplications value by value),
     "activation" (any other function of real values); of directly trained networks "factor" (TSM's) and "readout".
     inputs: of what is in SYNAPTIC, what it reads: "spikes" (events), "levels" (an ANN's), "real", or "mixed" (levels in
-    some channels, real values in others). Of a neuron, what stands in front of it and so makes it look again whenever
-    anything in its image changes: "norm", "softmax", "product", or "".
+    some channels, real values in others). Of a neuron, what stands in front of it and so makes it evaluate again
+    whenever anything in its image changes: "norm", "softmax", "product", or "".
 
-    neurons: neurons, or quantized activations of an ANN. spikes: Σ|events|. updates: looks of neurons at their input,
-    and functions of real values evaluated. ac: accumulates, |event| for every synapse that is not zero. mac:
+    neurons: neurons, or quantized activations of an ANN. spikes: Σ|events|. updates: evaluations of neurons whose
+    input changed, and of functions of real values. ac: accumulates, |event| for every synapse that is not zero. mac:
     multiply-accumulates in which neither operand is zero. additions: of real values, outside synapses. dense: synaptic
     operations of the runs that took place, zeros included; synapses: those of one run. parameter_bits: of all
     parameters together. weight_bits: of one weight.

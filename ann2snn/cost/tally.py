@@ -44,8 +44,8 @@ class Tally:
         reach, dense = self._fan_out(times.shape[1:])
         operations = operations_by_channel(times, reach)
         self.operations = operations if self.operations is None else self.operations + operations
-        found = torch.full(times.shape[1:2], INPUTS.index(carries)) if isinstance(carries, str) else carries.cpu()
-        self.carried = found if self.carried is None else torch.where(self.carried == found, found, INPUTS.index(REAL))
+        kinds = torch.full(times.shape[1:2], INPUTS.index(carries)) if isinstance(carries, str) else carries.cpu()
+        self.carried = kinds if self.carried is None else torch.where(self.carried == kinds, kinds, INPUTS.index(REAL))
         self.add(dense=dense * runs, weight_reads=self._weights() * runs)
 
     def _weights(self) -> int:
@@ -69,9 +69,9 @@ class Tally:
             values["ac"] = float(self.operations[spikes].sum()) / images
             values["weight_fetches"] = float(self.operations.sum()) / images
             values["mac"] += float(self.operations[~spikes].sum()) / images
-        own = [] if self.kind in SUMS else list(self.module.parameters(recurse=False))
+        tensors = [] if self.kind in SUMS else list(self.module.parameters(recurse=False))
         weight_bits = getattr(self.module, "bits", 32) if self.kind in SYNAPTIC else 32
-        values["parameters"] = sum(p.numel() for p in own)
+        values["parameters"] = sum(p.numel() for p in tensors)
         values["parameter_bits"] = 32 * values["parameters"]
         if self.kind in SYNAPTIC:
             values["parameter_bits"] -= (32 - weight_bits) * self._weights()

@@ -67,8 +67,8 @@ class ContinuousTime(LinearProcess):
         return self
 
     def denoiser(self, net: Denoiser, config: DiffusionConfig) -> Denoiser:
-        whole = LinearFirst(net, self, label_scale(config)) if config.linear_first else net
-        return with_label_scale(whole, label_scale(config))
+        denoiser = LinearFirst(net, self, label_scale(config)) if config.linear_first else net
+        return with_label_scale(denoiser, label_scale(config))
 
     @classmethod
     def states(cls, steps: int, seed: int) -> SampleConfig:

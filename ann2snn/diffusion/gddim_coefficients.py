@@ -50,12 +50,14 @@ def intervals_for(calls: int, corrector: str = "none", denoise: bool = False) ->
 
     Prediction alone and "pec" take a call per interval, "pece" two but for the last; denoising takes one more.
     """
-    left = check_int(calls, "sampler steps") - int(denoise)
-    require(left >= 1, f"{calls} network calls: use at least {1 + int(denoise)}" + (" when denoising" * denoise))
+    remaining = check_int(calls, "sampler steps") - int(denoise)
+    require(remaining >= 1, f"{calls} network calls: use at least {1 + int(denoise)}" + (" when denoising" * denoise))
     if corrector == "pece":
-        require(left % 2 == 1, f"{calls} network calls: corrector=pece needs an {'even' if denoise else 'odd'} number")
-        return (left + 1) // 2
-    return left
+        require(
+            remaining % 2 == 1, f"{calls} network calls: corrector=pece needs an {'even' if denoise else 'odd'} number"
+        )
+        return (remaining + 1) // 2
+    return remaining
 
 
 def check_options(process: LinearProcess, intervals: int, order: int, factor: str, corrector: str, lam: float) -> None:

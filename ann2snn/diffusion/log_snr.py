@@ -35,33 +35,33 @@ class LogSNR:
         self.last = float(len(alphas_bar) - 1)
         self.log_alpha_bar = log_alpha_curve(alphas_bar)
         self._knots = self.log_alpha_bar(self.log_alpha_bar.x)
-        self._there: dict[torch.device, tuple[Tensor, Tensor]] = {}  # times and coefficients, by device
+        self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}  # times and coefficients, by device
 
     def __call__(self, t: float | np.ndarray) -> np.ndarray:
         """λ(t)."""
         log_alpha = self.log_alpha_bar(t)
         return (log_alpha - np.log(-np.expm1(log_alpha))) / 2
 
-    def log_alpha_bar_there(self, t: Tensor) -> Tensor:
+    def log_alpha_bar_on_device(self, t: Tensor) -> Tensor:
         """log ᾱ(t) for t float64 [N] in [0, K−1], computed where t is: `log_alpha_bar` is the CPU's."""
-        if t.device not in self._there:
+        if t.device not in self._tables:
             times, coefficients = (
                 torch.from_numpy(np.array(part)) for part in (self.log_alpha_bar.x, self.log_alpha_bar.c)
             )
-            self._there[t.device] = sent(times, t.device), sent(coefficients, t.device)
-        times, coefficients = self._there[t.device]
+            self._tables[t.device] = sent(times, t.device), sent(coefficients, t.device)
+        times, coefficients = self._tables[t.device]
         piece = (torch.searchsorted(times, t, right=True) - 1).clamp(0, len(times) - 2)
         a, b, c, d = coefficients[:, piece]
-        rest = t - times[piece]
-        return ((a * rest + b) * rest + c) * rest + d
+        offset = t - times[piece]
+        return ((a * offset + b) * offset + c) * offset + d
 
     def time(self, lam: float) -> float:
         """t(λ). Raises ValueError outside [λ(K−1), λ(0)]."""
         target = -np.logaddexp(0.0, -2 * lam)  # log ᾱ
-        left = int(np.searchsorted(-self._knots, -target, side="right")) - 1
-        left = min(max(left, 0), len(self._knots) - 2)
+        index = int(np.searchsorted(-self._knots, -target, side="right")) - 1
+        index = min(max(index, 0), len(self._knots) - 2)
         # Rounding may put an end of the range just outside.
-        for end in (left, left + 1):
+        for end in (index, index + 1):
             if abs(self._knots[end] - target) <= 1e-12 * abs(target):
                 return float(end)
-        return float(brentq(lambda t: self.log_alpha_bar(t) - target, left, left + 1, xtol=1e-14, rtol=1e-14))
+        return float(brentq(lambda t: self.log_alpha_bar(t) - target, index, index + 1, xtol=1e-14, rtol=1e-14))

@@ -69,10 +69,10 @@ def coefficients(kept: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, 
     inverse = (vectors[:, sound] / values[sound]) @ vectors[:, sound].T
     ones = 1 / size  # of coefficients of profiles of norm 1
     free, pull = inverse @ aim, inverse @ ones
-    found = (free + pull * (1 - ones @ free) / (ones @ pull)) / size
+    solution = (free + pull * (1 - ones @ free) / (ones @ pull)) / size
     norm = _products([wanted], [wanted])[0, 0]
-    left = found @ products @ found - 2 * found @ (aim * size) + norm
-    return found, math.sqrt(max(left, 0.0) / norm)
+    distance = solution @ products @ solution - 2 * solution @ (aim * size) + norm
+    return solution, math.sqrt(max(distance, 0.0) / norm)
 
 
 def _products(first: Sequence[Profile], second: Sequence[Profile]) -> np.ndarray:
@@ -80,9 +80,9 @@ def _products(first: Sequence[Profile], second: Sequence[Profile]) -> np.ndarray
     g, h = (np.array([gamma_of(p.sigma_rel) for p in ps]) for ps in (first, second))
     s, t = (np.array([float(p.step) for p in ps]) for ps in (first, second))
     g, s = g[:, None], s[:, None]
-    both = np.minimum(s, t)
-    shares = g * np.log(both / s) + h * np.log(both / t)  # logarithms: t^γ would overflow
-    return (g + 1) * (h + 1) / (g + h + 1) * np.exp(shares) * both / (s * t)
+    shorter = np.minimum(s, t)
+    shares = g * np.log(shorter / s) + h * np.log(shorter / t)  # logarithms: t^γ would overflow
+    return (g + 1) * (h + 1) / (g + h + 1) * np.exp(shares) * shorter / (s * t)
 
 
 def search(figure: Callable[[float], float], rounds: int = 2) -> dict[float, float]:
@@ -96,19 +96,19 @@ def search(figure: Callable[[float], float], rounds: int = 2) -> dict[float, flo
         value = figure(width)
         return value if math.isfinite(value) else math.inf
 
-    found = {round(float(width), 4): math.nan for width in np.geomspace(0.01, 0.25, COARSE)}
-    found = {width: ranked(width) for width in found}
-    require(min(found.values()) < math.inf, "no width has a finite figure: the network has diverged")
+    figures = {round(float(width), 4): math.nan for width in np.geomspace(0.01, 0.25, COARSE)}
+    figures = {width: ranked(width) for width in figures}
+    require(min(figures.values()) < math.inf, "no width has a finite figure: the network has diverged")
     for _ in range(rounds):
-        widths, best = sorted(found), best_of(found)
+        widths, best = sorted(figures), best_of(figures)
         place = widths.index(best)
         near = [widths[i] for i in (place - 1, place + 1) if 0 <= i < len(widths)]
         for width in (round(math.sqrt(best * other), 4) for other in near):
-            if width not in found:
-                found[width] = ranked(width)
-    return dict(sorted(found.items()))
+            if width not in figures:
+                figures[width] = ranked(width)
+    return dict(sorted(figures.items()))
 
 
-def best_of(found: dict[float, float]) -> float:
+def best_of(figures: dict[float, float]) -> float:
     """The σ_rel of the lowest figure, the narrowest of equals."""
-    return min(sorted(found), key=lambda width: found[width])
+    return min(sorted(figures), key=lambda width: figures[width])

@@ -30,16 +30,16 @@ class LinearFirst:
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """x [N, *S] as the network sees it, t [N] in its units → ε [N, *S]."""
         linear, spread = linear_prediction(self.process, time_array(t) / self.scale)
-        rest = self.process.from_network(self.net(x, t))
+        residual = self.process.from_network(self.net(x, t))
         one = np.eye(self.process.n)
         eps = self.process.apply(linear, self.process.from_network(x))
-        return self.process.network_input(eps + self.process.apply(spread[..., None, None] * one, rest))
+        return self.process.network_input(eps + self.process.apply(spread[..., None, None] * one, residual))
 
 
 def noise_weights(process: LinearProcess, t: Tensor) -> Tensor:
     """1 over the mean of s_t², [N] in float32, t [N] in [0, 1]: the loss of a silent network is then near 1."""
-    left = linear_prediction(process, time_array(t))[1] ** 2
-    return torch.as_tensor(1 / left.reshape(len(left), -1).mean(axis=1), dtype=torch.float32)
+    variance = linear_prediction(process, time_array(t))[1] ** 2
+    return torch.as_tensor(1 / variance.reshape(len(variance), -1).mean(axis=1), dtype=torch.float32)
 
 
 def linear_prediction(process: LinearProcess, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -148,10 +148,10 @@ def run_sampler(
     sample.check_fits(config)
     process = make_process(config, image_size)
     sampler, options = sample.kind, options_of(sample, statistics, spike_steps, config.factor)
-    told: dict[str, Any] = {"noise": noise, "clip": clips(sample, config), "on_step": on_step}
+    arguments: dict[str, Any] = {"noise": noise, "clip": clips(sample, config), "on_step": on_step}
     if sampler.linear:
-        return sampler(process.denoiser(net, config), process.linear(), noise(), **told, **options)
-    return sampler(net, process, noise(), **told, **options)
+        return sampler(process.denoiser(net, config), process.linear(), noise(), **arguments, **options)
+    return sampler(net, process, noise(), **arguments, **options)
 
 
 def options_that_count(sample: SampleConfig) -> dict[str, object]:

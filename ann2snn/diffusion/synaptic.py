@@ -52,8 +52,8 @@ def synaptic_loss(
     weights: SynapticLoss,
 ) -> Tensor:
     """Weighted sum of the terms for each image [N]. Arguments as in `synaptic_terms`."""
-    found = synaptic_terms(net, process, x_0, t, noise, weights)
-    return torch.stack([weights.weights()[name] * term for name, term in found.items()]).sum(dim=0)
+    terms = synaptic_terms(net, process, x_0, t, noise, weights)
+    return torch.stack([weights.weights()[name] * term for name, term in terms.items()]).sum(dim=0)
 
 
 def synaptic_terms(

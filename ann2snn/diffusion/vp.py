@@ -60,7 +60,7 @@ class VP:
         if not t.is_floating_point():
             return kept_on(self.alphas_bar, t.device)[t]
         if t.is_cuda:
-            return torch.exp(self.log_snr.log_alpha_bar_there(t.double()))
+            return torch.exp(self.log_snr.log_alpha_bar_on_device(t.double()))
         return torch.exp(torch.from_numpy(self.log_snr.log_alpha_bar(t.double().numpy())))
 
     def model_log_var(self) -> Tensor:
@@ -92,10 +92,10 @@ def kept_on(table: Tensor, device: torch.device) -> Tensor:
     """`table` on `device`, copied there once. It must not be changed."""
     if table.device == device:
         return table
-    there = _copies.setdefault(table, {})
-    if device not in there:
-        there[device] = sent(table, device)
-    return there[device]
+    copies = _copies.setdefault(table, {})
+    if device not in copies:
+        copies[device] = sent(table, device)
+    return copies[device]
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:

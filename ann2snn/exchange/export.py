@@ -58,12 +58,12 @@ def export_onnx(net: nn.Module, path: str | os.PathLike, *example: Any, **named:
     """
     program = _exported(net, path, example, named, ONNX)
     try:
-        found = torch.onnx.export(program, dynamo=True, verbose=False)
+        exported = torch.onnx.export(program, dynamo=True, verbose=False)
     except Exception as error:  # of many classes
         raise UserError(f"ONNX cannot hold this network: {_reason(error)}") from error
-    assert found is not None
-    found.model.metadata_props.update(_about(net))
-    _write(path, found.model_proto.SerializeToString())
+    assert exported is not None
+    exported.model.metadata_props.update(_about(net))
+    _write(path, exported.model_proto.SerializeToString())
 
 
 def check_exported(net: nn.Module, path: str | os.PathLike, kind: str) -> None:
@@ -96,7 +96,7 @@ def _exported(net: nn.Module, path: str | os.PathLike, example: tuple, named: di
         args = (*args, torch.zeros(len(args[0]), dtype=torch.int64))  # it is told its images' classes
     with torch.no_grad():
         inside = copied(snn.net).cpu()
-        written = with_qdq(inside) if kind == ONNX else plain(inside)
+        exportable = with_qdq(inside) if kind == ONNX else plain(inside)
     calls = batched((args, kwargs))
     shapes, batch = torch.export.ShapesCollection(), torch.export.Dim.DYNAMIC
     tensors = [value for value in leaves(calls) if isinstance(value, Tensor) and value.dim()]
@@ -105,7 +105,7 @@ def _exported(net: nn.Module, path: str | os.PathLike, example: tuple, named: di
             shapes[value] = {0: batch}
     try:
         with torch.no_grad():
-            return torch.export.export(written, *calls, dynamic_shapes=shapes, strict=False)
+            return torch.export.export(exportable, *calls, dynamic_shapes=shapes, strict=False)
     except UserError:
         raise
     except Exception as error:  # of many classes

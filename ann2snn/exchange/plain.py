@@ -66,13 +66,13 @@ class Quantizer(nn.Module):
 @torch.no_grad()
 def plain(net: nn.Module, kind: type[Quantizer] = Quantizer) -> nn.Module:
     """`net`, the inside of a spiking network, with quantizers of `kind` for its neurons, and plain layers."""
-    made: dict[nn.Module, nn.Module] = {}
+    replacements: dict[nn.Module, nn.Module] = {}
     if isinstance(net, IFNeuron):
         return kind(net)
     for module in list(net.modules()):
         for name, child in module._modules.items():
             if isinstance(child, IFNeuron):
-                module._modules[name] = made.setdefault(child, kind(child))
+                module._modules[name] = replacements.setdefault(child, kind(child))
     for layer in net.modules():
         quantized: Any = getattr(layer, "quantized_weight", None)
         if quantized is not None:

@@ -74,12 +74,12 @@ def with_qdq(net: nn.Module) -> nn.Module:
     quantized = [module for module in net.modules() if hasattr(module, "quantized_weight")]
     net = plain(net, QDQQuantizer)
     for layer in quantized:
-        found = whole_numbers(layer.get_parameter("weight"))
-        if found is not None:
-            levels, scale = found
+        integers = whole_numbers(layer.get_parameter("weight"))
+        if integers is not None:
+            levels, scale = integers
             parametrize.register_parametrization(layer, "weight", Weight(scale), unsafe=True)
-            whole = nn.Parameter(levels, requires_grad=False)
-            layer.get_submodule("parametrizations.weight").register_parameter("original", whole)
+            integer_weight = nn.Parameter(levels, requires_grad=False)
+            layer.get_submodule("parametrizations.weight").register_parameter("original", integer_weight)
     return net
 
 

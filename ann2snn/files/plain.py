@@ -34,7 +34,7 @@ def open_plain(path: str | os.PathLike, most: int | None = None) -> BinaryIO:
 
 
 def read_text(path: str | os.PathLike, most: int, errors: str = "strict") -> str:
-    """The text of a plain UTF-8 file of at most `most` bytes.
+    """The text of a plain UTF-8 file of at most `most` bytes, without the byte order mark that some editors put first.
 
     Raises:
         OSError: as `open_plain`.
@@ -42,7 +42,7 @@ def read_text(path: str | os.PathLike, most: int, errors: str = "strict") -> str
     """
     with open_plain(path, most) as file:
         # A file may grow between the look at its size and the reading.
-        return file.read(most).decode("utf-8", errors)
+        return file.read(most).decode("utf-8-sig", errors)
 
 
 def machine_memory() -> int:

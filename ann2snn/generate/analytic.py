@@ -25,6 +25,7 @@ from ..files.atomic import replacing
 from ..files.npz import read_npz
 from ..nets.direct import DirectDenoiser
 from ..quant import quantized_once
+from ..run.tables import counted
 from .subject import Sampled
 
 BATCH = 32
@@ -50,7 +51,8 @@ def noise_statistics(
         measured = measured_statistics(net, sample, _batches(dataset, min(count, len(dataset))), world.device)
         with replacing(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, statistics=measured.numpy())
-        print(f"{path}: noise statistics at {len(visited_times(net, sample))} times, {count} images")
+        times = counted(len(visited_times(net, sample)), "diffusion time")
+        print(f"{path}: noise statistics at {times}, of {counted(count, 'image')}")
     world.wait()
     return _read(path)
 

@@ -48,8 +48,8 @@ def export_nir(
     run on until they are silent, and it then answers what the quantized network does. docs/hardware.md derives its
     nodes, and the form that up-sampling gives them.
 
-    Raises UserError, naming the layer, for what NIR cannot say exactly; where the packages are missing; where there is
-    something at `path`.
+    Raises UserError, naming the layer, for what NIR cannot express exactly; where the packages are missing; where there
+    is something at `path`.
     """
     write_graph(planned(snn, t, path, x, fold_norms), path)
 
@@ -78,13 +78,16 @@ def write_graph(graph: Any, path: str | os.PathLike) -> None:
 
 def check_exported(snn: SpikingNetwork) -> None:
     """Raise UserError for settings under which neurons do what the nodes do not."""
-    how = snn.spiking
-    require(not getattr(snn, "num_classes", 0), "a network that is told classes has no NIR graph: train one without")
-    require(how.burst == 1, f"--burst={how.burst}: NIR's thresholds send one spike a step: use --burst=1")
-    published = how.stream_norm != "cumulative" or how.if_neuron != "bounded"
+    spiking = snn.spiking
+    require(
+        not getattr(snn, "num_classes", 0),
+        "a class-conditional network has no NIR graph: train one without --class_cond",
+    )
+    require(spiking.burst == 1, f"--burst={spiking.burst}: NIR's thresholds send one spike a step: use --burst=1")
+    published = spiking.stream_norm != "cumulative" or spiking.if_neuron != "bounded"
     require(not published, "the published dynamics have no NIR graph: use stream_norm=cumulative and if_neuron=bounded")
     require(
-        how.signed or not how.settle_steps,
+        spiking.signed or not spiking.settle_steps,
         "neurons that take nothing back are exact for the window alone: use settle_steps=0, or signed=True (--signed)",
     )
     snn.check_mode()
@@ -110,8 +113,8 @@ def graph_of(snn: SpikingNetwork, t: float | None, x: Tensor | None = None, fold
             if fold_norms:
                 graph.fold_norms()
             return graph.finished(_about(snn, t, factor))
-        except GridError as found:
-            coarsest = found.side
+        except GridError as error:
+            coarsest = error.side
 
 
 def _example(snn: SpikingNetwork) -> Tensor:

@@ -1,6 +1,6 @@
 """Following one pass of a converted network, and writing down what it does with levels as a graph.
 
-Between neurons a network that NIR can say is affine in what it reads: a linear part, which becomes nodes, and a
+Between neurons a network that NIR can express is affine in what it reads: a linear part, which becomes nodes, and a
 constant, which is the same pass with nothing sent. What depends on diffusion time alone is constant too: time is given.
 """
 
@@ -58,7 +58,7 @@ class Writer(TorchFunctionMode):
     """Writes `graph` while a pass of `net` runs inside `attached`.
 
     coarsest: side of the smallest image that is up-sampled; 0: none is. Raises, in the pass, `GridError` where it is
-    another, and UserError for what NIR has no words for, naming the layer.
+    another, and UserError for what NIR cannot express, naming the layer.
     """
 
     def __init__(self, net: nn.Module, graph: Graph, coarsest: int) -> None:
@@ -90,8 +90,8 @@ class Writer(TorchFunctionMode):
     # ---- modules -----------------------------------------------------------------------------------------------------
 
     def _enter(self, module: nn.Module, args: tuple) -> None:
-        known = self.names.get(module)
-        self.inside.append(known if known is not None else self.inside[-1] if self.inside else "")
+        name = self.names.get(module)
+        self.inside.append(name if name is not None else self.inside[-1] if self.inside else "")
         if isinstance(module, IFNeuron) and not module.is_constant:
             self.in_neuron.append(module)
 
@@ -120,10 +120,12 @@ class Writer(TorchFunctionMode):
             )
         signal = self.signals.get(x)
         if signal is not None and signal.rectified and not (levels.lo == 0 and neurons.charge is None):
-            self._unsaid(torch.relu)
+            self._refuse_function(torch.relu)
         if signal is None:
             if self.reach.has_marked(x):
-                self.refuse("what it reads came by a way that cannot be followed")
+                self.refuse(
+                    "its input comes from an operation that cannot be followed: use a layer of docs/hardware.md"
+                )
             signal = Signal("", x, self.images(x))
         values = {
             "step": self.values(levels.step, signal),
@@ -142,24 +144,24 @@ class Writer(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.in_neuron:
             return func(*args, **kwargs)
-        given = [value for value in leaves((args, kwargs)) if isinstance(value, Tensor)]
-        signals = [signal for signal in map(self.signals.get, given) if signal is not None]
-        lost = any(self.signals.get(value) is None and self.reach.has_marked(value) for value in given)
+        inputs = [value for value in leaves((args, kwargs)) if isinstance(value, Tensor)]
+        signals = [signal for signal in map(self.signals.get, inputs) if signal is not None]
+        is_untraced = any(self.signals.get(value) is None and self.reach.has_marked(value) for value in inputs)
         still = map_tensors((args, kwargs), lambda v: v if (s := self.signals.get(v)) is None else s.constant.clone())
         out = func(*args, **kwargs)
-        told = any(isinstance(value, Tensor) for value in leaves(out)) or words.name(func) in words.TELL
-        if not told:
+        has_values = any(isinstance(value, Tensor) for value in leaves(out)) or words.name(func) in words.TELL
+        if not has_values:
             return out  # a shape, a type
-        if lost or (signals and not isinstance(out, Tensor)):
-            self.refuse(f"{words.name(func)} is nothing that NIR can say")
+        if is_untraced or (signals and not isinstance(out, Tensor)):
+            self.refuse(f"{words.name(func)} cannot be expressed in NIR")
         if signals:
             rectified = any(signal.rectified for signal in signals)
             if func in words.RECTIFIERS:
                 self._note(out, replace(signals[0], rectified=True))
                 return out
             if rectified and func not in words.VIEWS | words.COPIES:
-                self._unsaid(torch.relu)
-            signal = self._said(func, args, kwargs, out, func(*still[0], **still[1]))
+                self._refuse_function(torch.relu)
+            signal = self._translated(func, args, kwargs, out, func(*still[0], **still[1]))
             self._note(out, replace(signal, rectified=rectified))
         return out
 
@@ -167,7 +169,7 @@ class Writer(TorchFunctionMode):
         self.reach.mark(value)
         self.signals[value] = signal
 
-    def _said(self, func: Callable, args: tuple, kwargs: dict, out: Tensor, constant: Tensor) -> Signal:
+    def _translated(self, func: Callable, args: tuple, kwargs: dict, out: Tensor, constant: Tensor) -> Signal:
         """What `func` does, in nodes."""
         first = self.signals.get(args[0]) if args and isinstance(args[0], Tensor) else None
         if func is torch.conv2d and first is not None:
@@ -193,63 +195,63 @@ class Writer(TorchFunctionMode):
             and out.numel() == math.prod(first.shape)
         ):
             return Signal(first.node, constant, first.shape, first.factor)
-        self._unsaid(func)
+        self._refuse_function(func)
 
-    def _unsaid(self, func: Callable) -> NoReturn:
-        told = words.name(func)
-        self.refuse(
-            f"{told} is nothing that NIR can say: {words.REMEDIES.get(told, 'use a layer of docs/hardware.md')}"
-        )
+    def _refuse_function(self, func: Callable) -> NoReturn:
+        name = words.name(func)
+        self.refuse(f"{name} cannot be expressed in NIR: {words.REMEDIES.get(name, 'use a layer of docs/hardware.md')}")
 
-    def _convolution(self, x: Signal, how: dict, constant: Tensor) -> Signal:
-        if isinstance(how.get("padding"), str):
-            self.refuse(f"padding={how['padding']!r} has no number: give one")
-        stride, dilation = (words.pair(how.get(key, 1)) for key in ("stride", "dilation"))
-        padding = words.pair(how.get("padding", 0))
-        weight = dense(how["weight"].detach(), how.get("groups", 1))
+    def _convolution(self, x: Signal, options: dict, constant: Tensor) -> Signal:
+        if isinstance(options.get("padding"), str):
+            self.refuse(f"padding={options['padding']!r}: give the padding as a number")
+        stride, dilation = (words.pair(options.get(key, 1)) for key in ("stride", "dilation"))
+        padding = words.pair(options.get("padding", 0))
+        weight = dense(options["weight"].detach(), options.get("groups", 1))
         return self._convolved(x, Convolution(weight, stride, padding, dilation), constant)
 
-    def _convolved(self, x: Signal, how: Convolution, constant: Tensor, role: str = "", factor: int = 0) -> Signal:
+    def _convolved(self, x: Signal, conv: Convolution, constant: Tensor, role: str = "", factor: int = 0) -> Signal:
         """factor: of the answer; 0: what suits its size."""
         shape = tuple(constant.shape[1:]) if constant.dim() == 4 else (constant.shape[1], 1, 1)
         factor = factor or self._factor(shape)
         if x.factor != 1 or factor != 1:
-            square = how.stride[0] == how.stride[1] and how.padding[0] == how.padding[1] and shape[1] == shape[2]
-            if not square or x.shape[1] != how.stride[0] * shape[1] or how.stride[0] * factor % x.factor:
-                self.refuse(f"{x.shape[1:]} to {shape[1:]} pixels, beside up-sampling, is nothing that NIR can say")
-        if how.weight.shape[2] != how.weight.shape[3]:
-            self.refuse("its kernel is not square, which NIR takes it for")
+            square = conv.stride[0] == conv.stride[1] and conv.padding[0] == conv.padding[1] and shape[1] == shape[2]
+            if not square or x.shape[1] != conv.stride[0] * shape[1] or conv.stride[0] * factor % x.factor:
+                self.refuse(
+                    f"{x.shape[1:]} to {shape[1:]} pixels, in a network that up-samples, cannot be expressed in NIR"
+                )
+        if conv.weight.shape[2] != conv.weight.shape[3]:
+            self.refuse("its kernel is not square: NIR expects square kernels")
         try:
-            how = how.regridded(x.factor, factor)
+            conv = conv.regridded(x.factor, factor)
         except UserError as error:
             self.refuse(str(error))
-        return Signal(self._convolve(role, x.shape, x.factor, how, x.node), constant, shape, factor)
+        return Signal(self._convolve(role, x.shape, x.factor, conv, x.node), constant, shape, factor)
 
-    def _convolve(self, role: str, shape: tuple[int, ...], factor: int, how: Convolution, source: str) -> str:
+    def _convolve(self, role: str, shape: tuple[int, ...], factor: int, conv: Convolution, source: str) -> str:
         """The node. shape, factor: of its input."""
         try:
-            check_size(how.weight.numel())
+            check_size(conv.weight.numel())
         except UserError as error:
             self.refuse(str(error))
-        return self.graph.convolve(f"{self.place}{role}", self._held(shape, factor), how, source)
+        return self.graph.convolve(f"{self.place}{role}", self._node_shape(shape, factor), conv, source)
 
     def _linear(self, x: Signal, weight: Tensor, constant: Tensor) -> Signal:
         if x.factor != 1 or weight.shape[1] != math.prod(x.shape):
             self.refuse("a linear layer reads one vector, of a network without up-sampling")
         return self._convolved(x, Convolution(weight.detach().unflatten(1, x.shape)), constant)
 
-    def _batch_norm(self, value: Tensor, how: dict, constant: Tensor) -> Signal:
-        if how.get("training"):
+    def _batch_norm(self, value: Tensor, options: dict, constant: Tensor) -> Signal:
+        if options.get("training"):
             self.refuse("a batch norm in training mode: call .eval() first")
-        scale = (how["running_var"].flatten() + how.get("eps", 1e-5)).rsqrt()
-        scale = scale if how.get("weight") is None else scale * how["weight"]
+        scale = (options["running_var"].flatten() + options.get("eps", 1e-5)).rsqrt()
+        scale = scale if options.get("weight") is None else scale * options["weight"]
         return self._scaled(self.signals[value], scale.view(-1, 1, 1) if value.dim() == 4 else scale, constant, ".norm")
 
     def _scaled(self, x: Signal, scale: Tensor | float, constant: Tensor, role: str) -> Signal:
         """role: of the node; that of a norm may be folded."""
         scale = torch.as_tensor(scale, dtype=constant.dtype).detach()
         if math.prod(x.shape) != constant.numel():
-            self.refuse("a product that makes its input larger: NIR cannot say it")
+            self.refuse("a product that broadcasts its input to a larger shape cannot be expressed in NIR")
         write = self.graph.norm if role == ".norm" else self.graph.scale
         node = write(f"{self.place}{role}", self.values(scale.expand(constant.shape), x), x.node)
         return Signal(node, constant, x.shape, x.factor)
@@ -257,10 +259,10 @@ class Writer(TorchFunctionMode):
     def _product(self, func: Callable, args: tuple, kwargs: dict, constant: Tensor) -> Signal:
         if func in words.SIGNS:
             return self._scaled(self.signals[args[0]], -1.0, constant, ".minus")
-        one, other = (*args, *kwargs.values())[:2]
-        signals = [self.signals.get(value) if isinstance(value, Tensor) else None for value in (one, other)]
+        first, second = (*args, *kwargs.values())[:2]
+        signals = [self.signals.get(value) if isinstance(value, Tensor) else None for value in (first, second)]
         divides = func in (torch.div, Tensor.div, Tensor.__truediv__)
-        signal, by = (signals[0], other) if signals[0] is not None else (signals[1], one)
+        signal, by = (signals[0], second) if signals[0] is not None else (signals[1], first)
         if signal is None or None not in signals or (divides and signal is signals[1]) or len(args) + len(kwargs) > 2:
             self.refuse(f"{words.name(func)} multiplies signals: {words.NO_PRODUCTS}")
         return self._scaled(signal, 1 / by if divides else by, constant, ".times")
@@ -275,14 +277,14 @@ class Writer(TorchFunctionMode):
         factor = self._factor(shape)
         nodes = [self._brought(signal, shape, factor, constant) for signal, _ in terms]
         if any(sign < 0 for _, sign in terms) or (len(nodes) == 2 and nodes[0] == nodes[1]):
-            spread = np.ones(self._held(shape, factor))
+            spread = np.ones(self._node_shape(shape, factor))
             nodes = [
                 self.graph.scale(f"{self.place}.term", spread * sign, node)
                 for node, (_, sign) in zip(nodes, terms, strict=True)
             ]
         if len(nodes) == 1:
             return Signal(nodes[0], constant, shape, factor)
-        node = self.graph.scale(f"{self.place}.sum", np.ones(self._held(shape, factor)), *nodes)
+        node = self.graph.scale(f"{self.place}.sum", np.ones(self._node_shape(shape, factor)), *nodes)
         return Signal(node, constant, shape, factor)
 
     def _brought(self, x: Signal, shape: tuple[int, ...], factor: int, like: Tensor) -> str:
@@ -290,21 +292,21 @@ class Writer(TorchFunctionMode):
         if x.shape == shape and x.factor == factor:
             return x.node
         channels = shape[0]
-        one = torch.eye(channels, dtype=like.dtype)[..., None, None]
+        identity = torch.eye(channels, dtype=like.dtype)[..., None, None]
         if x.shape == shape and factor % x.factor == 0:
-            return self._convolved(x, Convolution(one), like, ".copy", factor).node
+            return self._convolved(x, Convolution(identity), like, ".copy", factor).node
         if x.shape != (channels, 1, 1) or shape[1] != shape[2]:
-            self.refuse(f"adds {list(x.shape)} to {list(shape)}: NIR cannot say it")
+            self.refuse(f"adding {list(x.shape)} to {list(shape)} cannot be expressed in NIR")
         # One pixel in the middle of zeros, under a kernel that reaches it from everywhere.
         side = shape[1] // factor
-        weight = one.repeat_interleave(factor**2, 0).expand(-1, -1, side, side)
+        weight = identity.repeat_interleave(factor**2, 0).expand(-1, -1, side, side)
         return self._convolve(".everywhere", x.shape, 1, Convolution(weight, padding=(side - 1, side - 1)), x.node)
 
     def _joined(self, args: tuple, kwargs: dict, constant: Tensor) -> Signal:
         parts = args[0] if args else kwargs["tensors"]
         dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
         if dim % constant.dim() != 1:
-            self.refuse("joins values along another axis than that of channels: NIR cannot say it")
+            self.refuse("concatenation along another axis than the channels cannot be expressed in NIR")
         shape, start = self.images(constant), 0
         nodes: list[str] = []
         for part in parts:
@@ -315,14 +317,14 @@ class Writer(TorchFunctionMode):
                 nodes.append(self._convolved(signal, Convolution(place), constant, f".part{len(nodes)}").node)
             start += width
         factor = self._factor(shape)
-        node = self.graph.scale(f"{self.place}.joined", np.ones(self._held(shape, factor)), *nodes)
+        node = self.graph.scale(f"{self.place}.joined", np.ones(self._node_shape(shape, factor)), *nodes)
         return Signal(node, constant, shape, factor)
 
     def _upsampled(self, x: Signal, out: Tensor, constant: Tensor) -> Signal:
         shape = self.images(out)
-        times, rest = divmod(shape[1], x.shape[1])
-        if rest or shape[2] != times * x.shape[2] or x.shape[1] != x.shape[2]:
-            self.refuse("up-sampling of squares by a whole number is what NIR can be made to say")
+        times, remainder = divmod(shape[1], x.shape[1])
+        if remainder or shape[2] != times * x.shape[2] or x.shape[1] != x.shape[2]:
+            self.refuse("NIR can express up-sampling of square images by an integer factor alone")
         if not 0 < self.coarsest <= x.shape[1]:
             raise GridError(x.shape[1])
         factor = self._factor(x.shape)
@@ -333,18 +335,18 @@ class Writer(TorchFunctionMode):
 
     def _pooled(self, func: Callable, args: tuple, kwargs: dict, out: Tensor, constant: Tensor) -> Signal:
         x = self.signals[args[0]]
-        whole = self.images(out)[1:] == (1, 1) and x.shape[1] == x.shape[2] and out.numel() == x.shape[0]
+        is_global = self.images(out)[1:] == (1, 1) and x.shape[1] == x.shape[2] and out.numel() == x.shape[0]
         if func is F.avg_pool2d:
-            how = words.bound(
+            options = words.bound(
                 ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad"), args, kwargs
             )
-            kernel, padding = words.pair(how["kernel_size"]), words.pair(how.get("padding", 0))
-            stride = words.pair(how.get("stride") or kernel)
-            plain = not how.get("ceil_mode") and (padding == (0, 0) or how.get("count_include_pad", True))
+            kernel, padding = words.pair(options["kernel_size"]), words.pair(options.get("padding", 0))
+            stride = words.pair(options.get("stride") or kernel)
+            plain = not options.get("ceil_mode") and (padding == (0, 0) or options.get("count_include_pad", True))
         else:
-            kernel, stride, padding, plain = (x.shape[1], x.shape[2]), (x.shape[1], x.shape[2]), (0, 0), whole
+            kernel, stride, padding, plain = (x.shape[1], x.shape[2]), (x.shape[1], x.shape[2]), (0, 0), is_global
         if not plain:
-            self.refuse(f"{words.name(func)} in this form is nothing that NIR can say: use plain average pooling")
+            self.refuse(f"{words.name(func)} in this form cannot be expressed in NIR: use plain average pooling")
         weight = torch.eye(x.shape[0], dtype=constant.dtype)[..., None, None].expand(-1, -1, *kernel) / math.prod(
             kernel
         )
@@ -364,11 +366,13 @@ class Writer(TorchFunctionMode):
     def images(self, value: Tensor) -> tuple[int, ...]:
         """[C, H, W] of the images that hold a value [1, C, H, W] or [1, F]; of a vector, one pixel."""
         if value.dim() not in (2, 4) or len(value) != 1:
-            self.refuse(f"values of shape {list(value.shape)} are neither images nor vectors: NIR cannot say them")
+            self.refuse(
+                f"values of shape {list(value.shape)} are neither images nor vectors, and cannot be expressed in NIR"
+            )
         return tuple(value.shape[1:]) if value.dim() == 4 else (value.shape[1], 1, 1)
 
     @staticmethod
-    def _held(shape: tuple[int, ...], factor: int) -> tuple[int, ...]:
+    def _node_shape(shape: tuple[int, ...], factor: int) -> tuple[int, ...]:
         """The shape of a node."""
         return shape[0] * factor**2, shape[1] // factor, shape[2] // factor
 
@@ -379,8 +383,10 @@ class Writer(TorchFunctionMode):
 
     def answer(self, value: object) -> Signal:
         """What the network answered. Raises UserError unless it is one tensor that depends on the input."""
-        found = [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)]
-        signal = self.signals.get(found[0]) if len(found) == 1 else None
+        tensors = [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)]
+        signal = self.signals.get(tensors[0]) if len(tensors) == 1 else None
         if signal is None or signal.rectified:
-            raise UserError("the network's answer is not one tensor that its input decides: NIR cannot say it")
+            raise UserError(
+                "the network's output is not a single tensor that depends on its input: it cannot be expressed in NIR"
+            )
         return signal

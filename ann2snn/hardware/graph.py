@@ -82,10 +82,10 @@ class Graph:
     def integrate(self, name: str, shape: tuple[int, ...], *sources: str, r: float = 1.0) -> str:
         return self.add(name, self.nir.I(np.full(shape, r)), *sources)
 
-    def convolve(self, name: str, shape: tuple[int, ...], how: Convolution, source: str, bias: float = 0.0) -> str:
+    def convolve(self, name: str, shape: tuple[int, ...], conv: Convolution, source: str, bias: float = 0.0) -> str:
         """shape: of the input [C, H, W]."""
-        weight = how.weight.detach().double().numpy()
-        about = {"stride": how.stride, "padding": how.padding, "dilation": how.dilation, "groups": 1}
+        weight = conv.weight.detach().double().numpy()
+        about = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation, "groups": 1}
         node = self.nir.Conv2d(tuple(shape[1:]), weight, bias=np.full(len(weight), bias), **about)
         return self.add(name, node, source)
 

@@ -64,10 +64,10 @@ def dense(weight: Tensor, groups: int) -> Tensor:
     if groups == 1:
         return weight
     blocks = weight.unflatten(0, (groups, -1))
-    whole = weight.new_zeros(*blocks.shape[:2], groups, *blocks.shape[2:])
+    joined = weight.new_zeros(*blocks.shape[:2], groups, *blocks.shape[2:])
     for group in range(groups):
-        whole[group, :, group] = blocks[group]
-    return whole.flatten(2, 3).flatten(0, 1)
+        joined[group, :, group] = blocks[group]
+    return joined.flatten(2, 3).flatten(0, 1)
 
 
 def doubled(channels: int, before: int, factor: int, like: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ COPIES = {upsample_nearest, F.interpolate}
 RECTIFIERS = {F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 POOLS = {F.avg_pool2d, F.adaptive_avg_pool2d}
 
-QUANTIZE = "put a quantizer in its place (ann2snn.quantize makes them ReLU-like), whose neuron NIR can say"
+QUANTIZE = "put a quantizer in its place (ann2snn.quantize makes them ReLU-like), whose neuron NIR can express"
 NO_PRODUCTS = "NIR has no product of two signals: use a network without attention (--arch=unet)"
 REMEDIES = {
     **dict.fromkeys(
@@ -61,8 +61,8 @@ def bound(names: tuple[str, ...], args: tuple, kwargs: dict) -> dict:
 
 
 def pair(value: object) -> tuple[int, int]:
-    both = tuple(value) if isinstance(value, tuple | list) else (value,)
-    return both[0], both[-1]
+    values = tuple(value) if isinstance(value, tuple | list) else (value,)
+    return values[0], values[-1]
 
 
 def interpolation(args: tuple, kwargs: dict) -> str:

@@ -64,7 +64,7 @@ def runs_triton(kernel: str, *tensors: Tensor) -> bool:
 
 
 def has_triton() -> bool:
-    return _found("triton")
+    return is_installed("triton")
 
 
 def interprets() -> bool:
@@ -84,7 +84,7 @@ def _checked(backend: str | None, source: str) -> str | None:
 
 
 @functools.cache
-def _found(package: str) -> bool:
+def is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 

@@ -306,5 +306,5 @@ class _Follow(torch.autograd.Function):
             if by_offset is not None:
                 by_offset -= by_x[index]
         pairs = zip(sums, (step, charge, offset), strict=True)
-        found = [None if total is None else total.sum_to_size(like.shape) for total, like in pairs]
-        return by_x, g if ctx.needs_input_grad[1] else None, *found, None, None, None
+        gradients = [None if total is None else total.sum_to_size(like.shape) for total, like in pairs]
+        return by_x, g if ctx.needs_input_grad[1] else None, *gradients, None, None, None

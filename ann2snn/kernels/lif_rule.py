@@ -58,9 +58,9 @@ class _Scan(torch.autograd.Function):
         keep = current.requires_grad
         u = torch.empty_like(current, dtype=_wide(current)) if keep else None
         spikes = torch.empty_like(current)
-        left: Tensor | None = None  # decay·v of the step before
+        decayed: Tensor | None = None  # decay·v of the step before
         for index, now in enumerate(current):
-            potential = now.to(_wide(current), copy=True) if left is None else left + now
+            potential = now.to(_wide(current), copy=True) if decayed is None else decayed + now
             fired = rule.fires(potential)
             spikes[index] = fired
             hole = holes(potential)
@@ -69,11 +69,11 @@ class _Scan(torch.autograd.Function):
             if u is not None:
                 u[index] = potential
             if rule.soft_reset:
-                left = potential.sub_(fired.to(potential), alpha=rule.threshold)  # bool times float is float32
+                decayed = potential.sub_(fired.to(potential), alpha=rule.threshold)  # bool times float is float32
             else:
-                left = potential.masked_fill_(fired, 0)
+                decayed = potential.masked_fill_(fired, 0)
             if rule.decay != 1:
-                left.mul_(rule.decay)
+                decayed.mul_(rule.decay)
         if u is not None:
             ctx.save_for_backward(u)
         ctx.rule = rule

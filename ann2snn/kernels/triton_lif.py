@@ -25,16 +25,16 @@ def _forward(
 ):  # fmt: skip
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
-    left = tl.zeros([BLOCK], tl.float32)  # decay·v of the step before
+    decayed = tl.zeros([BLOCK], tl.float32)  # decay·v of the step before
     for _ in range(steps):
-        u = left + tl.load(current_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        u = decayed + tl.load(current_ptr + at, mask=inside, other=0.0).to(tl.float32)
         fired = (u > threshold) if STRICT else (u >= threshold)
         spike = tl.where(u == u, tl.where(fired, 1.0, 0.0), u)  # NaN is handed on
         tl.store(spikes_ptr + at, spike.to(spikes_ptr.dtype.element_ty), mask=inside)
         if KEEP:
             tl.store(u_ptr + at, u, mask=inside)
         after = (u - threshold) if SOFT else tl.zeros_like(u)
-        left = tl.where(fired, after, u) * decay
+        decayed = tl.where(fired, after, u) * decay
         at += size
 
 
@@ -125,5 +125,5 @@ def probe(device: torch.device) -> bool:
         spikes = scan(current, LIFRule(decay=0.8))
         (slope,) = torch.autograd.grad(spikes.cumsum(0).sum(), current)
         results.append((spikes.detach(), slope))
-    (spikes, slope), (wanted, other) = results
-    return torch.equal(spikes, wanted) and torch.allclose(slope, other, atol=1e-4)
+    (spikes, slope), (reference_spikes, reference_slope) = results
+    return torch.equal(spikes, reference_spikes) and torch.allclose(slope, reference_slope, atol=1e-4)

@@ -242,7 +242,7 @@ def probe(device: torch.device) -> bool:
         x = torch.arange(4 * pixels, device=device).float().view(2, 1, 2, pixels, 1) % 7
         levels = [torch.zeros_like(x[0]) for _ in range(2)]
         answers = norm_follow(x, norm, levels[0], neurons, paces, torch.float32)
-        wanted = norm_follow_reference(x, norm, levels[1], neurons, paces)
-        if not torch.equal(levels[0], levels[1]) or not torch.allclose(answers, wanted):
+        reference = norm_follow_reference(x, norm, levels[1], neurons, paces)
+        if not torch.equal(levels[0], levels[1]) or not torch.allclose(answers, reference):
             return False
     return True

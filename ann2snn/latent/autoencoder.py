@@ -82,9 +82,9 @@ class Autoencoder:
         """
         tensor = isinstance(images, Tensor) and images.dim() == 4 and images.dtype == torch.uint8 and len(images) > 0
         fits = tensor and images.shape[1] == self.channels and not any(n % self.downscale for n in images.shape[2:])
-        found = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        wanted = f"uint8 [N, {self.channels}, H, W] with multiples of {self.downscale} for H and W"
-        require(fits, f"images: {found}, the autoencoder takes {wanted}")
+        kind = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        expected = f"uint8 [N, {self.channels}, H, W] with multiples of {self.downscale} for H and W"
+        require(fits, f"images: {kind}, the autoencoder takes {expected}")
         return self._by_parts(self.encoder, images, rows(images.shape[-2] * images.shape[-1]), to_model_range).cpu()
 
     def encode_all(self, dataset: ImageDataset) -> Tensor:
@@ -119,13 +119,13 @@ def rows(pixels: int) -> int:
 
 def check_attached(net: Any, autoencoder: Autoencoder | None, where: object = "the network") -> None:
     """Raise UserError unless the autoencoder is that of the denoiser's latents; None for one on images."""
-    wanted = net.diffusion.autoencoder
-    given = "" if autoencoder is None else autoencoder.identity
-    if given == wanted:
+    expected = net.diffusion.autoencoder
+    identity = "" if autoencoder is None else autoencoder.identity
+    if identity == expected:
         return
-    require(bool(given), f"{where} makes latents of the autoencoder {wanted}: name that with --autoencoder")
-    require(bool(wanted), f"--autoencoder: {where} was trained on images, not on latents; drop it")
-    require(False, f"--autoencoder is {given}, {where} was trained on latents of {wanted}: name that one")
+    require(bool(identity), f"{where} makes latents of the autoencoder {expected}: give it with --autoencoder")
+    require(bool(expected), f"--autoencoder: {where} was trained on images, not on latents; drop it")
+    require(False, f"--autoencoder is {identity}, {where} was trained on latents of {expected}: give that one")
 
 
 def attach(net: Any, autoencoder: Autoencoder | None, where: object = "the network") -> None:

@@ -44,11 +44,11 @@ def load_autoencoder(path: str | os.PathLike) -> Autoencoder:
     Raises UserError for a missing, damaged or foreign file, and where diffusers is needed and missing.
     """
     require(isinstance(path, str | os.PathLike), f"an autoencoder is a file or a folder, not a {type(path).__name__}")
-    found = Path(path)
-    if found.is_dir():
-        inner = found / "vae" if (found / diffusers_folder.INDEX).is_file() else found
+    source = Path(path)
+    if source.is_dir():
+        inner = source / "vae" if (source / diffusers_folder.INDEX).is_file() else source
         return _of_diffusers(inner)
-    payload = checkpoint.read(found)
+    payload = checkpoint.read(source)
     if payload.get("kind") != KIND or payload.get("format") != FORMAT:
         raise UserError(f"refusing {path}: it is no autoencoder of this program (ann2snn autoencoder makes one)")
     try:
@@ -57,11 +57,11 @@ def load_autoencoder(path: str | os.PathLike) -> Autoencoder:
         raise UserError(f"refusing {path}: its configuration is invalid: {error}") from None
     except (KeyError, TypeError) as error:
         raise UserError(f"refusing {path}: its configuration is unreadable ({error})") from None
-    state = state_in(payload, "ema_model", found)
+    state = state_in(payload, "ema_model", source)
     with torch.device("meta"):  # shapes without memory: a small file may describe a network of any size
-        check_fit(ConvAutoencoder(config), state, found)
+        check_fit(ConvAutoencoder(config), state, source)
     net = ConvAutoencoder(config)
-    load_state(net, state, found)
+    load_state(net, state, source)
     require(bool((net.scale > 0).all()), f"refusing {path}: a scale of its latents is not positive")
     return autoencoder_of(net)
 
@@ -77,9 +77,11 @@ def _of_diffusers(folder: Path) -> Autoencoder:
     """Raises UserError."""
     about = folders.settings(folder)
     if about.get("_class_name") != CLASS:
-        what = str(about.get("_class_name"))[:60]
-        raise UserError(f"refusing {folder}: it holds no {CLASS} of diffusers, the only autoencoder read ({what})")
-    settings, scaling = ({k: about.get(k, plain) for k, plain in known.items()} for known in (SETTINGS, SCALING))
+        class_name = str(about.get("_class_name"))[:60]
+        raise UserError(
+            f"refusing {folder}: it holds no {CLASS} of diffusers, the only autoencoder read ({class_name})"
+        )
+    settings, scaling = ({k: about.get(k, plain) for k, plain in defaults.items()} for defaults in (SETTINGS, SCALING))
     try:
         _check_settings(settings)
         for name in ("latents_mean", "latents_std"):

@@ -43,7 +43,10 @@ class Recipe:
     mode: str
 
     def __post_init__(self) -> None:
-        require(32 <= self.side <= MOST_SIDE, f"the network wants images of {self.side} pixels: 32 to {MOST_SIDE} do")
+        require(
+            32 <= self.side <= MOST_SIDE,
+            f"the network takes images of {self.side} pixels: 32 to {MOST_SIDE} are supported",
+        )
         channels = len(self.mean) == len(self.deviation) == 3 and all(value > 0 for value in self.deviation)
         require(channels and all(map(math.isfinite, self.mean)), "the network does not take images of three channels")
 
@@ -54,13 +57,13 @@ class Recipe:
         return (x.clamp(0, 1) - mean) / deviation
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         numbers = " and ".join(", ".join(f"{v:g}" for v in values) for values in (self.mean, self.deviation))
         return f"images resized to {self.side}x{self.side} ({self.mode}, antialiased), mean and deviation {numbers}"
 
 
 @dataclass(frozen=True)
-class Found:
+class Backbone:
     """A network without its last layer, the tensors of the file, and how names begin that belong to that layer."""
 
     net: nn.Module
@@ -92,14 +95,14 @@ class BackboneExtractor:
             library in LIBRARIES and bool(re.fullmatch(r"[A-Za-z0-9_.]+", model)),
             f"--extractor={kind}: give {' or '.join(f'{name}:NAME' for name in LIBRARIES)}",
         )
-        found = (_of_torchvision if library == "torchvision" else _of_timm)(kind, model, weights)
-        net, state, self._recipe = found.net, found.state, found.recipe
-        wanted = net.state_dict()
-        own = {name: value for name, value in state.items() if not name.startswith(found.left_out)}
-        if not any(name.endswith("num_batches_tracked") for name in own):  # which files of before 2018 have not
-            own |= {name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")}
-        check_fit(wanted, own, weights)
-        net.load_state_dict(own, strict=True)
+        backbone = (_of_torchvision if library == "torchvision" else _of_timm)(kind, model, weights)
+        net, state, self._recipe = backbone.net, backbone.state, backbone.recipe
+        expected = net.state_dict()
+        tensors = {name: value for name, value in state.items() if not name.startswith(backbone.left_out)}
+        if not any(name.endswith("num_batches_tracked") for name in tensors):  # which files of before 2018 have not
+            tensors |= {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")}
+        check_fit(expected, tensors, weights)
+        net.load_state_dict(tensors, strict=True)
         self._device = torch.device(device)
         self._net = net.eval().requires_grad_(False).to(self._device)
         self._chunk = chunk or (8 if self._device.type == "cpu" else None)
@@ -108,7 +111,7 @@ class BackboneExtractor:
         recipe = self._recipe
         self.name = f"{library}:{model}-{self.dim}@{recipe.side}px-{recipe.mode}-{hashed}"
         self.distance_key = f"FD_{library}_{re.sub('[^A-Za-z0-9]', '_', model)}"
-        self.notes: tuple[str, ...] = (f"{kind}: {recipe.told}; weights {Path(weights).name} ({hashed})",)
+        self.notes: tuple[str, ...] = (f"{kind}: {recipe.text}; weights {Path(weights).name} ({hashed})",)
 
     def __call__(self, images: Tensor) -> Extracted:
         """uint8 [N, C, H, W] → Extracted([N, D]). Raises UserError for other types or shapes."""
@@ -120,35 +123,42 @@ class BackboneExtractor:
     def _length(self, kind: str) -> int:
         """D. Raises UserError where the network answers with anything but vectors."""
         black = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
-        found: Any = None
+        features: Any = None
         try:
-            found = by_chunks(self._forward, black, self._device, None, 0)
+            features = by_chunks(self._forward, black, self._device, None, 0)
         except (RuntimeError, TypeError, AttributeError, ValueError, AssertionError) as error:
             raise UserError(f"--extractor={kind}: does not run on an image ({type(error).__name__})") from None
-        fits = isinstance(found, Tensor) and found.ndim == 2 and len(found) == 1 and bool(found.isfinite().all())
-        require(fits, f"--extractor={kind}: does not answer with a finite vector an image; use another network")
-        return found.shape[1]
+        is_vector = (
+            isinstance(features, Tensor)
+            and features.ndim == 2
+            and len(features) == 1
+            and bool(features.isfinite().all())
+        )
+        require(is_vector, f"--extractor={kind}: does not answer with a finite vector an image; use another network")
+        return features.shape[1]
 
 
-def _of_torchvision(kind: str, model: str, weights: str | os.PathLike) -> Found:
+def _of_torchvision(kind: str, model: str, weights: str | os.PathLike) -> Backbone:
     from torchvision import models
 
     if model not in models.list_models(module=models):
         raise UserError(f"--extractor={kind}: torchvision has no classifier of that name, as resnet18 is one")
     published = list(models.get_model_weights(model))
-    state = read_state(weights, FLAG, MOST_BYTES, lambda sha256: any(_is_of(one, sha256) for one in published))
+    state = read_state(weights, FLAG, MOST_BYTES, lambda sha256: any(_is_of(weight, sha256) for weight in published))
     sha256 = file_hash(weights)
-    stated = next((one for one in published if _is_of(one, sha256)), models.get_model_weights(model).DEFAULT)
-    how = stated.transforms()
-    recipe = Recipe(int(how.crop_size[0]), tuple(how.mean), tuple(how.std), how.interpolation.value)
+    stated = next((weight for weight in published if _is_of(weight, sha256)), models.get_model_weights(model).DEFAULT)
+    transforms = stated.transforms()
+    recipe = Recipe(
+        int(transforms.crop_size[0]), tuple(transforms.mean), tuple(transforms.std), transforms.interpolation.value
+    )
     net = models.get_model(model, weights=None, **_options(model, recipe))
     if hasattr(net, "transform_input"):
         net.transform_input = True  # as torchvision sets it where there are weights
     heads = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
     require(bool(heads), f"--extractor={kind}: has no linear layer at its end; use another network")
-    parent, _, own = heads[-1].rpartition(".")
-    setattr(net.get_submodule(parent), own, nn.Identity())
-    return Found(net, recipe, state, (f"{heads[-1]}.",))
+    parent, _, child = heads[-1].rpartition(".")
+    setattr(net.get_submodule(parent), child, nn.Identity())
+    return Backbone(net, recipe, state, (f"{heads[-1]}.",))
 
 
 def _options(model: str, recipe: Recipe) -> dict[str, Any]:
@@ -162,17 +172,20 @@ def _is_of(published: Any, sha256: str) -> bool:
     return Path(published.url).stem.rpartition("-")[2] == sha256[:8]
 
 
-def _of_timm(kind: str, model: str, weights: str | os.PathLike) -> Found:
+def _of_timm(kind: str, model: str, weights: str | os.PathLike) -> Backbone:
     need("timm", "timm")
     import timm
 
     require(timm.is_model(model), f"--extractor={kind}: timm has no network of that name")
     state = read_state(weights, FLAG, MOST_BYTES)
     net = timm.create_model(model, pretrained=False, num_classes=0)
-    how = timm.data.resolve_model_data_config(net)
-    channels, height, width = how["input_size"]
-    require(channels == 3 and height == width, f"--extractor={kind}: wants images of {channels}x{height}x{width}")
-    mode = how["interpolation"] if how["interpolation"] in ("bilinear", "bicubic") else "bicubic"
+    settings = timm.data.resolve_model_data_config(net)
+    channels, height, width = settings["input_size"]
+    require(
+        channels == 3 and height == width,
+        f"--extractor={kind}: takes images of {channels}x{height}x{width}: use a network on square RGB images",
+    )
+    mode = settings["interpolation"] if settings["interpolation"] in ("bilinear", "bicubic") else "bicubic"
     heads = net.pretrained_cfg.get("classifier") or ()
     left_out = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
-    return Found(net, Recipe(height, tuple(how["mean"]), tuple(how["std"]), mode), state, left_out)
+    return Backbone(net, Recipe(height, tuple(settings["mean"]), tuple(settings["std"]), mode), state, left_out)

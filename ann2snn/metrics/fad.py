@@ -27,6 +27,7 @@ from ..data.loader import to_model_range
 from ..distributed.precision import in_tf32
 from ..distributed.world import World
 from ..errors import UserError
+from ..run.tables import counted
 from .fad_encoder import AutoEncoder
 from .features import Extracted
 from .frechet import FeatureStatistics, frechet_distance
@@ -118,9 +119,9 @@ class Rebatcher:
             return ()
         joined = torch.cat(self._waiting)
         self._count %= self.size
-        whole = len(joined) - self._count
-        self._waiting = [joined[whole:]]
-        return joined[:whole].split(self.size)
+        full = len(joined) - self._count
+        self._waiting = [joined[full:]]
+        return joined[:full].split(self.size)
 
     def rest(self) -> Sequence[Tensor]:
         """The last batch, where images are left."""
@@ -193,11 +194,13 @@ class FadMetric(Metric):
         if stats is None:
             stats = ReferenceStatistics(*self._gathered[1].statistics().compute(), extractor.name)
         note = f"{extractor.distance_key}: {extractor.name}, against {source}"
-        known = stats.count is not None
-        note += f" of {stats.count} images" if known else ", which does not say how many images it is of"
+        has_count = stats.count is not None
+        note += f" of {counted(stats.count, 'image')}" if has_count else ", which does not say how many images it is of"
         notes = [note]
         if count <= extractor.dim:
-            notes.append(f"{count} images for {extractor.dim} latent values: covariance rank-deficient, FAD biased")
+            notes.append(
+                f"{counted(count, 'image')} for {extractor.dim} latent values: covariance rank-deficient, FAD biased"
+            )
         distance = frechet_distance(mu, sigma, stats.mu, stats.sigma)
         settings = {"fad_encoder": extractor.name, "fad_reference": source}
         return Figures({extractor.distance_key: distance}, settings, notes)

@@ -23,10 +23,10 @@ class FeatureSet:
 
     def gathered(self, world: World, dim: int) -> Tensor:
         """Features of all processes' images in order of their indices, float32 [N, dim] on the CPU; collective."""
-        own = torch.cat([torch.zeros(0, dim), *self._features])
+        features = torch.cat([torch.zeros(0, dim), *self._features])
         self._features.clear()
         indices = torch.cat(world.collect(torch.tensor(self._indices, dtype=torch.int64)))
-        return torch.cat(world.collect(own))[indices.argsort()]
+        return torch.cat(world.collect(features))[indices.argsort()]
 
 
 class TwoFeatureSets:
@@ -42,4 +42,4 @@ class TwoFeatureSets:
 
     def gather(self, world: World) -> None:
         """Collective."""
-        self.images, self.real = (found.gathered(world, self.dim) for found in self._sets)
+        self.images, self.real = (features.gathered(world, self.dim) for features in self._sets)

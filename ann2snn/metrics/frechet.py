@@ -44,15 +44,15 @@ class FeatureStatistics:
         """The statistics of what all processes of `world` have gathered; a new object, the same on each."""
         if world.size == 1:
             return self
-        whole = FeatureStatistics(self.dim)
-        whole.count = int(world.sum(torch.tensor(self.count)))
-        if whole.count:
+        total = FeatureStatistics(self.dim)
+        total.count = int(world.sum(torch.tensor(self.count)))
+        if total.count:
             mean = torch.from_numpy(self.mean)
-            whole.mean = (world.sum(mean * self.count) / whole.count).numpy()
-            shift = self.mean - whole.mean  # about the common mean, so that no digits of a large one are lost
+            total.mean = (world.sum(mean * self.count) / total.count).numpy()
+            shift = self.mean - total.mean  # about the common mean, so that no digits of a large one are lost
             scatter = self.scatter + self.count * np.outer(shift, shift)
-            whole.scatter = world.sum(torch.from_numpy(scatter)).numpy()
-        return whole
+            total.scatter = world.sum(torch.from_numpy(scatter)).numpy()
+        return total
 
     def compute(self) -> tuple[np.ndarray, np.ndarray, int]:
         """Returns mu [D], sigma [D,D] (unbiased: divided by count - 1, as np.cov does) and count.

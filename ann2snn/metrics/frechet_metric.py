@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..config import require
 from ..distributed.world import World
 from ..errors import UserError
+from ..run.tables import counted
 from .features import FeatureExtractor
 from .frechet import FeatureStatistics, frechet_distance
 from .metric import Batch, Figures, Metric, Need, Setting
@@ -40,10 +41,10 @@ class FrechetMetric(Metric):
         if stats is None:
             stats = ReferenceStatistics(*self._statistics[1].compute(), self._extractor.name)
         key, dim, notes = self._extractor.distance_key, self._extractor.dim, []
-        for what, images in (("images", count), ("reference images", stats.count)):
+        for noun, images in (("image", count), ("reference image", stats.count)):
             # The covariance of n vectors has at most the rank n - 1.
             if images is not None and images <= dim:
-                notes.append(f"{images} {what} for {dim} features: covariance rank-deficient, {key} biased")
+                notes.append(f"{counted(images, noun)} for {dim} features: covariance rank-deficient, {key} biased")
         return Figures({key: frechet_distance(mu, sigma, stats.mu, stats.sigma)}, notes=notes)
 
 

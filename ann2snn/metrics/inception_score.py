@@ -105,15 +105,15 @@ class InceptionScore:
         """The score of what all processes of `world` have gathered; a new object, the same on each."""
         if world.size == 1:
             return self
-        whole = InceptionScore(self.splits, self.total)
+        score = InceptionScore(self.splits, self.total)
         classes = world.largest(0 if self.probability is None else self.probability.shape[1])
-        own = self.probability
-        if own is None:
-            own = torch.zeros(self.splits, classes, dtype=torch.float64)
-        whole.count = world.sum(self.count).long()
-        whole.entropy = world.sum(self.entropy)
-        whole.probability = world.sum(own) if classes else None
-        return whole
+        probability = self.probability
+        if probability is None:
+            probability = torch.zeros(self.splits, classes, dtype=torch.float64)
+        score.count = world.sum(self.count).long()
+        score.entropy = world.sum(self.entropy)
+        score.probability = world.sum(probability) if classes else None
+        return score
 
     def compute(self):
         """Returns mean and standard deviation of the splits' scores (population: divided by S, numpy's default).

@@ -4,6 +4,7 @@ import numpy as np
 
 from ..config import check_int
 from ..errors import UserError
+from ..run.tables import counted
 from .feature_set import TwoFeatureSets
 from .metric import Figures, Metric, Need
 
@@ -33,7 +34,7 @@ class KidMetric(Metric):
         return Figures(
             {"KID": mean, "KID_std": deviation},
             {"kid_subset_size": size, "real_images": count, "real_data": name},
-            [f"KID: {SUBSETS} subsets of {size}, against {count} images of {name}, by {extractor.name}"],
+            [f"KID: {SUBSETS} subsets of {size}, against {counted(count, 'image')} of {name}, by {extractor.name}"],
         )
 
 

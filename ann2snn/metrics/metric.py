@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..config import ImageSize, require
 from ..distributed.world import World
+from ..run.tables import counted
 from .features import FeatureExtractor
 from .stats_file import ReferenceStatistics
 
@@ -60,7 +61,7 @@ class Setting:
         neighbours: k, the neighbour whose distance makes an image's ball.
         autoencoder: of the Frechet autoencoder distance.
         device: for what takes long.
-        asked: how a user says how many images are scored, and how many real ones they are compared with.
+        count_names: what a user sets the number of images to score with, and that of the real ones.
     """
 
     count: int | None = None
@@ -73,7 +74,7 @@ class Setting:
     neighbours: int = 3
     autoencoder: Reference | None = None
     device: torch.device = torch.device("cpu")
-    asked: tuple[str, str] = ("--num_images", "--pr_images")
+    count_names: tuple[str, str] = ("--num_images", "--pr_images")
 
     @property
     def features(self) -> FeatureExtractor:
@@ -84,11 +85,11 @@ class Setting:
 
     def require_images(self, least: int, why: str) -> None:
         """Raise UserError, with `why`, unless at least so many images are scored and so many real ones there."""
-        for count, asked, kind in (
-            (self.count, self.asked[0], "to score"),
-            (self.real_count, self.asked[1], "to compare with"),
+        for count, name, kind in (
+            (self.count, self.count_names[0], "to score"),
+            (self.real_count, self.count_names[1], "to compare with"),
         ):
-            require(count is None or count >= least, f"{why}, got {count} images {kind} ({asked})")
+            require(count is None or count >= least, f"{why}, got {counted(count, 'image')} {kind} ({name})")
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,9 @@ class Manifold:
         origin = _origin(self.features)
         for rows in _indices(points, row_block):
             for columns in _indices(self.features, column_block):
-                left = rows[~covered[rows]]
-                if len(left):
-                    covered[left] = self._covers_block(points[left], columns, origin)
+                uncovered = rows[~covered[rows]]
+                if len(uncovered):
+                    covered[uncovered] = self._covers_block(points[uncovered], columns, origin)
         return covered
 
     def occupants(self, points, row_block=ROW_BLOCK, column_block=COLUMN_BLOCK):

@@ -22,16 +22,16 @@ METRICS: dict[str, type[Metric]] = {
 }
 
 
-def known(names: Sequence[object], asked: str) -> tuple[str, ...]:
-    """The names, each once, in the order of the table. asked: as a message says it. Raises UserError for others."""
-    given = [names] if isinstance(names, str) else names
-    require(isinstance(given, Sequence), f"{asked} is a {type(given).__name__}: give a list of names")
-    for name in given:
+def known(names: Sequence[object], source: str) -> tuple[str, ...]:
+    """The names, each once, in the order of the table. source: as a message calls them. Raises UserError for others."""
+    listed = [names] if isinstance(names, str) else names
+    require(isinstance(listed, Sequence), f"{source} is a {type(listed).__name__}: give a list of names")
+    for name in listed:
         require(
             isinstance(name, str) and name in METRICS,
-            f"{asked}: no metric is called {str(name)[:80]!r}; use any of {', '.join(METRICS)}",
+            f"{source}: no metric is called {str(name)[:80]!r}; use any of {', '.join(METRICS)}",
         )
-    return tuple(name for name in METRICS if name in given)
+    return tuple(name for name in METRICS if name in listed)
 
 
 def needs(names: Iterable[str], need: Need) -> bool:

@@ -67,10 +67,10 @@ def measure(
         if metric in shared:
             metric.reduce(world)
         if world.main:
-            found = metric.compute()
-            values |= {name: float(value) for name, value in found.values.items()}
-            settings |= found.settings
-            notes += found.notes
+            figures = metric.compute()
+            values |= {name: float(value) for name, value in figures.values.items()}
+            settings |= figures.settings
+            notes += figures.notes
     name = "none" if extractor is None else extractor.name
     scores = {**values, **settings, "count": count, "extractor": name, "notes": notes}
     return json.loads(world.from_main(json.dumps(scores) if world.main else ""))
@@ -91,8 +91,8 @@ def _pass(
         batch = Batch(list(indices), images, real=real)
         if extracting:
             assert extractor is not None
-            found = extractor(images)
-            batch = Batch(batch.indices, images, found.features, found.logits, real)
+            features = extractor(images)
+            batch = Batch(batch.indices, images, features.features, features.logits, real)
         for metric in metrics:
             metric.update(batch)
     return count

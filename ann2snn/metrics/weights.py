@@ -55,16 +55,16 @@ def read_state(
     return state
 
 
-def check_fit(wanted: dict[str, Tensor], state: dict[str, Tensor], path: str | os.PathLike) -> None:
+def check_fit(expected: dict[str, Tensor], state: dict[str, Tensor], path: str | os.PathLike) -> None:
     """Raise UserError unless names, shapes and kinds agree and all values are finite."""
-    if missing := sorted(wanted.keys() - state.keys()):
+    if missing := sorted(expected.keys() - state.keys()):
         raise UserError(f"refusing {path}: it lacks {missing[0]} ({len(missing)} entries are missing)")
-    if unknown := sorted(map(str, state.keys() - wanted.keys())):
+    if unknown := sorted(map(str, state.keys() - expected.keys())):
         raise UserError(f"refusing {path}: it has the unknown entry {unknown[0][:80]}")
     for name, value in state.items():
-        if value.shape != wanted[name].shape:
-            raise UserError(f"refusing {path}: {name} is {list(value.shape)}, expected {list(wanted[name].shape)}")
-        if value.is_floating_point() != wanted[name].is_floating_point() or not bool(torch.isfinite(value).all()):
+        if value.shape != expected[name].shape:
+            raise UserError(f"refusing {path}: {name} is {list(value.shape)}, expected {list(expected[name].shape)}")
+        if value.is_floating_point() != expected[name].is_floating_point() or not bool(torch.isfinite(value).all()):
             raise UserError(f"refusing {path}: {name} holds values that are not finite or of another kind")
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ..run.tables import counted
 from .costs import CostFile, parse_costs
-from .parse import MALFORMED, Json, clean, listed_reports, number, whole
+from .parse import MALFORMED, Json, clean, integer, listed_reports, number
 
 MOST_CALLS = 5000
 
@@ -43,7 +44,7 @@ def parse_carry(raw: Json, name: str, notes: list[str]) -> CarryFile | None:
             for report in listed[:3]
             if report.get("spikes_by_call")
         }
-        sampler = f"{clean(raw['sampler'], 20)}, {whole(raw['calls'])} calls"
+        sampler = f"{clean(raw['sampler'], 20)}, {counted(integer(raw['calls']), 'call')}"
         return CarryFile(costs, sampler, spikes, max(errors, default=math.nan))
     except MALFORMED:
         notes.append(f"{name}: it is malformed and left out")

@@ -42,8 +42,8 @@ class Chart:
 def charts(run: Run) -> dict[str, Chart]:
     """Every chart there are numbers for, by name."""
     reports = all_reports(run)
-    fired = {mode: found for mode, found in reports.items() if finite(b.firing_rate for b in found.rows())}
-    drawn: dict[str, Chart | None] = {
+    fired = {mode: report for mode, report in reports.items() if finite(b.firing_rate for b in report.rows())}
+    all_charts: dict[str, Chart | None] = {
         "loss": loss_chart(run.loss) if len(run.loss) > 1 else None,
         "loss_by_time": loss_by_time_chart(run.loss_by_time) if any(len(q) > 1 for q in run.loss_by_time) else None,
         "gap": gap_chart(reports) if reports else None,
@@ -55,8 +55,8 @@ def charts(run: Run) -> dict[str, Chart]:
         "raster": _drawn(raster_chart(run.rasters)) if run.rasters else None,
     }
     for tuned in run.tsm_runs:
-        drawn |= {tuned_chart(kind, tuned.logdir.name): found for kind, found in charts(tuned).items()}
-    return {name: chart for name, chart in drawn.items() if chart}
+        all_charts |= {tuned_chart(kind, tuned.logdir.name): chart for kind, chart in charts(tuned).items()}
+    return {name: chart for name, chart in all_charts.items() if chart}
 
 
 def _drawn(parts: tuple[str, list[str], Rows, list[Entry]] | None) -> Chart | None:
@@ -66,9 +66,9 @@ def _drawn(parts: tuple[str, list[str], Rows, list[Entry]] | None) -> Chart | No
 def loss_chart(loss: list[tuple[int, float]]) -> Chart:
     """loss: (step, training loss). The thin line is every logged batch, the thick one a running mean."""
     window = len(loss) // 20
-    shown = _thinned(loss, MOST_POINTS)
+    points = _thinned(loss, MOST_POINTS)
     plot = _loss_plot(loss)
-    plot.draw(Series("", "faint" if window > 1 else "grey", shown, [""] * len(shown)), marked=False)
+    plot.draw(Series("", "faint" if window > 1 else "grey", points, [""] * len(points)), marked=False)
     smooth, key = _smooth(loss, window), []
     if window > 1:
         plot.draw(Series("", "grey", _thinned(smooth, MOST_POINTS), [""] * min(len(smooth), MOST_POINTS)), marked=False)
@@ -140,12 +140,12 @@ def gap_chart(
 
     other: another run's, drawn dashed into the same axes. of: what the runs are called.
     """
-    found = dict(zip(of, (reports, other or {}), strict=True))
-    names = [*_block_names(*found.values()), "prediction"]
+    reports_by_run = dict(zip(of, (reports, other or {}), strict=True))
+    names = [*_block_names(*reports_by_run.values()), "prediction"]
     lines = [
-        Line(f"{run}: {mode.label}" if run else mode.label, colours(list(those))[mode], errors, run == of[1])
-        for run, those in found.items()
-        for mode, errors in ((mode, _values(report, names, lambda b: b.error)) for mode, report in those.items())
+        Line(f"{run}: {mode.label}" if run else mode.label, colours(list(by_mode))[mode], errors, run == of[1])
+        for run, by_mode in reports_by_run.items()
+        for mode, errors in ((mode, _values(report, names, lambda b: b.error)) for mode, report in by_mode.items())
     ]
     errors = finite(value for line in lines for value in line.values)
     large = [error for error in errors if error >= ROUNDING]
@@ -258,9 +258,9 @@ def carry_chart(carried: CarryFile | None, other: CarryFile | None = None, of: N
     """
     lines = [
         Line(f"{run}: {label}" if run else label, colour, list(series), run == of[1])
-        for run, found in zip(of, (carried, other), strict=True)
-        if found
-        for (label, series), colour in zip(found.spikes.items(), ("grey", "purple", "blue"), strict=False)
+        for run, carry in zip(of, (carried, other), strict=True)
+        if carry
+        for (label, series), colour in zip(carry.spikes.items(), ("grey", "purple", "blue"), strict=False)
     ]
     calls = max(len(line.values) for line in lines)
     y = logarithmic("spikes per image", [value for line in lines for value in line.values])
@@ -279,8 +279,8 @@ def carry_chart(carried: CarryFile | None, other: CarryFile | None = None, of: N
 
 def _block_names(*runs: dict[Mode, GapReport]) -> list[str]:
     """Names of all blocks in the order of the data, without the prediction."""
-    found = (block.block for reports in runs for report in reports.values() for block in report.blocks)
-    return list(dict.fromkeys(found))
+    names = (block.block for reports in runs for report in reports.values() for block in report.blocks)
+    return list(dict.fromkeys(names))
 
 
 def _values(report: GapReport, names: list[str], field: Callable[[BlockGap], float]) -> list[float]:

@@ -42,17 +42,17 @@ from .parse import (
     MALFORMED,
     GapFile,
     clean,
+    integer,
     number,
     options_text,
     parse_gaps,
     parse_mode,
     read_json,
     read_json_lines,
-    whole,
 )
 
 #: Fields of a line of scores that say how the score came about; any other float is a score.
-HOW = (
+SCORE_SETTINGS = (
     *("count", "extractor", "notes", "checkpoint", "step", "network", "bits", "weights", "spiking", "sampler"),
     *("sampler_steps", "eta", "clip_x0", "var_type", "seed", "reference", "reference_count", "image_size"),
     *("device", "date", "time_steps", "direct", "sampler_options"),
@@ -138,22 +138,26 @@ class Run:
     @property
     def direct(self) -> DirectSpiking | None:
         """How the network runs that this run has trained as a spiking network; None for a run of another kind."""
-        known: list[SpikingConfig | DirectSpiking | None] = [raster.spiking for raster in self.rasters]
-        known += [account.direct for account in (self.costs.accounts if self.costs else ())]
-        known += [direct_of_flags(self.flagfiles.get(FLAGFILE, "")), direct_of_name(self.logdir.name)]
-        known += [score.mode.spiking for score in self.scores] + [found.mode.spiking for found in self.image_sets]
-        return next((spiking for spiking in known if isinstance(spiking, DirectSpiking)), None)
+        candidates: list[SpikingConfig | DirectSpiking | None] = [raster.spiking for raster in self.rasters]
+        candidates += [account.direct for account in (self.costs.accounts if self.costs else ())]
+        candidates += [direct_of_flags(self.flagfiles.get(FLAGFILE, "")), direct_of_name(self.logdir.name)]
+        candidates += [score.mode.spiking for score in self.scores] + [
+            images.mode.spiking for images in self.image_sets
+        ]
+        return next((spiking for spiking in candidates if isinstance(spiking, DirectSpiking)), None)
 
     @property
     def bits(self) -> int | None:
         """Activation bits as the newest file tells them; None where the activations are spikes from the start."""
         if self.direct:
             return None
-        known = [s.line.get("bits") for s in reversed(self.scores)] + [s.settings.get("bits") for s in self.image_sets]
-        known += [tuned.bits for tuned in self.finetunings]
+        candidates = [s.line.get("bits") for s in reversed(self.scores)] + [
+            s.settings.get("bits") for s in self.image_sets
+        ]
+        candidates += [tuned.bits for tuned in self.finetunings]
         if match := re.search(r"(?m)^--bit=(\d{1,2})(?:\.0)?$", self.flagfiles.get(FLAGFILE, "")):
-            known.append(int(match[1]))
-        return next((b for b in map(whole, known) if b in (*range(1, 17), FULL_PRECISION)), None)
+            candidates.append(int(match[1]))
+        return next((b for b in map(integer, candidates) if b in (*range(1, 17), FULL_PRECISION)), None)
 
     @property
     def spike_steps(self) -> int | None:
@@ -163,7 +167,7 @@ class Run:
         return None if self.bits in (None, FULL_PRECISION) else 2**self.bits - 1
 
     def is_empty(self) -> bool:
-        found = (
+        contents = (
             self.loss,
             self.flagfiles,
             self.gaps,
@@ -176,7 +180,7 @@ class Run:
             self.scores,
             self.training_scores,
         )
-        return not any((*found, self.image_sets, self.pictures, self.samples, self.tsm_runs, self.notes))
+        return not any((*contents, self.image_sets, self.pictures, self.samples, self.tsm_runs, self.notes))
 
 
 def collect(logdir: Path) -> Run:
@@ -217,9 +221,9 @@ def _collect_files(run: Run) -> None:
     run.scores = newest_scores([line for line in lines if "network" in line], notes)
     run.training_scores = training_scores([line for line in lines if "network" not in line], notes)
     run.image_sets = list(find_image_sets(logdir, notes))
-    found = [logdir / REAL_IMAGES, *sorted(logdir.glob(f"{PICTURES}/*.png"))]
-    found = [path for path in found if not path.match("*.prev.png")]  # of a network that was here before
-    run.pictures = {path.relative_to(logdir).as_posix(): path for path in found if path.is_file()}
+    pictures = [logdir / REAL_IMAGES, *sorted(logdir.glob(f"{PICTURES}/*.png"))]
+    pictures = [path for path in pictures if not path.match("*.prev.png")]  # of a network that was here before
+    run.pictures = {path.relative_to(logdir).as_posix(): path for path in pictures if path.is_file()}
     steps = [path for path in logdir.glob(f"{SAMPLES}/*.png") if re.fullmatch(r"[0-9]{1,12}", path.stem)]
     run.samples = {int(path.stem): path for path in sorted(steps, key=lambda path: int(path.stem))}
 
@@ -235,12 +239,12 @@ def _collect_tuned(run: Run) -> None:
             run.image_sets += tuned.image_sets
             run.notes += tuned.notes
             tuned.notes = run.notes
-    run.image_sets.sort(key=lambda found: (found.mode.order, found.folder))
+    run.image_sets.sort(key=lambda images: (images.mode.order, images.folder))
 
 
 def loss_curve(entries: list[dict], name: str = "loss") -> list[tuple[int, float]]:
     """(step, training loss), by step. name: under which it was logged."""
-    points = [(whole(e.get("step")), number(e.get(name))) for e in entries if e.get("stage") == "train"]
+    points = [(integer(e.get("step")), number(e.get(name))) for e in entries if e.get("stage") == "train"]
     return sorted((step, loss) for step, loss in points if step is not None and loss == loss)
 
 
@@ -251,9 +255,9 @@ def newest_scores(lines: list[dict], notes: list[str]) -> list[Score]:
         notes.append(f"{RESULTS}: the newest {MOST_SCORES} of {len(lines):,} lines are shown")
     for line in lines[-MOST_SCORES:]:
         try:
-            score = Score(parse_mode(line), scores_in(line), whole(line.get("count")), line)
-            how = NO_OPTIONS | line
-            key = json.dumps([how.get(name) for name in HOW if name not in INCIDENTAL], sort_keys=True)
+            score = Score(parse_mode(line), scores_in(line), integer(line.get("count")), line)
+            settings = NO_OPTIONS | line
+            key = json.dumps([settings.get(name) for name in SCORE_SETTINGS if name not in INCIDENTAL], sort_keys=True)
         except MALFORMED:
             notes.append(f"{RESULTS}: a line without usable settings is left out")
             continue
@@ -264,19 +268,19 @@ def newest_scores(lines: list[dict], notes: list[str]) -> list[Score]:
 
 def training_scores(lines: list[dict], notes: list[str]) -> dict[int, dict[str, float]]:
     """Scores by training step, of lines with the same step the last."""
-    found = {}
+    by_step = {}
     for line in lines:
-        step, values = whole(line.get("step")), scores_in(line)
+        step, values = integer(line.get("step")), scores_in(line)
         if step is None or not values:
             notes.append(f"{RESULTS}: a line without usable settings is left out")
         else:
-            found[step] = values
-    return dict(sorted(found.items()))
+            by_step[step] = values
+    return dict(sorted(by_step.items()))
 
 
 def scores_in(line: dict) -> dict[str, float]:
     """The fields that are scores."""
-    return {clean(k, 40): number(v) for k, v in line.items() if k not in HOW and isinstance(v, float)}
+    return {clean(k, 40): number(v) for k, v in line.items() if k not in SCORE_SETTINGS and isinstance(v, float)}
 
 
 def find_rasters(path: Path, notes: list[str]) -> list[Raster]:

@@ -23,15 +23,15 @@ def comparison(first: Run, second: Run) -> str:
     runs, names = (first, second), run_names(first, second)
 
     columns = [f"<div><h3>{escape(n)}</h3><p>{escape(verdict(r))}</p></div>" for n, r in zip(names, runs, strict=True)]
-    drawn = _charts(runs, names)
+    charts = _charts(runs, names)
     sections = [
         section("Summary", f'<div class="pair">{"".join(columns)}</div>'),
         optional("Networks", _joined(runs, names, summary_table, 2)),
         optional("Scores", _scores(runs, names)),
         optional("Settings that differ", _settings(runs, names)),
-        optional("Gap, block by block", figure(drawn, "gap", GAP_CAPTION)),
+        optional("Gap, block by block", figure(charts, "gap", GAP_CAPTION)),
         optional("Cost, per image and network call", _joined(runs, names, _costs, 1)),
-        optional("Carrying", figure(drawn, "carry", CARRY_CAPTION)),
+        optional("Carrying", figure(charts, "carry", CARRY_CAPTION)),
     ]
     notes = "".join(f"<li>{escape(note)}</li>" for run in runs for note in dict.fromkeys(run.notes))
     warning = f"<div class=warning><b>Not everything could be read</b><ul>{notes}</ul></div>" if notes else ""
@@ -50,24 +50,24 @@ def run_names(first: Run, second: Run) -> tuple[str, str]:
 
 def _charts(runs: tuple[Run, Run], names: tuple[str, str]) -> dict[str, Chart]:
     """What either run measured, in the same axes."""
-    drawn: dict[str, Chart] = {}
+    charts: dict[str, Chart] = {}
     first, second = (all_reports(run) for run in runs)
     if first or second:
-        drawn["gap"] = gap_chart(first, second, names)
+        charts["gap"] = gap_chart(first, second, names)
     carried, other = (run.carried if run.carried and run.carried.spikes else None for run in runs)
     if carried or other:
-        drawn["carry"] = carry_chart(carried, other, names)
-    return drawn
+        charts["carry"] = carry_chart(carried, other, names)
+    return charts
 
 
 def _joined(runs: tuple[Run, Run], names: tuple[str, str], listed: Callable[[Run], tuple], key: int) -> str:
     """One table of both runs' rows, of the columns that either has; rows of the same first `key` cells together."""
     tables = [listed(run) for run in runs]
-    header = list(dict.fromkeys(title for found in tables if found[1] for title in found[0]))
+    header = list(dict.fromkeys(title for table in tables if table[1] for title in table[0]))
     together: dict[tuple[str, ...], list[list[str]]] = {}
-    for name, found in zip(names, tables, strict=True):
-        for row in found[1]:
-            cells = dict(zip(found[0], row, strict=True))
+    for name, table in zip(names, tables, strict=True):
+        for row in table[1]:
+            cells = dict(zip(table[0], row, strict=True))
             together.setdefault(tuple(row[:key]), []).append([name, *(cells.get(title, "–") for title in header)])
     rows = [[*row[1 : key + 1], row[0], *row[key + 1 :]] for group in together.values() for row in group]
     columns = [*header[:key], "run", *header[key:]]
@@ -75,9 +75,9 @@ def _joined(runs: tuple[Run, Run], names: tuple[str, str], listed: Callable[[Run
 
 
 def _costs(run: Run) -> tuple[list[str], list[list[str]]]:
-    files = [found for found in (run.costs, run.carried.costs if run.carried else None) if found]
-    tables = [cost_table(found) for found in files]
-    rows = {row[0]: row for found in reversed(tables) for row in found[1]}
+    files = [file for file in (run.costs, run.carried.costs if run.carried else None) if file]
+    tables = [cost_table(file) for file in files]
+    rows = {row[0]: row for table in reversed(tables) for row in table[1]}
     return (tables[0][0], list(rows.values())) if tables else ([], [])
 
 
@@ -89,9 +89,9 @@ def _scores(runs: tuple[Run, Run], names: tuple[str, str]) -> str:
     for run, name in zip(runs, names, strict=True):
         for score in run.scores:
             values = [score_value(score, key) if key in score.values else "–" for key in scored]
-            how = [clean(score.text(column), 60) for column in columns]
+            settings = [clean(score.text(column), 60) for column in columns]
             network = [score.mode.network_label(run.bits), score.mode.schedule_label, name]
-            ordered.append((score.mode.order, [*network, *values, *how]))
+            ordered.append((score.mode.order, [*network, *values, *settings]))
     rows = [row for _, row in sorted(ordered, key=lambda entry: entry[0])]
     header = ["network", "schedule", "run", *scored, *(column.replace("_", " ") for column in columns)]
     note = "<p class=note>Compare lines that share extractor, images, sampler, seed and reference alone.</p>"
@@ -100,26 +100,26 @@ def _scores(runs: tuple[Run, Run], names: tuple[str, str]) -> str:
 
 def flags_of(text: str) -> dict[str, str]:
     """The settings of a flagfile, by name: "--nocarry" is carry, "False". The lines after a comment repeat some."""
-    found: dict[str, list[str]] = {}
+    by_name: dict[str, list[str]] = {}
     for line in text.splitlines():
         if line.startswith("--"):
             name, has_value, value = line[2:].partition("=")
             if not has_value:
                 name, value = (name[2:], "False") if name.startswith("no") else (name, "True")
-            found.setdefault(clean(name, 60), []).append(clean(shareable(value), 120))
-    return {name: ", ".join(values) for name, values in found.items()}
+            by_name.setdefault(clean(name, 60), []).append(clean(shareable(value), 120))
+    return {name: ", ".join(values) for name, values in by_name.items()}
 
 
 def _settings(runs: tuple[Run, Run], names: tuple[str, str]) -> str:
     """A row for each setting of a stage that differs; "–" where one run does not have it."""
     rows = []
     for stage in sorted({stage for run in runs for stage in run.flagfiles}):
-        left, right = (flags_of(run.flagfiles.get(stage, "")) for run in runs)
-        if not left or not right:
-            rows.append([stage, "–", *("–" if not found else "has run" for found in (left, right))])
+        first, second = (flags_of(run.flagfiles.get(stage, "")) for run in runs)
+        if not first or not second:
+            rows.append([stage, "–", *("–" if not flags else "has run" for flags in (first, second))])
             continue
-        for name in sorted({*left, *right} - {*INCIDENTAL}):
-            values = left.get(name, "–"), right.get(name, "–")
+        for name in sorted({*first, *second} - {*INCIDENTAL}):
+            values = first.get(name, "–"), second.get(name, "–")
             if values[0] != values[1]:
                 rows.append([stage, f"--{name}", *values])
     if not rows:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ..config import DirectSpiking, SpikingConfig
-from .parse import MALFORMED, Json, clean, listed_reports, number, parse_direct, parse_spiking, whole
+from .parse import MALFORMED, Json, clean, integer, listed_reports, number, parse_direct, parse_spiking
 
 MOST_REPORTS, MOST_LAYERS = 12, 1000
 #: Price list and part of an energy, with its heading.
@@ -92,23 +92,23 @@ def parse_costs(raw: Json, name: str, notes: list[str]) -> CostFile | None:
             accounts.append(parse_account(entry))
         except MALFORMED:
             notes.append(f"{name}: a malformed report is left out")
-    calls, decoder = whole(raw.get("calls_per_image")), None
+    calls, decoder = integer(raw.get("calls_per_image")), None
     if raw.get("decoder") is not None:
         try:
             decoder = parse_account(raw["decoder"])
         except MALFORMED:
             notes.append(f"{name}: a malformed report of the decoder is left out")
-    return CostFile(whole(raw.get("images")), whole(raw.get("times")), calls, tuple(accounts), decoder)
+    return CostFile(integer(raw.get("images")), integer(raw.get("times")), calls, tuple(accounts), decoder)
 
 
 def parse_account(raw: dict) -> CostAccount:
     """What `CostReport.to_dict` gave. Raises one of MALFORMED."""
-    label, bits = clean(raw["label"], 60), whole(raw.get("bits"))
+    label, bits = clean(raw["label"], 60), integer(raw.get("bits"))
     totals, differences = (
-        {clean(key, 40): number(value) for key, value in found.items()}
-        for found in (raw["totals"], raw.get("differences") or {})
+        {clean(key, 40): number(value) for key, value in fields.items()}
+        for fields in (raw["totals"], raw.get("differences") or {})
     )
-    steps = whole(raw.get("latency_steps")), whole(raw.get("latency_steps_delayed"))
+    steps = integer(raw.get("latency_steps")), integer(raw.get("latency_steps_delayed"))
     spiking = raw.get("spiking") is not None or "counted" in raw["energy"]
     direct = parse_direct(raw["spiking"], raw["spiking"]["arch"]) if "arch" in (raw.get("spiking") or {}) else None
     rows = []
@@ -124,8 +124,8 @@ def parse_account(raw: dict) -> CostAccount:
         name = f"{label}, all MAC" if way == "all_mac" else WAYS[way].format(bits=bits) if way in WAYS else label
         rows.append(CostRow(name, counts, steps, parse_energies(by_prices)))
     layers = tuple(parse_layer(layer) for layer in raw["layers"][:MOST_LAYERS])
-    how = None if direct else _converted(raw.get("spiking"))
-    return CostAccount(label, tuple(rows), layers, direct, how, raw.get("carried") is True)
+    converted = None if direct else _converted(raw.get("spiking"))
+    return CostAccount(label, tuple(rows), layers, direct, converted, raw.get("carried") is True)
 
 
 def _converted(raw: Json) -> SpikingConfig | None:
@@ -177,7 +177,7 @@ def generation_table(costs: CostFile) -> tuple[list[str], list[list[str]], range
         (row,) = costs.decoder.rows
         macs = scaled(row.counts["mac"], "MAC")
         once = [joules(row.energies[prices, part]) for prices, part, _ in ENERGIES]
-        rows.append([f"and once an image the decoder, an fp32 ANN of {macs}", *once])
+        rows.append([f"plus, once per image, the decoder: an fp32 ANN of {macs}", *once])
     return header, rows, range(1, len(header))
 
 

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from ..run.paths import SamplingPaths
+from ..run.tables import counted, first_of
 from .elements import details, section, table
 from .modes import Mode
-from .parse import MALFORMED, clean, parse_spiking
+from .parse import MALFORMED, clean, integer, parse_spiking
 from .svg import escape
 
 AMPLIFIED = 8  # how much larger the difference is shown
@@ -35,27 +36,31 @@ def denoising(paths: SamplingPaths | None) -> str:
     """The section; empty without paths."""
     if paths is None:
         return ""
-    kept = np.arange(len(paths.ann))
+    frames = np.arange(len(paths.ann))
     while True:
         strips = [
-            Strip("quantized ANN", "", _strip(paths.ann[kept])),
-            Strip("SNN", snn_label(paths.how), _strip(paths.snn[kept])),
-            Strip("difference", f"× {AMPLIFIED}; black where both agree", _strip(difference(paths)[kept])),
+            Strip("quantized ANN", "", _strip(paths.ann[frames])),
+            Strip("SNN", snn_label(paths.how), _strip(paths.snn[frames])),
+            Strip("difference", f"× {AMPLIFIED}; black where both agree", _strip(difference(paths)[frames])),
         ]
-        if sum(len(strip.png) for strip in strips) <= MOST_BYTES or len(kept) <= FEWEST_FRAMES:
+        if sum(len(strip.png) for strip in strips) <= MOST_BYTES or len(frames) <= FEWEST_FRAMES:
             break
-        kept = kept[np.linspace(0, len(kept) - 1, max(FEWEST_FRAMES, len(kept) // 2)).round().astype(int)]
-    labels = [frame_label(index, paths) for index in kept.tolist()]
-    apart = np.abs(paths.ann.astype(np.int16) - paths.snn)[kept]
-    rows = [[escape(label), f"{part.max()}", f"{part.mean():.3g}"] for label, part in zip(labels, apart, strict=True)]
+        frames = frames[np.linspace(0, len(frames) - 1, max(FEWEST_FRAMES, len(frames) // 2)).round().astype(int)]
+    labels = [frame_label(index, paths) for index in frames.tolist()]
+    differences = np.abs(paths.ann.astype(np.int16) - paths.snn)[frames]
+    rows = [
+        [escape(label), f"{part.max()}", f"{part.mean():.3g}"] for label, part in zip(labels, differences, strict=True)
+    ]
     exact = (
-        "the two agree in every one" if not apart.max() else f"they differ by up to {apart.max()} of 255 grey levels"
+        "the two agree in every one"
+        if not differences.max()
+        else f"they differ by up to {differences.max()} of 255 grey levels"
     )
-    images = "image" if paths.ann.shape[1] == 1 else f"{paths.ann.shape[1]} images"
+    images = first_of(paths.ann.shape[1], "image")
     return section(
         "From noise to image",
-        f"<p>The first {images} of both networks, {escape(how_sampled(paths.how))}, from the same noise: "
-        f"{len(kept)} states of the sampler; {exact}.</p>",
+        f"<p>The {images} of both networks, {escape(how_sampled(paths.how))}, from the same noise: "
+        f"{counted(len(frames), 'state')} of the sampler; {exact}.</p>",
         _films(strips, labels, paths.ann.shape[1]),
         details("difference of each state", table(["state", "largest", "mean"], rows, range(1, 3))),
     )
@@ -63,8 +68,8 @@ def denoising(paths: SamplingPaths | None) -> str:
 
 def difference(paths: SamplingPaths) -> np.ndarray:
     """AMPLIFIED·|SNN − ANN| of the 8-bit pictures, uint8 [F, N, C, H, W]."""
-    apart = np.abs(paths.snn.astype(np.int16) - paths.ann)
-    return (AMPLIFIED * apart).clip(0, 255).astype(np.uint8)
+    distances = np.abs(paths.snn.astype(np.int16) - paths.ann)
+    return (AMPLIFIED * distances).clip(0, 255).astype(np.uint8)
 
 
 def frame_label(index: int, paths: SamplingPaths) -> str:
@@ -74,24 +79,24 @@ def frame_label(index: int, paths: SamplingPaths) -> str:
     return f"{'noise, ' if index == 0 else ''}t = {paths.times[index]:g}"
 
 
-def snn_label(how: dict) -> str:
+def snn_label(settings: dict) -> str:
     """How the spiking network ran, such as "layer_sync, levels carried"."""
     try:
-        schedule = Mode("converted", parse_spiking(how["spiking"])).schedule_label
+        schedule = Mode("converted", parse_spiking(settings["spiking"])).schedule_label
     except MALFORMED:
         schedule = ""
     return ", ".join(
-        part for part in (clean(schedule, 80), "levels carried" if how.get("carry") is True else "") if part
+        part for part in (clean(schedule, 80), "levels carried" if settings.get("carry") is True else "") if part
     )
 
 
-def how_sampled(how: dict) -> str:
+def how_sampled(settings: dict) -> str:
     """Such as "ddim, 20 steps, eta 0.0, seed 0"."""
-    named = ("sampler", ""), ("sampler_steps", " steps"), ("eta", ""), ("seed", "")
-    told = [
-        f"{key + ' ' if key in ('eta', 'seed') else ''}{clean(how[key], 20)}{unit}" for key, unit in named if key in how
-    ]
-    return ", ".join(told)
+    parts = [clean(settings["sampler"], 20)] if "sampler" in settings else []
+    if "sampler_steps" in settings:
+        parts.append(counted(integer(settings["sampler_steps"]), "step"))
+    parts += [f"{name} {clean(settings[name], 20)}" for name in ("eta", "seed") if name in settings]
+    return ", ".join(parts)
 
 
 def _films(strips: list[Strip], labels: list[str], images: int) -> str:

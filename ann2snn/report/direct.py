@@ -50,7 +50,7 @@ def tuned_chart(kind: str, folder: str) -> str:
 
 def tsm_folders(logdir: Path, notes: list[str]) -> list[Path]:
     """The folders of all fine-tunings with TSM in a run folder, by name; run folders themselves."""
-    found = sorted(path for path in logdir.glob("SDM_*") if path.is_dir() and TSM_FOLDER.fullmatch(path.name))
-    if len(found) > MOST_RUNS:
-        notes.append(f"{len(found)} folders of fine-tuning with TSM in {clean(logdir.name)}: {MOST_RUNS} are shown")
-    return found[:MOST_RUNS]
+    folders = sorted(path for path in logdir.glob("SDM_*") if path.is_dir() and TSM_FOLDER.fullmatch(path.name))
+    if len(folders) > MOST_RUNS:
+        notes.append(f"{len(folders)} folders of fine-tuning with TSM in {clean(logdir.name)}: {MOST_RUNS} are shown")
+    return folders[:MOST_RUNS]

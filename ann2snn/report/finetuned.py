@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..run.tables import show
-from .parse import MALFORMED, Json, clean, number, read_json, whole
+from .parse import MALFORMED, Json, clean, integer, number, read_json
 
 MOST_RUNS, MOST_BLOCKS = 12, 200
 
@@ -34,7 +34,7 @@ class BlockTuned:
 class FineTuned:
     """source: hash of the checkpoint tuned from. prediction_gap: of the network before any tuning; best_gap: kept.
 
-    how: the settings as printable text, by their names in the file. signed: None if not told.
+    settings: as printable text, by their names in the file. signed: None if not told.
     """
 
     folder: str
@@ -42,7 +42,7 @@ class FineTuned:
     prediction_gap: float
     blocks: tuple[BlockTuned, ...]
     best_gap: float = math.nan
-    how: dict[str, str] | None = None
+    settings: dict[str, str] | None = None
     signed: bool | None = None
 
     @property
@@ -59,10 +59,10 @@ class FineTuned:
 
 def find_finetuned(logdir: Path, notes: list[str]) -> list[FineTuned]:
     """All fine-tuning runs of a run folder, newest first. What makes no sense is left out with a note."""
-    found = sorted(logdir.glob("SNN_*_ft*/finetune.json"), key=lambda path: (-path.stat().st_mtime, path.parent.name))
-    if len(found) > MOST_RUNS:
-        notes.append(f"{len(found)} fine-tuning folders: the newest {MOST_RUNS} are shown")
-    runs = [parse_finetuned(read_json(path, notes), path.parent.name, notes) for path in found[:MOST_RUNS]]
+    files = sorted(logdir.glob("SNN_*_ft*/finetune.json"), key=lambda path: (-path.stat().st_mtime, path.parent.name))
+    if len(files) > MOST_RUNS:
+        notes.append(f"{len(files)} fine-tuning folders: the newest {MOST_RUNS} are shown")
+    runs = [parse_finetuned(read_json(path, notes), path.parent.name, notes) for path in files[:MOST_RUNS]]
     return [run for run in runs if run]
 
 
@@ -88,14 +88,14 @@ def parse_finetuned(raw: Json, folder: str, notes: list[str]) -> FineTuned | Non
             signed if isinstance(signed, bool) else None,
         )
     except (*MALFORMED, IndexError):
-        notes.append(f"{clean(folder, 60)}/finetune.json makes no sense and is left out")
+        notes.append(f"{clean(folder, 60)}/finetune.json is malformed and left out")
         return None
 
 
 def parse_block(raw: dict, prediction_gap: float) -> BlockTuned:
     """Raises one of MALFORMED."""
     gaps = number(raw["gap_before"]), number(raw["gap_after"]), prediction_gap
-    steps = whole(raw.get("best_step")), whole(raw.get("steps"))
+    steps = integer(raw.get("best_step")), integer(raw.get("steps"))
     return BlockTuned(clean(raw["block"], 40), *gaps, *steps, number(raw.get("seconds")))
 
 
@@ -118,12 +118,12 @@ def finetuned_table(runs: Sequence[FineTuned]) -> tuple[list[str], list[list[str
     header += ["gap before", "gap after", "after / before", "time"]
     rows = []
     for run in runs:
-        how = run.how or {}
-        told = [how.get(name, "–") for name in ("method", "learn", "granularity", "inputs")]
+        settings = run.settings or {}
+        method = [settings.get(name, "–") for name in ("method", "learn", "granularity", "inputs")]
         signed = "–" if run.signed is None else "yes" if run.signed else "no"
         gaps = [show(run.prediction_gap), show(run.best_gap), ratio(run.best_gap, run.prediction_gap)]
-        settings = [how.get(name, "–") for name in ("ft_steps", "lr")]
-        rows.append([run.folder, *told, signed, *settings, *gaps, duration(run.seconds)])
+        schedule = [settings.get(name, "–") for name in ("ft_steps", "lr")]
+        rows.append([run.folder, *method, signed, *schedule, *gaps, duration(run.seconds)])
     return header, rows, numeric
 
 
@@ -156,6 +156,6 @@ def duration(seconds: float) -> str:
         return "–"
     if seconds < 60:
         return f"{seconds:.3g} s"
-    whole_minutes, rest = divmod(round(seconds), 60)
+    whole_minutes, remainder = divmod(round(seconds), 60)
     hours, minutes = divmod(whole_minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {remainder:02} s"

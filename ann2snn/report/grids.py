@@ -55,9 +55,9 @@ class GridGroup:
 def sample_groups(run: Run) -> list[GridGroup]:
     """One group for each way of sampling, real data first; pictures of the stages if nothing was generated."""
     groups: dict[tuple, list[ImageSet]] = {}
-    for found in run.image_sets[:MOST_STRIPS]:
-        way = (*(clean(found.settings.get(name)) for name in SAME_NOISE), options_text(found.settings))
-        groups.setdefault(way, []).append(found)
+    for image_set in run.image_sets[:MOST_STRIPS]:
+        way = (*(clean(image_set.settings.get(name)) for name in SAME_NOISE), options_text(image_set.settings))
+        groups.setdefault(way, []).append(image_set)
     if len(run.image_sets) > MOST_STRIPS:
         run.notes.append(f"{len(run.image_sets)} folders of images: the first {MOST_STRIPS} are shown")
     result = [GridGroup(how_sampled(sets[0].settings), group_grids(sets, run.notes)) for sets in groups.values()]
@@ -72,18 +72,18 @@ def how_sampled(settings: dict) -> str:
 
 def group_grids(sets: list[ImageSet], notes: list[str]) -> list[Grid]:
     """A strip of the images that all sets have; a set that is damaged is left out with a note."""
-    common = sorted(set.intersection(*(set(found.indices) for found in sets)))
+    common = sorted(set.intersection(*(set(image_set.indices) for image_set in sets)))
     grids = []
-    for found in sets:
+    for image_set in sets:
         try:
-            images = _load(found, common or found.indices)
+            images = _load(image_set, common or image_set.indices)
         except UserError as error:
             notes.append(clean(error))
             continue
-        source = clean(found.settings.get("checkpoint", ""), 16)
-        alike = sum(other.mode == found.mode for other in sets) > 1  # several fine-tuned networks, say
-        title = f"{found.mode.label} ({source[:6]})" if alike and source else found.mode.label
-        grids.append(make_strip(title, images, found.mode, source))
+        source = clean(image_set.settings.get("checkpoint", ""), 16)
+        alike = sum(other.mode == image_set.mode for other in sets) > 1  # several fine-tuned networks, say
+        title = f"{image_set.mode.label} ({source[:6]})" if alike and source else image_set.mode.label
+        grids.append(make_strip(title, images, image_set.mode, source))
     return grids
 
 
@@ -127,13 +127,13 @@ def _as_grid(title: str, picture: Image.Image, scale: int, mode: Mode | None = N
     return Grid(title, buffer.getvalue(), picture.width * scale or PICTURE_WIDTH, mode, source)
 
 
-def _load(found: ImageSet, indices: Sequence[int]) -> list[Image.Image]:
+def _load(image_set: ImageSet, indices: Sequence[int]) -> list[Image.Image]:
     """The first of the images `indices`, as many as fit. Raises UserError for a damaged one."""
     images: list[Image.Image] = []
     for index in indices:
-        image = decode_image(found.folder / f"{index:0{INDEX_DIGITS}}.png")
+        image = decode_image(image_set.folder / f"{index:0{INDEX_DIGITS}}.png")
         if images and image.size != images[0].size:
-            raise UserError(f"{found.folder.name} holds images of several sizes")
+            raise UserError(f"{image_set.folder.name} holds images of several sizes")
         images.append(image)
         if len(images) == fitting(image.width):
             break

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ..convert.raster import Raster
-from ..run.tables import show
+from ..run.tables import counted, show
 from .charts import Chart, charts
 from .collect import Run, Score
 from .costs import cost_table, generation_table, layer_table
@@ -21,7 +21,6 @@ from .parse import clean, number, sampling_text, shareable
 from .summary import (
     all_reports,
     amount,
-    counted,
     distance,
     percent,
     score_names,
@@ -53,14 +52,14 @@ RATE_CAPTION = (
     "<b>Firing rate.</b> Spikes of either sign per neuron and time step of the window; settling adds spikes, not steps."
 )
 SCORES_INTRO = (
-    "A score means something only beside its settings: compare lines that share extractor, images, sampler, seed and "
+    "Scores compare only under the same settings: those that share extractor, images, sampler, seed and "
     "reference. Lower distances and a higher IS are better. Of scores with the same settings the newest is shown."
 )
 COST_INTRO = (
     "Operations in which neither the input nor the weight is zero, counted on a run. <b>AC</b>: accumulates, one for "
     "each spike and synapse. <b>MAC</b>: multiply-accumulates, where real values are read, norms included. "
-    "<b>Additions</b>: of real values, outside synapses. <b>Updates</b>: looks of neurons at their input, which a norm "
-    "makes all neurons behind it take, and functions of real values. <b>Steps</b>: latency of a network call in time "
+    "<b>Additions</b>: of real values, outside synapses. <b>Updates</b>: evaluations of neurons whose input changed "
+    "(behind a norm all of them) and of functions of real values. <b>Steps</b>: latency of a network call in time "
     "steps, and where it differs, on hardware that delays every layer by a step. Energies are a model of 45 nm "
     "arithmetic at two widths, without and with memory accesses: compare rows within a column. <b>16-bit state</b>: "
     "int8 with memory, where accumulators and levels are half as wide. <b>Weights by event</b>: int8 with "
@@ -89,21 +88,23 @@ FINETUNE_CAPTION = (
 def page(run: Run) -> str:
     """The whole document."""
     groups, training = sample_groups(run), training_grids(run)  # first: they may add notes
-    drawn = charts(run)
-    tuned = [_tuned(found, drawn, training_grids(found)) for found in run.tsm_runs]
+    figures = charts(run)
+    tuned = [_tuned(tuned_run, figures, training_grids(tuned_run)) for tuned_run in run.tsm_runs]
     sections = [
         _summary(run),
         denoising(run.paths),
         settings_section(run),
-        optional("Training", *_training_parts(run, drawn, training)),
+        optional("Training", *_training_parts(run, figures, training)),
         _samples(run, groups),
         _scores(run),
-        optional("Score, energy, time steps", figure(drawn, "pareto", PARETO_CAPTION)),
-        optional("Gap, block by block", figure(drawn, "gap", GAP_CAPTION), figure(drawn, "gap_by_time", HEAT_CAPTION)),
-        _finetune(run, drawn),
-        optional("Spikes", *_spike_parts(run, drawn)),
+        optional("Score, energy, time steps", figure(figures, "pareto", PARETO_CAPTION)),
+        optional(
+            "Gap, block by block", figure(figures, "gap", GAP_CAPTION), figure(figures, "gap_by_time", HEAT_CAPTION)
+        ),
+        _finetune(run, figures),
+        optional("Spikes", *_spike_parts(run, figures)),
         optional("Cost", *cost_parts(run)),
-        optional("Carrying", *_carry_parts(run, drawn)),
+        optional("Carrying", *_carry_parts(run, figures)),
         *tuned,
     ]
     title = f"{escape(run.name)}: {'' if run.direct else 'conversion '}report"
@@ -149,10 +150,10 @@ def _summary(run: Run) -> str:
 
 
 def _measured_on(run: Run) -> str:
-    found = run.gaps or run.gaps_finetuned
-    if not found or found.images is None:
+    gaps = run.gaps or run.gaps_finetuned
+    if not gaps or gaps.images is None:
         return ""
-    return f", on {counted(found.images, 'image')} at {counted(found.times, 'time')} of the ANN's sampling path"
+    return f", on {counted(gaps.images, 'image')} at {counted(gaps.times, 'time')} of the ANN's sampling path"
 
 
 def _samples(run: Run, groups: list[GridGroup]) -> str:
@@ -194,7 +195,7 @@ def _pictures(grids: list[Grid]) -> str:
     return f"<div class=pictures>{cards}</div>" if cards else ""
 
 
-def _finetune(run: Run, drawn: dict[str, Chart]) -> str:
+def _finetune(run: Run, figures: dict[str, Chart]) -> str:
     """All runs in a table; then the newest as a chart, and each one's blocks."""
     if not run.finetunings:
         return ""
@@ -204,18 +205,18 @@ def _finetune(run: Run, drawn: dict[str, Chart]) -> str:
         if tuned.blocks
     ]
     overview = text_table(*finetuned_table(run.finetunings))
-    return section("Fine-tuning", overview, FINETUNE_NOTE, figure(drawn, "finetune", FINETUNE_CAPTION), *blocks)
+    return section("Fine-tuning", overview, FINETUNE_NOTE, figure(figures, "finetune", FINETUNE_CAPTION), *blocks)
 
 
-def _spike_parts(run: Run, drawn: dict[str, Chart]) -> tuple[str, ...]:
-    return figure(drawn, "firing_rate", RATE_CAPTION), figure(drawn, "raster", raster_caption(run.rasters))
+def _spike_parts(run: Run, figures: dict[str, Chart]) -> tuple[str, ...]:
+    return figure(figures, "firing_rate", RATE_CAPTION), figure(figures, "raster", raster_caption(run.rasters))
 
 
-def _tuned(run: Run, drawn: dict[str, Chart], grids: list[Grid]) -> str:
+def _tuned(run: Run, figures: dict[str, Chart], grids: list[Grid]) -> str:
     """A fine-tuning with TSM: what its own folder holds, except for scores and images, which are with the others'."""
     folder = run.logdir.name
     kinds = ("loss", "loss_by_time", "raster")
-    own = {kind: drawn[name] for kind in kinds if (name := tuned_chart(kind, folder)) in drawn}
+    own = {kind: figures[name] for kind in kinds if (name := tuned_chart(kind, folder)) in figures}
     parts = (*_training_parts(run, own, grids), *_spike_parts(run, own), *cost_parts(run))
     return section(f"Fine-tuning with TSM: {escape(folder)}", *parts)
 
@@ -239,7 +240,7 @@ def cost_parts(run: Run) -> list[str]:
     return parts
 
 
-def _carry_parts(run: Run, drawn: dict[str, Chart]) -> list[str]:
+def _carry_parts(run: Run, figures: dict[str, Chart]) -> list[str]:
     """What it takes if levels are carried from call to call."""
     carried, generated = run.carried, generated_spikes(run.image_sets)
     counted_images = f"<p>Counted while images were generated.</p>{text_table(*generated)}" if generated[1] else ""
@@ -249,7 +250,7 @@ def _carry_parts(run: Run, drawn: dict[str, Chart]) -> list[str]:
     return [
         f"<p>Levels carried from one call of the sampler ({escape(carried.sampler)}) to the next, so that spikes are "
         f"sent only for what changes{saving}; the network then {distance(carried.worst)} in every call.</p>",
-        figure(drawn, "carry", CARRY_CAPTION),
+        figure(figures, "carry", CARRY_CAPTION),
         text_table(*cost_table(carried.costs)),
         "<p class=note>Per image and call, the mean of all calls, the first from rest among them.</p>",
         counted_images,
@@ -276,9 +277,9 @@ def raster_caption(rasters: Sequence[Raster]) -> str:
     )
 
 
-def _training_parts(run: Run, drawn: dict[str, Chart], grids: list[Grid]) -> tuple[str, ...]:
-    loss = figure(drawn, "loss", f"<b>Training loss</b>{'' if run.direct else ' of the ANN'}.")
-    by_time = figure(drawn, "loss_by_time", "<b>Training loss by diffusion time</b>, unweighted, in running means.")
+def _training_parts(run: Run, figures: dict[str, Chart], grids: list[Grid]) -> tuple[str, ...]:
+    loss = figure(figures, "loss", f"<b>Training loss</b>{'' if run.direct else ' of the ANN'}.")
+    by_time = figure(figures, "loss_by_time", "<b>Training loss by diffusion time</b>, unweighted, in running means.")
     pictures = f"<p>Samples during training, always from the same noise.</p>{_pictures(grids)}" if grids else ""
     return loss, by_time, pictures, _training_scores(run)
 
@@ -300,14 +301,18 @@ def _scores(run: Run) -> str:
         return ""
     names, footnotes = score_names(run), footnotes_of(run.scores)
     scores = sorted(run.scores, key=lambda score: score.mode.order)
-    how = [how_scored(score, footnotes) for score in scores]
-    shared = {key: how[0][key] for key in how[0] if len(how) > 1 and len({one[key] for one in how}) == 1}
-    differing = [key for key in how[0] if key not in shared]
+    settings = [how_scored(score, footnotes) for score in scores]
+    shared = {
+        key: settings[0][key]
+        for key in settings[0]
+        if len(settings) > 1 and len({setting[key] for setting in settings}) == 1
+    }
+    differing = [key for key in settings[0] if key not in shared]
     rows = []
-    for score, one in zip(scores, how, strict=True):
+    for score, setting in zip(scores, settings, strict=True):
         values = [score_value(score, name) if name in score.values else "–" for name in names]
         mode = [score.mode.network_label(run.bits), score.mode.schedule_label]
-        rows.append([escape(cell) for cell in (*mode, *values, *(one[key] for key in differing))])
+        rows.append([escape(cell) for cell in (*mode, *values, *(setting[key] for key in differing))])
     header = [escape(cell) for cell in ("network", "schedule", *names, *differing)]
     listed = "".join(f"<li>{escape(text)}</li>" for text in footnotes)
     return section(

@@ -83,11 +83,11 @@ class Mode:
         """Whether both belong in one line of the summary, minor settings aside; fine-tuned ones whatever settles."""
         if (self.network, self.weights) != (other.network, other.weights):
             return False
-        mine, theirs = self.converted, other.converted
-        if not (mine and theirs):
+        own, others = self.converted, other.converted
+        if not (own and others):
             return self.spiking == other.spiking
-        same_settling = (mine.settle_steps, mine.burst) == (theirs.settle_steps, theirs.burst)
-        return mine.schedule == theirs.schedule and (same_settling or self.network == "finetuned")
+        same_settling = (own.settle_steps, own.burst) == (others.settle_steps, others.burst)
+        return own.schedule == others.schedule and (same_settling or self.network == "finetuned")
 
 
 STREAM = SpikingConfig("stream")
@@ -105,11 +105,11 @@ USUAL_COLOURS = (GREY, BLUE, ORANGE, GREEN, PURPLE)
 def colours(modes: list[Mode]) -> dict[Mode, str]:
     """A colour for each mode: the usual ones keep theirs on every chart."""
     result: dict[Mode, str] = {}
-    left = list(OTHER_COLOURS)
+    spare = list(OTHER_COLOURS)
     for mode in modes:
         usual = [c for m, c in zip(USUAL_MODES, USUAL_COLOURS, strict=True) if m.same_slot(mode)]
         if usual and usual[0] not in result.values():
             result[mode] = usual[0]
         else:
-            result[mode] = left.pop(0) if left else GREY
+            result[mode] = spare.pop(0) if spare else GREY
     return result

@@ -31,19 +31,19 @@ class Candidate:
 
 def candidates(run: Run) -> list[Candidate]:
     """The b-bit ANN, with its zeros skipped, and every spiking network that was counted."""
-    files = [found for found in (run.costs, run.carried.costs if run.carried else None) if found]
-    accounts = {(a.spiking, a.carried): a for found in reversed(files) for a in found.accounts if a.rows}
+    files = [file for file in (run.costs, run.carried.costs if run.carried else None) if file]
+    accounts = {(a.spiking, a.carried): a for file in reversed(files) for a in file.accounts if a.rows}
     modes = {key: Mode("trained" if key[0] is None else "converted", key[0]) for key in accounts}
     palette = colours(sorted(set(modes.values()), key=lambda mode: mode.order))
-    found = []
+    result = []
     for key, account in sorted(accounts.items(), key=lambda item: (modes[item[0]].order, item[0][1])):
         spiking, carried = key
         row = _drawn_row(account)
         colour = "purple" if carried else palette[modes[key]]
         label = row.label if spiking is None else f"{modes[key].schedule_label}{' carried' if carried else ''}"
         steps = math.nan if row.steps[0] is None or row.steps[0] < 1 else float(row.steps[0])
-        found.append(Candidate(label, colour, row, steps, _scores_of(run, modes[key], carried)))
-    return found
+        result.append(Candidate(label, colour, row, steps, _scores_of(run, modes[key], carried)))
+    return result
 
 
 def _drawn_row(account: CostAccount) -> CostRow:
@@ -74,43 +74,45 @@ def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def pareto_chart(run: Run) -> tuple[str, list[str], list[list[str]], list[Entry]] | None:
     """(SVG, header, rows, legend): score and steps over energy, per image and call; None where nothing was counted."""
-    found = [] if run.direct else candidates(run)
-    if not any(finite([f.steps]) and finite(f.row.energies[energy] for energy, _ in DRAWN) for f in found):
+    networks = [] if run.direct else candidates(run)
+    if not any(finite([f.steps]) and finite(f.row.energies[energy] for energy, _ in DRAWN) for f in networks):
         return None
-    names = [n for n in score_names(run) if n.startswith(lower_is_better()) and any(n in f.scores for f in found)][:1]
+    names = [n for n in score_names(run) if n.startswith(lower_is_better()) and any(n in f.scores for f in networks)][
+        :1
+    ]
     plots, width = [], (WIDTH - 2 * (LEFT + RIGHT)) / 2
     for line, name in enumerate([*names, "steps"]):
         for column, (energy, words) in enumerate(DRAWN):
-            heights = [f.steps if name == "steps" else f.scores.get(name, math.nan) for f in found]
-            values = [(microjoules(f.row, energy), height) for f, height in zip(found, heights, strict=True)]
-            label = "time steps a call" if name == "steps" else name.replace("_", " ")
+            heights = [f.steps if name == "steps" else f.scores.get(name, math.nan) for f in networks]
+            values = [(microjoules(f.row, energy), height) for f, height in zip(networks, heights, strict=True)]
+            label = "time steps per call" if name == "steps" else name.replace("_", " ")
             y = (logarithmic if name == "steps" else linear)(label, heights)
             x = logarithmic(f"µJ per image and call, {words}", [e for e, _ in values])
             plot = Plot(x, y, HEIGHT, LEFT + column * (width + LEFT + RIGHT), width)
             plot.top = TOP + line * (HEIGHT + BETWEEN)
-            plots.append(_panel(plot.axes(), found, values, label))
-    key = [(f.label, f.colour, math.isnan(f.steps)) for f in found]
-    header = ["network", *names, "steps a call", *(words for _, words in DRAWN), "with memory, fp32"]
-    shown = [*(energy for energy, _ in DRAWN), ("fp32", "total_pj")]
+            plots.append(_panel(plot.axes(), networks, values, label))
+    key = [(f.label, f.colour, math.isnan(f.steps)) for f in networks]
+    header = ["network", *names, "steps per call", *(words for _, words in DRAWN), "with memory, fp32"]
+    columns = [*(energy for energy, _ in DRAWN), ("fp32", "total_pj")]
     rows = [
         [
             f.label,
             *(amount(f.scores.get(n, math.nan)) for n in names),
             amount(f.steps),
-            *(joules(f.row.energies[e]) for e in shown),
+            *(joules(f.row.energies[e]) for e in columns),
         ]
-        for f in found
+        for f in networks
     ]
     return drawing("Score, energy and time steps", plots), header, rows, key
 
 
-def _panel(plot: Plot, found: list[Candidate], values: list[tuple[float, float]], label: str) -> Plot:
+def _panel(plot: Plot, candidates: list[Candidate], values: list[tuple[float, float]], label: str) -> Plot:
     """Points, the front that none of them beats, and a line where one has an energy only, as the ANN has no steps."""
-    known = [value for value in values if len(finite(value)) == 2]
-    best = front(known)
+    points = [value for value in values if len(finite(value)) == 2]
+    best = front(points)
     corners = [c for i, p in enumerate(best) for c in ([(p[0], best[i - 1][1]), p] if i else [p])]
     plot.draw(Series("", "faint", corners, [""] * len(corners), "dashed"), marked=False)
-    for candidate, (energy, value) in zip(found, values, strict=True):
+    for candidate, (energy, value) in zip(candidates, values, strict=True):
         title = f"{candidate.label}: {joules(energy * 1e6)}, {label} {amount(value)}"
         if math.isfinite(energy) and math.isfinite(value):
             plot.draw(Series("", candidate.colour, [(energy, value)], [title], "none"), 5.5)

@@ -15,6 +15,7 @@ from ..config import DirectSpiking, SpikingConfig
 from ..convert import BlockGap, GapReport
 from ..convert.gap import PREDICTION
 from ..files.plain import read_text
+from ..run.tables import counted
 from .modes import Mode
 
 LONGEST = 300  # characters of a string shown
@@ -44,7 +45,7 @@ def number(value: object) -> float:
         return math.nan
 
 
-def whole(value: object) -> int | None:
+def integer(value: object) -> int | None:
     """A JSON number without fraction as int; None for anything else."""
     value = number(value)
     return int(value) if value == value and value == int(value) else None
@@ -69,11 +70,12 @@ def is_carried(settings: dict) -> bool:
 
 def sampling_text(settings: dict) -> str:
     """Such as "ddim, 50 steps, eta 0.0, skip quadratic"; of the same settings."""
-    told = {name: "–" if settings.get(name) is None else clean(settings[name]) for name in ("sampler", "sampler_steps")}
+    sampler = "–" if settings.get("sampler") is None else clean(settings["sampler"])
+    steps = counted(integer(settings.get("sampler_steps")), "step")
     eta = "" if settings.get("eta") is None else f"eta {clean(settings['eta'])}"
     clip = "no clipping" if settings.get("clip_x0") is False else ""
     more = eta, clip, options_text(settings)
-    return ", ".join(part for part in (told["sampler"], f"{told['sampler_steps']} steps", *more) if part)
+    return ", ".join(part for part in (sampler, steps, *more) if part)
 
 
 def read_json(path: Path, notes: list[str]) -> Json:
@@ -116,10 +118,10 @@ def read_json_lines(path: Path, notes: list[str]) -> list[dict]:
 def parse_spiking(raw: dict) -> SpikingConfig:
     """Raises one of MALFORMED."""
     names = [field.name for field in fields(SpikingConfig)]
-    given = {name: raw[name] for name in names if name in raw}
-    if not isinstance(given.get("signed", True), bool):
+    settings = {name: raw[name] for name in names if name in raw}
+    if not isinstance(settings.get("signed", True), bool):
         raise ValueError("signed is no boolean")
-    return SpikingConfig(**given)
+    return SpikingConfig(**settings)
 
 
 def parse_direct(raw: dict, arch: str) -> DirectSpiking:
@@ -177,7 +179,7 @@ def parse_gaps(raw: Json, name: str, notes: list[str]) -> GapFile | None:
             reports[Mode(network, report.spiking)] = report
     if cut:
         notes.append(f"{name}: of each report the first {MOST_GAP_BLOCKS} blocks are shown")
-    return GapFile(whole(raw.get("images")), whole(raw.get("times")), whole(raw.get("depth")), reports)
+    return GapFile(integer(raw.get("images")), integer(raw.get("times")), integer(raw.get("depth")), reports)
 
 
 def parse_report(raw: dict) -> GapReport:
@@ -195,7 +197,7 @@ def parse_report(raw: dict) -> GapReport:
     ]
     blocks = unique(row for row in rows if row.block != PREDICTION)
     [prediction] = [row for row in rows if row.block == PREDICTION]
-    settle, spikes = whole(raw.get("settle_steps")) or 0, number(raw.get("spikes_per_image"))
+    settle, spikes = integer(raw.get("settle_steps")) or 0, number(raw.get("spikes_per_image"))
     times = tuple(dict.fromkeys(number(time) for time in (raw.get("times") or ())[:MOST_TIMES]))
     times = times if all(time == time for time in times) else ()
     return GapReport(parse_spiking(raw["spiking"]), blocks, prediction, spikes, settle, times=times)
@@ -203,10 +205,10 @@ def parse_report(raw: dict) -> GapReport:
 
 def unique(rows: Iterable[BlockGap]) -> tuple[BlockGap, ...]:
     """The rows, the first of each block."""
-    found: dict[str, BlockGap] = {}
+    by_block: dict[str, BlockGap] = {}
     for row in rows:
-        found.setdefault(row.block, row)
-    return tuple(found.values())
+        by_block.setdefault(row.block, row)
+    return tuple(by_block.values())
 
 
 def shareable(text: str) -> str:

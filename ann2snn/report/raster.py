@@ -9,6 +9,7 @@ import numpy as np
 
 from ..config import SpikingConfig
 from ..convert.raster import Raster
+from ..run.tables import counted
 from .modes import Mode
 from .parse import clean
 from .svg import WIDTH, Entry, escape, svg, units
@@ -51,9 +52,9 @@ def shown_rows(events: np.ndarray) -> np.ndarray:
     Where not all fit, they are taken at equal distances from the sorted ones, which keeps the mix of busy and silent.
     """
     layers, recorded, _ = events.shape
-    kept = min(recorded, max(4, ROWS // layers))
+    count = min(recorded, max(4, ROWS // layers))
     order = np.argsort(-np.abs(events).sum(2, dtype=np.int64), axis=1, kind="stable")
-    return order[:, np.linspace(0, recorded - 1, kept).round().astype(int)]
+    return order[:, np.linspace(0, recorded - 1, count).round().astype(int)]
 
 
 def layer_label(name: str) -> str:
@@ -91,13 +92,13 @@ def _panel(
         for place_in_layer, neuron in enumerate(rows[layer]):
             y = top + layer * pitch + (place_in_layer + 1) * (pitch / (rows.shape[1] + 1))
             parts.append(_neuron(raster, events[layer, neuron], (layer, int(neuron)), labels[layer], (left, y, unit)))
-    own = isinstance(raster.spiking, SpikingConfig) and raster.spiking.schedule == "layer_sync"
+    is_layer_sync = isinstance(raster.spiking, SpikingConfig) and raster.spiking.schedule == "layer_sync"
     cut = f", the first {steps}" if steps < raster.events.shape[2] else ""
     bottom, middle = top + layers * pitch, units((left + right) / 2)
     for step in _ticks(steps):
         x = units(left + (step - 0.5) * unit)
         parts.append(f'<text class="tick" text-anchor="middle" x="{x}" y="{units(bottom + 15)}">{step}</text>')
-    words = ("step of each layer's own window" if own else "time step") + cut
+    words = ("step of each layer's own window" if is_layer_sync else "time step") + cut
     parts.append(
         f'<text class="axis" text-anchor="middle" x="{middle}" y="{units(bottom + 35)}">{words}</text>'
         f'<text class="title" x="{units(left)}" y="{units(top - 14)}">{escape(panel_title(raster))}</text>'
@@ -124,22 +125,23 @@ def _neuron(
         (
             colour,
             "".join(
-                f"M{units(left + (s + 0.12) * unit)} {units(y)}h{units(0.76 * unit)}" for s in np.flatnonzero(found)
+                f"M{units(left + (s + 0.12) * unit)} {units(y)}h{units(0.76 * unit)}" for s in np.flatnonzero(mask)
             ),
         )
-        for colour, found in (("ink", events > 0), ("red", events < 0))
+        for colour, mask in (("ink", events > 0), ("red", events < 0))
     ]
-    drawn = "".join(f'<path class="spikes {colour}" d="{bar}"/>' for colour, bar in bars if bar)
+    paths = "".join(f'<path class="spikes {colour}" d="{bar}"/>' for colour, bar in bars if bar)
     back = int(-events[events < 0].sum(dtype=np.int64))
     name = f"{label}, neuron {int(raster.neurons[index]):,}"
     sent = int(events[events > 0].sum(dtype=np.int64))
-    told = f"{name}: {sent} spikes" + ("" if raster.is_direct else f", {back} taken back, level {sent - back}")
+    summary = f"{name}: {counted(sent, 'spike')}"
+    summary += "" if raster.is_direct else f", {back} taken back, level {sent - back}"
     data = f'data-neuron="{escape(name)}" data-y="{units(y)}" data-events="{",".join(map(str, events))}"'
     if raster.potentials is not None:
         hundredths = (raster.potentials[index][: len(events)].double() * 100).round().int().tolist()
         data += f' data-potentials="{",".join(map(str, hundredths))}"'
     hit = f'<path class="hit" d="M{units(left)} {units(y)}h{units(len(events) * unit)}"/>'
-    return f"<g {data}><title>{escape(told)}</title>{hit}{drawn}</g>"
+    return f"<g {data}><title>{escape(summary)}</title>{hit}{paths}</g>"
 
 
 def _ticks(steps: int) -> list[int]:

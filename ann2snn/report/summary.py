@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..config import FULL_PRECISION, DirectSpiking
 from ..convert import GapReport
-from ..run.tables import distance, percent, show, text_table
+from ..run.tables import counted, distance, percent, show, text_table
 from .collect import Run, Score
 from .modes import NETWORK_LABELS, USUAL_MODES, Mode
 
@@ -47,8 +47,8 @@ class SummaryRow:
 
 def all_reports(run: Run) -> dict[Mode, GapReport]:
     """Gap by mode. `gap.json` counts for the converted network, the newest fine-tuning's where that has nothing."""
-    files = [found.reports for found in (run.gaps_finetuned, run.gaps) if found]
-    reports = {mode: report for found in files for mode, report in found.items()}
+    files = [gaps.reports for gaps in (run.gaps_finetuned, run.gaps) if gaps]
+    reports = {mode: report for file in files for mode, report in file.items()}
     return dict(sorted(reports.items(), key=lambda item: item[0].order))
 
 
@@ -70,14 +70,14 @@ def summary_rows(run: Run) -> list[SummaryRow]:
 
 def direct_modes(run: Run) -> list[Mode]:
     """Of a directly trained network: the network of the run, and those of its fine-tunings."""
-    return [Mode("trained", found.direct) for found in (run, *run.tsm_runs) if found.direct]
+    return [Mode("trained", source.direct) for source in (run, *run.tsm_runs) if source.direct]
 
 
 def spikes_of(run: Run, row: SummaryRow) -> float:
     """Spikes per image and call: of a directly trained network those of the cost account, else those of the gap."""
     if row.report or not row.mode.direct:
         return row.report.spikes_per_image if row.report else math.nan
-    files = [found.costs for found in (run, *run.tsm_runs) if found.costs]
+    files = [source.costs for source in (run, *run.tsm_runs) if source.costs]
     rows = [cost for file in files for a in file.accounts if a.direct == row.mode.direct for cost in a.rows]
     return rows[0].counts["spikes"] if rows else math.nan
 
@@ -132,11 +132,6 @@ def amount(value: float) -> str:
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
-
-
-def counted(count: int | None, noun: str) -> str:
-    """Such as "8 images"."""
-    return f"{show(count)} {noun}{'' if count == 1 else 's'}"
 
 
 def score_value(score: Score, name: str) -> str:
@@ -252,8 +247,8 @@ def _score_clause(run: Run) -> str:
         rows = [row for row in summary_rows(run) if name in row.scores and row.mode.network in NETWORK_LABELS]
         if not rows or incomparable([row.scores[name] for row in rows]):
             continue
-        shown = [f"{_short(row.mode)} {amount(row.scores[name].values[name])}" for row in rows]
-        return f"{name} on {counted(rows[0].scores[name].count, 'image')}: {', '.join(shown)}"
+        values = [f"{_short(row.mode)} {amount(row.scores[name].values[name])}" for row in rows]
+        return f"{name} on {counted(rows[0].scores[name].count, 'image')}: {', '.join(values)}"
     return ""
 
 

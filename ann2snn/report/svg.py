@@ -66,8 +66,8 @@ def finite(values: Iterable[float]) -> list[float]:
 
 def linear(label: str, values: Iterable[float], from_zero: bool = False) -> Axis:
     """An axis that holds all values, with round ticks."""
-    found = finite(values) or [0.0]
-    low, high = min(found), max(found)
+    numbers = finite(values) or [0.0]
+    low, high = min(numbers), max(numbers)
     if from_zero:
         low, high = min(low, 0.0), max(high, 0.0)
     if high <= low:
@@ -86,8 +86,8 @@ def _round_step(least: float) -> float:
 
 def logarithmic(label: str, values: Iterable[float]) -> Axis:
     """An axis that holds all values above 0; ticks at 1, 2 and 5 of every decade, or at some decades."""
-    found = [value for value in finite(values) if value > 0] or [1.0]
-    low, high = 0.8 * min(found), 1.25 * max(found)
+    positive = [value for value in finite(values) if value > 0] or [1.0]
+    low, high = 0.8 * min(positive), 1.25 * max(positive)
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     factors, stride = ((1, 2, 5), 1) if last - first <= 3 else ((1,), max(1, (last - first) // 6))
     values = [factor * 10.0**power for power in range(first, last + 1, stride) for factor in factors]

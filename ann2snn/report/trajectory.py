@@ -26,22 +26,22 @@ class Trajectory:
     """Collects states uint8 [N, C, H, W] along a path of unknown length; keeps at most `most`, evenly spaced."""
 
     def __init__(self, most: int = MOST_FRAMES) -> None:
-        self._kept: list[Tensor] = []
+        self._states: list[Tensor] = []
         self.times: list[float] = []  # of the states kept
-        self._stride, self._seen, self._most = 1, 0, most
+        self._stride, self._count, self._most = 1, 0, most
 
     def add(self, state: Tensor, time: float = math.nan) -> None:
         """The next state, in the order of the path, at a diffusion time."""
-        if self._seen % self._stride == 0:
-            self._kept.append(state.cpu())
+        if self._count % self._stride == 0:
+            self._states.append(state.cpu())
             self.times.append(time)
-        self._seen += 1
-        if len(self._kept) == self._most:  # one place is left for the end
-            self._kept, self.times, self._stride = self._kept[::2], self.times[::2], 2 * self._stride
+        self._count += 1
+        if len(self._states) == self._most:  # one place is left for the end
+            self._states, self.times, self._stride = self._states[::2], self.times[::2], 2 * self._stride
 
     def frames(self, end: Tensor) -> Tensor:
         """The states kept, and the finished images after them: uint8 [frames, N, C, H, W]."""
-        return torch.stack([*self._kept, end.cpu()])
+        return torch.stack([*self._states, end.cpu()])
 
 
 def columns(frames: int, most: int = COLUMNS) -> list[int]:

@@ -27,15 +27,15 @@ def write(run: Run) -> Path:
     style = asset("page.css")
     rules = style[style.index("/* Colours") : style.index("/* What the script")]
     files = {name: with_legend(chart.svg, chart.key, rules) for name, chart in charts(run).items() if chart.svg}
-    drawn = {f"{name}.svg": content.encode("utf-8") for name, content in files.items()}
+    contents = {f"{name}.svg": content.encode("utf-8") for name, content in files.items()}
     samples = samples_png(run)
     if samples:
-        drawn["samples.png"] = samples
+        contents["samples.png"] = samples
     folder = run.logdir / FIGURES
     try:
-        if drawn:
+        if contents:
             folder.mkdir(exist_ok=True)
-        for name, content in drawn.items():
+        for name, content in contents.items():
             with replacing(folder / name) as temporary:
                 temporary.write_bytes(content)
     except OSError as error:

@@ -36,6 +36,16 @@ def show(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
+def counted(count: float | None, noun: str) -> str:
+    """Such as "1 image" or "5,000 images"; of a float three significant digits."""
+    return f"{show(count)} {noun}{'' if count == 1 else 's'}"
+
+
+def first_of(count: int, noun: str) -> str:
+    """Such as "first image" or "first 8 images"."""
+    return f"first {noun}" if count == 1 else f"first {counted(count, noun)}"
+
+
 def gap_table(reports: Sequence[GapReport]) -> str:
     """Block by block: error of every report, then firing rate and share of negative spikes of each."""
     header = ["block"]

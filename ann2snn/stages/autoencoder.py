@@ -17,6 +17,7 @@ from ..distributed.runtime import choose_device, seed_from
 from ..generate.images import save_grid
 from ..latent import AutoencoderConfig, ConvAutoencoder, load_autoencoder, save_autoencoder
 from ..latent.autoencoder import rows
+from ..run.tables import counted
 from .fad_train import prepare
 
 MOST_STEPS, MOST_LR = 10**7, 100
@@ -100,12 +101,13 @@ def run(given: argparse.Namespace) -> None:
     back = to_uint8(autoencoder.decode(latents))
     save_grid(torch.cat([images[:SHOWN], back[:SHOWN]]), picture, nrow=min(SHOWN, len(images)))
     parameters = sum(value.numel() for value in net.parameters())
-    print(f"{out}: {parameters:,} parameters, {given.steps} steps on {len(training):,} images of {training.name}")
+    work = f"{counted(given.steps, 'step')} on {counted(len(training), 'image')} of {training.name}"
+    print(f"{out}: {parameters:,} parameters, {work}")
     print(
-        f"latents {'x'.join(map(str, latents.shape[1:]))} of {'x'.join(map(str, config.image_size))} images, mean "
+        f"latents {'x'.join(map(str, latents.shape[1:]))} of images {'x'.join(map(str, config.image_size))}, mean "
         f"{float(latents.mean()):.3f}, standard deviation {float(latents.std()):.3f}"
     )
-    found = f"{held_out.name} ({held_out.split}), {len(images)} images"
+    found = f"{held_out.name} ({held_out.split}), {counted(len(images), 'image')}"
     print(f"{picture}: {found} come back at PSNR {psnr(images, back):.2f} dB")
 
 

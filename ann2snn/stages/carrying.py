@@ -18,7 +18,7 @@ from ..generate.probe import sampler_calls
 from ..nets.architecture import Network
 from ..report.costs import cost_table, parse_costs
 from ..run.folder import CARRY_FILE
-from ..run.tables import text_table
+from ..run.tables import counted, text_table
 from .cost import entry, price_lists
 
 #: Calls of a trajectory that are counted: each takes as long as several calls.
@@ -44,7 +44,9 @@ def measure_carrying(
     """
     count = sample.calls(ann.diffusion)
     if count > MOST_CALLS:
-        print(f"carry: {count:,} calls an image are not counted; at most {MOST_CALLS} are, see --sampler_steps")
+        print(
+            f"carry: {counted(count, 'call')} per image are not counted; at most {MOST_CALLS} are, see --sampler_steps"
+        )
         return
     ann, snn = copy.deepcopy(ann).double(), copy.deepcopy(snn).double()
     calls = sampler_calls(ann, sample.from_rest(), images)
@@ -76,7 +78,8 @@ def print_carrying(content: dict, rest: CostReport, carried: CostReport) -> None
     header, rows, _ = cost_table(costs)
     print(text_table(header, rows))
     share = carried.total("spikes") / (rest.total("spikes") or 1)
+    calls = counted(content["calls"], "call")
     print(
-        f"carry: per image and call, mean of {content['calls']} calls of {content['sampler']}; levels carried on take "
+        f"carry: per image and call, mean of {calls} of {content['sampler']}; levels carried on take "
         f"{share:.1%} of the spikes; largest error of a call {max(content['errors']):.1e}"
     )

@@ -19,6 +19,7 @@ from ..files.warning import warn
 from ..metrics.frechet import FeatureStatistics
 from ..metrics.stats_file import write_stats
 from ..run.log import RunLog
+from ..run.tables import counted
 
 
 @contextlib.contextmanager
@@ -43,7 +44,7 @@ def keep_stats(path: Path, gathered: FeatureStatistics, dataset: ImageDataset, c
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, depth=0)
     write_stats(path, *gathered.compute(), extractor)
-    print(f"{path}: {count} images of {dataset.name} ({dataset.split}), {extractor}")
+    print(f"{path}: {counted(count, 'image')} of {dataset.name} ({dataset.split}), {extractor}")
 
 
 def due(step: int, every: int) -> bool:

@@ -31,10 +31,9 @@ from ..generate.subject import Sampled
 from ..hardware.export import GraphFile, planned, write_graph
 from ..nets.architecture import Network
 from ..nets.direct import DirectDenoiser
-from ..report.summary import counted
 from ..run.folder import CARRY_FILE, CONVERTED, COST_FILE, GAP_FILE, PATHS_FILE, PICTURES, RASTER_FILE, RunFolder
 from ..run.rasters import save_rasters
-from ..run.tables import distance, gap_table
+from ..run.tables import counted, distance, gap_table
 from .carrying import measure_carrying
 from .common import owning
 from .cost import COST_IMAGES, measure_and_write
@@ -269,7 +268,8 @@ def write_grids(
         paths[isinstance(net, SpikingNetwork)] = kept, images  # of a spiking network the last way, that asked for
         if world.main:
             save_grid(images, path, columns(net, how, count))
-            print(f"{path}: {count} images, {sample.sampler}, {sample.calls(net.diffusion)} network calls")
+            calls = counted(sample.calls(net.diffusion), "network call")
+            print(f"{path}: {counted(count, 'image')}, {sample.sampler}, {calls}")
     if world.main and len(paths) == 2:
         spiking = next(net.spiking.to_dict() for net, _ in ways if isinstance(net, SpikingNetwork))
         write_paths(logdir / PATHS_FILE, paths[False], paths[True], sample, spiking)

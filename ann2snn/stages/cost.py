@@ -19,9 +19,8 @@ from ..generate.probe import sampler_states
 from ..nets.architecture import Network
 from ..nets.direct import DirectDenoiser
 from ..report.costs import cost_table, generation_table, parse_costs
-from ..report.summary import counted
 from ..run.folder import COST_FILE
-from ..run.tables import text_table
+from ..run.tables import counted, text_table
 
 COST_IMAGES = 2  # suffice: counts vary little between images
 COST_TIMES = 4  # diffusion times they are taken at
@@ -117,8 +116,8 @@ def print_costs(content: dict, whose: str) -> None:
     assert costs is not None  # it has reports
     for header, rows, _ in (cost_table(costs), generation_table(costs)):
         print(text_table(header, rows))
-    states = f"{counted(costs.images, 'image')} at {costs.times} times of the {whose}'s own sampling path"
+    images, times = counted(costs.images, "image"), counted(costs.times, "diffusion time")
     print(
-        f"cost: above per image and network call, on {states}; "
-        f"below per generated image, {costs.calls} calls; energies of 45 nm CMOS, see docs/cost.md"
+        f"cost: above per image and network call, on {images} at {times} of the {whose}'s own sampling path; "
+        f"below per generated image, {counted(costs.calls, 'call')}; energies of 45 nm CMOS, see docs/cost.md"
     )

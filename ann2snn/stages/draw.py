@@ -24,6 +24,7 @@ from ..generate.inpainting import inpaint
 from ..generate.interpolation import interpolate
 from ..generate.inversion import round_trip
 from ..run.folder import PICTURES, RunFolder
+from ..run.tables import counted
 from .evaluate import folder_name, settings
 
 GREY = 128
@@ -85,7 +86,7 @@ def draw_interpolation(canvas: Canvas, seeds: tuple[int, int], count: int) -> in
     """A strip of `count` images from one seed's to the other's."""
     strip = interpolate(canvas.net, *seeds, count, **canvas.sample.taken())
     path = canvas.write(f"interpolate_{seeds[0]}_{seeds[1]}_{count}", [strip])
-    print(f"{path}: from seed {seeds[0]} to seed {seeds[1]} in {count} images")
+    print(f"{path}: from seed {seeds[0]} to seed {seeds[1]} in {counted(count, 'image')}")
     return 0
 
 
@@ -93,7 +94,7 @@ def draw_edit(canvas: Canvas, subject: Subject, strength: float) -> int:
     """The images, and below them their variations."""
     made = edit(canvas.net, subject.images, strength, **canvas.sample.taken())
     path = canvas.write(f"start_{subject.name}_{strength:g}_{len(made)}", [subject.images, made])
-    print(f"{path}: {len(made)} images from {subject.name}, strength {strength:g}")
+    print(f"{path}: {counted(len(made), 'image')} from {subject.name}, strength {strength:g}")
     return 0
 
 
@@ -104,7 +105,7 @@ def draw_inpainting(canvas: Canvas, subject: Subject, mask: Tensor, resamples: i
     made = inpaint(canvas.net, subject.images, mask, sample.steps, resamples=resamples, **how)
     kept = torch.where(mask, torch.full_like(made, GREY), subject.images)
     path = canvas.write(f"inpaint_{subject.name}_{name}_{resamples}_{len(made)}", [subject.images, kept, made])
-    print(f"{path}: {len(made)} images, {float(mask.double().mean()):.0%} of their pixels made anew")
+    print(f"{path}: {counted(len(made), 'image')}, {float(mask.double().mean()):.0%} of their pixels made anew")
     return 0
 
 
@@ -115,7 +116,8 @@ def draw_inversion(canvas: Canvas, subject: Subject, iterations: int) -> int:
     back = round_trip(canvas.net, subject.images, sample.steps, iterations=iterations, **how)
     path = canvas.write(f"invert_{subject.name}_{iterations}_{len(back.images)}", [subject.images, back.images])
     psnr = "nothing differs" if math.isinf(back.psnr) else f"PSNR {back.psnr:.2f} dB"
-    print(f"{path}: {len(back.images)} images to noise and back in {sample.steps} steps each")
+    images, steps = counted(len(back.images), "image"), counted(sample.steps, "step")
+    print(f"{path}: {images} to noise and back, {steps} each way")
     print(f"round trip: RMSE {back.rmse:.3f} of 255, {psnr}")
     print(
         f"noise: mean {float(back.noise.mean()):.4f}, standard deviation {float(back.noise.std()):.4f} (0 and 1 drawn)"

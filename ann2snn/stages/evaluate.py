@@ -33,7 +33,7 @@ from ..nets.direct import DirectDenoiser
 from ..report.trajectory import Trajectory, write_trajectory
 from ..run.folder import GENERATED, PICTURES, RESULTS, RunFolder
 from ..run.lines import append_result, timestamp
-from ..run.tables import show
+from ..run.tables import counted, first_of, show
 from .claims import claim_folder
 from .common import keep_stats, owning
 from .generation import NO_SCORING, Generation, Scoring
@@ -175,7 +175,7 @@ def present(logdir: Path, folder: Path, config: EvalConfig, net: nn.Module, samp
         path = logdir / (config.grid_path or f"{PICTURES}/{folder.name}.png")
         write_grid(path, folder, count, config.grid_row or columns(net, sample, count))
         print(f"{path}: the first {count}")
-    print(f"{folder}: {config.num_images} images")
+    print(f"{folder}: {counted(config.num_images, 'image')}")
 
 
 def follow(path: Path, generation: Generation, config: EvalConfig) -> None:
@@ -204,7 +204,7 @@ def follow(path: Path, generation: Generation, config: EvalConfig) -> None:
             images.append(generate(net, sample, part, given, Hooks(seen, keep)))
     frames = torch.cat([kept.frames(end) for kept, end in zip(paths, images, strict=True)], dim=1)
     for written in write_trajectory(frames, path, config.trajectory_format):
-        print(f"{written}: the way of the first {count} images")
+        print(f"{written}: from noise to the {first_of(count, 'image')}")
 
 
 @dataclass(frozen=True)
@@ -237,16 +237,16 @@ def score_and_record(logdir: Path, images: Scored, scoring: Scoring, metrics: Se
     figures = ", ".join(f"{k} {show(v)}" for k, v in scores.items() if isinstance(v, float))
     against = f", {scores['extractor']}" if scoring.extractor is not None else ""
     against += f", against {made_with['reference']}" if scoring.stats is not None else ""
-    print(f"{figures} ({scores['count']} images{against})")
+    print(f"{figures} ({counted(scores['count'], 'image')}{against})")
     if made_with.get("time_steps"):
         steps, calls = made_with["time_steps"], made_with["sampler_steps"]
-        print(f"latency: {steps} time steps per network call, {calls} calls an image")
+        print(f"latency: {counted(steps, 'time step')} per network call, {counted(calls, 'call')} per image")
     if "spikes_per_call" in made_with:
         spikes, steps = made_with["spikes_per_call"], made_with["time_steps_per_call"]
-        restarts, unit = made_with["restarts_per_image"], "time step" if steps == 1 else "time steps"
+        restarts, calls = made_with["restarts_per_image"], counted(made_with["sampler_steps"], "call")
         print(
-            f"carried: {spikes:,.0f} spikes in {steps:.3g} {unit} per image and network call; "
-            f"{restarts:g} of {made_with['sampler_steps']} calls an image began from rest"
+            f"carried: {spikes:,.0f} spikes in {counted(float(steps), 'time step')} per image and network call; "
+            f"{restarts:g} of {calls} per image began from rest"
         )
     for note in scores["notes"]:
         print(f"note: {note}")

@@ -19,6 +19,7 @@ from ..errors import UserError
 from ..files.atomic import sweep
 from ..metrics.fad import MODES, FadExtractor
 from ..metrics.fad_encoder import AutoEncoder, load_autoencoder, save_autoencoder
+from ..run.tables import counted
 from .fad import make_stats
 
 MOST_STEPS, MOST_LR = 10**7, 100
@@ -83,7 +84,8 @@ def run(given: argparse.Namespace) -> None:
     prepare(out.parent)
     net, loss = train(training, latent, given.steps, given.batch_size, given.lr, given.seed, device)
     save_autoencoder(out, net.cpu())
-    print(f"{out}: {given.steps} steps on {len(training)} images of {training.name}, mean squared error {loss:.4f}")
+    work = f"{counted(given.steps, 'step')} on {counted(len(training), 'image')} of {training.name}"
+    print(f"{out}: {work}, mean squared error {loss:.4f}")
     for mode in MODES:
         extractor = FadExtractor(load_autoencoder(out), mode, device)
         make_stats(stats_path(out, mode), held_out, extractor, len(held_out), ALONE)

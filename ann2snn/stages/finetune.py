@@ -23,6 +23,7 @@ from ..generate.probe import sampler_calls
 from ..generate.sampling import generate_all
 from ..run.folder import BLOCK_SAMPLES, CARRY_FILE, COST_FILE, GAP_FILE, TUNED, RunFolder
 from ..run.log import RunLog
+from ..run.tables import counted
 from ..run.tracker import Tracker
 from ..signals import Interruption
 from .carrying import MOST_CALLS, carried_errors, measure_carrying
@@ -161,7 +162,8 @@ def _tune_all(run: Run, dataset: ImageDataset, sample: SampleConfig, log: Tracke
                 run.keep_if_best()
                 run.save()
     if stop:
-        print(f"stopped after {len(run.reports)} of {len(run.subjects)} blocks; run the same command to continue")
+        blocks = counted(len(run.subjects), "block")
+        print(f"stopped after {len(run.reports)} of {blocks}; run the same command to continue")
         return 128 + stop
     return 0
 

@@ -31,7 +31,7 @@ from ..finetune.inputs import HELD_BACK
 from ..generate.classes import classes_of
 from ..nets.architecture import Network
 from ..run.folder import BACKPACKS, TUNED, TUNING, TUNING_SUMMARY
-from ..run.tables import text_table
+from ..run.tables import counted, text_table
 from ..training.state import parse_progress
 from .claims import told
 from .common import changes_text, newest
@@ -219,7 +219,7 @@ class Run:
         self.changes = self._changes(stored, path)
         checkpoint.load_state(self.snn.net, raw["ema_model"], path)  # copies in place: the proxy stays tied
         self.reports, self.gaps = parse_progress(raw, self.subjects, path)
-        print(f"resuming {self.folder}: {len(self.reports)} blocks are done{changes_text(self.changes)}")
+        print(f"resuming {self.folder}: {counted(len(self.reports), 'block')} done{changes_text(self.changes)}")
 
     def _changes(self, stored: dict, path: Path) -> dict[str, tuple[object, object]]:
         """{flag: (before, now)}. Raises UserError for a change that was not asked for."""

@@ -11,18 +11,18 @@ from benchmarks.gpu.setting import Setting
 
 
 def versions(setting: Setting) -> dict[str, object]:
-    found = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
+    entries = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
     try:
         import triton
 
-        found["triton"] = triton.__version__
+        entries["triton"] = triton.__version__
     except ImportError:
-        found["triton"] = None
+        entries["triton"] = None
     if setting.device.type == "cuda":
         about = torch.cuda.get_device_properties(setting.device)
-        found |= {"gpu": about.name, "memory_gib": about.total_memory / 2**30, "cuda": torch.version.cuda}
-        found |= {"cudnn": torch.backends.cudnn.version(), "capability": f"{about.major}.{about.minor}"}
-    return found
+        entries |= {"gpu": about.name, "memory_gib": about.total_memory / 2**30, "cuda": torch.version.cuda}
+        entries |= {"cudnn": torch.backends.cudnn.version(), "capability": f"{about.major}.{about.minor}"}
+    return entries
 
 
 def bandwidth(setting: Setting) -> dict[str, object]:

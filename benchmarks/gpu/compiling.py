@@ -14,8 +14,8 @@ from benchmarks.gpu.timings import training
 
 def first_and_later(setting: Setting, config: UNetConfig, batch: int) -> dict[str, object]:
     begun = time.monotonic()
-    found = training(setting, config, batch, amp=True, tf32=False)
-    return found | {"with_compilation": time.monotonic() - begun}
+    figures = training(setting, config, batch, amp=True, tf32=False)
+    return figures | {"with_compilation": time.monotonic() - begun}
 
 
 @torch.no_grad()

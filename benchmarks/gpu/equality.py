@@ -11,8 +11,8 @@ from benchmarks.gpu.setting import Setting, relative
 
 @torch.no_grad()
 def against_cpu(setting: Setting, config: object, dtype: torch.dtype) -> dict[str, object]:
-    here, there = setting.network(config, dtype), setting.network(config, dtype, "cpu")
-    answers = [net(*setting.inputs(net, 4, next(net.parameters()).device)) for net in (here, there)]
+    on_device, on_cpu = setting.network(config, dtype), setting.network(config, dtype, "cpu")
+    answers = [net(*setting.inputs(net, 4, next(net.parameters()).device)) for net in (on_device, on_cpu)]
     return {"relative_difference": relative(*answers)}
 
 
@@ -20,24 +20,24 @@ def against_cpu(setting: Setting, config: object, dtype: torch.dtype) -> dict[st
 def conversion(setting: Setting, config: object, dtype: torch.dtype) -> dict[str, object]:
     ann = setting.network(config, dtype)
     x, t = setting.inputs(ann, 4)
-    found = {"layer_sync": relative(ann2snn.convert(ann)(x, t), ann(x, t))}
+    errors = {"layer_sync": relative(ann2snn.convert(ann)(x, t), ann(x, t))}
     stream = ann2snn.convert(ann, schedule="stream", settle_steps="auto")
-    found["stream, settled"] = relative(stream(x, t), ann(x, t))
-    found["settling_steps"] = stream.last_settle_steps
+    errors["stream, settled"] = relative(stream(x, t), ann(x, t))
+    errors["settling_steps"] = stream.last_settle_steps
     snn = ann2snn.convert(ann)
     with snn.carrying():
-        found["carried"] = max(relative(snn(x + step / 100, t), ann(x + step / 100, t)) for step in range(5))
-    return found
+        errors["carried"] = max(relative(snn(x + step / 100, t), ann(x + step / 100, t)) for step in range(5))
+    return errors
 
 
 @torch.no_grad()
 def tf32(setting: Setting, config: object) -> dict[str, object]:
     ann, exact = setting.network(config), setting.network(config, torch.float64)
-    wanted, found = exact(*setting.inputs(exact, 4)), {}
+    reference, errors = exact(*setting.inputs(exact, 4)), {}
     for on in (False, True):
         with in_tf32(on):
-            found["on" if on else "off"] = relative(ann(*setting.inputs(ann, 4)), wanted)
-    return found
+            errors["on" if on else "off"] = relative(ann(*setting.inputs(ann, 4)), reference)
+    return errors
 
 
 def main() -> None:

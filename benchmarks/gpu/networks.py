@@ -31,29 +31,29 @@ SAMPLERS = {
 @contextlib.contextmanager
 def waits(setting: Setting) -> Iterator[Counter]:
     """Counts, by file and line, where the program waits for the GPU."""
-    found: Counter = Counter()
+    counts: Counter = Counter()
     if setting.device.type != "cuda":
-        yield found
+        yield counts
         return
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            yield found
+            yield counts
         finally:
             torch.cuda.set_sync_debug_mode("default")
     for warning in caught:
         if "synchroniz" in str(warning.message):
-            found[f"{warning.filename.rpartition('site-packages/')[2]}:{warning.lineno}"] += 1
+            counts[f"{warning.filename.rpartition('site-packages/')[2]}:{warning.lineno}"] += 1
 
 
 def trained(setting: Setting, config: object) -> dict[str, object]:
     trainer = setting.trainer(config, 4)
     images = setting.images(config, 4)
     loss, _ = trainer.train_step(images)
-    with waits(setting) as found:
+    with waits(setting) as counts:
         trainer.train_step(images)
-    return {"loss": float(loss), "waits": dict(found)}
+    return {"loss": float(loss), "waits": dict(counts)}
 
 
 def called(setting: Setting, config: object, spiking: SpikingConfig | None, carry: bool = False) -> dict[str, object]:
@@ -62,18 +62,18 @@ def called(setting: Setting, config: object, spiking: SpikingConfig | None, carr
     x, t = setting.inputs(net, 4)
     with torch.no_grad(), net.carrying() if carry else contextlib.nullcontext():
         net(x, t)
-        with waits(setting) as found:
+        with waits(setting) as counts:
             answer = net(x + 0.01, t)
-    return {"finite": bool(answer.isfinite().all()), "waits": dict(found)}
+    return {"finite": bool(answer.isfinite().all()), "waits": dict(counts)}
 
 
 def sampled(setting: Setting, options: dict[str, object]) -> dict[str, object]:
     ann = setting.network(setting.configs()["unet, 2 bits"])
     config = SampleConfig(seed=0, **options)
     generate(ann, config, range(4))
-    with waits(setting) as found:
+    with waits(setting) as counts:
         images = generate(ann, config, range(4))
-    return {"mean": float(images.float().mean()), "waits": dict(found)}
+    return {"mean": float(images.float().mean()), "waits": dict(counts)}
 
 
 def main() -> None:

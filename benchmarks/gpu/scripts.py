@@ -21,10 +21,10 @@ SAMPLING = ["--sampler=ddim", "--sampler_steps=3"]
 
 def run(script: str, *flags: str) -> str:
     """Standard output. Raises RuntimeError with the last line of what it complained about."""
-    done = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True, timeout=120)
-    if done.returncode:
-        raise RuntimeError(f"{script}: {(done.stderr.strip().splitlines() or ['no words'])[-1]}")
-    return done.stdout
+    completed = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True, timeout=120)
+    if completed.returncode:
+        raise RuntimeError(f"{script}: {(completed.stderr.strip().splitlines() or ['no words'])[-1]}")
+    return completed.stdout
 
 
 def train(folder: Path, device: str, steps: int) -> str:
@@ -57,8 +57,8 @@ def interrupted(folder: Path, device: str) -> dict[str, object]:
     running.send_signal(signal.SIGTERM)
     out, _ = running.communicate(timeout=60)
     step = int(out.split("stopped at step ")[1].split(";")[0])
-    again = run("ANN_train.py", *flags, f"--total_steps={step + 2}")
-    return {"code": running.returncode, "step": step, "resumed": f"at step {step}" in again}
+    resumed = run("ANN_train.py", *flags, f"--total_steps={step + 2}")
+    return {"code": running.returncode, "step": step, "resumed": f"at step {step}" in resumed}
 
 
 def main() -> None:
@@ -71,7 +71,10 @@ def main() -> None:
         setting.attempt("SIGTERM and resume", lambda: interrupted(folder / "signal", device))
 
         def travel() -> dict[str, object]:
-            outs = [train(folder / "travel", where, 2 * turn) for turn, where in enumerate((device, "cpu", device), 1)]
+            outs = [
+                train(folder / "travel", device_name, 2 * turn)
+                for turn, device_name in enumerate((device, "cpu", device), 1)
+            ]
             return {"resumed": ["resuming" in out for out in outs]}
 
         setting.attempt("device, CPU, device", travel)

@@ -37,22 +37,22 @@ class Setting:
         parser.add_argument("--device", default="cuda")
         parser.add_argument("--tiny", action="store_true", help="sizes for a try on a CPU")
         parser.add_argument("--out", type=Path, required=True, help="file of findings, a line of JSON each")
-        given = parser.parse_args()
+        args = parser.parse_args()
         torch.manual_seed(0)
-        return cls(torch.device(given.device), given.tiny, given.out)
+        return cls(torch.device(args.device), args.tiny, args.out)
 
-    def tell(self, name: str, **found: object) -> None:
+    def record(self, name: str, **values: object) -> None:
         """A finding, on the disk at once: the step may be cut short."""
         with open(self.out, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"name": name} | found) + "\n")
+            file.write(json.dumps({"name": name} | values) + "\n")
 
     def attempt(self, name: str, action: Callable[[], dict[str, object]]) -> None:
         """What `action` finds; a failure is a finding too, and stops nothing."""
         try:
-            self.tell(name, **action())
+            self.record(name, **action())
         except Exception as error:
             reason = (str(error).splitlines() or [""])[0][:300]
-            self.tell(name, failed=f"{type(error).__name__}: {reason}")
+            self.record(name, failed=f"{type(error).__name__}: {reason}")
 
     def wait(self) -> None:
         if self.device.type == "cuda":

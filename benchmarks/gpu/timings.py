@@ -29,9 +29,9 @@ def streaming(ann: torch.nn.Module) -> torch.nn.Module:
 def memory(setting: Setting) -> dict[str, object]:
     if setting.device.type != "cuda":
         return {}
-    found = torch.cuda.max_memory_allocated(setting.device) / 2**30
+    peak = torch.cuda.max_memory_allocated(setting.device) / 2**30
     torch.cuda.reset_peak_memory_stats(setting.device)
-    return {"peak_gib": found}
+    return {"peak_gib": peak}
 
 
 def training(setting: Setting, config: UNetConfig, batch: int, amp: bool, tf32: bool) -> dict[str, object]:
@@ -70,15 +70,15 @@ def profiled(setting: Setting, config: UNetConfig, batch: int) -> dict[str, obje
     trainer.train_step(images)
     on_gpu = setting.device.type == "cuda"
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with profile(activities=kinds) as found:
+    with profile(activities=kinds) as recorded:
         trainer.train_step(images)
         setting.wait()
 
-    def own(event) -> float:
+    def own_time(event) -> float:
         return event.self_device_time_total if on_gpu else event.self_cpu_time_total
 
-    events = sorted(found.key_averages(), key=own, reverse=True)[:25]
-    return {"microseconds": {event.key[:80]: [own(event), event.count] for event in events}}
+    events = sorted(recorded.key_averages(), key=own_time, reverse=True)[:25]
+    return {"microseconds": {event.key[:80]: [own_time(event), event.count] for event in events}}
 
 
 def main() -> None:

@@ -23,10 +23,10 @@ def bptt(bench: Bench) -> Section:
     """Forward and backward: of the scan alone, and of a whole network with all its weights."""
     section = Section("Gradients through time steps", ["forward and backward", "ms (quartiles)", "over by hand"])
     for bits in (2, 3):
-        for where, run in (_scan(bench, bits), _network(bench, bits)):
-            jobs = {f"{where}: {AUTOGRAD}": _by_autograd(run), f"{where}: {BY_HAND}": run}
+        for label, run in (_scan(bench, bits), _network(bench, bits)):
+            jobs = {f"{label}: {AUTOGRAD}": _by_autograd(run), f"{label}: {BY_HAND}": run}
             times = bench.time(jobs)
-            section.rows += [[name, *times.row(name, f"{where}: {BY_HAND}")] for name in jobs]
+            section.rows += [[name, *times.row(name, f"{label}: {BY_HAND}")] for name in jobs]
     return section
 
 

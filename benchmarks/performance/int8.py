@@ -40,17 +40,17 @@ def _networks(bench: Bench) -> Section:
     for ch, batch in (bench.plan.wide, bench.plan.narrow):
         fp32, ann = make_ann(bench, ch), make_ann(bench, ch, BITS, **WEIGHTS)
         x, t = inputs(bench, fp32, batch)
-        where = f"ch {ch}, batch {batch}: "
-        jobs = {f"{where}fp32 ANN": call(fp32, x, t)}
+        prefix = f"ch {ch}, batch {batch}: "
+        jobs = {f"{prefix}fp32 ANN": call(fp32, x, t)}
         with contextlib.ExitStack() as stack:
             published = convert(ann, PUBLISHED)
             stack.enter_context(quantized_once(published))
-            jobs[f"{where}loop with masks, T = {STEPS}"] = call(MaskedDenoiser(published), x, t)
+            jobs[f"{prefix}loop with masks, T = {STEPS}"] = call(MaskedDenoiser(published), x, t)
             for name, spiking in NETWORKS.items():
                 net = ann if spiking is None else convert(ann, spiking)
                 stack.enter_context(quantized_once(net))
-                jobs[f"{where}{name}"] = _in_floats(net, x, t)
-                jobs[f"{where}{name}, bytes"] = call(net, x, t)
+                jobs[f"{prefix}{name}"] = _in_floats(net, x, t)
+                jobs[f"{prefix}{name}, bytes"] = call(net, x, t)
             times = bench.time(jobs)
         for name in jobs:
             itself = str(times.ratio(name, name.removesuffix(", bytes"))) if name.endswith("bytes") else None
@@ -84,10 +84,10 @@ def _compare(bench: Bench, ch: int, batch: int, size: int) -> list[list]:
     spikes, weight = torch.randint(-1, 2, (batch, ch, size, size)), torch.randint(-10, 11, (ch, ch, 3, 3))
     floats, weights = spikes.float(), weight * step
     numbers, conv = Spikes((spikes + 1).to(torch.uint8), 1, unit), SpikeConv(weight, step, (1, 1), (1, 1))
-    where = f"ch {ch}, {batch} rows, {size}×{size}"
+    label = f"ch {ch}, {batch} rows, {size}×{size}"
     jobs = {
-        f"{where}: fp32": lambda: F.conv2d(floats, weights, padding=1),
-        f"{where}: bytes": lambda: conv(numbers),
+        f"{label}: fp32": lambda: F.conv2d(floats, weights, padding=1),
+        f"{label}: bytes": lambda: conv(numbers),
     }
     times = bench.time(jobs)
-    return [[name, *times.row(name, f"{where}: fp32")] for name in jobs]
+    return [[name, *times.row(name, f"{label}: fp32")] for name in jobs]

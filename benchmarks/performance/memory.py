@@ -60,17 +60,17 @@ OTHERS = {
 def memory(bench: Bench) -> Section:
     """Every row alone in a fresh process, or on a GPU that was emptied before it."""
     levels = {f"layer_sync, T = {window(bits)}": Job("layer_sync", bits) for bits in bench.plan.memory_bits}
-    others = {name: job for name, job in OTHERS.items() if job.kind in bench.plan.memory_rows}
-    jobs = {"fp32 ANN": Job(ANN)} | levels | others
+    other_jobs = {name: job for name, job in OTHERS.items() if job.kind in bench.plan.memory_rows}
+    jobs = {"fp32 ANN": Job(ANN)} | levels | other_jobs
     peaks = {name: peak(bench, job) for name, job in jobs.items()}
     ch, batch = bench.plan.wide
     weights = sum(p.numel() * p.element_size() for p in UNet(config_of(bench, ch)).parameters())
     rows, cases = [], []
-    for name, found in peaks.items():
-        ratio = None if found is None else found / peaks["fp32 ANN"]
+    for name, peak_bytes in peaks.items():
+        ratio = None if peak_bytes is None else peak_bytes / peaks["fp32 ANN"]
         trains = jobs[name].kind in (TRAINER, PLAIN)
-        beyond = None if found is None or trains else (found - weights) / MIB
-        rows.append([name, None if found is None else found / MIB, ratio, beyond])
+        beyond = None if peak_bytes is None or trains else (peak_bytes - weights) / MIB
+        rows.append([name, None if peak_bytes is None else peak_bytes / MIB, ratio, beyond])
         if name in levels and ratio is not None:
             cases.append(Case(name.removeprefix("layer_sync, "), ratio))
     title = f"Peak memory, ch {ch}, batch {batch} (training: {bench.plan.train_batch})"
@@ -88,11 +88,11 @@ def peak(bench: Bench, job: Job) -> float | None:
 def _gpu_peak(bench: Bench, job: Job) -> float:
     gc.collect()
     torch.cuda.empty_cache()
-    held = torch.cuda.memory_allocated(bench.device)
+    before = torch.cuda.memory_allocated(bench.device)
     torch.cuda.reset_peak_memory_stats(bench.device)
     prepare(bench, job)()
     torch.cuda.synchronize(bench.device)
-    return float(torch.cuda.max_memory_allocated(bench.device) - held)
+    return float(torch.cuda.max_memory_allocated(bench.device) - before)
 
 
 def _child_peak(bench: Bench, job: Job) -> float:
@@ -101,12 +101,12 @@ def _child_peak(bench: Bench, job: Job) -> float:
     # Freed blocks go back to the system at once, so that resident memory follows what is in use.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     command = [sys.executable, "-m", __name__, json.dumps(spec)]
-    done = subprocess.run(
+    completed = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=CHILD_SECONDS, check=False
     )
-    if done.returncode:
-        raise RuntimeError(f"{job}: {done.stderr.strip().splitlines()[-1:]}")
-    return float(done.stdout.split()[-1])
+    if completed.returncode:
+        raise RuntimeError(f"{job}: {completed.stderr.strip().splitlines()[-1:]}")
+    return float(completed.stdout.split()[-1])
 
 
 def prepare(bench: Bench, job: Job) -> Callable[[], object]:

@@ -43,6 +43,6 @@ def about_line(about: dict[str, str]) -> str:
 
 def write(path: Path, about: dict[str, str], lines: list[dict], sections: dict[str, list[Section]]) -> None:
     """Everything as JSON; "targets" are the lines of the table, "sections" the tables by the name of --only."""
-    held = {name: [section.to_dict() for section in group] for name, group in sections.items()}
+    tables = {name: [section.to_dict() for section in group] for name, group in sections.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps({"about": about, "targets": lines, "sections": held}, indent=1) + "\n")
+    write_text(path, json.dumps({"about": about, "targets": lines, "sections": tables}, indent=1) + "\n")

@@ -27,9 +27,9 @@ class PlainLoop:
         self.device = next(net.parameters()).device
         self.optimizer = torch.optim.Adam(net.parameters(), lr=train.lr, foreach=False, fused=False)
         betas = torch.linspace(diffusion.beta_1, diffusion.beta_T, diffusion.diffusion_steps, dtype=torch.float64)
-        kept = torch.cumprod(1 - betas, dim=0)
-        self.signal = kept.sqrt().float().to(self.device)
-        self.noise = (1 - kept).sqrt().float().to(self.device)
+        alphas_bar = torch.cumprod(1 - betas, dim=0)
+        self.signal = alphas_bar.sqrt().float().to(self.device)
+        self.noise = (1 - alphas_bar).sqrt().float().to(self.device)
 
     def step(self, images: Tensor) -> Tensor:
         """One step on uint8 images [N, C, H, W]; the loss, 0-dim."""

@@ -39,12 +39,12 @@ def _profile(bench: Bench, title: str, job: Callable[[], object]) -> Section:
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
     with profile(activities=activities) as recorded:
         job()
-    own = "self_device_time_total" if gpu else "self_cpu_time_total"
-    events = [event for event in recorded.key_averages() if getattr(event, own) > 0]
-    total = sum(getattr(event, own) for event in events) or 1
-    events.sort(key=lambda event: getattr(event, own), reverse=True)
+    attribute = "self_device_time_total" if gpu else "self_cpu_time_total"
+    events = [event for event in recorded.key_averages() if getattr(event, attribute) > 0]
+    total = sum(getattr(event, attribute) for event in events) or 1
+    events.sort(key=lambda event: getattr(event, attribute), reverse=True)
     rows = [
-        [event.key[:60], getattr(event, own) / 1e3, 100 * getattr(event, own) / total, event.count]
+        [event.key[:60], getattr(event, attribute) / 1e3, 100 * getattr(event, attribute) / total, event.count]
         for event in events[:TOP]
     ]
     return Section(f"Profile: {title}", ["operation", "own ms", "%", "calls"], rows)

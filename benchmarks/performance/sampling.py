@@ -47,8 +47,10 @@ def samplers(bench: Bench) -> Section:
 
 
 def _generation(net: nn.Module, sample: SampleConfig, count: int) -> Callable[[], Tensor]:
-    known = torch.ones(net.diffusion.diffusion_steps, dtype=torch.float64)  # Γ_t of analytic_dpm; any value costs alike
-    statistics = known if sample.sampler == "analytic_dpm" else None
+    gammas = torch.ones(
+        net.diffusion.diffusion_steps, dtype=torch.float64
+    )  # Γ_t of analytic_dpm; any value costs alike
+    statistics = gammas if sample.sampler == "analytic_dpm" else None
 
     def job() -> Tensor:
         return generate(net, sample, range(count), Given(statistics))

@@ -34,8 +34,8 @@ def convolutions(ann: UNet, x: Tensor, t: Tensor) -> Callable[[], None]:
 
     def job() -> None:
         with torch.inference_mode():
-            for layer, seen in calls:
-                layer(seen)
+            for layer, x in calls:
+                layer(x)
 
     return job
 
@@ -44,9 +44,9 @@ def stream(bench: Bench) -> Section:
     """Both targets in the same rounds, at two widths and every T."""
     header = ["network", "ms (quartiles)", "over stream", "over T × convolutions"]
     section = Section("stream against a loop with masks, and against its arithmetic floor", header)
-    for where, (ch, batch) in (("wide", bench.plan.wide), ("narrow", bench.plan.narrow)):
+    for width, (ch, batch) in (("wide", bench.plan.wide), ("narrow", bench.plan.narrow)):
         for bits in bench.plan.stream_bits:
-            _stream_rows(bench, section, where, ch, batch, bits)
+            _stream_rows(bench, section, width, ch, batch, bits)
     section.note = (
         "The quicker of the loops measured is the baseline. stream runs with its defaults (running norm, bounded "
         "neuron), the loops with the published norm and neuron; stream with those, and the loop that takes the whole "
@@ -55,7 +55,7 @@ def stream(bench: Bench) -> Section:
     return section
 
 
-def _stream_rows(bench: Bench, section: Section, where: str, ch: int, batch: int, bits: int) -> None:
+def _stream_rows(bench: Bench, section: Section, width: str, ch: int, batch: int, bits: int) -> None:
     ann = make_ann(bench, ch, bits)
     x, t = inputs(bench, ann, batch)
     published = make_snn(bench, ch, bits, PUBLISHED)
@@ -75,15 +75,15 @@ def _stream_rows(bench: Bench, section: Section, where: str, ch: int, batch: int
         section.rows.append([f"ch {ch}, batch {batch}, T = {steps}: {name}", *times.row(name, OURS), floor])
     loop = min(loops, key=lambda name: times.spread(name).median)
     label = f"T = {steps}"
-    section.cases.setdefault(f"masked_{where}", []).append(Case.of(label, times.ratio(loop, OURS)))
-    section.cases.setdefault(f"floor_{where}", []).append(Case.of(label, times.ratio(OURS, FLOOR, steps)))
+    section.cases.setdefault(f"masked_{width}", []).append(Case.of(label, times.ratio(loop, OURS)))
+    section.cases.setdefault(f"floor_{width}", []).append(Case.of(label, times.ratio(OURS, FLOOR, steps)))
 
 
 def settle(bench: Bench) -> Section:
     """What running on until nothing fires costs, against the steps it takes."""
     header = ["network", "T", "settling steps", "stream, ms", "settling, ms", "ratio", "allowed"]
     section = Section("stream that settles by itself", header)
-    for where, (ch, batch) in (("wide", bench.plan.wide), ("narrow", bench.plan.narrow)):
+    for width, (ch, batch) in (("wide", bench.plan.wide), ("narrow", bench.plan.narrow)):
         for bits in bench.plan.settle_bits:
             plain, auto = make_snn(bench, ch, bits, STREAM), make_snn(bench, ch, bits, AUTO)
             x, t = inputs(bench, plain, batch)
@@ -93,5 +93,5 @@ def settle(bench: Bench) -> Section:
             cells = [f"ch {ch}, batch {batch}", steps, auto.last_settle_steps, *times.row("plain"), *times.row("auto")]
             section.rows.append([*cells, str(ratio), allowed])
             case = Case.of(f"T = {steps}, {auto.last_settle_steps} settling steps", ratio, allowed)
-            section.cases.setdefault(f"settle_{where}", []).append(case)
+            section.cases.setdefault(f"settle_{width}", []).append(case)
     return section

@@ -40,17 +40,17 @@ class Target:
         worst = max(cases, key=self.excess)
         verdict = PASS if self.excess(worst) <= 1 else SHORT
         allowed = None if worst.bound is None else round(worst.bound, 3)
-        found = {"measured": worst.ratio, "low": worst.low, "high": worst.high, "at": worst.label, "allowed": allowed}
-        return line | found | {"verdict": verdict, "why": ""}
+        figures = {"measured": worst.ratio, "low": worst.low, "high": worst.high, "at": worst.label, "allowed": allowed}
+        return line | figures | {"verdict": verdict, "why": ""}
 
 
 def _targets() -> tuple[Target, ...]:
     sync = "layer_sync on counts, worst T, over the fp32 ANN's forward"
     loop, floor = "a loop over time steps with boolean masks over stream", "stream over T × the ANN's convolutions"
-    found = []
+    targets = []
     for device in DEVICES:
         cpu = device == "cpu"
-        found += [
+        targets += [
             Target("layer_sync_time", "forward", f"{sync}: time", device, 1.15),
             Target("layer_sync_memory", "memory", f"{sync}: peak memory", device, 1.2),
             Target("masked_wide", "stream", f"{loop}, ch 128", device, 2.0 if cpu else 5.0, at_most=False),
@@ -69,8 +69,8 @@ def _targets() -> tuple[Target, ...]:
                 at_most=False,
             ),
         ]
-    what = "DDIM-50 of 50,000 images, layer_sync: share of the measured bf16 matrix rate"
-    return (*found, Target("ddim50", "ddim50", what, "cuda", 0.4, at_most=False))
+    claim = "DDIM-50 of 50,000 images, layer_sync: share of the measured bf16 matrix rate"
+    return (*targets, Target("ddim50", "ddim50", claim, "cuda", 0.4, at_most=False))
 
 
 TARGETS = _targets()
@@ -81,9 +81,9 @@ def target_lines(cases: dict[str, list[Case]], device: str, measured: tuple[str,
     lines = []
     for target in TARGETS:
         if target.device != device:
-            other = "no GPU" if target.device == "cuda" else "ran on a GPU; --device=cpu measures it"
-            lines.append(target.line([], other))
+            note = "no GPU" if target.device == "cuda" else "ran on a GPU; --device=cpu measures it"
+            lines.append(target.line([], note))
         else:
-            reason = "gave no figure" if target.section in measured else f"--only leaves out {target.section}"
-            lines.append(target.line(cases.get(target.name, []), reason))
+            note = "gave no figure" if target.section in measured else f"--only leaves out {target.section}"
+            lines.append(target.line(cases.get(target.name, []), note))
     return lines

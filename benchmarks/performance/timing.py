@@ -50,8 +50,8 @@ class Times:
 
     def row(self, name: str, below: str | None = None) -> list[object]:
         """Cells: milliseconds with quartiles and, against `below`, the ratio."""
-        one = self.spread(name)
-        cells: list[object] = [str(Spread(*(1e3 * value for value in (one.median, one.low, one.high))))]
+        spread = self.spread(name)
+        cells: list[object] = [str(Spread(*(1e3 * value for value in (spread.median, spread.low, spread.high))))]
         return cells if below is None else [*cells, str(self.ratio(name, below))]
 
 

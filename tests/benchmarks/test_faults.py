@@ -154,7 +154,7 @@ def test_faults_of_the_surroundings_are_there_and_then_gone(tmp_path, monkeypatc
     lock.touch()
     with kinds.provoked(kinds.UNLOCKED, stage, tmp_path, images):
         assert not lock.exists()
-    with kinds.own_disk(tmp_path / "disk", wanted=True) as mounted:
+    with kinds.own_disk(tmp_path / "disk", separate=True) as mounted:
         if mounted:
             with kinds.provoked(kinds.FULL, stage, tmp_path / "disk", images), pytest.raises(OSError, match="space"):
                 (tmp_path / "disk" / "more").write_bytes(bytes(9000))

@@ -233,3 +233,13 @@ def test_a_folder_elsewhere_is_converted_into_a_logdir(finished_run, tmp_path):
     refused(done, "spiking network already")
     done = script("SNN_conversion.py", f"--logdir={tmp_path}/b", "--eval", "--eval_model_path=no-such-network")
     refused(done, "no checkpoint at no-such-network")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_a_folder_is_readable_by_whom_the_umask_lets_read(ann, tmp_path):
+    before = os.umask(0o027)
+    try:
+        ann2snn.save(ann, tmp_path / "net", step=7)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "net").iterdir()} == {0o640}

@@ -141,7 +141,7 @@ class TestConversion:
         assert_equal(ann2snn.convert(q)(*call), q(*call))
 
     def test_a_graph_for_hardware_has_no_place_for_a_class_and_is_refused(self, snn):
-        with pytest.raises(UserError, match="told classes has no NIR graph"):
+        with pytest.raises(UserError, match="class-conditional network has no NIR graph"):
             check_exported(snn)
 
     def test_costs_are_those_of_the_branches_and_differ_between_classes(self, ann, snn):

@@ -314,7 +314,9 @@ def test_a_mix_of_devices_is_found():
 def test_times_between_the_steps_are_the_splines():
     curve = VP(DiffusionConfig(diffusion_steps=STEPS)).log_snr
     t = torch.cat([torch.arange(STEPS, dtype=torch.float64), torch.rand(50, dtype=torch.float64) * (STEPS - 1)])
-    assert torch.allclose(curve.log_alpha_bar_there(t), torch.from_numpy(curve.log_alpha_bar(t.numpy())), rtol=1e-13)
+    assert torch.allclose(
+        curve.log_alpha_bar_on_device(t), torch.from_numpy(curve.log_alpha_bar(t.numpy())), rtol=1e-13
+    )
 
 
 def test_noise_drawn_ahead_is_the_same():

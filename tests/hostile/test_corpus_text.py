@@ -5,8 +5,9 @@ import os
 
 import pytest
 
+from ann2snn.arguments import Parser
 from ann2snn.errors import UserError
-from ann2snn.files.flagfile import check_arguments
+from ann2snn.files.flagfile import check_arguments, expanded
 from ann2snn.report.collect import collect
 from tests.hostile.contained import contained, refusal, sixteenths, tree
 from tests.hostile.corpus import ESCAPE, special_files
@@ -170,3 +171,14 @@ def test_a_flagfile_of_a_run_folder_may_be_anything(tmp_path):
     os.mkfifo(tmp_path / "run" / "flagfile.convert.txt")
     (tmp_path / "run" / "flagfile.txt").write_bytes(b"\xff\0" + json.dumps({"a": 1}).encode())
     assert contained(lambda: collect(tmp_path / "run"), seconds=10) is None
+
+
+def test_a_byte_order_mark_before_the_first_flag_is_passed_over(tmp_path):
+    """Editors of Windows put one, and end lines by CR LF."""
+    path = tmp_path / "flags.txt"
+    path.write_bytes("--bit=4\r\n# café\r\n--ch=8\r\n".encode("utf-8-sig"))
+    assert [word for _, word in expanded([f"--flagfile={path}", "--ch=16"])] == ["--bit=4", "--ch=8", "--ch=16"]
+    parser = Parser("fad", None, files=True)
+    parser.add_argument("--seed", type=int)
+    path.write_bytes("--seed 3\r\n".encode("utf-8-sig"))
+    assert parser.read([f"@{path}"]).seed == 3

@@ -136,7 +136,7 @@ def test_score_energy_and_steps_stand_together_with_the_ann(logdir):
     chart = charts(collect(logdir))["pareto"]
     rows = {row[0]: dict(zip(chart.header, row, strict=True)) for row in chart.rows}
     assert list(rows) == ["2-bit ANN, zeros skipped", "layer_sync", "layer_sync carried", "stream"]
-    score, steps, energy = "FD_efficientnet_lite0", "steps a call", "arithmetic, int8"
+    score, steps, energy = "FD_efficientnet_lite0", "steps per call", "arithmetic, int8"
     assert [rows[name][score] for name in rows] == ["–", "22.00", "23.00", "–"]
     assert [rows[name][steps] for name in rows] == ["–", "54.00", "54.00", "3.00"]
     assert [rows[name][energy] for name in rows] == ["5 µJ", "4 µJ", "1 µJ", "9 µJ"]

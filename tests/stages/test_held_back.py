@@ -52,4 +52,4 @@ def test_sigterm_inside_a_block_ends_at_once_and_resumes(tmp_path):
 
     stopped = script("SNN_ft.py", *flags, before=before)
     assert stopped.returncode == 143 and "run the same command to continue" in stopped.stdout
-    assert "3 blocks are done" in check(script("SNN_ft.py", *flags))
+    assert "3 blocks done" in check(script("SNN_ft.py", *flags))

@@ -268,7 +268,7 @@ def test_fine_tuning_that_has_lost_its_folder_keeps_its_finished_blocks(finished
     assert str(rescued) in told
     (logdir / "SNN_2bit_ft").mkdir()
     shutil.copy(rescued, logdir / "SNN_2bit_ft" / "ft_state.pt")
-    assert "3 blocks are done" in check(script("SNN_ft.py", *flags))
+    assert "3 blocks done" in check(script("SNN_ft.py", *flags))
     gaps = torch.load(logdir / "SNN_2bit_ft" / "ft_state.pt", weights_only=True)["gaps"]
     best = torch.load(logdir / "SNN_2bit_ft" / "model_best.pt", weights_only=True)["prediction_gap"]
     assert best == min(gaps[3:]) or min(gaps[:3]) < min(gaps[3:])

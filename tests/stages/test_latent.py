@@ -51,7 +51,7 @@ def test_a_network_of_latents_goes_through_all_stages(trained, tmp_path):
     flags = [f"--logdir={logdir}", *NETWORK, *SAMPLING, model, f"--autoencoder={folder / 'a.pt'}"]
     out = check(script("SNN_conversion.py", "--eval", *flags, "--gap_images=1", "--gen_images=2"))
     assert "layer_sync equals its quantized ANN exactly" in out
-    assert "and once an image the decoder, an fp32 ANN of" in out
+    assert "plus, once per image, the decoder: an fp32 ANN of" in out
     pictures = [(logdir / f"images/{name}.png").read_bytes() for name in ("ANN", "SNN_T3")]
     assert pictures[0] == pictures[1]
     with np.load(logdir / "trajectory.npz") as path:
@@ -79,7 +79,7 @@ def test_another_autoencoder_or_none_is_refused_by_every_stage(trained, tmp_path
     assert f"autoencoder={a}, now autoencoder={b}" in said
     assert f"was trained on latents of {a}" in refused("SNN_conversion.py", "--eval", logdir, model, other)
     for name, action in (("evaluate.py", "--sample_only"), ("SNN_ft.py", "--fine_tune")):
-        assert f"makes latents of the autoencoder {a}: name that" in refused(name, action, logdir, model)
+        assert f"makes latents of the autoencoder {a}: give it" in refused(name, action, logdir, model)
     shipped = "--eval_model_path=fashion-mnist-32-4bit"
     assert "was trained on images" in refused("evaluate.py", "--sample_only", logdir, shipped, other)
     assert not list(tmp_path.iterdir())
@@ -119,11 +119,11 @@ def test_one_command_trains_an_autoencoder_and_refuses_what_it_cannot(tmp_path, 
     shape = ["--img_size", "8", "--halvings", "1", "--latent_channels", "2", "--width", "8", "--num_threads", "1"]
     out = tmp_path / "new/ae.pt"
     assert command.main(["--out", str(out), "--steps", "2", "--batch_size", "4", *shape]) == 0
-    assert "latents 2x4x4 of 8x8 images, mean" in capsys.readouterr().out
+    assert "latents 2x4x4 of images 8x8, mean" in capsys.readouterr().out
     assert Image.open(out.with_suffix(".png")).size[0] == 16 * 10 + 2
     wide = tmp_path / "wide.pt"
     assert command.main(["--out", str(wide), "--steps", "1", "--batch_size", "4", *shape, "--img_size", "8,12"]) == 0
-    assert "latents 2x4x6 of 8x12 images, mean" in capsys.readouterr().out
+    assert "latents 2x4x6 of images 8x12, mean" in capsys.readouterr().out
     latents = load_autoencoder(wide).encode(torch.zeros(1, 1, 8, 12, dtype=torch.uint8))
     assert latents.shape == (1, 2, 4, 6)
     assert checkpoint.read(wide)["config"]["autoencoder"]["image_size"] == [8, 12]

@@ -146,7 +146,7 @@ def test_fine_tuning_killed_in_the_third_block_resumes_there(tmp_path, tuning):
 
     assert script("SNN_ft.py", *flags, before=before).returncode == -signal.SIGKILL
     assert len(torch.load(state, weights_only=True)["reports"]) == 2
-    assert "2 blocks are done" in check(script("SNN_ft.py", *flags))
+    assert "2 blocks done" in check(script("SNN_ft.py", *flags))
     resumed = torch.load(state, weights_only=True)
     assert equal(whole["ema_model"], resumed["ema_model"]) and whole["gaps"] == resumed["gaps"]
     assert read_log(state.with_name("log.jsonl")) == log

@@ -177,7 +177,7 @@ def test_other_images_and_another_rate_in_fine_tuning(half_tuned, tmp_path, fold
     flags = [*own, f"--logdir={logdir}", "--dataset_type=folder", f"--data_dir={folder_of_images}"]
     refused(script("SNN_ft.py", *flags), "dataset_type=fashion_mnist_10k, now dataset_type=folder")
     flags += ["--lr=1e-5", "--resume_with=dataset_type,lr"]
-    assert "2 blocks are done with lr=1e-05 (was 0.0001), dataset_type=folder" in check(script("SNN_ft.py", *flags))
+    assert "2 blocks done with lr=1e-05 (was 0.0001), dataset_type=folder" in check(script("SNN_ft.py", *flags))
     [(step, changes)] = resumed_with(logdir / "SNN_2bit_ft")
     assert step == 2 and changes.keys() == {"lr", "dataset_type", "data_dir"}
 

@@ -55,8 +55,8 @@ def sample_dpm_solver(
 def plan(process: VP, steps: int, order: int, skip: str) -> tuple[list[Node], list[int]]:
     """The nodes between steps and each step's order. Raises UserError for options that do not fit the process."""
     check_solver(process, steps, order, 3)
-    full, rest = divmod(steps - 1, order)
-    orders = [order] * full + [rest] * (rest > 0)
+    full, remainder = divmod(steps - 1, order)
+    orders = [order] * full + [remainder] * (remainder > 0)
     grid = real_times(process, steps, skip)
     ends = [sum(orders[:i]) for i in range(len(orders) + 1)]
     return [node(process, grid[end]) for end in ends], orders
@@ -74,8 +74,8 @@ def _first(predict: Noise, x: Tensor, start: Node, end: Node) -> Tensor:
 
 def _second(predict: Noise, x: Tensor, start: Node, middle: Node, end: Node) -> Tensor:
     """Algorithm 1 (r = 1/2), which takes ε at the midpoint for the whole step."""
-    there = ddim_step(x, predict(x, start), start, middle)
-    return ddim_step(x, predict(there, middle), start, end)
+    x_middle = ddim_step(x, predict(x, start), start, middle)
+    return ddim_step(x, predict(x_middle, middle), start, end)
 
 
 def _third(predict: Noise, x: Tensor, start: Node, middle: Node, later: Node, end: Node) -> Tensor:
@@ -88,8 +88,8 @@ def _third(predict: Noise, x: Tensor, start: Node, middle: Node, later: Node, en
         return ddim_step(x, eps, start, stop) - stop.sigma * (math.expm1(h) / h - 1) * slope
 
     change = predict(ddim_step(x, eps, start, middle), middle) - eps
-    there = bent(later, 2 * change)  # r_2/r_1
-    return bent(end, (predict(there, later) - eps) * 1.5)  # 1/r_2
+    x_later = bent(later, 2 * change)  # r_2/r_1
+    return bent(end, (predict(x_later, later) - eps) * 1.5)  # 1/r_2
 
 
 STEPS: dict[int, Callable[..., Tensor]] = {1: _first, 2: _second, 3: _third}

@@ -30,8 +30,8 @@ def check(name: str, process: object, **options: object) -> Sequence[float]:
     """
     require(name in SAMPLERS, f"--sampler={name}: use one of {', '.join(SAMPLERS)}")
     sampler = SAMPLERS[name]
-    known = (*sampler.options, "steps")  # ddpm, which has no other number of them, may be told so
-    surplus = [option for option in options if option not in known]
+    allowed = (*sampler.options, "steps")  # ddpm, which has no other number of them, may be told so
+    surplus = [option for option in options if option not in allowed]
     require(not surplus, f"--sampler={name}: has no option {', '.join(surplus)}")
     missing = "steps" in sampler.options and options.get("steps") is None
     require(not missing, f"--sampler={name}: give the number of steps")

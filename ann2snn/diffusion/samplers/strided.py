@@ -97,12 +97,12 @@ def sample_analytic_dpm(
     """
     times = analytic_times(process, steps, skip, statistics)
     assert statistics is not None  # `analytic_times` has asked for them
-    known, alphas_bar = statistics.tolist(), process.alphas_bar.tolist()
+    gamma, alphas_bar = statistics.tolist(), process.alphas_bar.tolist()
 
     def variance(i: int, step: ReverseStep) -> float:
         now = alphas_bar[times[i]]
         # At ᾱ = 0 nothing is known of x_0: the bound.
-        spread = min(max((1 - now) / now * (1 - known[times[i]]), 0.0), 1.0) if now > 0 else 1.0
+        spread = min(max((1 - now) / now * (1 - gamma[times[i]]), 0.0), 1.0) if now > 0 else 1.0
         total = min(step.small + step.image**2 * spread, 1.0)
         return min(total, LAST_VARIANCE) if clip and times[i + 1] == 0 else total
 
