@@ -91,7 +91,7 @@ def check_pair(config: NetworkConfig, diffusion: DiffusionConfig) -> None:
 
 def check_variance(config: NetworkConfig, diffusion: DiffusionConfig) -> None:
     """Raise UserError unless the network's output is what the process asks for: as its input, or twice as much."""
-    twice, told = tells_variance(config), f"{config.denoised_channels} output channels for {config.in_channels} input"
-    require(twice or config.denoised_channels == config.in_channels, f"{told} channels: as many, or twice as many")
+    twice, counts = tells_variance(config), f"{config.denoised_channels} output channels for {config.in_channels} input"
+    require(twice or config.denoised_channels == config.in_channels, f"{counts} channels: as many, or twice as many")
     lacks = f"--var_type={LEARNED}: the network was not trained to tell its variance; use fixedlarge or fixedsmall"
     require(twice or diffusion.var_type != LEARNED, lacks)

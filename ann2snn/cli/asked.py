@@ -12,7 +12,7 @@ from .flags import FLAGS, given, written
 COMMANDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("interpolate", "start", "inpaint", "invert", "score", "against"), ("evaluate",)),
     **dict.fromkeys(("metrics", "kid", "precision_recall", "trajectory", "make_stats", "score_data"), ("evaluate",)),
-    **dict.fromkeys(("export", "export_nir", "export_program", "export_onnx"), ("convert",)),
+    **dict.fromkeys(("export", "export_nir", "fold_norms", "export_program", "export_onnx"), ("convert",)),
     "init_from": ("train",),
     "search_sigma_rel": ("evaluate",),
     "sigma_rel": ("evaluate", "convert"),

@@ -32,6 +32,7 @@ from ..files.atomic import file_hash
 from ..generate import compiled
 from ..generate.classes import classes_of, resolved
 from ..generate.sampling import generate_batches
+from ..hardware import GraphFile
 from ..metrics.inception_score import usual_splits
 from ..metrics.score import score_numbered
 from ..nets.architecture import Network, NetworkConfig, asked_for_variance
@@ -130,11 +131,12 @@ def of_class(images: ImageDataset) -> ImageDataset:
     return images if label in (None, NO_CLASS) else images.of_class(label)
 
 
-def nir_file() -> tuple[Path, float] | None:
+def nir_file() -> GraphFile | None:
     """Where the network is written as a graph, and at which diffusion time; None if nowhere. Raises UserError."""
     path, t = FLAGS.export_nir, FLAGS.nir_time
     require((path is None) == (t is None), "--export_nir and --nir_time: give both, the file and a diffusion time")
-    return None if path is None else (Path(path), t)
+    require(path is not None or not FLAGS.fold_norms, "--fold_norms: only with --export_nir; drop it or add that")
+    return None if path is None else GraphFile(Path(path), t, FLAGS.fold_norms)
 
 
 def sample_config() -> SampleConfig:

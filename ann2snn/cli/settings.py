@@ -25,6 +25,7 @@ NETWORK_FLAGS = OF_ALL | {
     "norm_groups": "norm_groups",
     "spike_driven": "spike_driven",
     "norm": "norm",
+    "norm_bins": "norm_bins",
     "T": "diffusion_steps",
 }
 ATTENTION_FLAGS = OF_ALL | {"norm_groups": "norm_groups", "attn": "attn", "block_size": "block_size"}
@@ -56,6 +57,7 @@ NEUTRAL = {
     **{"tsm": False, "corrections": None, "decay": None, "norm": None, "threshold": None, "timestep": None},
     **{"surrogate": None, "soft_reset": None, "detach_reset": None, "recompute": False},
     "class_cond": False,
+    "norm_bins": 1,
 }
 
 

@@ -63,6 +63,7 @@ def _define_network() -> None:
         *("norm", None, ["group", "batch", "plain", "scaled"]),
         "unet: group (default), or batch, which is an affine map once trained; fsddim: batch norm plain, or times α",
     )
+    DEFINE_integer("norm_bins", 1, "--norm=batch: parts of diffusion time with statistics of their own; unet only")
     DEFINE_integer("norm_groups", 32, "groups of every GroupNorm; keep at least 2 channels in a group")
     DEFINE_integer("block_size", 1, "side of the squares of pixels that become channels; --arch=attention only")
     DEFINE_bool(
@@ -351,6 +352,7 @@ def _define_scores() -> None:
     DEFINE_string("export", None, "SNN_conversion: a new folder for the network and a card of what was measured")
     DEFINE_string("export_nir", None, "SNN_conversion: a new file for the network at --nir_time as a graph (NIR)")
     DEFINE_float("nir_time", None, "diffusion time of --export_nir, 0 to below --T")
+    DEFINE_bool("fold_norms", False, "--export_nir: batch norms become weights of the convolutions in front of them")
     DEFINE_string("export_onnx", None, "SNN_conversion: a new ONNX file of the layer_sync network, with Q/DQ nodes")
     DEFINE_string("export_program", None, "SNN_conversion: a new file of the layer_sync network, for torch.export.load")
 

@@ -13,6 +13,7 @@ from ..errors import UserError
 FULL_PRECISION = 32
 MAX_MULT = 64
 MAX_IMAGE_SIZE = 4096
+MAX_NORM_BINS = 64
 
 #: Whole numbers that describe a U-Net → what messages call them.
 WHOLE = {
@@ -22,6 +23,7 @@ WHOLE = {
     "spike_steps": "--timestep",
     "diffusion_steps": "--T",
     "norm_groups": "--norm_groups",
+    "norm_bins": "--norm_bins",
     "block_size": "--block_size",
 }
 
@@ -157,14 +159,20 @@ def check_out_channels(channels: object) -> int | None:
     """Return the channels of a network's output as an integer, or None for as many as its input's. Raises UserError."""
     if channels is None:
         return None
-    whole = check_int(channels, "output channels")
-    require(1 <= whole <= 128, f"{whole} output channels: use 1 to 128")
-    return whole
+    count = check_int(channels, "output channels")
+    require(1 <= count <= 128, f"{count} output channels: use 1 to 128")
+    return count
 
 
 def check_norm_groups(groups: int, ch: int) -> None:
     """Raise UserError unless the channels of every level can be cut into `groups`."""
     require(groups > 0 and ch % groups == 0, f"--norm_groups={groups}: must divide --ch={ch}")
+
+
+def check_norm_bins(bins: int, norm: str) -> None:
+    """Raise UserError for more parts of diffusion time than statistics are kept for, or for a norm that keeps none."""
+    require(1 <= bins <= MAX_NORM_BINS, f"--norm_bins={bins}: use 1 to {MAX_NORM_BINS}")
+    require(bins == 1 or norm == "batch", f"--norm_bins={bins}: only with --norm=batch, which keeps statistics")
 
 
 def check_blocks(num_res_blocks: int, dropout: float) -> None:

@@ -12,6 +12,7 @@ from .checks import (
     check_choice,
     check_diffusion_steps,
     check_multipliers,
+    check_norm_bins,
     check_norm_groups,
     check_out_channels,
     make_whole,
@@ -33,7 +34,8 @@ class UNetConfig:
     norm_groups: groups of every GroupNorm. With one channel per group a norm cancels the time embedding, which is
     added per channel just before it, so keep at least two channels per group in the narrowest block.
     spike_driven: every convolution but the head reads activations, so that in the spiking network it reads spikes.
-    norm: group, or batch, whose running statistics make it an affine map that hardware can be told.
+    norm: group, or batch, whose running statistics make it an affine map that hardware can be told. norm_bins: parts of
+    diffusion time of which batch norm has statistics of its own.
     out_channels: None for as many as `in_channels`; twice as many tell the variance of a step, too.
     num_classes: that it can be asked for; 0 for a network that is told no class. class_names: theirs, or none.
     """
@@ -56,6 +58,7 @@ class UNetConfig:
     num_classes: int = 0
     class_names: tuple[str, ...] = ()
     out_channels: int | None = None
+    norm_bins: int = 1
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen; normalise types once, here
@@ -79,6 +82,7 @@ class UNetConfig:
         require(known, f"--norm={self.norm}: use group or batch with --arch=unet")
         if self.norm == "group":
             check_norm_groups(self.norm_groups, self.ch)
+        check_norm_bins(self.norm_bins, self.norm)
         check_halving(self.image_size, len(self.ch_mult))
 
     @property
@@ -88,4 +92,7 @@ class UNetConfig:
 
     def to_dict(self) -> dict:
         lists = {name: list(getattr(self, name)) for name in ("ch_mult", "class_names")}
-        return dataclasses.asdict(self) | lists | {"image_size": self.image_size.stored}
+        fields = dataclasses.asdict(self) | lists | {"image_size": self.image_size.stored}
+        if self.norm_bins == 1:  # unknown to files of before
+            del fields["norm_bins"]
+        return fields

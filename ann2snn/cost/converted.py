@@ -37,7 +37,7 @@ PER_VALUE = {
 #: Names of torch's functions, without underscores, by kind.
 KINDS = {
     **dict.fromkeys(("group_norm", "layer_norm", "instance_norm", "rms_norm"), "norm"),
-    **{"batch_norm": "affine", "softmax": "softmax"},
+    **{"batch_norm": "affine", "batch_norm_of_rows": "affine", "softmax": "softmax"},
     **dict.fromkeys(("add", "radd", "iadd", "sub", "rsub", "isub", "sum", "mean", "cumsum"), "sum"),
     **dict.fromkeys(("mul", "rmul", "imul", "div", "rdiv", "truediv", "rtruediv", "itruediv", "multiply"), "scale"),
 }

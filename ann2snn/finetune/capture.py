@@ -49,8 +49,9 @@ class BlockInput:
             for values, n in zip(given, steps, strict=True)
         ]
         leaves = [pytree.tree_leaves(share) for share in shares]
-        _, spec = pytree.tree_flatten(given[0])
-        return pytree.tree_unflatten([sum(column) for column in zip(*leaves, strict=True)], spec)
+        first, spec = pytree.tree_flatten(given[0])
+        sums = [sum(column) for column in zip(*leaves, strict=True)]
+        return pytree.tree_unflatten([_typed(*pair) for pair in zip(sums, first, strict=True)], spec)
 
 
 def _unfolded(value: object, steps: int, reduce) -> object:
@@ -58,6 +59,12 @@ def _unfolded(value: object, steps: int, reduce) -> object:
     if not isinstance(value, Tensor) or value.dim() == 0:
         return value
     return reduce(value.view(steps, len(value) // steps, *value.shape[1:]))
+
+
+def _typed(mean: Any, like: Any) -> Any:
+    """A mean over time steps of what stays the same in all, where it holds whole numbers, as such again."""
+    is_integer = isinstance(like, Tensor) and not like.is_floating_point()
+    return mean.round().to(like.dtype) if is_integer else mean
 
 
 @dataclass

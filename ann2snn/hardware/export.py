@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,11 +20,28 @@ from .follow import GridError, Writer
 from .graph import Graph, nir_package
 
 
-def export_nir(snn: SpikingNetwork, t: float | None, path: str | os.PathLike, *, x: Tensor | None = None) -> None:
+class GraphFile(NamedTuple):
+    """A file that gets the network at diffusion time `time` as a graph. fold_norms: see `export_nir`."""
+
+    path: Path
+    time: float
+    fold_norms: bool = False
+
+
+def export_nir(
+    snn: SpikingNetwork,
+    t: float | None,
+    path: str | os.PathLike,
+    *,
+    x: Tensor | None = None,
+    fold_norms: bool = False,
+) -> None:
     """Write the converted network at diffusion time t as a NIR graph, in double precision, to a new HDF5 file.
 
     t: None for a network that is called with its input alone. x: an example of the input, [1, C, H, W] or [1, F], where
-    the network does not know one (`SpikingNetwork.describe`).
+    the network does not know one (`SpikingNetwork.describe`). fold_norms: multiply a batch norm into the weights of the
+    convolution or linear layer that it reads, where nothing else reads that; sums are then rounded elsewhere, so that a
+    sum within rounding of a threshold may fall on its other side.
 
     The graph runs step by step (`stream`). It is fed x/T in each of the first T steps and zeros after, and answers
     what the network has answered so far times the share of the window, Σ of steps; neurons that take spikes back may
@@ -33,15 +51,17 @@ def export_nir(snn: SpikingNetwork, t: float | None, path: str | os.PathLike, *,
     Raises UserError, naming the layer, for what NIR cannot express exactly; where the packages are missing; where there
     is something at `path`.
     """
-    write_graph(planned(snn, t, path, x), path)
+    write_graph(planned(snn, t, path, x, fold_norms), path)
 
 
-def planned(snn: SpikingNetwork, t: float | None, path: str | os.PathLike, x: Tensor | None = None) -> Any:
+def planned(
+    snn: SpikingNetwork, t: float | None, path: str | os.PathLike, x: Tensor | None = None, fold_norms: bool = False
+) -> Any:
     """The `nir.NIRGraph` that `export_nir` writes to `path`. Raises UserError as that does."""
     require(isinstance(snn, SpikingNetwork), f"a {type(snn).__name__} is not converted: use ann2snn.convert first")
     nir_package()
     _check_free(path)
-    return graph_of(snn, t, x)
+    return graph_of(snn, t, x, fold_norms)
 
 
 def _check_free(path: str | os.PathLike) -> None:
@@ -74,7 +94,7 @@ def check_exported(snn: SpikingNetwork) -> None:
 
 
 @torch.no_grad()
-def graph_of(snn: SpikingNetwork, t: float | None, x: Tensor | None = None) -> Any:
+def graph_of(snn: SpikingNetwork, t: float | None, x: Tensor | None = None, fold_norms: bool = False) -> Any:
     """The network as a `nir.NIRGraph`. Raises UserError."""
     check_exported(snn)
     example = x if x is not None else _example(snn)
@@ -90,6 +110,8 @@ def graph_of(snn: SpikingNetwork, t: float | None, x: Tensor | None = None) -> A
     while True:
         try:
             graph, factor = _written(snn, call, coarsest)
+            if fold_norms:
+                graph.fold_norms()
             return graph.finished(_about(snn, t, factor))
         except GridError as error:
             coarsest = error.side

@@ -21,7 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..convert.trace import modules_watched
 from ..errors import UserError
-from ..neurons import IFNeuron
+from ..neurons import IFNeuron, batch_norm_of_rows
 from ..ptq.calls import leaves, map_tensors
 from ..ptq.reach import Reach
 from ..quant import UniformQuantizer
@@ -176,7 +176,7 @@ class Writer(TorchFunctionMode):
             return self._convolution(first, words.bound(words.CONVOLUTION, args, kwargs), constant)
         if func is F.linear and first is not None and out.dim() == 2:
             return self._linear(first, args[1] if len(args) > 1 else kwargs["weight"], constant)
-        if func is F.batch_norm and first is not None:
+        if func in (F.batch_norm, batch_norm_of_rows) and first is not None:
             return self._batch_norm(args[0], words.bound(words.BATCH_NORM, args, kwargs), constant)
         if func in words.ADDITIONS | words.DIFFERENCES and "alpha" not in kwargs:
             return self._sum(func, args[:2] if len(args) > 1 else (args[0], kwargs["other"]), constant)
@@ -243,15 +243,17 @@ class Writer(TorchFunctionMode):
     def _batch_norm(self, value: Tensor, options: dict, constant: Tensor) -> Signal:
         if options.get("training"):
             self.refuse("a batch norm in training mode: call .eval() first")
-        scale = (options["running_var"] + options.get("eps", 1e-5)).rsqrt()
+        scale = (options["running_var"].flatten() + options.get("eps", 1e-5)).rsqrt()
         scale = scale if options.get("weight") is None else scale * options["weight"]
         return self._scaled(self.signals[value], scale.view(-1, 1, 1) if value.dim() == 4 else scale, constant, ".norm")
 
     def _scaled(self, x: Signal, scale: Tensor | float, constant: Tensor, role: str) -> Signal:
+        """role: of the node; that of a norm may be folded."""
         scale = torch.as_tensor(scale, dtype=constant.dtype).detach()
         if math.prod(x.shape) != constant.numel():
             self.refuse("a product that broadcasts its input to a larger shape cannot be expressed in NIR")
-        node = self.graph.scale(f"{self.place}{role}", self.values(scale.expand(constant.shape), x), x.node)
+        write = self.graph.norm if role == ".norm" else self.graph.scale
+        node = write(f"{self.place}{role}", self.values(scale.expand(constant.shape), x), x.node)
         return Signal(node, constant, x.shape, x.factor)
 
     def _product(self, func: Callable, args: tuple, kwargs: dict, constant: Tensor) -> Signal:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,9 +40,10 @@ class Graph:
     def __init__(self, shape: tuple[int, ...], spike_steps: int) -> None:
         self.nir, self.shape = nir_package(), shape
         self.spike_steps = spike_steps
-        self.nodes: dict[str, object] = {}
+        self.nodes: dict[str, Any] = {}
         self.edges: list[tuple[str, str]] = []
         self.windows: dict[int, str] = {}
+        self.norms: list[str] = []
         self.input = self.add("input", self.nir.Input(input_type={"input": np.array(shape)}))
 
     def add(self, name: str, node: object, *sources: str) -> str:
@@ -54,6 +56,25 @@ class Graph:
 
     def scale(self, name: str, by: np.ndarray, *sources: str) -> str:
         return self.add(name, self.nir.Scale(by), *sources)
+
+    def norm(self, name: str, by: np.ndarray, source: str) -> str:
+        """A scale that `fold_norms` may take away."""
+        self.norms.append(self.scale(name, by, source))
+        return self.norms[-1]
+
+    def fold_norms(self) -> None:
+        """Multiply norms into the weights of the convolution that each reads, where nothing else reads it."""
+        for norm in self.norms:
+            before = [start for start, end in self.edges if end == norm]
+            readers = [end for start, end in self.edges if start in before]
+            conv, by = self.nodes[before[0]], np.asarray(self.nodes[norm].scale)
+            of_channel = by[:, :1, :1]
+            alone = isinstance(conv, self.nir.Conv2d) and len(before) == len(readers) == 1 and not conv.bias.any()
+            if alone and (by == of_channel).all():
+                conv.weight = conv.weight * of_channel[..., None]
+                del self.nodes[norm]
+                edges = [edge for edge in self.edges if edge[1] != norm]
+                self.edges = [(before[0] if start == norm else start, end) for start, end in edges]
 
     def threshold(self, name: str, at: np.ndarray, *sources: str) -> str:
         """1 where the sum of its sources is above `at`, else 0."""

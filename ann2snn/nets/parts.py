@@ -22,7 +22,7 @@ from ..kernels import (
     norm_follow,
     upsample_nearest,
 )
-from ..neurons import StepBatchNorm
+from ..neurons import BinnedBatchNorm, StepBatchNorm
 from ..quant import QuantConv2d, QuantLinear, QuantReLU, uniform_quantize
 from .group_norm import GroupNorm
 
@@ -44,6 +44,8 @@ class Parts:
         return FusedReLU(self.config.bits)
 
     def norm(self, channels: int) -> nn.Module:
+        if self.config.norm_bins > 1:
+            return BinnedBatchNorm(channels, self.config.norm_bins)
         if self.config.norm == "batch":
             return StepBatchNorm(channels)
         return GroupNorm(self.config.norm_groups, channels)
@@ -111,12 +113,14 @@ class SpikeConv2d(QuantConv2d):
         return self.convolve(x, self.bias)
 
 
-def activate(norm: nn.Module, activation: nn.Module, x: Tensor, *readers: nn.Module) -> Tensor | Spikes:
+def activate(
+    norm: nn.Module, activation: nn.Module, x: Tensor, *readers: nn.Module, bins: Tensor | None = None
+) -> Tensor | Spikes:
     """activation(norm(x)): by one kernel, if the activation has one, where no gradient is wanted and nobody listens.
 
     Such an activation has a method `after_norm(norm, x, dtype)`, which answers None where the two must run one by one.
     The answer may be `Spikes` (uint8) if all `readers`, the layers it goes to, read them, and it may have the type of
-    autocast if they do nothing but cast it.
+    autocast if they do nothing but cast it. bins: of the rows, int64 [N], where the norm asks for them.
     """
     after_norm = getattr(activation, "after_norm", None)
     if isinstance(norm, nn.GroupNorm) and after_norm is not None and not torch.is_grad_enabled():
@@ -124,7 +128,7 @@ def activate(norm: nn.Module, activation: nn.Module, x: Tensor, *readers: nn.Mod
             active = after_norm(norm, x, _type_for(readers, norm, x))
             if active is not None:
                 return active
-    return activation(norm(x))
+    return activation(norm(x) if bins is None else norm(x, bins))
 
 
 def _heard(*modules: nn.Module) -> bool:
@@ -159,11 +163,11 @@ def _is_nothing(layer: nn.Module) -> bool:
 
 
 class PreActivation(nn.Sequential):
-    """A norm, an activation and what follows them: the pre-activation order."""
+    """A norm, an activation and what follows them: the pre-activation order. bins: see `activate`."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bins: Tensor | None = None) -> Tensor:
         norm, activation, *readers = self
-        active: Any = activate(norm, activation, x, *readers)  # spikes only where all of these read them
+        active: Any = activate(norm, activation, x, *readers, bins=bins)  # spikes only where all of these read them
         for layer in readers:
             active = layer(active)
         return active
@@ -249,22 +253,26 @@ class Resampling(nn.Module):
         self.act = parts.activation() if spike_driven else nn.Identity()
         self.main = parts.conv(channels, channels, 3, stride=self.stride)
 
+    def asked(self, bins: Tensor | None) -> Tensor | None:
+        """`bins`, where there is a norm."""
+        return None if isinstance(self.norm, nn.Identity) else bins
+
 
 class DownSample(Resampling):
     """Halve height and width by a strided 3×3 convolution."""
 
     stride = 2
 
-    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        return self.main(activate(self.norm, self.act, x, self.main))  # [N, C, H/2, W/2]
+    def forward(self, x: Tensor, temb: Tensor, bins: Tensor | None = None) -> Tensor:
+        return self.main(activate(self.norm, self.act, x, self.main, bins=self.asked(bins)))  # [N, C, H/2, W/2]
 
 
 class UpSample(Resampling):
     """Double height and width (nearest neighbour), then a 3×3 convolution."""
 
-    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, temb: Tensor, bins: Tensor | None = None) -> Tensor:
         # Before the copying: one neuron for the four pixels that repeat it.
-        h = activate(self.norm, self.act, x, self.main)
+        h = activate(self.norm, self.act, x, self.main, bins=self.asked(bins))
         h = h.map(upsample_nearest) if isinstance(h, Spikes) else upsample_nearest(h)
         return self.main(h)  # [N, C, 2H, 2W]
 
@@ -284,11 +292,11 @@ class ResBlock(nn.Module):
         )
         self.shortcut = nn.Identity() if c_in == c_out else parts.conv(c_in, c_out, 1)
 
-    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        """x [N, C_in, H, W], temb [N, 4·ch] → [N, C_out, H, W]."""
-        h = self.block1(x)
+    def forward(self, x: Tensor, temb: Tensor, bins: Tensor | None = None) -> Tensor:
+        """x [N, C_in, H, W], temb [N, 4·ch], bins [N] (see `activate`) → [N, C_out, H, W]."""
+        h = self.block1(x, bins)
         h = h + self.temb_proj(temb)[:, :, None, None]
-        return self.block2(h) + self.shortcut(x)
+        return self.block2(h, bins) + self.shortcut(x)
 
 
 class SpikeDrivenResBlock(ResBlock):
@@ -298,10 +306,10 @@ class SpikeDrivenResBlock(ResBlock):
     An identity shortcut still carries the residual stream itself: it is a sum, without weights.
     """
 
-    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        """x [N, C_in, H, W], temb [N, 4·ch] → [N, C_out, H, W]."""
+    def forward(self, x: Tensor, temb: Tensor, bins: Tensor | None = None) -> Tensor:
+        """x [N, C_in, H, W], temb [N, 4·ch], bins [N] (see `activate`) → [N, C_out, H, W]."""
         norm, activation, conv = self.block1
         projects = not isinstance(self.shortcut, nn.Identity)
-        active = activate(norm, activation, x, conv, *([self.shortcut] if projects else []))
+        active = activate(norm, activation, x, conv, *([self.shortcut] if projects else []), bins=bins)
         h = conv(active) + self.temb_proj(temb)[:, :, None, None]
-        return self.block2(h) + self.shortcut(active if projects else x)
+        return self.block2(h, bins) + self.shortcut(active if projects else x)

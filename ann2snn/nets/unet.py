@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import DiffusionConfig, ImageSize, UNetConfig
+from ..neurons import bins_of
 from .classes import ClassConditional, ClassEmbedding, conditioned
 from .parts import DownSample, Parts, PreActivation, Resampling, ResBlock, SpikeDrivenResBlock, TimeEmbedding, UpSample
 from .shared import Shared
@@ -98,7 +99,10 @@ class UNet(ClassConditional, Shared, nn.Module):
         return (torch.zeros(1, self.in_channels, *self.image_size), torch.zeros(1)), {}
 
     def blocks(self) -> Iterator[tuple[str, nn.Module]]:
-        """(name, module) in data-flow order; each is called as f(x, temb) but head, time embedding and tail: f(x)."""
+        """(name, module) in data-flow order; each is called as f(x, temb) but head, time embedding and tail: f(x).
+
+        With statistics per diffusion time all but head and time embedding take the rows' bins at last.
+        """
         yield "head", self.head
         yield "time_embedding", self.time_embedding
         for segment in ("downblocks", "middleblocks", "upblocks"):
@@ -108,15 +112,17 @@ class UNet(ClassConditional, Shared, nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         temb = conditioned(self.class_embedding, self.time_embedding(t), y)  # [N, 4·ch]
+        parts = self.config.norm_bins
+        timed = () if parts == 1 else (bins_of(t, parts, self.config.diffusion_steps),)
         h = self.head(x)  # [N, ch, H, W]
         skips = [h]
         for block in self.downblocks:
-            h = block(h, temb)
+            h = block(h, temb, *timed)
             skips.append(h)
         for block in self.middleblocks:
-            h = block(h, temb)
+            h = block(h, temb, *timed)
         for block in self.upblocks:
             if isinstance(block, ResBlock):
                 h = torch.cat([h, skips.pop()], dim=1)
-            h = block(h, temb)
-        return self.tail(h)  # [N, C, H, W]
+            h = block(h, temb, *timed)
+        return self.tail(h, *timed)  # [N, C, H, W]

@@ -12,8 +12,8 @@ from .modes import Mode
 def accounts(run: Run) -> dict[Mode, CostAccount]:
     """The account of each way of running; of two of the same way that of `cost.json`."""
     files = [tuned.costs for tuned in run.tsm_runs] + [run.carried.costs if run.carried else None, run.costs]
-    found = [account for costs in files if costs for account in costs.accounts if account.rows]
-    return {mode_of(account, run): account for account in found}
+    counted = [account for costs in files if costs for account in costs.accounts if account.rows]
+    return {mode_of(account, run): account for account in counted}
 
 
 def mode_of(account: CostAccount, run: Run) -> Mode:

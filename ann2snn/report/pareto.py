@@ -33,12 +33,12 @@ def candidates(run: Run) -> list[Candidate]:
     """The b-bit ANN, with its zeros skipped, and every spiking network that was counted."""
     counted = accounts(run)
     modes = sorted(counted, key=lambda mode: mode.order)
-    palette, found = colours(modes), []
+    palette, points = colours(modes), []
     for mode in modes:
         row = main_row(counted[mode])
         label = row.label if mode.spiking is None else mode.schedule_label
-        found.append(Candidate(label, palette[mode], row, steps_of(counted[mode]), _scores_of(run, mode)))
-    return found
+        points.append(Candidate(label, palette[mode], row, steps_of(counted[mode]), _scores_of(run, mode)))
+    return points
 
 
 def _scores_of(run: Run, mode: Mode) -> dict[str, float]:

@@ -261,15 +261,15 @@ def _gap_clauses(run: Run) -> list[str]:
 def _carry_sentence(run: Run) -> str:
     """Of carried levels: the spikes, the error, and the energy beside the ANN's."""
     rows = summary_rows(run)
-    found = next((row for row in rows if row.mode.carried and row.account), None)
-    if found is None or run.carried is None:
+    carried = next((row for row in rows if row.mode.carried and row.account), None)
+    if carried is None or run.carried is None:
         return ""
     share = "" if math.isnan(run.carried.share) else f" takes {percent(run.carried.share)} of the spikes and"
     ann = next((row.account for row in rows if row.mode == USUAL_MODES[0]), None)
-    beside = f", one of the quantized ANN {energy_text(ann)}" if ann else ""
+    ann_energy = f", one of the quantized ANN {energy_text(ann)}" if ann else ""
     return (
-        f" With levels carried from call to call {found.mode.schedule_label.replace(' carried', '', 1)}{share} "
-        f"{distance(found.gap)}; in int8 a call takes {energy_text(found.account)}{beside}."
+        f" With levels carried from call to call {carried.mode.schedule_label.replace(' carried', '', 1)}{share} "
+        f"{distance(carried.gap)}; in int8 a call takes {energy_text(carried.account)}{ann_energy}."
     )
 
 

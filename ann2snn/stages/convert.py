@@ -28,7 +28,7 @@ from ..generate.images import save_grid
 from ..generate.probe import OwnPath
 from ..generate.sampling import Hooks, generate_all
 from ..generate.subject import Sampled
-from ..hardware.export import planned, write_graph
+from ..hardware.export import GraphFile, planned, write_graph
 from ..nets.architecture import Network
 from ..nets.direct import DirectDenoiser
 from ..run.folder import CARRY_FILE, CONVERTED, COST_FILE, GAP_FILE, PATHS_FILE, PICTURES, RASTER_FILE, RunFolder
@@ -57,13 +57,13 @@ class ConvertConfig:
     batch_size: int
     spike_chunk: int = 0
     exported: Path | None = None
-    nir_file: tuple[Path, float] | None = None
+    nir_file: GraphFile | None = None
     programs: Sequence[tuple[str, Path]] = ()
 
     def new_files(self) -> list[tuple[Path, str]]:
         """What is written outside the run folder: (path, the flag that names it)."""
         files = [] if self.exported is None else [(self.exported, "--export")]
-        files += [] if self.nir_file is None else [(self.nir_file[0], "--export_nir")]
+        files += [] if self.nir_file is None else [(self.nir_file.path, "--export_nir")]
         return files + [(path, f"--export_{kind}") for kind, path in self.programs]
 
 
@@ -88,7 +88,9 @@ def run(
     for kind, path in config.programs:
         check_exported(snn, path, kind)
     nir_file = config.nir_file
-    graph: Any = None if nir_file is None else planned(snn, nir_file[1], nir_file[0])
+    graph: Any = None
+    if nir_file is not None:
+        graph = planned(snn, nir_file.time, nir_file.path, fold_norms=nir_file.fold_norms)
     logdir = prepare_folder(folder.path)
     for target, flag in config.new_files():
         prepare_folder(target.parent, flag)  # now, not after everything has been measured
@@ -108,8 +110,8 @@ def run(
                 export(config.exported, snn, logdir, hashes, measured=config.gap_images > 0)
                 print(f"{config.exported}: the network and its card; ann2snn.load reads it")
             if nir_file is not None:
-                write_graph(graph, nir_file[0])
-                print(f"{nir_file[0]}: {len(graph.nodes)} nodes of NIR, the network at t = {nir_file[1]:g}")
+                write_graph(graph, nir_file.path)
+                print(f"{nir_file.path}: {len(graph.nodes)} nodes of NIR, the network at t = {nir_file.time:g}")
             for kind, path in config.programs:
                 export_to(kind, snn, path)
                 print(f"{path}: one pass of the network, which is the quantized network's too")

@@ -39,6 +39,24 @@ from .evaluate import sampling_settings
 from .loading import Batches, home_of
 from .plan import AS_USUAL, Options, Schedule, Training
 
+IMAGES_A_BIN = 8  # of which a norm's statistics are steady enough to train with
+
+
+def note_norms(plan: Training) -> None:
+    """Print what speaks against the norms that were asked for."""
+    groups, bins = (getattr(plan.network, name, None) for name in ("norm_groups", "norm_bins"))
+    if plan.network.ch == groups and getattr(plan.network, "norm", "group") == "group":
+        print(
+            f"note: --norm_groups={groups} leaves one channel per group at --ch={plan.network.ch}: such a "
+            "norm cancels the time embedding; use fewer groups"
+        )
+    rows = plan.train.batch_size // plan.train.accumulate
+    if bins and bins > 1 and rows < IMAGES_A_BIN * bins:
+        print(
+            f"note: --norm_bins={bins} leaves about {rows / bins:g} of {rows} images that are normalised at once to "
+            f"each part of diffusion time: such statistics are noisy; use fewer parts, or {IMAGES_A_BIN} for each"
+        )
+
 
 def run(plan: Training, options: Options = AS_USUAL) -> int:
     """Train to `plan.train.total_steps`, writing checkpoints, sample grids and logs. Returns the exit code."""
@@ -49,12 +67,7 @@ def run(plan: Training, options: Options = AS_USUAL) -> int:
         attach(net, plan.autoencoder)
     logdir = prepare_folder(plan.folder.path)
     with owning(logdir, "train", world):
-        groups = getattr(plan.network, "norm_groups", None)
-        if plan.network.ch == groups and getattr(plan.network, "norm", "group") == "group":
-            print(
-                f"note: --norm_groups={groups} leaves one channel per group at --ch={plan.network.ch}: such a "
-                "norm cancels the time embedding; use fewer groups"
-            )
+        note_norms(plan)
         fresh = not (logdir / CHECKPOINT).exists()
         start(trainer, logdir / CHECKPOINT, dataset, options)
         plan.folder.begin(world)

@@ -308,7 +308,7 @@ class Trainer:
         """
         loaded = checkpoint.load(path, weights="net")
         raw = loaded.raw
-        for name in ("arch", *self.net.config.to_dict()):
+        for name in ("arch", *(loaded.net.config.to_dict() | self.net.config.to_dict())):
             if name == "dropout":  # which is a setting of the training, too
                 continue
             require_same(path, name, getattr(loaded.net.config, name), getattr(self.net.config, name))

@@ -17,6 +17,7 @@ from ann2snn.finetune import (
     tunable_blocks,
     tune_block,
 )
+from ann2snn.neurons import bins_of
 from tests.helpers import assert_close, assert_equal, random_ann, random_batch
 
 STREAM = SpikingConfig("stream", stream_norm="per_step")
@@ -47,6 +48,16 @@ def test_capture_sees_time_averaged_inputs_and_outputs(config):
     assert_close(up, torch.cat([outputs["middleblocks.1"], outputs["downblocks.2"]], 1), 1e-12)
     with pytest.raises(KeyError):
         capture_block(net, "downblocks.99", x, t)
+
+
+@pytest.mark.parametrize("config", [STREAM, SpikingConfig("stream", settle_steps=3)])
+def test_parts_of_diffusion_time_reach_a_block_as_whole_numbers(config):
+    ann = random_ann(bits=3, norm="batch", norm_bins=3)
+    x, t = random_batch(ann, 4)
+    for name in ("middleblocks.0", "tail"):
+        inputs = capture_block(convert(ann, config), name, x, t).inputs
+        assert_equal(inputs[-1], bins_of(t, 3, 20))
+        assert dict(ann.blocks())[name](*inputs).shape[0] == 4
 
 
 def test_a_capture_leaves_the_network_as_it_was(trio):

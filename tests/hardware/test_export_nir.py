@@ -100,14 +100,14 @@ def sent_by(seen: list[dict[str, torch.Tensor]], layer: str, like: torch.Tensor)
     return torch.stack([F.pixel_shuffle(step, factor) for step in found]).reshape(like.shape)
 
 
-def check_same(snn, call: tuple, path, more: int = 0, deep: bool = True) -> None:
+def check_same(snn, call: tuple, path, more: int = 0, deep: bool = True, fold_norms: bool = False) -> None:
     """Every event of every layer in every step, and the answer; each layer has some, of either sign if it can.
 
     deep: whether there are layers whose input changes its mind.
     """
     import nir
 
-    ann2snn.export_nir(snn, None if len(call) == 1 else TIME, path, x=call[0])
+    ann2snn.export_nir(snn, None if len(call) == 1 else TIME, path, x=call[0], fold_norms=fold_norms)
     graph = nir.read(path, type_check=len(call) == 1)  # which takes NIR long where there are many nodes
     steps = snn.clock.spike_steps
     events, answer = expected(snn, call, more)
@@ -131,14 +131,29 @@ def test_a_convolutional_network_sends_the_same_events_in_every_step(tmp_path, b
     check_same(snn, (x,), tmp_path / "net.nir", more=4 * signed)
 
 
-@pytest.mark.parametrize("bits", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("bits, norm_bins", [(2, 1), (3, 4)], ids=["plain", "statistics per diffusion time"])
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
-def test_a_unet_sends_the_same_events_in_every_step(tmp_path, bits, signed):
+def test_a_unet_sends_the_same_events_in_every_step(tmp_path, bits, norm_bins, signed):
     need_nir()
-    net = unet(bits, spike_driven=True)
+    net = unet(bits, spike_driven=True, norm_bins=norm_bins)
     x = torch.randn(1, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     snn = ann2snn.convert(net, schedule="stream", signed=signed)
     check_same(snn, (x, torch.tensor([TIME])), tmp_path / "net.nir", more=3 * signed)
+
+
+@pytest.mark.parametrize("bits", [2, 3])
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
+def test_norms_folded_into_convolutions_leave_every_event_as_it_is(tmp_path, bits, signed):
+    need_nir()
+    import nir
+
+    x = torch.randn(1, 2, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    snn = ann2snn.convert(randomised(Classifier(bits), bits), schedule="stream", signed=signed)
+    check_same(snn, (x,), tmp_path / "folded.nir", more=4 * signed, fold_norms=True)
+    ann2snn.export_nir(snn, None, tmp_path / "net.nir", x=x)
+    nodes = [set(nir.read(tmp_path / f"{name}.nir").nodes) for name in ("net", "folded")]
+    gone = {name.partition(".")[2] for name in nodes[0] - nodes[1]}
+    assert gone == {"norms.0.norm", "norms.1.norm"} and nodes[1] < nodes[0]  # the third one reads a neuron
 
 
 class Foreign(nn.Module):
