@@ -177,4 +177,5 @@ def test_the_table_of_quantizing_and_training_on():
 def test_the_table_of_norms():
     text = (ROOT / "docs/hardware.md").read_text()
     for row in json.loads((FIGURES / "norms.json").read_text())["rows"]:
-        assert f"| {row['norm']} | {row['loss']:.4g} | {row['distance']:.4g} | {row['gap']:g} |" in text
+        name = row["norm"] if row["bins"] == 1 else f"{row['norm']}, {row['bins']} bins"
+        assert f"| {name} | {row['loss']:.4g} | {row['distance']:.4g} | {row['gap']:g} |" in text
