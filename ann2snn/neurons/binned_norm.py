@@ -30,9 +30,9 @@ def batch_norm_of_rows(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bia
     if has_torch_function_unary(x):
         return handle_torch_function(batch_norm_of_rows, (x,), x, mean, var, weight, bias, eps=eps)
     n, c = x.shape[:2]
-    affine = {"weight": weight.expand(n, c).flatten(), "bias": bias.expand(n, c).flatten()}
     rows = x.reshape(1, n * c, *x.shape[2:])
-    return F.batch_norm(rows, mean.flatten(), var.flatten(), **affine, eps=eps).view_as(x)
+    scales, shifts = weight.expand(n, c).flatten(), bias.expand(n, c).flatten()
+    return F.batch_norm(rows, mean.flatten(), var.flatten(), scales, shifts, eps=eps).view_as(x)
 
 
 class BinnedBatchNorm(StepBatchNorm):
