@@ -12,6 +12,8 @@ LOOKS = {
     "layer_sync, from rest": ("spiking, from rest", "#56B4E9", "^"),
     "layer_sync, carried": ("spiking, carried", "#6A51A3", "o"),
 }
+#: Scores above so many times the best are left out of the picture.
+WORST_SHOWN = 1.5
 #: Price list and part of an energy → title of its panel.
 PANELS = {
     ("fp32", "compute_pj"): "fp32, arithmetic",
@@ -31,11 +33,14 @@ def best(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def draw(rows: Sequence[dict]) -> bytes:
-    """rows: of the table, those with a score. Returns a PNG."""
+    """rows: of the table, those with a score, but for scores so much worse than the best that they hide the others'
+    differences. Returns a PNG."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     scored = [line for line in rows if line.get("score") is not None]
+    best_score = min((line["score"] for line in scored), default=0)
+    scored = [line for line in scored if line["score"] <= WORST_SHOWN * best_score]
     streams = list(dict.fromkeys(line["way"] for line in scored if line["way"].startswith("stream")))
     figure = Figure(figsize=(11.5, 4.4), layout="constrained")
     panels = figure.subplots(1, len(PANELS) + bool(streams), sharey=True)

@@ -35,7 +35,7 @@ def test_its_images_are_garments(ann):
     labels = ["Sandal", "Sneaker", "Bag", "Ankle boot"] if ann.config.num_classes else None  # they keep off the border
     images = ann2snn.sample(ann, 4, steps=8, labels=labels, progress=False).double() / 255
     border = torch.cat([images[:, :, :2], images[:, :, -2:]], 2)
-    assert border.mean() < 0.15 < images[:, :, 8:24, 10:22].mean()
+    assert border.mean() < 0.2 < images[:, :, 8:24, 10:22].mean()
     assert torch.pdist(images.flatten(1)).min() > 2
 
 

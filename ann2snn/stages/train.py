@@ -53,7 +53,7 @@ def note_norms(plan: Training) -> None:
     rows = plan.train.batch_size // plan.train.accumulate
     if bins and bins > 1 and rows < IMAGES_A_BIN * bins:
         print(
-            f"note: --norm_bins={bins} leaves about {rows / bins:g} of {rows} images that are normalised at once to "
+            f"note: --norm_bins={bins} leaves about {rows / bins:g} of {counted(rows, 'image')} normalised at once to "
             f"each part of diffusion time: such statistics are noisy; use fewer parts, or {IMAGES_A_BIN} for each"
         )
 
