@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ class Graph:
     def __init__(self, shape: tuple[int, ...], spike_steps: int) -> None:
         self.nir, self.shape = nir_package(), shape
         self.spike_steps = spike_steps
-        self.nodes: dict[str, object] = {}
+        self.nodes: dict[str, Any] = {}
         self.edges: list[tuple[str, str]] = []
         self.windows: dict[int, str] = {}
         self.norms: list[str] = []

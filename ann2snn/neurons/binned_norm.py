@@ -30,8 +30,9 @@ def batch_norm_of_rows(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bia
     if has_torch_function_unary(x):
         return handle_torch_function(batch_norm_of_rows, (x,), x, mean, var, weight, bias, eps=eps)
     n, c = x.shape[:2]
-    rows = [value.flatten() for value in (mean, var, weight.expand(n, c), bias.expand(n, c))]
-    return F.batch_norm(x.reshape(1, n * c, *x.shape[2:]), *rows, eps=eps).view_as(x)
+    each = x.reshape(1, n * c, *x.shape[2:])
+    weight, bias = (value.expand(n, c).flatten() for value in (weight, bias))
+    return F.batch_norm(each, mean.flatten(), var.flatten(), weight, bias, eps=eps).view_as(x)
 
 
 class BinnedBatchNorm(StepBatchNorm):
@@ -58,8 +59,8 @@ class BinnedBatchNorm(StepBatchNorm):
             raise ValueError("a norm with statistics per diffusion time is called with the bins of its rows")
         if self.training:
             return self._normalised(x, bins)
-        statistics = (found[bins][..., None, None] for found in (self.running_mean, self.running_var))
-        return batch_norm_of_rows(x, *statistics, self.weight, self.bias, eps=self.eps)
+        mean, var = (running[bins][..., None, None] for running in (self.running_mean, self.running_var))
+        return batch_norm_of_rows(x, mean, var, self.weight, self.bias, eps=self.eps)
 
     def _normalised(self, x: Tensor, bins: Tensor) -> Tensor:
         """By the statistics of the rows of each bin."""
