@@ -63,18 +63,46 @@ class Graph:
         return self.norms[-1]
 
     def fold_norms(self) -> None:
-        """Multiply norms into the weights of the convolution that each reads, where nothing else reads it."""
+        """Multiply norms into the weights of convolutions whose sum they read, where nothing else reads that."""
         for norm in self.norms:
-            before = [start for start, end in self.edges if end == norm]
-            readers = [end for start, end in self.edges if start in before]
-            conv, by = self.nodes[before[0]], np.asarray(self.nodes[norm].scale)
-            of_channel = by[:, :1, :1]
-            alone = isinstance(conv, self.nir.Conv2d) and len(before) == len(readers) == 1 and not conv.bias.any()
-            if alone and (by == of_channel).all():
-                conv.weight = conv.weight * of_channel[..., None]
-                del self.nodes[norm]
-                edges = [edge for edge in self.edges if edge[1] != norm]
-                self.edges = [(before[0] if start == norm else start, end) for start, end in edges]
+            (source,) = self._sources(norm)
+            by = self._by_channel(norm)
+            if by is not None and self._folds(source):
+                self._multiply(source, by)
+                self._bypass(norm)
+
+    def _sources(self, name: str) -> list[str]:
+        return [start for start, end in self.edges if end == name]
+
+    def _by_channel(self, name: str) -> np.ndarray | None:
+        """With what a scale multiplies each channel, [C, 1, 1]; None where that is not the same in all places."""
+        by = np.asarray(self.nodes[name].scale)
+        return by[:, :1, :1] if (by == by[:, :1, :1]).all() else None
+
+    def _folds(self, name: str) -> bool:
+        """Whether a factor of each channel behind a node can go into weights before it."""
+        node = self.nodes[name]
+        if sum(start == name for start, _ in self.edges) != 1:
+            return False
+        if isinstance(node, self.nir.Scale):
+            return self._by_channel(name) is not None and all(map(self._folds, self._sources(name)))
+        return isinstance(node, self.nir.Conv2d) and not node.bias.any()
+
+    def _multiply(self, name: str, by: np.ndarray) -> None:
+        node = self.nodes[name]
+        if isinstance(node, self.nir.Conv2d):
+            node.weight = node.weight * by[..., None]
+            return
+        for source in self._sources(name):
+            self._multiply(source, by * self._by_channel(name))
+        self._bypass(name)
+
+    def _bypass(self, name: str) -> None:
+        """Take a node away; what read it reads what it read."""
+        sources, readers = self._sources(name), [end for start, end in self.edges if start == name]
+        self.edges = [edge for edge in self.edges if name not in edge]
+        self.edges += [(source, reader) for source in sources for reader in readers]
+        del self.nodes[name]
 
     def threshold(self, name: str, at: np.ndarray, *sources: str) -> str:
         """1 where the sum of its sources is above `at`, else 0."""
