@@ -40,8 +40,8 @@ def export_nir(
 
     t: None for a network that is called with its input alone. x: an example of the input, [1, C, H, W] or [1, F], where
     the network does not know one (`SpikingNetwork.describe`). fold_norms: multiply a batch norm into the weights of the
-    convolutions and linear layers whose sum it reads, where nothing else reads that; sums are then rounded elsewhere, so
-    that one within rounding of a threshold may fall on its other side.
+    convolutions and linear layers whose sum it reads, where nothing else reads that; sums are then rounded elsewhere,
+    so that one within rounding of a threshold may fall on its other side.
 
     The graph runs step by step (`stream`). It is fed x/T in each of the first T steps and zeros after, and answers
     what the network has answered so far times the share of the window, Σ of steps; neurons that take spikes back may
