@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from torch import nn
+
 from ..convert import GapReport
 
 ROUNDING = 1e-9  # relative errors below are float64's rounding, not the network's
@@ -44,6 +46,11 @@ def counted(count: float | None, noun: str) -> str:
 def first_of(count: int, noun: str) -> str:
     """Such as "first image" or "first 8 images"."""
     return f"first {noun}" if count == 1 else f"first {counted(count, noun)}"
+
+
+def parameters_of(net: nn.Module) -> str:
+    """Such as "2,423,107 parameters"."""
+    return counted(sum(parameter.numel() for parameter in net.parameters()), "parameter")
 
 
 def gap_table(reports: Sequence[GapReport]) -> str:

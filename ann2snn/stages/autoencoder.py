@@ -17,7 +17,7 @@ from ..distributed.runtime import choose_device, seed_from
 from ..generate.images import save_grid
 from ..latent import AutoencoderConfig, ConvAutoencoder, load_autoencoder, save_autoencoder
 from ..latent.autoencoder import rows
-from ..run.tables import counted
+from ..run.tables import counted, parameters_of
 from .fad_train import prepare
 
 MOST_STEPS, MOST_LR = 10**7, 100
@@ -100,9 +100,8 @@ def run(given: argparse.Namespace) -> None:
     latents = autoencoder.encode(images)
     decoded = to_uint8(autoencoder.decode(latents))
     save_grid(torch.cat([images[:SHOWN], decoded[:SHOWN]]), picture, nrow=min(SHOWN, len(images)))
-    parameters = sum(value.numel() for value in net.parameters())
     work = f"{counted(given.steps, 'step')} on {counted(len(training), 'image')} of {training.name}"
-    print(f"{out}: {parameters:,} parameters, {work}")
+    print(f"{out}: {parameters_of(net)}, {work}")
     print(
         f"latents {'x'.join(map(str, latents.shape[1:]))} of images {'x'.join(map(str, config.image_size))}, mean "
         f"{float(latents.mean()):.3f}, standard deviation {float(latents.std()):.3f}"

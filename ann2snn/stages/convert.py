@@ -33,7 +33,7 @@ from ..nets.architecture import Network
 from ..nets.direct import DirectDenoiser
 from ..run.folder import CARRY_FILE, CONVERTED, COST_FILE, GAP_FILE, PATHS_FILE, PICTURES, RASTER_FILE, RunFolder
 from ..run.rasters import save_rasters
-from ..run.tables import counted, distance, gap_table
+from ..run.tables import counted, distance, gap_table, parameters_of
 from .carrying import measure_carrying
 from .common import owning
 from .cost import measure_and_write
@@ -102,7 +102,8 @@ def run(
             set_aside_earlier(logdir, payload)
             checkpoint.save(logdir / CONVERTED, payload)
             steps = f"T = {snn.clock.spike_steps} time steps"
-            print(f"{logdir / CONVERTED}: {ann.config.bits} bits, {steps}, {spiking.schedule}")
+            network = f"{parameters_of(ann)}, {ann.config.bits} bits, {steps}, {spiking.schedule}"
+            print(f"{logdir / CONVERTED}: {network}, on {world.device}")
             if config.gap_images:
                 measure(logdir, ann, snn, spiking, sample, config.gap_images)
             if config.exported is not None:

@@ -33,7 +33,7 @@ from ..nets.direct import DirectDenoiser
 from ..report.trajectory import Trajectory, write_trajectory
 from ..run.folder import GENERATED, PICTURES, RESULTS, RunFolder
 from ..run.lines import append_result, timestamp
-from ..run.tables import counted, first_of, show
+from ..run.tables import counted, first_of, parameters_of, show
 from .claims import claim_folder
 from .common import keep_stats, owning
 from .generation import NO_SCORING, Generation, Scoring
@@ -308,6 +308,9 @@ def generate_missing(folder: Path, generation: Generation, config: EvalConfig) -
     missing = json.loads(world.from_main(json.dumps(listed)))  # others may see a shared folder late
     if missing:
         net = place(generation.source.net, world.device).eval()
+        if world.main:
+            drawn = f"{counted(len(missing), 'image')} to draw by {sample.sampler} on {world.device}"
+            print(f"{folder}: {parameters_of(net)}, {drawn}")
         label = f"images → {folder.name}"
         batches = generate_batches(
             *(net, sample, missing, config.batch_size),
