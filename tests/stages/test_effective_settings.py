@@ -20,4 +20,4 @@ def test_defaults_that_the_checkpoint_overruled_are_not_shown(tmp_path):
     assert "--dataset_type=fashion_mnist_10k" in (tmp_path / "flagfile.finetune.txt").read_text().splitlines()
     assert {"--schedule=stream", "--burst=2", "--signed", "--if_neuron=bounded"} <= set(settings)
     out = check(script("evaluate.py", f"--flagfile={tmp_path}/flagfile.evaluate.txt"))
-    assert "1 images" in out
+    assert ": 1 image\n" in out
