@@ -108,6 +108,7 @@ def in_processes(count: int, work: Callable[[int], None]) -> None:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         dist.init_process_group("gloo", rank=rank, world_size=count)
         work(rank)
+        dist.barrier()  # the one with the store must not leave while another still asks it
         dist.destroy_process_group()
 
     children = [fork(lambda rank=rank: child(rank)) for rank in range(count)]
