@@ -10,6 +10,7 @@ from torch import nn
 
 from ..config import FULL_PRECISION, LEARNED, MAX_IMAGE_SIZE, DiffusionConfig, require
 from ..convert import SpikingNetwork
+from ..diffusion.learned_range import NO_VARIANCE
 from ..diffusion.process import network_channels
 from ..errors import UserError
 from ..nets.architecture import CONFIGS, Network, NetworkConfig, tells_variance
@@ -93,5 +94,4 @@ def check_variance(config: NetworkConfig, diffusion: DiffusionConfig) -> None:
     """Raise UserError unless the network's output is what the process asks for: as its input, or twice as much."""
     twice, counts = tells_variance(config), f"{config.denoised_channels} output channels for {config.in_channels} input"
     require(twice or config.denoised_channels == config.in_channels, f"{counts} channels: as many, or twice as many")
-    lacks = f"--var_type={LEARNED}: the network was not trained to tell its variance; use fixedlarge or fixedsmall"
-    require(twice or diffusion.var_type != LEARNED, lacks)
+    require(twice or diffusion.var_type != LEARNED, NO_VARIANCE)

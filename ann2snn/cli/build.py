@@ -38,7 +38,7 @@ from ..metrics.score import score_numbered
 from ..nets.architecture import Network, NetworkConfig, asked_for_variance
 from ..nets.attention_unet import AttentionUNetConfig
 from ..run.folder import FLAGFILE, RunFolder
-from ..run.tables import counted
+from ..run.tables import images_of
 from ..stages import direct
 from ..stages.evaluate import require_spread
 from ..stages.finetune_run import FineTuneConfig
@@ -118,10 +118,7 @@ def _announced(images: ImageDataset) -> ImageDataset:
     """The images, after the main process has said which and how many they are."""
     if current().main:
         shape = f"{images.img_size.height}x{images.img_size.width}, {'grey' if images.channels == 1 else 'colour'}"
-        print(
-            f"data: {counted(len(images), 'image')} of {images.name} ({images.split}), {shape}"
-            + f"; {images.note}" * bool(images.note)
-        )
+        print(f"data: {images_of(images)}, {shape}" + f"; {images.note}" * bool(images.note))
     return images
 
 

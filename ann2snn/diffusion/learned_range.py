@@ -10,8 +10,9 @@ import math
 
 from torch import Tensor
 
-from ..config import require
+from ..config import LEARNED, require
 
+NO_VARIANCE = f"--var_type={LEARNED}: the network was not trained to tell its variance; use fixedlarge or fixedsmall"
 LEAST_VARIANCE = 1e-20  # a sampler's times may repeat, and then nothing lies between them
 
 
@@ -33,10 +34,7 @@ def learned_log_var(output: Tensor, x_t: Tensor, small: Tensor | float, large: T
     Raises UserError for an output [N, C, *S], which has no v.
     """
     own = x_t.shape[1]
-    require(
-        output.shape[1] == 2 * own,
-        "--var_type=learned_range: the network was not trained to tell its variance; use fixedlarge or fixedsmall",
-    )
+    require(output.shape[1] == 2 * own, NO_VARIANCE)
     share = (output[:, own:] + 1) / 2
     return share * large + (1 - share) * small
 

@@ -10,6 +10,20 @@ from torch.nn import functional as F
 from ..errors import UserError
 
 
+def among_others() -> bool:
+    """Whether other processes have parts of the batch, too."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def over_processes(sums: Tensor) -> Tensor:
+    """The sums of all processes together; differentiable."""
+    if not among_others():
+        return sums
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(sums)
+
+
 class StepBatchNorm(nn.BatchNorm2d):
     """BatchNorm2d on [L·N, C, H, W] with the time steps folded into the batch, output times `gain`.
 
@@ -40,7 +54,7 @@ class StepBatchNorm(nn.BatchNorm2d):
         weight = self.weight if self.gain == 1 else self.weight * self.gain
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, weight, self.bias, eps=self.eps)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if among_others():
             return self._over_processes(x, weight)
         if self.update:
             self.num_batches_tracked.add_(1)
@@ -49,8 +63,6 @@ class StepBatchNorm(nn.BatchNorm2d):
         return F.batch_norm(x, *running, weight, self.bias, training=True, momentum=momentum, eps=self.eps)
 
     def _over_processes(self, x: Tensor, weight: Tensor) -> Tensor:
-        from torch.distributed.nn.functional import all_reduce  # differentiable
-
         channels = x.shape[1]
         values = x.to(torch.promote_types(x.dtype, torch.float32))
         # About one process's own mean the squares do not cancel; means differ little between processes.
@@ -58,7 +70,7 @@ class StepBatchNorm(nn.BatchNorm2d):
         dist.broadcast(near, src=0)
         centred = values - near.view(1, -1, 1, 1)
         count = centred.new_full((1,), x.numel() / channels)
-        sums = all_reduce(torch.cat([centred.sum((0, 2, 3)), centred.square().sum((0, 2, 3)), count]))
+        sums = over_processes(torch.cat([centred.sum((0, 2, 3)), centred.square().sum((0, 2, 3)), count]))
         total = sums[-1].detach()
         mean, square = sums[:channels] / total, sums[channels:-1] / total
         var = square - mean.square()

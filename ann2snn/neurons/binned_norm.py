@@ -8,12 +8,11 @@ and weight and bias in common.
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from .batch_norm import StepBatchNorm
+from .batch_norm import StepBatchNorm, over_processes
 
 
 def bins_of(t: Tensor, bins: int, diffusion_steps: int) -> Tensor:
@@ -68,11 +67,11 @@ class BinnedBatchNorm(StepBatchNorm):
         # Sums over a mask, since neither autocast nor TF32 rounds them, nor does their order change from run to run.
         own = F.one_hot(bins, self.bins).to(values.dtype).T[..., None]  # [bins, N, 1]
         counted = torch.ones_like(own) if self.momentum == 1 else own
-        count = _total(counted.sum(1) * x[0, 0].numel())  # [bins, 1]
+        count = over_processes(counted.sum(1) * x[0, 0].numel())  # [bins, 1]
         some = count.clamp(min=1)
-        mean = _total((counted * values.sum((2, 3))).sum(1)) / some  # [bins, C]
+        mean = over_processes((counted * values.sum((2, 3))).sum(1)) / some  # [bins, C]
         centred = values - (own * mean[:, None]).sum(0)[..., None, None]
-        var = _total((counted * centred.square().sum((2, 3))).sum(1)) / some
+        var = over_processes((counted * centred.square().sum((2, 3))).sum(1)) / some
         if self.update:
             self._learn(mean.detach(), var.detach(), count)
         scale = torch.rsqrt(var + self.eps) * self.weight
@@ -86,12 +85,3 @@ class BinnedBatchNorm(StepBatchNorm):
         share = torch.where(count > 1, share, 0).to(self.running_mean)
         self.running_mean.lerp_(mean.to(share), share)
         self.running_var.lerp_((var * count / (count - 1).clamp(min=1)).to(share), share)
-
-
-def _total(sums: Tensor) -> Tensor:
-    """Over all processes; differentiable."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        from torch.distributed.nn.functional import all_reduce
-
-        return all_reduce(sums)
-    return sums

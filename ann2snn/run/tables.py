@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from ..convert import GapReport
+from ..data import ImageDataset
 
 ROUNDING = 1e-9  # relative errors below are float64's rounding, not the network's
 
@@ -51,6 +52,11 @@ def first_of(count: int, noun: str) -> str:
 def parameters_of(net: nn.Module) -> str:
     """Such as "2,423,107 parameters"."""
     return counted(sum(parameter.numel() for parameter in net.parameters()), "parameter")
+
+
+def images_of(dataset: ImageDataset) -> str:
+    """Such as "60,000 images of fashion_mnist (train)"."""
+    return f"{counted(len(dataset), 'image')} of {dataset.name} ({dataset.split})"
 
 
 def gap_table(reports: Sequence[GapReport]) -> str:

@@ -23,7 +23,7 @@ from ..generate.probe import OwnPath, sampler_calls
 from ..generate.sampling import generate_all
 from ..run.folder import BLOCK_SAMPLES, CARRY_FILE, COST_FILE, GAP_FILE, TUNED, RunFolder
 from ..run.log import RunLog
-from ..run.tables import counted, parameters_of
+from ..run.tables import counted, images_of, parameters_of
 from ..run.tracker import Tracker
 from ..signals import Interruption
 from .carrying import MOST_CALLS, carried_errors, measure_carrying
@@ -135,9 +135,8 @@ def _tune_all(run: Run, dataset: ImageDataset, sample: SampleConfig, log: Tracke
     run.keep_if_best()  # also of a resumed run: a rescued state comes without it
     bar = tqdm(total=run.steps_planned, desc="fine-tune", unit="step", disable=None if run.world.main else True)
     if run.world.main:
-        images = f"{counted(len(tuned_on), 'image')} of {dataset.name} ({dataset.split})"
         blocks = counted(len(run.subjects) - len(run.reports), "block")
-        print(f"{run.folder}: {parameters_of(run.snn)}, {images}, {blocks} to tune on {run.world.device}")
+        print(f"{run.folder}: {parameters_of(run.snn)}, {images_of(tuned_on)}, {blocks} to tune on {run.world.device}")
     stop = 0
     with Interruption() as interruption, bar:
         bar.update(run.steps_done)

@@ -28,7 +28,7 @@ from ..latent import as_images, attach
 from ..run.folder import BEST, CHECKPOINT, LINES, REAL_IMAGES, RESULTS, SNAPSHOTS, RunFolder
 from ..run.lines import append_result, read_log
 from ..run.log import RunLog
-from ..run.tables import counted, parameters_of
+from ..run.tables import counted, images_of, parameters_of
 from ..run.tracker import Tracker
 from ..signals import Interruption
 from ..training import by_time, power
@@ -97,7 +97,7 @@ def run(plan: Training, options: Options = AS_USUAL) -> int:
 
 def _begun(logdir: Path, trainer: Trainer, dataset: ImageDataset) -> str:
     """What is trained, on what, where, and where it goes to."""
-    work = f"{parameters_of(trainer.net)}, {counted(len(dataset), 'image')} of {dataset.name} ({dataset.split})"
+    work = f"{parameters_of(trainer.net)}, {images_of(dataset)}"
     steps = f"steps {trainer.step + 1} to {trainer.train_config.total_steps} on {trainer.world.device}"
     return f"{logdir}: {work}, {steps}"
 
