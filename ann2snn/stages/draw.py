@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from ..run.tables import counted
 from .evaluate import folder_name, settings
 
 GREY = 128
+LONGEST_STEM = 240  # bytes of a picture's name without its ending: file systems take 255
 OF_CALLS = ("carry", "carry_steps", "amp", "tf32", "guidance", "class_label")  # settings of a network's calls
 
 
@@ -47,7 +50,8 @@ class Canvas:
     def write(self, name: str, rows: list[Tensor]) -> Path:
         """`images/{name}_{settings}.png`: rows of pictures, each uint8 [N, C, H, W]."""
         self.folder.begin(self.world)
-        path = self.folder.path / PICTURES / f"{name}_{folder_name(settings(self.source, self.sample))}.png"
+        stem = f"{name}_{folder_name(settings(self.source, self.sample))}"
+        path = self.folder.path / PICTURES / f"{within(stem, LONGEST_STEM)}.png"
         save_grid(torch.cat(rows), path, nrow=len(rows[0]))
         return path
 
@@ -58,6 +62,15 @@ class Subject:
 
     images: Tensor
     name: str
+
+
+def within(name: str, longest: int) -> str:
+    """`name`, or if that has more than `longest` bytes its beginning and a hash of it."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= longest:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:8]
+    return f"{encoded[: longest - len(digest) - 1].decode(errors='ignore')}_{digest}"
 
 
 def read_subject(path: Path, net: nn.Module, copies: int) -> Subject:
