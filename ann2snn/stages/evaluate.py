@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,17 @@ from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import ALONE, World
 from ..files.atomic import sweep
 from ..generate.classes import columns
-from ..generate.images import ImageWriter, existing_indices, image_path, read_images, save_grid, save_npz, stale_npzs
+from ..generate.images import (
+    ImageWriter,
+    check_npz,
+    existing_indices,
+    image_path,
+    npz_path,
+    read_images,
+    save_grid,
+    save_npz,
+    stale_npzs,
+)
 from ..generate.sampling import Given, Hooks, generate, generate_batches, image_groups
 from ..generate.spikes import keep_spikes, kept_spikes
 from ..metrics.features import FeatureExtractor
@@ -110,6 +121,14 @@ def direct_settings(net: nn.Module) -> dict | None:
     return {name: value for name, value in net.spiking.to_dict().items() if name != "arch"}  # which stands beside it
 
 
+def statistics_settings(generation: Generation) -> dict:
+    """What Analytic-DPM's images depend on besides: its statistics, by a hash."""
+    statistics = generation.statistics
+    if statistics is None:
+        return {}
+    return {"noise_statistics": hashlib.sha256(statistics.double().numpy().tobytes()).hexdigest()[:16]}
+
+
 def run(folder: RunFolder, generation: Generation, config: EvalConfig, scoring: Scoring = NO_SCORING) -> int:
     """Generate what is missing of `config.num_images`, then score them where that is asked for. Returns the exit code.
 
@@ -120,12 +139,13 @@ def run(folder: RunFolder, generation: Generation, config: EvalConfig, scoring: 
     if scoring:  # what cannot be measured stops it before anything is sampled
         require_spread(config.num_images)
         metrics = scoring.made(config.num_images, image_channels(source.net), decoded_size(source.net), world.device)
-    made_with = settings(source, sample)
+    made_with = settings(source, sample) | statistics_settings(generation)
     flag = "--images_dir" if config.images_dir else "--logdir"
     images = prepare_folder(config.images_dir or logdir / GENERATED / folder_name(made_with), flag)
     with owning(images, "generate", world):
         if world.main:
             sweep(images.parent, depth=0)  # of an npz that a killed run was writing beside the images
+            check_npz(npz_path(images, config.num_images))
             claim_folder(images, made_with)
         folder.begin(world)
         generate_missing(images, generation, config)
@@ -169,9 +189,8 @@ def present(logdir: Path, folder: Path, config: EvalConfig, net: nn.Module, samp
 
     The npz is written anew each time: an older one may hold images that the folder no longer has.
     """
-    npz = folder.with_name(f"{folder.name}_{config.num_images}.npz")
     images = torch.cat([batch for _, batch in image_batches(folder, config.num_images)])
-    save_npz(images, npz)
+    save_npz(images, npz_path(folder, config.num_images))
     for stale in stale_npzs(folder, images):
         print(f"note: {stale} holds other images than {folder}, those of an earlier run: delete it")
     if config.grid and config.grid_images:

@@ -1,6 +1,7 @@
 """What is scored is what was generated: images by their names, an npz that holds them, pictures that stay apart."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -51,6 +52,21 @@ def test_an_npz_of_an_earlier_run_with_another_count_is_named(logdir, tmp_path):
     assert str(older) not in check(evaluate(logdir, images)), "the same images, but fewer"
     shutil.rmtree(images)
     assert f"{older} holds other images" in check(evaluate(logdir, images, "--seed=7"))
+
+
+@pytest.mark.parametrize("kind", ["other arrays", "floats", "text", "link"])
+def test_a_file_of_the_npzs_name_that_is_none_is_left_alone(logdir, tmp_path, kind):
+    images, mine = tmp_path / "images", tmp_path / "images_3.npz"
+    if kind == "link":
+        mine.symlink_to("elsewhere.npz")
+    elif kind == "text":
+        mine.write_text("my notes")
+    else:
+        np.savez(mine, np.zeros((3, 8, 8, 1), np.uint8 if kind == "other arrays" else float), **{kind[:5]: np.ones(2)})
+    before = os.readlink(mine) if kind == "link" else mine.read_bytes()
+    refused(evaluate(logdir, images), "images_3.npz is in the way", "--images_dir")
+    assert (os.readlink(mine) if kind == "link" else mine.read_bytes()) == before
+    assert not list(images.glob("*.png"))
 
 
 @pytest.mark.parametrize("name", ["0.png", "000001 (copy).png", "other/000000.png", "1000000.png", "000000.jpg"])
