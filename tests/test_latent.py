@@ -45,7 +45,7 @@ def test_a_few_steps_come_closer_to_the_images_than_their_mean():
     given = argparse.Namespace(steps=60, batch_size=16, lr=5e-3, kl_weight=1e-4, seed=0)
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    net = train(data, TINY, given, torch.device("cpu"))
+    net, _ = train(data, TINY, given, torch.device("cpu"))
     assert_equal(torch.get_rng_state(), before)
     from ann2snn.latent.files import autoencoder_of
 
