@@ -1,5 +1,6 @@
 """Networks as folders: what is saved comes back bit for bit, and anything else is refused in one line."""
 
+import copy
 import json
 import os
 import signal
@@ -92,6 +93,11 @@ def test_what_could_not_be_read_again_is_not_written(ann, tmp_path, name):
     for key, value in told:
         with pytest.raises(UserError, match=CONFIG if key == "note" else key):
             ann2snn.save(ann, tmp_path / name, **{key: value})
+    for net in (ann, ann2snn.convert(ann)):
+        diverged = copy.deepcopy(net)
+        next(diverged.parameters()).data.view(-1)[-1] = np.nan
+        with pytest.raises(UserError, match="not finite"):
+            ann2snn.save(diverged, tmp_path / name)
     assert not list(tmp_path.iterdir())
     ann2snn.save(ann, tmp_path / name, step=np.int64(7), note=np.float32(0.5))
     ann2snn.load(tmp_path / name)
