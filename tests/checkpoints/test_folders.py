@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -68,6 +69,17 @@ def test_nothing_is_overwritten_and_foreign_networks_are_named(ann, tmp_path):
         with pytest.raises(UserError, match="nothing is overwritten"):
             ann2snn.save(ann, path)
     assert (tmp_path / "net" / WEIGHTS).read_bytes() == before and len(list(tmp_path.iterdir())) == 2
+    links = tmp_path / "links"
+    (links / "empty").mkdir(parents=True)
+    for target in ("nowhere", "empty"):
+        (links / "link").symlink_to(target)
+        with pytest.raises(UserError, match="is a link"):  # found at once, not when it is to be replaced
+            folders.check_free(links / "link")
+        (links / "link").unlink()
+    os.mkfifo(links / "pipe")
+    with pytest.raises(UserError, match="nothing is overwritten"):
+        folders.check_free(links / "pipe")
+    shutil.rmtree(links)
     with pytest.raises(UserError, match="a Linear cannot be saved"):
         ann2snn.save(torch.nn.Linear(2, 2), tmp_path / "linear")
     with pytest.raises(UserError, match="dtype=int8"):
