@@ -42,7 +42,7 @@ from ..metrics.score import make_stats as gather_stats
 from ..metrics.score import measure
 from ..nets.direct import DirectDenoiser
 from ..report.trajectory import Trajectory, write_trajectory
-from ..run.folder import GENERATED, PICTURES, RESULTS, RunFolder
+from ..run.folder import GENERATED, PICTURES, RESULTS, SPIKES_FILE, RunFolder
 from ..run.lines import append_result, timestamp
 from ..run.tables import counted, first_of, parameters_of, show
 from .claims import claim_folder
@@ -174,6 +174,9 @@ def carried_counts(folder: Path, count: int, calls: int, is_stream: bool) -> dic
     restarts_per_image: calls that began from rest, the first among them.
     """
     image_spikes = kept_spikes(folder, count)
+    if len(image_spikes) < count:
+        known = counted(len(image_spikes), "image")
+        print(f"note: {folder / SPIKES_FILE} has the spikes of {known} of {count:,}: it has lost lines, or is lost")
     if not image_spikes:
         return {}
     spikes, steps, restarts = (
