@@ -126,6 +126,14 @@ def free_name(path: Path) -> Path:
     return free
 
 
+def set_aside(path: Path) -> None:
+    """Give what an earlier training left at `path`, if anything, the name of the previous file. Raises OSError."""
+    if os.path.lexists(path):
+        aside = free_name(previous_of(path))
+        os.rename(path, aside)
+        warn(f"{path} is of an earlier training; it is kept as {aside}")
+
+
 def read_newest(path: str | os.PathLike) -> tuple[Path, dict]:
     """`read(path)`; if that file is damaged, or missing while a previous one exists, the previous one, with a warning.
 

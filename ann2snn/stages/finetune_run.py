@@ -264,6 +264,19 @@ class Run:
         if self.world.main and self.gaps[-1] <= min(self.gaps):
             checkpoint.save(self.folder / TUNED, self.payload() | {"prediction_gap": self.gaps[-1]})
 
+    def keep_earlier(self) -> None:
+        """Where this run begins, keep a network that one tuned whose state is gone. Raises UserError."""
+        path = self.folder / TUNED
+        if not self.world.main or not path.exists():
+            return
+        with contextlib.suppress(UserError):
+            if checkpoint.read(path).get("step", 0) == 0:  # untouched: this run's own first one, or worth no more
+                return
+        try:
+            checkpoint.set_aside(path)
+        except OSError as error:
+            raise UserError(f"cannot keep {path}, which an earlier run has tuned: {cause(error)}") from None
+
     def save_backpack(self, stem: str) -> None:
         """`model_backpacks/{stem}_model.pt`: the network as it is now."""
         if not self.world.main:

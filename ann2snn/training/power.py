@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -62,7 +61,7 @@ class PowerAverages:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 if not _holds(path, content):
-                    _set_aside(path)
+                    checkpoint.set_aside(path)
                     checkpoint.save(path, payload)
             except (UserError, OSError) as error:
                 reason = cause(error) if isinstance(error, OSError) else error
@@ -89,11 +88,3 @@ def _holds(path: Path, content: str) -> bool:
         return path.exists() and checkpoint.read(path).get(HASH) == content
     except UserError:
         return False
-
-
-def _set_aside(path: Path) -> None:
-    """Raises OSError."""
-    if os.path.lexists(path):
-        aside = checkpoint.free_name(checkpoint.previous_of(path))
-        os.rename(path, aside)
-        warn(f"{path} is of an earlier training; it is kept as {aside}")
