@@ -50,7 +50,9 @@ def test_axes_hold_their_values_and_ticks_stand_where_they_say(axis):
 
 
 def test_the_last_tick_of_a_chart_is_not_cut_off_at_its_edge():
-    [last] = re.findall(r"<text[^>]*>1,000<", "".join(Plot(linear("", [0, 1000]), linear("", [0, 1]), 100).axes().parts))
+    [last] = re.findall(
+        r"<text[^>]*>1,000<", "".join(Plot(linear("", [0, 1000]), linear("", [0, 1]), 100).axes().parts)
+    )
     assert f'text-anchor="end" x="{WIDTH}"' in last
 
 
