@@ -74,6 +74,16 @@ def test_a_file_gives_back_the_same_autoencoder_and_tells_it_from_others(tmp_pat
         save_autoencoder(tmp_path / "c.pt", net)
 
 
+def test_an_image_is_encoded_and_decoded_alike_however_many_stand_beside_it(tmp_path):
+    autoencoder, _ = tiny(tmp_path / "a.pt")
+    images = torch.randint(256, (40, 1, 8, 12), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    latents = autoencoder.encode(images)
+    decoded = autoencoder.decode(latents)
+    for n in (1, 3, 33):
+        assert_equal(autoencoder.encode(images[:n]), latents[:n])
+        assert_equal(autoencoder.decode(latents[:n]), decoded[:n])
+
+
 def test_the_spiking_network_equals_the_quantized_one_in_latent_space(tmp_path):
     autoencoder, _ = tiny(tmp_path / "a.pt")
     net = denoiser(autoencoder)
@@ -194,9 +204,9 @@ def test_a_folder_of_diffusers_encodes_and_decodes_as_diffusers_does(folder, tmp
     images = torch.randint(256, (3, 1, 8, 8), dtype=torch.uint8)
     latents = autoencoder.encode(images)
     theirs = (vae.encode(to_model_range(images)).latent_dist.mean - 0.2) * 0.7
-    assert (latents - theirs).abs().max() < 1e-6
+    assert (latents - theirs).abs().max() < 5e-6
     decoded = vae.decode(theirs / 0.7 + 0.2).sample
-    assert (autoencoder.decode(theirs) - decoded).abs().max() < 1e-6 * decoded.abs().max().clamp(min=1)
+    assert (autoencoder.decode(theirs) - decoded).abs().max() < 5e-6 * decoded.abs().max().clamp(min=1)
     assert (autoencoder.downscale, autoencoder.latent_channels, autoencoder.channels) == (2, 3, 1)
     (tmp_path / "model_index.json").write_text("{}")  # a pipeline has it as a part
     shutil.copytree(path, tmp_path / "vae")

@@ -103,8 +103,12 @@ class Autoencoder:
     def _by_parts(self, part: nn.Module, values: Tensor, size: int, prepared: Callable[[Tensor], Tensor]) -> Tensor:
         device = next(part.parameters()).device if values.device.type == "cpu" else values.device
         part.to(device)
+        made = []
         with steady_convolutions(part), torch.autocast(device.type, enabled=False):
-            return torch.cat([part(prepared(few.to(device))) for few in values.split(size)])
+            for few in values.split(size):  # always as many: what stands beside an image must not change how it rounds
+                full = torch.cat([few, few[-1:].expand(size - len(few), *few.shape[1:])])
+                made.append(part(prepared(full.to(device)))[: len(few)])
+        return torch.cat(made)
 
     def to(self, device: torch.device | str) -> Autoencoder:
         """Itself, to encode there from now on; it decodes where the latents are."""
