@@ -13,7 +13,7 @@ from ann2snn.config import IMAGE_SAMPLERS, DiffusionConfig, SampleConfig
 from ann2snn.data import load_dataset, to_model_range, to_uint8
 from ann2snn.errors import UserError
 from ann2snn.generate.sampling import Given, generate
-from ann2snn.latent import AutoencoderConfig, ConvAutoencoder, load_autoencoder, save_autoencoder
+from ann2snn.latent import Autoencoder, AutoencoderConfig, ConvAutoencoder, load_autoencoder, save_autoencoder
 from ann2snn.stages.autoencoder import train
 from tests.helpers import assert_equal
 
@@ -108,8 +108,9 @@ def test_latents_are_decoded_from_the_samplers_end_unclipped(tmp_path, sampler):
     net.autoencoder = autoencoder
     x_T = 40 * torch.randn(2, 2, 4, 4, dtype=torch.float64)
 
-    class Watched:
-        identity, space = autoencoder.identity, autoencoder.space
+    class Watched(Autoencoder):
+        def __init__(self):
+            self.identity = autoencoder.identity
 
         def decode(self, latents):
             ends.append(latents)
@@ -150,9 +151,6 @@ def test_what_latents_are_not_for_is_refused_by_name(tmp_path):
     net.autoencoder = autoencoder
     images = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     refusals = {
-        "--start": lambda: ann2snn.edit(net, images),
-        "--inpaint": lambda: ann2snn.inpaint(net, images, torch.ones(8, 8, dtype=torch.bool), 2),
-        "--invert": lambda: ann2snn.invert(net, images, 2),
         "in_pipeline": lambda: ann2snn.in_pipeline(net),
         "--process=vp, not blur": lambda: DiffusionConfig(process="blur", **autoencoder.space),
         "16 hexadecimal": lambda: DiffusionConfig(autoencoder="../x"),

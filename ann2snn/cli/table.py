@@ -290,7 +290,7 @@ def _define_sampling() -> None:
 
 def _define_drawing() -> None:
     DEFINE_list("interpolate", None, "two seeds, as 1,2: a strip of images from one to the other")
-    DEFINE_string("start", None, "an image of the network's size: draw variations of it (SDEdit)")
+    DEFINE_string("start", None, "an image of the size that the network makes: draw variations of it (SDEdit)")
     DEFINE_float("strength", 0.5, "share of the diffusion steps that --start is noised over, above 0 to 1")
     DEFINE_string(
         *("inpaint", None),
@@ -300,7 +300,8 @@ def _define_drawing() -> None:
     DEFINE_bool(
         "invert",
         False,
-        "find the noise of --start, or else of the first training images; prints the error of the way back",
+        "find the noise of --start, or else of the first training images; prints the error of the way back, with "
+        "--autoencoder also that of its parts",
     )
     DEFINE_integer("invert_iterations", 1, "fixed-point iterations of each step of --invert")
     DEFINE_integer("drawn_images", 8, "images of a picture, 1 to 64")
