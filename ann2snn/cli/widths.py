@@ -59,7 +59,7 @@ Measure = tuple[Callable[[Network], float], dict[str, Any]]
 
 
 def _loss(first: networks.checkpoint.Loaded, world: World) -> Measure:
-    data = build.dataset_for(first, train=False)
+    data = build.inputs_for(first, world.device, train=False)
     count = min(FLAGS.num_images, len(data))
     conditional = classes_of(first.net)[0] > 0
     require(not conditional or data.labels is not None, f"--search_sigma_rel=loss: {data.unlabelled}")

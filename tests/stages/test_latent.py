@@ -103,6 +103,20 @@ def test_given_images_are_drawn_as_they_go_through_latents_and_back(trained, tmp
         assert ("autoencoder alone: RMSE" in out) == ("diffusion alone: RMSE" in out) == (flag == "--invert")
 
 
+@pytest.mark.slow
+def test_the_best_width_of_an_average_is_searched_on_latents(trained, tmp_path):
+    folder, _ = trained
+    flags = ["--power_ema=0.05,0.1", "--power_ema_step=2", f"--autoencoder={folder / 'a.pt'}"]
+    check(script("ANN_train.py", *train_flags(tmp_path, 8, *flags)))
+    search = ["--search_sigma_rel=loss", "--num_images=8", "--num_threads=1", f"--logdir={tmp_path}", flags[-1]]
+    check(script("evaluate.py", *search))
+    line = json.loads((tmp_path / "power_ema.jsonl").read_text())
+    net = ann2snn.load(tmp_path / "ckpt.pt", sigma_rel=line["best"])
+    images = load_dataset("fashion_mnist_10k", "", 8, train=False).images[:8]
+    loss = ann2snn.denoising_loss(net, images, autoencoder=load_autoencoder(folder / "a.pt"))
+    assert dict(line["found"])[line["best"]] == pytest.approx(loss, rel=1e-5)
+
+
 def test_another_autoencoder_or_none_is_refused_by_every_stage(trained, tmp_path):
     folder, _ = trained
     run, logdir = folder / "run", f"--logdir={tmp_path}"
