@@ -24,6 +24,7 @@ PICTURES = ("interpolate", "start", *EDITS)
 #: Flag → the flags one of which it belongs to. Its default asks for nothing.
 PARTS = {
     "against": ("score",),
+    "class_attributes": ("class_label",),
     "strength": ("start",),
     "resamples": ("inpaint",),
     "invert_iterations": ("invert",),
