@@ -115,6 +115,10 @@ def _define_data() -> None:
         "dataset_type", "cifar10", "fashion_mnist_10k (shipped), cifar10, mnist, fashion_mnist, celeba, folder"
     )
     DEFINE_string("data_dir", "./data", "where the data set is, or is downloaded to; for folder, the images")
+    DEFINE_list(
+        *("class_attributes", []),
+        "celeba: attributes, as Male,Smiling, whose combinations are its classes (--class_cond, --class_label)",
+    )
     DEFINE_integer("channels", None, "1 (grey) or 3 (colour) for a folder of images; default 3")
     define_size("img_size", "32", "height and width, or HEIGHT,WIDTH; multiples of 2^(levels − 1)")
     DEFINE_string(
