@@ -115,6 +115,10 @@ def _define_data() -> None:
         "dataset_type", "cifar10", "fashion_mnist_10k (shipped), cifar10, mnist, fashion_mnist, celeba, folder"
     )
     DEFINE_string("data_dir", "./data", "where the data set is, or is downloaded to; for folder, the images")
+    DEFINE_list(
+        *("class_attributes", []),
+        "celeba: attributes, as Male,Smiling, whose combinations are its classes (--class_cond, --class_label)",
+    )
     DEFINE_integer("channels", None, "1 (grey) or 3 (colour) for a folder of images; default 3")
     define_size("img_size", "32", "height and width, or HEIGHT,WIDTH; multiples of 2^(levels − 1)")
     DEFINE_string(
@@ -291,7 +295,7 @@ def _define_sampling() -> None:
 
 def _define_drawing() -> None:
     DEFINE_list("interpolate", None, "two seeds, such as 1,2: a strip of images from one to the other")
-    DEFINE_string("start", None, "an image of the network's size: draw variations of it (SDEdit)")
+    DEFINE_string("start", None, "an image of the size that the network makes: draw variations of it (SDEdit)")
     DEFINE_float("strength", 0.5, "share of the diffusion steps that --start is noised over, above 0 to 1")
     DEFINE_string(
         *("inpaint", None),
@@ -301,7 +305,8 @@ def _define_drawing() -> None:
     DEFINE_bool(
         "invert",
         False,
-        "find the noise of --start, or else of the first training images; prints the error of the way back",
+        "find the noise of --start, or else of the first training images; prints the error of the way back, with "
+        "--autoencoder also that of its parts",
     )
     DEFINE_integer("invert_iterations", 1, "fixed-point iterations of each step of --invert")
     DEFINE_integer("drawn_images", 8, "images of a picture, 1 to 64")
