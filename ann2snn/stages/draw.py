@@ -25,7 +25,7 @@ from ..generate.interpolation import interpolate
 from ..generate.inversion import round_trip
 from ..run.folder import PICTURES, RunFolder
 from ..run.tables import counted
-from .evaluate import folder_name, settings
+from .evaluate import picture_name, settings
 
 GREY = 128
 OF_CALLS = ("carry", "carry_steps", "amp", "tf32", "guidance", "class_label")  # settings of a network's calls
@@ -47,7 +47,7 @@ class Canvas:
     def write(self, name: str, rows: list[Tensor]) -> Path:
         """`images/{name}_{settings}.png`: rows of pictures, each uint8 [N, C, H, W]."""
         self.folder.begin(self.world)
-        path = self.folder.path / PICTURES / f"{name}_{folder_name(settings(self.source, self.sample))}.png"
+        path = self.folder.path / PICTURES / f"{name}_{picture_name(settings(self.source, self.sample))}.png"
         save_grid(torch.cat(rows), path, nrow=len(rows[0]))
         return path
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checkpoints import checkpoint
+from ..checkpoints.seal import content_hash
 from ..config import DiffusionConfig, SampleConfig, require
 from ..convert import SpikingNetwork
 from ..data import ImageDataset
@@ -46,8 +47,7 @@ SCORE_BATCH = 64
 class EvalConfig:
     """images_dir None: a folder inside the logdir named after the settings.
 
-    grid: also write a picture of the first `grid_images`, `grid_row` to a line, to `grid_path` inside the logdir
-    (default: `images/`, named after the folder of the images).
+    grid: also write a picture of the first `grid_images` to `images/`, named after the folder of the images.
     trajectory: images whose paths from noise are drawn and animated (`trajectory_format`), 0 for none.
     """
 
@@ -56,8 +56,6 @@ class EvalConfig:
     images_dir: str | None = None
     grid: bool = False
     grid_images: int = 64
-    grid_row: int = 0
-    grid_path: str = ""
     trajectory: int = 0
     trajectory_format: str = "webp"
 
@@ -130,9 +128,11 @@ def run(folder: RunFolder, generation: Generation, config: EvalConfig, scoring: 
         folder.begin(world)
         generate_missing(images, generation, config)
         if world.main:
-            present(logdir, images, config, source.net, sample)
+            # Folders of a user's may have one name.
+            name = f"{images.name}_{_digest(made_with)}" if config.images_dir else images.name
+            present(logdir / PICTURES / f"{name}.png", images, config, source.net, sample)
             if config.trajectory:
-                follow(logdir / PICTURES / f"trajectory_{images.name}", generation, config)
+                follow(logdir / PICTURES / f"trajectory_{name}", generation, config)
         world.wait()
         if not scoring:
             return 0
@@ -164,8 +164,8 @@ def carried_counts(folder: Path, count: int, calls: int, is_stream: bool) -> dic
     return {"spikes_per_call": spikes / calls, **timed, "restarts_per_image": restarts}
 
 
-def present(logdir: Path, folder: Path, config: EvalConfig, net: nn.Module, sample: SampleConfig) -> None:
-    """The images of `folder` in one npz beside it, and as a grid if asked for, named after the folder.
+def present(grid: Path, folder: Path, config: EvalConfig, net: nn.Module, sample: SampleConfig) -> None:
+    """The images of `folder` in one npz beside it, and if asked for as the picture `grid`.
 
     The npz is written anew each time: an older one may hold images that the folder no longer has.
     """
@@ -176,9 +176,8 @@ def present(logdir: Path, folder: Path, config: EvalConfig, net: nn.Module, samp
         print(f"note: {stale} holds other images than {folder}, those of an earlier run: delete it")
     if config.grid and config.grid_images:
         count = min(config.grid_images, config.num_images)
-        path = logdir / (config.grid_path or f"{PICTURES}/{folder.name}.png")
-        write_grid(path, folder, count, config.grid_row or columns(net, sample, count))
-        print(f"{path}: the first {count}")
+        write_grid(grid, folder, count, columns(net, sample, count))
+        print(f"{grid}: the first {count}")
     print(f"{folder}: {counted(config.num_images, 'image')}")
 
 
@@ -283,6 +282,19 @@ def dataset_batches(dataset: ImageDataset, count: int, world: World) -> Iterator
 
 def folder_name(made_with: dict) -> str:
     """Readable and unambiguous enough; `settings.json` inside the folder holds the rest."""
+    return f"{_described(made_with)}_{made_with['checkpoint'][:8]}"
+
+
+def picture_name(made_with: dict) -> str:
+    """As readable, and different for all settings: nothing beside a picture says the rest."""
+    return f"{_described(made_with)}_{_digest(made_with)}"
+
+
+def _digest(made_with: dict) -> str:
+    return content_hash(made_with).removeprefix("sha256:")[:8]
+
+
+def _described(made_with: dict) -> str:
     spiking = made_with["spiking"]
     mode = "ann" if spiking is None else f"{made_with['network']}_{spiking['schedule']}"
     if direct := made_with["direct"]:
@@ -298,7 +310,7 @@ def folder_name(made_with: dict) -> str:
     options = made_with["sampler_options"] | ({"eta": made_with["eta"]} if made_with["eta"] else {})
     sampler += "".join(f"_{name}{value}" for name, value in options.items())
     weights = "" if made_with["weights"] == "ema" else f"_{made_with['weights']}"
-    return f"{mode}{weights}_{sampler}_seed{made_with['seed']}_{made_with['checkpoint'][:8]}"
+    return f"{mode}{weights}_{sampler}_seed{made_with['seed']}"
 
 
 def generate_missing(folder: Path, generation: Generation, config: EvalConfig) -> None:
