@@ -18,6 +18,7 @@ from ..generate.sampling import check_generation
 from ..nets.architecture import Network
 from ..run.folder import CHECKPOINT, WIDTHS
 from ..run.lines import append_result, timestamp
+from ..stages.evaluate import sampling_settings
 from ..training.best import FRECHET
 from . import build, networks
 from .flags import FLAGS
@@ -76,11 +77,5 @@ def _score(first: networks.checkpoint.Loaded, world: World) -> Measure:
     def distance(net: Network) -> float:
         return next(value for name, value in score(net).items() if name.startswith(FRECHET))
 
-    calls = sample.calls(first.unconverted.diffusion)
-    return distance, {
-        "figure": "distance",
-        "sampler": sample.sampler,
-        "sampler_steps": calls,
-        "seed": FLAGS.seed,
-        **score_settings,
-    }
+    sampled = sampling_settings(sample, first.unconverted.diffusion)
+    return distance, {"figure": "distance", **sampled, **score_settings}
