@@ -15,7 +15,7 @@ from ..diffusion.samplers import reverse_step, whole_times
 from ..diffusion.samplers.call import estimate
 from .classes import without_class
 from .sampling import Rows, check_generation, run_chain
-from .subject import check_edited, given_images
+from .subject import OF_CALLS, check_edited, check_settings, given_images
 
 
 def inpaint(
@@ -37,6 +37,7 @@ def inpaint(
         f"mask: expected a bool tensor {list(size)}, True where the image is to be made anew",
     )
     resamples = check_limits("resamples", resamples)
+    check_settings(settings, "inpaint", ("seed", "clip", "skip", *OF_CALLS))
     config = without_class(net, SampleConfig("ddpm_strided", steps, **settings))
     check_generation(net, config)
     process = VP(net.diffusion)

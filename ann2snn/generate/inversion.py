@@ -14,7 +14,7 @@ from ..diffusion.samplers import whole_times
 from ..diffusion.samplers.call import estimate
 from .classes import without_class
 from .sampling import Given, Rows, check_generation, generate, run_chain
-from .subject import check_edited, check_sampled, given_images
+from .subject import OF_CALLS, check_edited, check_sampled, check_settings, given_images
 
 
 def invert(
@@ -32,6 +32,7 @@ def invert(
     net = check_edited(net, "--invert")
     x_0 = given_images(net, images)
     iterations = check_limits("invert_iterations", iterations)
+    check_settings(settings, "invert", OF_CALLS)
     config = without_class(net, way_back(steps, skip, **settings))
     check_generation(net, config)
     process = VP(net.diffusion)
