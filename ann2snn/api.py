@@ -184,8 +184,8 @@ def denoising_loss(
     Raises UserError for what cannot be measured.
     """
     net = check_sampled(net)
-    given_images(net, images)
-    return mean_loss(net, images, None if labels is None else given_labels(net, labels, len(images)), check_seed(seed))
+    inputs = given_images(net, images)
+    return mean_loss(net, inputs, None if labels is None else given_labels(net, labels, len(images)), check_seed(seed))
 
 
 def _file(path: object) -> str | os.PathLike:

@@ -15,6 +15,7 @@ from ..distributed.world import World
 from ..generate.classes import classes_of, resolved
 from ..generate.loss import mean_loss
 from ..generate.sampling import check_generation
+from ..generate.subject import given_images
 from ..nets.architecture import Network
 from ..run.folder import CHECKPOINT, WIDTHS
 from ..run.lines import append_result, timestamp
@@ -63,10 +64,10 @@ def _loss(first: networks.checkpoint.Loaded, world: World) -> Measure:
     count = min(FLAGS.num_images, len(data))
     classes, names = classes_of(first.net)
     data.check_classes(classes, names)
-    images = torch.stack([data[i] for i in range(count)])
+    inputs = given_images(first.unconverted, torch.stack([data[i] for i in range(count)]))
     labels = data.labels[:count] if classes and data.labels is not None else None
     settings = {"figure": "loss", "data": f"{data.name} ({data.split})", "images": count, "seed": FLAGS.seed}
-    return lambda net: mean_loss(net, images, labels, FLAGS.seed, world), settings
+    return lambda net: mean_loss(net, inputs, labels, FLAGS.seed, world), settings
 
 
 def _score(first: networks.checkpoint.Loaded, world: World) -> Measure:

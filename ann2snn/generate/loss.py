@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ..config import require
-from ..data import to_model_range
 from ..diffusion.process import current_steps, make_process
 from ..distributed.runtime import evaluating, seed_from
 from ..distributed.world import ALONE, World
@@ -17,11 +16,12 @@ from .subject import Sampled
 LOSS_BATCH = 64
 
 
-def mean_loss(net: Sampled, images: Tensor, labels: Tensor | None, seed: int, world: World = ALONE) -> float:
+def mean_loss(net: Sampled, inputs: Tensor, labels: Tensor | None, seed: int, world: World = ALONE) -> float:
     """Mean squared error of the network's predictions, each image noised to a time of its own.
 
-    images: uint8 [N, C, H, W]. labels: int64 [N] of a class-conditional network. Networks that are compared on the same
-    images and seed see the same times and noise. The processes of `world` share the batches, and all get the figure.
+    inputs: what it is trained on, [N, C, H, W], as `given_images` makes it of images. labels: int64 [N] of a
+    class-conditional network. Networks that are compared on the same images and seed see the same times and noise. The
+    processes of `world` share the batches, and all get the figure.
     Raises UserError for a network on synaptic currents, which predicts no noise of an image.
     """
     require(
@@ -31,10 +31,10 @@ def mean_loss(net: Sampled, images: Tensor, labels: Tensor | None, seed: int, wo
     process = make_process(net.diffusion, net.image_size)
     like = next(net.parameters())
     total = torch.zeros(2, dtype=torch.float64)
-    starts: Sequence[int] = range(0, len(images), LOSS_BATCH)
+    starts: Sequence[int] = range(0, len(inputs), LOSS_BATCH)
     with torch.no_grad(), evaluating(net):
         for start in world.share(starts):
-            x_0 = to_model_range(images[start : start + LOSS_BATCH]).to(like)
+            x_0 = inputs[start : start + LOSS_BATCH].to(like)
             generator = torch.Generator().manual_seed(seed_from(seed, start))
             t = process.draw_times(len(x_0), generator=generator)
             noise = torch.randn(len(x_0), net.in_channels, *x_0.shape[2:], generator=generator).to(like)
