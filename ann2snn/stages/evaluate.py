@@ -70,8 +70,9 @@ def require_spread(images: int) -> None:
     require(images >= 2, f"--num_images={images}: a score needs at least 2; --sample_only generates without one")
 
 
-def settings(source: checkpoint.Loaded, sample: SampleConfig) -> dict:
-    """Everything that decides which images come out."""
+def settings(source: checkpoint.Loaded, sample: SampleConfig, statistics: Tensor | None = None) -> dict:
+    """Everything that decides which images come out. statistics: of analytic_dpm, which depend on images, too."""
+    known = {} if statistics is None else {"statistics": _digest({"gamma": statistics})}
     net = source.net
     spiking = net.spiking.to_dict() if isinstance(net, SpikingNetwork) else None
     return {
@@ -85,7 +86,9 @@ def settings(source: checkpoint.Loaded, sample: SampleConfig) -> dict:
         "direct": direct_settings(net),
         **sampling_settings(sample, net.diffusion),
         "process": net.diffusion.process,
-    } | ({"autoencoder": net.diffusion.autoencoder} if net.diffusion.autoencoder else {})
+        **({"autoencoder": net.diffusion.autoencoder} if net.diffusion.autoencoder else {}),
+        **known,
+    }
 
 
 def sampling_settings(sample: SampleConfig, diffusion: DiffusionConfig) -> dict:
@@ -118,7 +121,7 @@ def run(folder: RunFolder, generation: Generation, config: EvalConfig, scoring: 
     if scoring:  # what cannot be measured stops it before anything is sampled
         require_spread(config.num_images)
         metrics = scoring.made(config.num_images, image_channels(source.net), decoded_size(source.net), world.device)
-    made_with = settings(source, sample)
+    made_with = settings(source, sample, generation.statistics)
     flag = "--images_dir" if config.images_dir else "--logdir"
     images = prepare_folder(config.images_dir or logdir / GENERATED / folder_name(made_with), flag)
     with owning(images, "generate", world):

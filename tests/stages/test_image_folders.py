@@ -5,9 +5,14 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from ann2snn.stages.evaluate import picture_name
+from ann2snn.checkpoints import checkpoint
+from ann2snn.config import SampleConfig
+from ann2snn.errors import UserError
+from ann2snn.stages.claims import claim_folder
+from ann2snn.stages.evaluate import picture_name, settings
 from tests.scripts import SAMPLING, check, script, train_flags
 from tests.stages.test_bad_input import refused
 
@@ -95,6 +100,17 @@ def test_pictures_of_different_networks_stay_apart(logdir, tmp_path):
     folders = {path.name for path in (run / "generated").iterdir() if path.is_dir()}
     assert len(folders) == 4
     assert new == {f"{name}.png" for name in folders} | {f"trajectory_{name}.png" for name in folders}
+
+
+def test_images_by_statistics_of_other_images_are_not_mixed(logdir, tmp_path):
+    source, sample = checkpoint.load(logdir / "ckpt.pt"), SampleConfig("analytic_dpm", 3)
+    first, other = (settings(source, sample, torch.full((50,), value)) for value in (0.5, 0.6))
+    claim_folder(tmp_path, first)
+    claim_folder(tmp_path, dict(first))
+    with pytest.raises(UserError, match="statistics=.*--analytic_images, --dataset_type"):
+        claim_folder(tmp_path, other)
+    (tmp_path / "settings.json").write_text(json.dumps(settings(source, sample)))  # of an earlier version
+    claim_folder(tmp_path, first)
 
 
 def test_pictures_of_folders_of_one_name_stay_apart(logdir, tmp_path):
