@@ -85,9 +85,9 @@ def check(command: str) -> None:
     for name in ACTIONS:
         message = f"--start: draws an image's variations; drop it or --{name}"
         require(name in EDITS or not (FLAGS[name].value and FLAGS.start), message)
-    unread = [(action, name) for action, names in UNREAD.items() for name in names if FLAGS[action].value]
-    unread += [("search_sigma_rel=loss", name) for name in OF_SCORES if FLAGS.search_sigma_rel == "loss"]
-    for action, name in unread:
+    passed_over = [(action, name) for action, names in UNREAD.items() for name in names if FLAGS[action].value]
+    passed_over += [("search_sigma_rel=loss", name) for name in OF_SCORES if FLAGS.search_sigma_rel == "loss"]
+    for action, name in passed_over:
         require(not _asks(name), f"{_as_given(name)}: not with --{action}; drop one")
     for name, owners in PARTS.items():
         owner = " or ".join(f"--{owner}" for owner in owners)

@@ -123,9 +123,9 @@ def _note_others(images: ImageDataset, source: checkpoint.Loaded) -> None:
         print(f"note: {source.path} was trained on other images of --dataset_type={images.name}: see --data_dir")
 
 
-def inputs_for(source: checkpoint.Loaded, device: torch.device) -> ImageDataset:
-    """What a network is trained on: `dataset_for`, or latents of it. Raises UserError."""
-    return latents.encoded(dataset_for(source), source.net.autoencoder, device)
+def inputs_for(source: checkpoint.Loaded, device: torch.device, train: bool = True) -> ImageDataset:
+    """What a network is trained on, or of its test images: `dataset_for`, or latents of it. Raises UserError."""
+    return latents.encoded(dataset_for(source, train), source.net.autoencoder, device)
 
 
 def _announced(images: ImageDataset) -> ImageDataset:

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
+from ..data import to_model_range
 from ..diffusion.power_ema import best_of, search
 from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import World
 from ..generate.classes import classes_of, resolved
 from ..generate.loss import mean_loss
 from ..generate.sampling import check_generation
-from ..generate.subject import given_images
 from ..nets.architecture import Network
 from ..run.folder import CHECKPOINT, WIDTHS
 from ..run.lines import append_result, timestamp
@@ -60,11 +60,11 @@ Measure = tuple[Callable[[Network], float], dict[str, Any]]
 
 
 def _loss(first: networks.checkpoint.Loaded, world: World) -> Measure:
-    data = build.dataset_for(first, train=False)
+    data = build.inputs_for(first, world.device, train=False)
     count = min(FLAGS.num_images, len(data))
     classes, names = classes_of(first.net)
     data.check_classes(classes, names)
-    inputs = given_images(first.unconverted, torch.stack([data[i] for i in range(count)]))
+    inputs = to_model_range(torch.stack([data[i] for i in range(count)]))  # latents are in it already
     labels = data.labels[:count] if classes and data.labels is not None else None
     settings = {"figure": "loss", "data": f"{data.name} ({data.split})", "images": count, "seed": FLAGS.seed}
     return lambda net: mean_loss(net, inputs, labels, FLAGS.seed, world), settings

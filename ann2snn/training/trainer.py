@@ -331,7 +331,8 @@ class Trainer:
         free = {SAME.get(name, name) for name in self.train_config.resume_with}
         if "dataset_type" in free:
             free.add("data_dir")
-        fixed = (*FIXED_ON_RESUME, "total_steps") if self.train_config.lr_decay != "none" else FIXED_ON_RESUME
+        fixed: tuple[str, ...] = FIXED_ON_RESUME
+        fixed += ("total_steps",) if self.train_config.lr_decay != "none" else ()
         fixed += ("var_type",) if self.train_config.loss_type == "kl" else ()  # whose weights it makes
         fixed += ("accumulate",) if counted(self.net) else ()  # batch norms see a part alone
         changes = {}
