@@ -51,7 +51,7 @@ from .generate.probe import sampler_calls
 from .generate.sampling import Given, generate_all
 from .generate.subject import check_call, check_sampled, given_images, sampling
 from .hardware import export_nir
-from .latent import Autoencoder, load_autoencoder
+from .latent import Autoencoder, autoencoder_for, load_autoencoder
 from .nets import UNet
 from .nets.architecture import Network, asked_for_variance
 from .nets.in_pipeline import in_pipeline
@@ -175,17 +175,19 @@ def denoising_loss(
     *,
     labels: Sequence[int | str] | Tensor | None = None,
     seed: int = 0,
+    autoencoder: Autoencoder | None = None,
 ) -> float:
     """Mean squared error of what a denoiser, ANN or SNN, predicts of noised images; the mean over images and times.
 
     images: real ones, uint8 [N, C, H, W]. labels: of a class-conditional network, the class of each. The same images
     and seed give every network the same times and noise, so that losses can be compared. NaN where a prediction is NaN.
+    autoencoder: of a network on latents, by default its own; the loss is that of the images' latents.
 
     Raises UserError for what cannot be measured.
     """
     net = check_sampled(net)
-    given_images(net, images)
-    return mean_loss(net, images, None if labels is None else given_labels(net, labels, len(images)), check_seed(seed))
+    inputs = given_images(net, images, autoencoder)
+    return mean_loss(net, inputs, None if labels is None else given_labels(net, labels, len(images)), check_seed(seed))
 
 
 def _file(path: object) -> str | os.PathLike:
@@ -273,9 +275,7 @@ def sample(
     )
     if x_T is not None:
         check_noise(net, x_T, n)
-    kind = type(autoencoder).__name__
-    require(isinstance(autoencoder, Autoencoder | None), f"autoencoder={kind}: use ann2snn.load_autoencoder")
-    given = Given(statistics, x_T, of_each, autoencoder)
+    given = Given(statistics, x_T, of_each, autoencoder_for(net, autoencoder))
     return generate_all(*(net, config, n, batch_size), given=given, progress=progress)
 
 
@@ -290,17 +290,20 @@ def _classes(
     return {}, given_labels(net, labels, n)
 
 
-def noise_statistics(net: nn.Module, images: Tensor, **settings: Any) -> Tensor:
+def noise_statistics(
+    net: nn.Module, images: Tensor, *, autoencoder: Autoencoder | None = None, **settings: Any
+) -> Tensor:
     """Γ_t = E‖ε̂(x_t, t)‖²/d of the network's own predictions, float64 [diffusion_steps]: for sampler="analytic_dpm".
 
     images: real ones, uint8 [N, C, H, W]; 256 are plenty. settings: steps (50) and skip of the calls in which they will
-    be sampled, and seed; Γ_t is NaN at other times. The scripts gather the same (`--analytic_images`), in a file.
+    be sampled, and seed; Γ_t is NaN at other times. autoencoder: of a network on latents, by default its own. The
+    scripts gather the same (`--analytic_images`), in a file.
     Source: Bao et al., Analytic-DPM (2022), arXiv:2201.06503.
 
     The network runs in eval mode, and is left in the mode it was in. Raises UserError for what cannot be measured.
     """
     net = check_sampled(net)
-    inputs = given_images(net, images)
+    inputs = given_images(net, images, autoencoder)
     return measured_statistics(net, sampling(settings | {"sampler": "analytic_dpm"}), inputs.split(BATCH))
 
 

@@ -5,8 +5,8 @@ python -m benchmarks.architecture docs/figures/architecture.svg
 
 from __future__ import annotations
 
+import argparse
 import ast
-import sys
 from html import escape
 from pathlib import Path
 
@@ -66,4 +66,6 @@ def draw() -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(draw(), encoding="utf-8")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="the picture (.svg)")
+    parser.parse_args().out.write_text(draw(), encoding="utf-8")

@@ -5,10 +5,20 @@
         --score 300 --stats logs/demo/stats.npz --out logs/demo/carry.json --plot logs/demo/carry.png
 
 One row for every checkpoint, sampler, number of steps, noise (η) and way of carrying: all on the states that the
-quantized network itself visits, which are those of its spiking networks. Counted per image and call: spikes, the
-synapses' operations that events touch, and energies beside the baselines (docs/cost.md). Before anything is counted,
-the carried network's answers are compared with the quantized network's, in float64. --score adds the Fréchet distance
-of so many images of the quantized network, which are the carried one's. What --out has already is not measured again.
+quantized network itself visits, which are those of its spiking networks. Before anything is counted, the carried
+network's answers are compared with the quantized network's, in float64. --score adds the Fréchet distance of so many
+images of the quantized network, which are the carried one's. What --out has already is not measured again.
+
+The columns, of which spikes, operations and energies are per image and call, the mean of all calls (docs/cost.md):
+
+    spikes     of all neurons
+    of rest    as a share of the spikes that are sent if every call starts from rest
+    carried    the same share, of the carried calls alone: the first one starts from rest
+    steps      passes of a call (1 under layer_sync, which takes depth × T time steps on a device)
+    AC share   accumulates of the carried calls, as a share of one dense pass
+    fp32, int8 energy of arithmetic, in µJ; +mem: with memory
+    error      largest relative difference of an answer from the quantized network's
+    score      Fréchet distance on EfficientNet-Lite0 features, which is not FID
 """
 
 from __future__ import annotations
@@ -198,22 +208,22 @@ def known_rows(path: Path | None) -> list[dict]:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument(
         "--checkpoint", type=Path, nargs="+", required=True, help="quantized networks: ckpt.pt, folder, shipped"
     )
     result.add_argument("--out", type=Path, help="write the rows as JSON")
     result.add_argument("--plot", type=Path, help="draw score against energy and time steps: a PNG; needs --score")
-    result.add_argument("--sampler", nargs="+", default=["ddim"])
+    result.add_argument("--sampler", nargs="+", default=["ddim"], help="one or more, as of evaluate.py")
     result.add_argument("--eta", type=float, nargs="+", default=[0.0, 0.3, 0.6, 1.0], help="noise of ddim")
     result.add_argument("--steps", type=int, nargs="+", default=[50], help="steps of the sampler")
-    result.add_argument("--images", type=int, default=2, help="counted, and averaged over")
+    result.add_argument("--images", type=int, default=2, help="images counted, and averaged over")
     result.add_argument("--seed", type=int, default=0)
     result.add_argument("--quick", action="store_true", help="layer_sync alone")
     result.add_argument("--carry_steps", type=int, nargs="*", default=[], help="also stream in so many steps a call")
     result.add_argument("--score", type=int, default=0, help="images to score; 0: no score")
     result.add_argument("--stats", type=Path, help="reference statistics of --extractor lite0, for --score")
-    result.add_argument("--lite0_size", type=int, default=224)
+    result.add_argument("--lite0_size", type=int, default=224, help="side in pixels of those statistics")
     return result
 
 
@@ -230,7 +240,7 @@ def run(args: argparse.Namespace, about: dict[str, object]) -> list[dict]:
             continue
         for line in measurement.rows(setting):
             rows.append(line)
-            print("  ".join(cells(line)), flush=True)
+            print(f"measured: {line['sampler']}, {line['steps']} calls, eta {line['eta']:g}: {line['way']}", flush=True)
         if args.out is not None:
             write_text(args.out, json.dumps(about | {"rows": rows}, indent=1) + "\n")
     return rows
@@ -252,7 +262,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2
     print(text_table(HEADER, [cells(line) for line in rows]))
-    print("energies in µJ per image and call, arithmetic, then with memory; weights read once a call")
+    print("per image and call; energies in µJ, weights read once a call; --help explains the columns")
     if args.plot is not None:
         args.plot.write_bytes(draw(rows))
         print(args.plot)

@@ -5,8 +5,8 @@ python -m benchmarks.carry_table docs/figures/carry.json
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,4 +72,6 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", type=Path, help="what benchmarks.carry wrote with --out")
+    main(parser.parse_args().rows)

@@ -73,7 +73,7 @@ def measure(ann: nn.Module, zone: float, calls: list[tuple[Tensor, Tensor]]) -> 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="a quantized network: ckpt.pt")
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
     parser.add_argument("--zone", type=float, nargs="+", default=[0.0, 0.1, 0.25, 0.5, 1.0], help="in levels")

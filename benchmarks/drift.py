@@ -126,7 +126,7 @@ def cells(row: dict) -> list[str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--net", type=Path, required=True, help="a quantized network: ckpt.pt")
     result.add_argument("--out", type=Path, help="write the rows as JSON")
     result.add_argument("--calls", type=int, default=1000, help="steps of the sampler")

@@ -76,7 +76,7 @@ def score(folder: Path, flags: list[str], images: int) -> dict[str, object]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--data", default="./data", help="where CIFAR-10 lies")
     parser.add_argument("--dataset", default="cifar10", help="or folder: any images below --data")

@@ -107,7 +107,7 @@ def table(rows: Sequence[dict]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--checkpoint", type=Path, help="a class-conditional quantized network: ckpt.pt or a folder")
     result.add_argument("--out", type=Path, help="write the rows as JSON")
     result.add_argument("--show", type=Path, help="print the table of such a file, and measure nothing")
@@ -138,7 +138,7 @@ def run(args: argparse.Namespace, about: dict[str, object]) -> list[dict]:
         if args.grid is not None:
             save_grid(images[: ROWS * classes], args.grid / f"guidance_{weight:g}.png", classes)
         rows.append(measured(net, sample, args.images) | {"agreement": agreement(images, labels, means)})
-        print(rows[-1], flush=True)
+        print(f"measured: guidance {weight:g}", flush=True)
     real = {"real_agreement": agreement(data.all_images(), data.labels, means)}
     network = {"bits": net.config.bits, "image_size": net.image_size.stored, "data": f"{data.name} ({data.split})"}
     if args.out is not None:

@@ -37,7 +37,7 @@ def draw(ann: Tensor, snn: Tensor, path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=" ".join(__doc__.split("\n\n")[0].split()))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="fashion-mnist-32-4bit", help="one that ships with the package")
     parser.add_argument("--out", type=Path, required=True, help="a PNG")
     parser.add_argument("--images", type=int, default=12)

@@ -13,7 +13,7 @@ from ann2snn.config import IMAGE_SAMPLERS, DiffusionConfig, SampleConfig
 from ann2snn.data import load_dataset, to_model_range, to_uint8
 from ann2snn.errors import UserError
 from ann2snn.generate.sampling import Given, generate
-from ann2snn.latent import AutoencoderConfig, ConvAutoencoder, load_autoencoder, save_autoencoder
+from ann2snn.latent import Autoencoder, AutoencoderConfig, ConvAutoencoder, load_autoencoder, save_autoencoder
 from ann2snn.stages.autoencoder import train
 from tests.helpers import assert_equal
 
@@ -74,6 +74,16 @@ def test_a_file_gives_back_the_same_autoencoder_and_tells_it_from_others(tmp_pat
         save_autoencoder(tmp_path / "c.pt", net)
 
 
+def test_an_image_is_encoded_and_decoded_alike_however_many_stand_beside_it(tmp_path):
+    autoencoder, _ = tiny(tmp_path / "a.pt")
+    images = torch.randint(256, (40, 1, 8, 12), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    latents = autoencoder.encode(images)
+    decoded = autoencoder.decode(latents)
+    for n in (1, 3, 33):
+        assert_equal(autoencoder.encode(images[:n]), latents[:n])
+        assert_equal(autoencoder.decode(latents[:n]), decoded[:n])
+
+
 def test_the_spiking_network_equals_the_quantized_one_in_latent_space(tmp_path):
     autoencoder, _ = tiny(tmp_path / "a.pt")
     net = denoiser(autoencoder)
@@ -98,8 +108,9 @@ def test_latents_are_decoded_from_the_samplers_end_unclipped(tmp_path, sampler):
     net.autoencoder = autoencoder
     x_T = 40 * torch.randn(2, 2, 4, 4, dtype=torch.float64)
 
-    class Watched:
-        identity, space = autoencoder.identity, autoencoder.space
+    class Watched(Autoencoder):
+        def __init__(self):
+            self.identity = autoencoder.identity
 
         def decode(self, latents):
             ends.append(latents)
@@ -140,9 +151,6 @@ def test_what_latents_are_not_for_is_refused_by_name(tmp_path):
     net.autoencoder = autoencoder
     images = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     refusals = {
-        "--start": lambda: ann2snn.edit(net, images),
-        "--inpaint": lambda: ann2snn.inpaint(net, images, torch.ones(8, 8, dtype=torch.bool), 2),
-        "--invert": lambda: ann2snn.invert(net, images, 2),
         "in_pipeline": lambda: ann2snn.in_pipeline(net),
         "--process=vp, not blur": lambda: DiffusionConfig(process="blur", **autoencoder.space),
         "16 hexadecimal": lambda: DiffusionConfig(autoencoder="../x"),
@@ -194,9 +202,9 @@ def test_a_folder_of_diffusers_encodes_and_decodes_as_diffusers_does(folder, tmp
     images = torch.randint(256, (3, 1, 8, 8), dtype=torch.uint8)
     latents = autoencoder.encode(images)
     theirs = (vae.encode(to_model_range(images)).latent_dist.mean - 0.2) * 0.7
-    assert (latents - theirs).abs().max() < 1e-6
+    assert (latents - theirs).abs().max() < 5e-6
     decoded = vae.decode(theirs / 0.7 + 0.2).sample
-    assert (autoencoder.decode(theirs) - decoded).abs().max() < 1e-6 * decoded.abs().max().clamp(min=1)
+    assert (autoencoder.decode(theirs) - decoded).abs().max() < 5e-6 * decoded.abs().max().clamp(min=1)
     assert (autoencoder.downscale, autoencoder.latent_channels, autoencoder.channels) == (2, 3, 1)
     (tmp_path / "model_index.json").write_text("{}")  # a pipeline has it as a part
     shutil.copytree(path, tmp_path / "vae")

@@ -24,6 +24,7 @@ PICTURES = ("interpolate", "start", *EDITS)
 #: Flag → the flags one of which it belongs to. Its default asks for nothing.
 PARTS = {
     "against": ("score",),
+    "class_attributes": ("class_label",),
     "strength": ("start",),
     "resamples": ("inpaint",),
     "invert_iterations": ("invert",),
@@ -55,7 +56,7 @@ def check(command: str) -> None:
         require(command in commands or not _asks(name), f"{message}; drop it, or run {' or '.join(scripts)}")
     drawn = command == "evaluate" and not given("sampler") and any(FLAGS[name].value for name in PICTURES)
     for field, name in SOME_TAKE.items():
-        if _asks(name):
+        if _asks(name) or (field == "steps" and name in FLAGS.by_hand):  # the default of other samplers is a wish here
             check_taken("ddim" if drawn else FLAGS.sampler, field, written(FLAGS[name].value))
     kind = FLAGS.extractor
     known = kind in EXTRACTORS or kind.startswith(BACKBONES)

@@ -22,7 +22,7 @@ from ..config import (
     require,
 )
 from ..convert import SpikingNetwork
-from ..data import ImageDataset, load_dataset
+from ..data import ImageDataset, attributes_of, load_dataset
 from ..diffusion.process import check_sampling, current_steps, decoded_size, image_channels, network_channels
 from ..distributed.precision import set_tf32
 from ..distributed.runtime import computes_bfloat16, computes_tf32, keep_freed_memory
@@ -90,7 +90,7 @@ def _decided_by(source: checkpoint.Loaded, network: NetworkConfig | None) -> dic
 def dataset(train: bool = True) -> ImageDataset:
     """The data set the flags name. Raises UserError."""
     place = FLAGS.dataset_type, FLAGS.data_dir, FLAGS.img_size
-    return _announced(load_dataset(*place, train=train, channels=FLAGS.channels))
+    return _announced(load_dataset(*place, train=train, channels=FLAGS.channels, attributes=FLAGS.class_attributes))
 
 
 def dataset_for(source: checkpoint.Loaded, train: bool = True) -> ImageDataset:
@@ -100,7 +100,11 @@ def dataset_for(source: checkpoint.Loaded, train: bool = True) -> ImageDataset:
     net = source.net
     network_channels = image_channels(net)
     channels = network_channels if name == "folder" else None
-    images = load_dataset(name, FLAGS.data_dir, decoded_size(net), train=train, channels=channels)
+    attributes = FLAGS.class_attributes
+    if not attributes and name == "celeba":
+        attributes = attributes_of(classes_of(net)[1])
+    place = name, FLAGS.data_dir, decoded_size(net)
+    images = load_dataset(*place, train=train, channels=channels, attributes=attributes)
     if images.channels != network_channels:
         raise UserError(
             f"{name} has {images.channels} image channels, the network of {source.path} {network_channels}: "
@@ -109,9 +113,9 @@ def dataset_for(source: checkpoint.Loaded, train: bool = True) -> ImageDataset:
     return _announced(images)
 
 
-def inputs_for(source: checkpoint.Loaded, device: torch.device) -> ImageDataset:
-    """What a network is trained on: `dataset_for`, or latents of it. Raises UserError."""
-    return latents.encoded(dataset_for(source), source.net.autoencoder, device)
+def inputs_for(source: checkpoint.Loaded, device: torch.device, train: bool = True) -> ImageDataset:
+    """What a network is trained on, or of its test images: `dataset_for`, or latents of it. Raises UserError."""
+    return latents.encoded(dataset_for(source, train), source.net.autoencoder, device)
 
 
 def _announced(images: ImageDataset) -> ImageDataset:
@@ -122,10 +126,14 @@ def _announced(images: ImageDataset) -> ImageDataset:
     return images
 
 
-def of_class(images: ImageDataset) -> ImageDataset:
-    """Those of --class_label, or all images without the flag. Raises UserError."""
+def of_class(images: ImageDataset, net: object = None) -> ImageDataset:
+    """Those of --class_label, or all images without the flag. net: whose class it is too. Raises UserError."""
     label = check_class_label(FLAGS.class_label)
-    return images if label in (None, NO_CLASS) else images.of_class(label)
+    if label in (None, NO_CLASS):
+        return images
+    if net is not None:
+        images.check_classes(*classes_of(net))
+    return images.of_class(label)
 
 
 def nir_file() -> GraphFile | None:
@@ -210,10 +218,9 @@ def training(world: World, check_trainable: Callable[[NetworkConfig, DiffusionCo
 
 def told_classes(network: NetworkConfig, images: ImageDataset) -> NetworkConfig:
     """The network, told the images' classes if --class_cond asks for it. Raises UserError where they have none."""
-    require(
-        FLAGS.class_cond or not flags.given("class_dropout"),
-        f"--class_dropout={FLAGS.class_dropout}: only with --class_cond",
-    )
+    for name in ("class_dropout", "class_attributes"):
+        asked = f"--{name}={flags.written(FLAGS[name].value)}"
+        require(FLAGS.class_cond or not flags.given(name), f"{asked}: only with --class_cond")
     if not FLAGS.class_cond:
         return network
     require(images.labels is not None, f"--class_cond: {images.unlabelled}")

@@ -112,10 +112,10 @@ def help_text(introduction: str) -> str:
         for name in names:
             flag = FLAGS[name]
             shown = f"--[no]{name}" if flag.boolean else f"--{name}"
-            default = "" if flag.default is None else f" (default {written(flag.default)})"
-            lines += textwrap.wrap(
-                " ".join(f"{shown}: {flag.help}{default}".split()), 100, initial_indent="  ", subsequent_indent="      "
-            )
+            default = "" if flag.default in (None, "", []) else f" (default {written(flag.default)})"
+            words = f"{shown}: {flag.help}{default}".split()
+            text = " ".join(word.replace("|", " | ") if len(word) > 94 else word for word in words)  # a long choice
+            lines += textwrap.wrap(text, 100, initial_indent="  ", subsequent_indent="      ")
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..config import FULL_PRECISION, DiffusionConfig, ImageSize, UNetConfig, require
+from ..data import attributes_of
 from ..errors import UserError
 from ..latent import Autoencoder
 from ..nets.architecture import NetworkConfig
@@ -134,6 +135,8 @@ def effective_flags(config: NetworkConfig, diffusion: DiffusionConfig, trained_o
     flag_values |= {"var_type": diffusion.var_type, "linear_first": diffusion.linear_first, "dropout": config.dropout}
     flag_values["img_size"] = config.image_size.times(diffusion.downscale)
     flag_values["class_cond"] = getattr(config, "num_classes", 0) > 0
+    if trained_on == "celeba" and not given("class_attributes"):
+        flag_values["class_attributes"] = attributes_of(getattr(config, "class_names", ()))
     if trained_on and not given("dataset_type"):
         flag_values["dataset_type"] = trained_on
     return {name: list(value) if type(value) is tuple else value for name, value in flag_values.items()}

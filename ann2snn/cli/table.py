@@ -97,7 +97,7 @@ def _define_diffusion() -> None:
     DEFINE_float("beta_T", 0.02, "last beta")
     DEFINE_enum("mean_type", "epsilon", config.MEAN_TYPES, "what the network predicts")
     DEFINE_enum(
-        "var_type", "fixedlarge", config.VAR_TYPES, "variance of a step of ddpm; learned_range: the network tells it"
+        "var_type", "fixedlarge", config.VAR_TYPES, "variance of a step of ddpm; learned_range: the network predicts it"
     )
     DEFINE_enum("beta_schedule", "linear", config.BETA_SCHEDULES, "how the betas grow from beta_1 to beta_T; vp only")
     DEFINE_bool("zero_terminal_snr", False, "rescale the schedule so that its last step is pure noise; not for epsilon")
@@ -115,11 +115,15 @@ def _define_data() -> None:
         "dataset_type", "cifar10", "fashion_mnist_10k (shipped), cifar10, mnist, fashion_mnist, celeba, folder"
     )
     DEFINE_string("data_dir", "./data", "where the data set is, or is downloaded to; for folder, the images")
+    DEFINE_list(
+        *("class_attributes", []),
+        "celeba: attributes, as Male,Smiling, whose combinations are its classes (--class_cond, --class_label)",
+    )
     DEFINE_integer("channels", None, "1 (grey) or 3 (colour) for a folder of images; default 3")
     define_size("img_size", "32", "height and width, or HEIGHT,WIDTH; multiples of 2^(levels − 1)")
     DEFINE_string(
         *("autoencoder", None),
-        "diffuse the latents it makes: a file of `ann2snn autoencoder`, or a folder of diffusers' AutoencoderKL",
+        "diffuse this autoencoder's latents: a file of `ann2snn autoencoder`, or a folder of diffusers' AutoencoderKL",
     )
     DEFINE_bool("flip", None, "mirror training images at random; default: what suits the data set")
     DEFINE_integer("num_workers", 4, "processes that decode images, where a data set does not fit in memory")
@@ -147,7 +151,7 @@ def _define_training() -> None:
     )
     DEFINE_float("min_snr_gamma", 5.0, "signal-to-noise ratio above which --loss_weight=min_snr lowers a time's weight")
     for term, default in (("image", 1.0), ("spike", 0.0), ("reconstruction", 1.0)):
-        DEFINE_float(f"{term}_loss_weight", default, f"of the {term} term of --loss_type=scl")
+        DEFINE_float(f"{term}_loss_weight", default, f"weight of the {term} term of --loss_type=scl")
     DEFINE_float("grad_clip", 1.0, "largest gradient norm")
     DEFINE_integer("total_steps", 800000, "training steps; 0 with --init_from: only quantize")
     DEFINE_string(
@@ -167,7 +171,7 @@ def _define_training() -> None:
     DEFINE_list(
         "power_ema",
         [],
-        "widths, as 0.05,0.1, of power-function averages of the weights to keep, for --sigma_rel after training",
+        "widths, such as 0.05,0.1, of power-function averages of the weights to keep, for --sigma_rel after training",
     )
     DEFINE_integer("power_ema_step", None, "steps between their snapshots; default: a 32nd of --total_steps")
     DEFINE_string(
@@ -187,7 +191,7 @@ def _define_training() -> None:
     DEFINE_integer("log_step", 10, "steps between log entries")
     DEFINE_bool("resume", True, "continue from the checkpoint in --logdir if there is one")
     DEFINE_list(
-        "resume_with", [], "flags that may differ from those of the run that is continued, as lr,grad_clip; logged"
+        "resume_with", [], "flags that may differ from those of the run that is continued, such as lr,grad_clip; logged"
     )
 
 
@@ -228,7 +232,7 @@ def _define_fine_tuning() -> None:
     )
     DEFINE_float("ft_neuron_lr", 1e-3, "learning rate of thresholds and charges")
     DEFINE_bool("ft_calibrate", False, "first set thresholds, charges and output biases from data")
-    DEFINE_integer("ft_cache", 0, "batches whose block inputs are kept and reused; 0: fresh ones at every step")
+    DEFINE_integer("ft_cache", 0, "batches whose block inputs are kept and reused; 0: new batches at every step")
     DEFINE_integer("ft_network_steps", 0, "steps of a last pass over all blocks at once; 0: none")
     DEFINE_enum("ft_inputs", "data", config.FT_INPUTS, "noised real images, or states that the sampler visits")
     DEFINE_string("ft_name", "", "ending of the result folder's name, so that several runs fit in one --logdir")
@@ -264,11 +268,7 @@ def _define_sampling() -> None:
         2,
         "order of gddim (0 to 3) and the solvers dpm_solver, dpmpp, dpmpp_singlestep, dpmpp_sde, unipc (1 to 3)",
     )
-    DEFINE_bool(
-        "lower_order_final",
-        False,
-        "pndm: its last three steps combine 3, 2 and 1 predictions instead of 4, for low-bit networks",
-    )
+    DEFINE_bool("lower_order_final", False, "pndm: its last three steps combine 3, 2 and 1 predictions instead of 4")
     DEFINE_bool("denoise", True, "ddim, gddim, euler: end with a call that removes the last noise")
     DEFINE_enum("corrector", "none", config.CORRECTORS, "gddim: correct each step (pec), and predict again (pece)")
     DEFINE_float("grid_power", 2.0, "gddim, euler: times are evenly spaced in t^(1/grid_power)")
@@ -278,7 +278,8 @@ def _define_sampling() -> None:
     )
     DEFINE_string(
         *("class_label", None),
-        "class of all images, by number or name, or none; default: each in turn; of --make_stats and --score_data, too",
+        "class of all generated images, by number or name, or none; default: each in turn; also of the real images of "
+        "--make_stats and --score_data",
     )
     DEFINE_integer("analytic_images", 256, "analytic_dpm: training images its statistics are gathered on")
     DEFINE_bool("clip_x0", True, "clip the predicted image at every sampling step; the published code does not")
@@ -294,18 +295,19 @@ def _define_sampling() -> None:
 
 
 def _define_drawing() -> None:
-    DEFINE_list("interpolate", None, "two seeds, as 1,2: a strip of images from one to the other")
-    DEFINE_string("start", None, "an image of the network's size: draw variations of it (SDEdit)")
+    DEFINE_list("interpolate", None, "two seeds, such as 1,2: a strip of images from one to the other")
+    DEFINE_string("start", None, "an image of the size that the network makes: draw variations of it (SDEdit)")
     DEFINE_float("strength", 0.5, "share of the diffusion steps that --start is noised over, above 0 to 1")
     DEFINE_string(
         *("inpaint", None),
-        "a mask, white where --start, or else the first training images, are to be made anew (RePaint)",
+        "a mask: what is white is drawn anew in --start, or else in the first training images (RePaint)",
     )
     DEFINE_integer("resamples", 10, "times that --inpaint repeats each step (RePaint's resampling)")
     DEFINE_bool(
         "invert",
         False,
-        "find the noise of --start, or else of the first training images; prints the error of the way back",
+        "find the noise of --start, or else of the first training images; prints the error of the way back, with "
+        "--autoencoder also that of its parts",
     )
     DEFINE_integer("invert_iterations", 1, "fixed-point iterations of each step of --invert")
     DEFINE_integer("drawn_images", 8, "images of a picture, 1 to 64")
@@ -319,11 +321,13 @@ def _define_scores() -> None:
     )
     DEFINE_float(
         *("sigma_rel", None),
-        "evaluate, convert: weights averaged with this relative width, 0.005 to 0.28, built of --power_ema's snapshots",
+        "evaluate, convert: use weights averaged with this relative width, 0.005 to 0.28, made from --power_ema's "
+        "snapshots",
     )
     DEFINE_enum(
         *("search_sigma_rel", None, config.SEARCHES),
-        "evaluate: the --sigma_rel of the lowest loss of test images, or Fréchet distance, of --num_images",
+        "evaluate: find the --sigma_rel of the lowest loss on --num_images test images (loss), or of the lowest "
+        "Fréchet distance of as many generated ones (score)",
     )
     DEFINE_string(
         *("extractor", "inception"),
@@ -336,8 +340,8 @@ def _define_scores() -> None:
     DEFINE_string("fid_cache", "./stats/cifar10.train.npz", "statistics of the real images")
     DEFINE_list(
         *("metrics", None),
-        "evaluate: scores by name, as fd,is,kid,prdc,fad; default: fd (FID, with the Inception), is where there are "
-        "logits, and those of other flags; of --score all that can be",
+        "evaluate: scores by name, such as fd,is,kid,prdc,fad; default: fd (which is FID with the Inception), is where "
+        "the extractor has logits, and those of other flags; with --score: all that can be computed",
     )
     DEFINE_bool(
         "precision_recall",

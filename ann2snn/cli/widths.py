@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from ..config import require
 from ..diffusion.power_ema import best_of, search
 from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import World
@@ -59,12 +58,12 @@ Measure = tuple[Callable[[Network], float], dict[str, Any]]
 
 
 def _loss(first: networks.checkpoint.Loaded, world: World) -> Measure:
-    data = build.dataset_for(first, train=False)
+    data = build.inputs_for(first, world.device, train=False)
     count = min(FLAGS.num_images, len(data))
-    conditional = classes_of(first.net)[0] > 0
-    require(not conditional or data.labels is not None, f"--search_sigma_rel=loss: {data.unlabelled}")
+    classes, names = classes_of(first.net)
+    data.check_classes(classes, names)
     images = torch.stack([data[i] for i in range(count)])
-    labels = data.labels[:count] if conditional and data.labels is not None else None
+    labels = data.labels[:count] if classes and data.labels is not None else None
     settings = {"figure": "loss", "data": f"{data.name} ({data.split})", "images": count, "seed": FLAGS.seed}
     return lambda net: mean_loss(net, images, labels, FLAGS.seed, world), settings
 

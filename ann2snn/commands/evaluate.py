@@ -75,6 +75,6 @@ def main() -> int:
     scoring = evaluate.NO_SCORING
     if not FLAGS.sample_only:
         # Before the sampling: a missing file must stop it now.
-        scoring = scores.scoring(world.device, lambda: build.of_class(build.dataset_for(source)))
+        scoring = scores.scoring(world.device, lambda: build.of_class(build.dataset_for(source), source.net))
     generation = evaluate.Generation(source, sample, world, statistics)
     return evaluate.run(build.run_folder("evaluate", source), generation, config, scoring)

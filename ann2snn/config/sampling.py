@@ -23,7 +23,10 @@ CORRECTORS = ("none", "pec", "pece")
 DDIM_EPSILONS = ("recomputed", "network")
 SKIPS = tuple(dict.fromkeys((*WHOLE_SKIPS[:2], *REAL_SKIPS, *WHOLE_SKIPS)))
 #: What a sampler may not have, by its field of `SampleConfig` and its flag.
-SOME_TAKE = {"eta": "eta", "order": "sampler_order", "grid_power": "grid_power", "skip": "skip_type"}
+SOME_TAKE = {
+    **{"steps": "sampler_steps", "eta": "eta", "order": "sampler_order"},
+    **{"grid_power": "grid_power", "skip": "skip_type"},
+}
 
 
 @dataclass(frozen=True)
@@ -168,5 +171,8 @@ class SampleConfig:
 
 def check_taken(sampler: str, field: str, value: object) -> None:
     """Raise UserError where the sampler does not take this field of `SOME_TAKE`."""
-    message = f"--{SOME_TAKE[field]}={value}: --sampler={sampler} has none; only {samplers_with(field)} have one"
+    flag = f"--{SOME_TAKE[field]}={value}: --sampler={sampler}"
+    message = f"{flag} has none; only {samplers_with(field)} have one"
+    if field == "steps":
+        message = f"{flag} visits every diffusion step; give another --sampler, as ddim or ddpm_strided"
     require(field in SAMPLERS[sampler].options, message)

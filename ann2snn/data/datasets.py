@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torchvision import datasets as tv
 
-from .decode import check_image, decode_image, fit, left_out, list_images
-from .idx import read_idx
 from ..config import DATASET_TYPES, ImageSize, check_size, class_index, require
 from ..errors import UserError, is_out_of_memory
+from .attributes import combinations, combined
+from .decode import check_image, left_out, list_images
+from .idx import read_idx
+from .read import ImageArray, ImageFiles, read_all
 
 MAX_SIZE = 4096
 MEMORY_BUDGET = 2**30  # bytes of finished images to keep; larger sets are read image by image
 CELEBA_CROP = 140  # the side usual in the diffusion literature: face without most of the background
 SHIPPED = Path(__file__).parent / "fashion_mnist_10k"
 SHIPPED_TRAIN = 8000
-CHUNK = 256
 HELD_OUT = ("val", "valid", "validation", "eval", "dev")  # names of folders that are not to be trained on
 
 
@@ -87,7 +87,7 @@ class ImageDataset:
         """uint8 [N, C, H, W]: those held, or all read now, whatever they take. Raises UserError as reading one does."""
         if self.images is not None:
             return self.images
-        return _read_all(self._read, self._count, (self.channels, *self.img_size))
+        return read_all(self._read, self._count, (self.channels, *self.img_size))
 
     def fingerprint(self, labels: bool = False) -> str:
         """How many images, and a hash: of their relative names and sizes in bytes, or, without files, of all bytes.
@@ -103,7 +103,7 @@ class ImageDataset:
         return text
 
     def part(self, start: int, stop: int) -> "ImageDataset":
-        """Images `start` to `stop` - 1 as a data set of their own, sharing memory. Raises ValueError if out of range."""
+        """Images `start` to `stop` - 1 as a data set of their own, sharing memory. Raises ValueError out of range."""
         if not 0 <= start < stop <= len(self):
             raise ValueError(f"images {start} to {stop} of {len(self)}")
         part = copy.copy(self)
@@ -138,18 +138,25 @@ class ImageDataset:
         made.channels, made.img_size = latents.shape[1], ImageSize(*latents.shape[2:])
         return made
 
-    def check_classes(self, count: int) -> None:
-        """Raise UserError unless the images are of `count` classes, if a network is told any."""
-        if count:
-            known = len(self.classes)
-            require(self.labels is not None, f"--class_cond: {self.unlabelled}")
-            require(known == count, f"--class_cond: {self.name} has {known} classes, the network {count}")
+    def check_classes(self, count: int, names: Sequence[str] = ()) -> None:
+        """Raise UserError unless the images are of the classes that a network is told: `count`, called `names` if any.
+
+        A network that is told none, with a `count` of 0, goes with all images.
+        """
+        if not count:
+            return
+        known = len(self.classes)
+        require(self.labels is not None, f"--class_cond: {self.unlabelled}")
+        require(known == count, f"--class_cond: {self.name} has {known} classes, the network {count}")
+        for index, (ours, theirs) in enumerate(zip(self.classes, names, strict=False)):  # of none
+            same = f"class {index} is {ours} in {self.name}, {theirs} for the network: give the data it was trained on"
+            require(ours == theirs, f"--class_cond: {same}")
 
     @property
     def unlabelled(self) -> str:
         """Why images have no classes, and where they would come from."""
         if self.name == "celeba":
-            return "celeba has attributes and no classes; use another data set, or sort its pictures into class folders"
+            return "celeba has attributes; choose those whose combinations are the classes by --class_attributes"
         return f"{self.name} has no classes; of a folder, they are its subfolders, each with the images of a class"
 
 
@@ -160,6 +167,7 @@ def load_dataset(
     *,
     train: bool = True,
     channels: int | None = None,
+    attributes: Sequence[str] = (),
 ) -> ImageDataset:
     """Load a data set and scale it to `img_size` pixels, one number for squares or (height, width).
 
@@ -172,24 +180,29 @@ def load_dataset(
             before starting several processes.
         celeba: torchvision's, likewise; of each 178x218 picture the centre 140x140, or of
             other shapes the largest rectangle whose shorter side is 140 at most.
-        Their classes, and their names, are the data set's; CelebA has none.
+        Their classes, and their names, are the data set's. Those of CelebA are the combinations of `attributes`, as
+            "Male" and "Smiling", 2^k of k; without them it has none.
         folder: every image below `data_dir`, whether in class folders or not, in sorted order. Where `data_dir` has
             subfolders `train` and `test`, `train` chooses between them; otherwise all images are used either way and
-            the result's `split` says "all". `train` beside `val` or the like is refused. `channels` is 1 or 3 (default 3); files are
-            converted as needed. Where all images are in subfolders, two or more and one level deep, those are classes.
+            the result's `split` says "all". `train` beside `val` or the like is refused. `channels` is 1 or 3
+            (default 3); files are converted as needed. Where all images are in subfolders, two or more and one level
+            deep, those are classes.
 
     Every file of a folder is opened before training starts, so that a damaged one is named at once. For the types
     other than `folder`, `channels` may only repeat what the data set has.
 
     Raises:
-        UserError: unknown type, impossible size or channels, files missing and not downloadable, or damaged files.
+        UserError: unknown type, impossible size, channels or attributes, files missing and not downloadable, damaged.
     """
     if not isinstance(dataset_type, str) or dataset_type not in _LOADERS:
         raise UserError(f"unknown data set {dataset_type!r}; choose one of {', '.join(DATASET_TYPES)}")
     size = check_size(img_size, "img_size")
     if not 1 <= min(size) <= max(size) <= MAX_SIZE:
         raise UserError(f"img_size {size} is outside 1 to {MAX_SIZE}; choose the network's image size")
-    dataset = _LOADERS[dataset_type](_Request(dataset_type, Path(data_dir or "."), size, train, channels))
+    if attributes and dataset_type != "celeba":
+        raise UserError(f"--class_attributes: {dataset_type} has no attributes, celeba has; drop the flag")
+    request = _Request(dataset_type, Path(data_dir or "."), size, train, channels, tuple(attributes))
+    dataset = _LOADERS[dataset_type](request)
     if channels not in (None, dataset.channels):
         raise UserError(f"{dataset_type} has {dataset.channels} channels, not {channels}; leave channels out")
     return dataset
@@ -202,62 +215,11 @@ class _Request:
     img_size: ImageSize
     train: bool
     channels: int | None
+    attributes: tuple[str, ...] = ()
 
     @property
     def split(self) -> str:
         return "train" if self.train else "test"
-
-
-@dataclass(frozen=True)
-class _FromArray:
-    """Scales images held in one uint8 array, [N, H, W] or [N, H, W, 3]."""
-
-    array: torch.Tensor
-    img_size: ImageSize
-
-    def __call__(self, index: int) -> torch.Tensor:
-        return fit(Image.fromarray(self.array[index].numpy()), self.img_size)
-
-    def digest(self) -> str:
-        return hashlib.blake2b(self.array.reshape(-1).numpy().data, digest_size=8).hexdigest()
-
-
-@dataclass(frozen=True)
-class _FromFiles:
-    """Decodes and scales image files."""
-
-    paths: Sequence[Path]
-    channels: int
-    img_size: ImageSize
-    folder: Path
-    crop: int | None = None
-
-    def __call__(self, index: int) -> torch.Tensor:
-        return fit(decode_image(self.paths[index], self.channels), self.img_size, self.crop)
-
-    def digest(self) -> str:
-        """Raises UserError if a file is gone."""
-        digest = hashlib.blake2b(digest_size=8)
-        for path in self.paths:
-            try:
-                size = path.stat().st_size
-            except OSError as error:
-                raise UserError(f"cannot read image {path}: {error.strerror}; put it back") from None
-            digest.update(os.fsencode(path.relative_to(self.folder).as_posix()) + f"\0{size}\0".encode())
-        return digest.hexdigest()
-
-
-def _read_all(read: Callable[[int], torch.Tensor], count: int, shape: tuple[int, ...]) -> torch.Tensor:
-    images = torch.empty((count, *shape), dtype=torch.uint8)
-
-    def fill(start: int) -> None:
-        for index in range(start, min(start + CHUNK, count)):
-            images[index] = read(index)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
-        for _ in pool.map(fill, range(0, count, CHUNK)):
-            pass  # taking the results raises the first failure and drops the chunks not yet begun
-    return images
 
 
 def _array_dataset(
@@ -265,7 +227,7 @@ def _array_dataset(
 ) -> ImageDataset:
     """labels: one a picture, whole numbers."""
     source = ImageSource(
-        *(request.name, request.split, _FromArray(array, request.img_size), len(array)),
+        *(request.name, request.split, ImageArray(array, request.img_size), len(array)),
         channels=3 if array.dim() == 4 else 1,
         img_size=request.img_size,
         flip=flip,
@@ -315,9 +277,16 @@ def _celeba(request: _Request) -> ImageDataset:
         "celeba (the text lists, and the pictures in img_align_celeba)",
     )
     folder = request.data_dir / source.base_folder / "img_align_celeba"
-    read = _FromFiles([folder / name for name in source.filename], 3, request.img_size, folder, CELEBA_CROP)
+    read = ImageFiles([folder / name for name in source.filename], 3, request.img_size, folder, CELEBA_CROP)
+    chosen = request.attributes
+    names = [name for name in source.attr_names if name]  # the list's line of names ends with a blank
     source = ImageSource(
-        request.name, request.split, read, len(read.paths), channels=3, img_size=request.img_size, flip=True
+        *(request.name, request.split, read, len(read.paths)),
+        channels=3,
+        img_size=request.img_size,
+        flip=True,
+        labels=combined(source.attr, names, chosen, trained_on=request.train) if chosen else None,
+        classes=combinations(chosen),
     )
     return ImageDataset(source)
 
@@ -343,7 +312,7 @@ def _folder(request: _Request) -> ImageDataset:
     if channels not in (1, 3):
         raise UserError(f"channels {channels} is not possible; choose 1 (grey) or 3 (colour)")
     folder, split = _part_of(request)
-    read = _FromFiles(list_images(folder), channels, request.img_size, folder)
+    read = ImageFiles(list_images(folder), channels, request.img_size, folder)
     others = left_out(folder)
     labels, classes = _class_folders(read.paths, folder, request, split)
     source = ImageSource(

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .datasets import ImageDataset
 from ..errors import UserError
 from ..signals import STOPPING
+from .datasets import ImageDataset
 
 
 class Share(NamedTuple):
@@ -66,9 +66,7 @@ def batches(
     return _flipped(source, plan if flip else None)
 
 
-def labels_at(
-    dataset: ImageDataset, batch_size: int, step: int, *, seed: int, share: Share = WHOLE
-) -> torch.Tensor:
+def labels_at(dataset: ImageDataset, batch_size: int, step: int, *, seed: int, share: Share = WHOLE) -> torch.Tensor:
     """The classes, int64 [batch_size], of the images that `batches` yields at `step` with the same arguments.
 
     Raises UserError for a data set without classes.

@@ -12,25 +12,34 @@ from ..config import SampleConfig, check_limits, require
 from ..diffusion import VP
 from ..diffusion.samplers import whole_times
 from ..diffusion.samplers.call import estimate
+from ..latent import Autoencoder, as_images
 from .classes import without_class
-from .sampling import Given, Rows, check_generation, generate, run_chain
+from .sampling import Given, Rows, check_generation, run_chain, walk
 from .subject import check_edited, check_sampled, given_images
 
 
 def invert(
-    net: nn.Module, images: Tensor, steps: int = 50, *, iterations: int = 1, skip: str = "uniform", **settings: Any
+    net: nn.Module,
+    images: Tensor,
+    steps: int = 50,
+    *,
+    iterations: int = 1,
+    skip: str = "uniform",
+    autoencoder: Autoencoder | None = None,
+    **settings: Any,
 ) -> Tensor:
-    """Noise [N, C, H, W], float, that deterministic DDIM in `steps` steps makes the images uint8 [N, C, H, W] from.
+    """Noise [N, C', H', W'], float, that deterministic DDIM in `steps` steps makes the images uint8 [N, C, H, W] from.
 
     Approximately: a step of DDIM from x_t to x_s is undone with the noise predicted at x_t, which is not known yet;
     `iterations` 1 takes the prediction for x_s instead (Song et al., 2021, section 4.3), more repeat it with what came
     out. They end at the exact inverse where the network is smooth and steps are small; a quantized one has jumps.
     The predicted image is not limited to [−1, 1], and must not be on the way back: sample with clip=False.
-    settings: carry, carry_steps, amp, tf32, class_label, guidance of `SampleConfig`. Networks of the process "vp" on
-    images. Raises UserError.
+    autoencoder: of a network on latents, by default its own; the noise is that of the images' latents.
+    settings: carry, carry_steps, amp, tf32, class_label, guidance of `SampleConfig`. Networks of the process "vp".
+    Raises UserError.
     """
     net = check_edited(net, "--invert")
-    x_0 = given_images(net, images)
+    x_0 = given_images(net, images, autoencoder)
     iterations = check_limits("invert_iterations", iterations)
     config = without_class(net, way_back(steps, skip, **settings))
     check_generation(net, config)
@@ -55,28 +64,69 @@ def invert(
     return noise
 
 
-class RoundTrip(NamedTuple):
-    """Images from their inverted noise. images: uint8 [N, C, H, W]. noise: [N, C, H, W].
+class PixelError(NamedTuple):
+    """rmse: of pixels in 0..255, over all images. psnr: of 255, in dB; infinite where nothing differs."""
 
-    rmse: of pixels in 0..255, over all images. psnr: of 255, in dB; infinite where nothing differs.
+    rmse: float
+    psnr: float
+
+
+class LatentError(NamedTuple):
+    """What a round trip through an autoencoder's latents has lost where.
+
+    decoded: images uint8 [N, C, H, W] that were encoded and decoded, without diffusion. autoencoder: their error.
+    diffusion: how far the round trip's images are from `decoded`. rmse: of latents, whose variance is about 1.
+    """
+
+    decoded: Tensor
+    autoencoder: PixelError
+    diffusion: PixelError
+    rmse: float
+
+
+class RoundTrip(NamedTuple):
+    """Images from their inverted noise. images: uint8 [N, C, H, W]. noise: [N, C', H', W'].
+
+    rmse, psnr: see `PixelError`. latent: of networks on latents, None of those on images.
     """
 
     images: Tensor
     noise: Tensor
     rmse: float
     psnr: float
+    latent: LatentError | None = None
 
 
 def round_trip(
-    net: nn.Module, images: Tensor, steps: int = 50, *, iterations: int = 1, skip: str = "uniform", **settings: Any
+    net: nn.Module,
+    images: Tensor,
+    steps: int = 50,
+    *,
+    iterations: int = 1,
+    skip: str = "uniform",
+    autoencoder: Autoencoder | None = None,
+    **settings: Any,
 ) -> RoundTrip:
     """`invert` the images, and sample from that noise. Arguments and errors as `invert`."""
-    noise = invert(net, images, steps, iterations=iterations, skip=skip, **settings)
+    noise = invert(net, images, steps, iterations=iterations, skip=skip, autoencoder=autoencoder, **settings)
     sampled = check_sampled(net)
     config = without_class(sampled, way_back(steps, skip, **settings))
-    remade = generate(sampled, config, range(len(images)), Given(x_T=noise))
-    mse = float((remade.double() - images.double()).square().mean())
-    return RoundTrip(remade, noise, mse**0.5, 10 * math.log10(255**2 / mse) if mse else math.inf)
+    ends = walk(sampled, config, range(len(images)), Given(x_T=noise), shown=lambda end: end)
+    device, shown = next(sampled.parameters()).device, as_images(sampled, autoencoder)
+    remade = shown(ends.to(device)).cpu()
+    latent = None
+    if sampled.diffusion.autoencoder:
+        latents = given_images(sampled, images, autoencoder)
+        decoded = shown(latents.to(device)).cpu()
+        rmse = float((ends.double() - latents.double()).square().mean().sqrt())
+        latent = LatentError(decoded, pixel_error(decoded, images), pixel_error(remade, decoded), rmse)
+    return RoundTrip(remade, noise, *pixel_error(remade, images), latent)
+
+
+def pixel_error(made: Tensor, images: Tensor) -> PixelError:
+    """Of images against others, both uint8 of one shape."""
+    mse = float((made.double() - images.double()).square().mean())
+    return PixelError(mse**0.5, 10 * math.log10(255**2 / mse) if mse else math.inf)
 
 
 def way_back(steps: int, skip: str = "uniform", **settings: Any) -> SampleConfig:

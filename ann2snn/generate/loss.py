@@ -20,8 +20,9 @@ LOSS_BATCH = 64
 def mean_loss(net: Sampled, images: Tensor, labels: Tensor | None, seed: int, world: World = ALONE) -> float:
     """Mean squared error of the network's predictions, each image noised to a time of its own.
 
-    images: uint8 [N, C, H, W]. labels: int64 [N] of a class-conditional network. Networks that are compared on the same
-    images and seed see the same times and noise. The processes of `world` share the batches, and all get the figure.
+    images: uint8 [N, C, H, W], or floats, such as latents, that the network is trained on. labels: int64 [N] of a
+    class-conditional network. Networks that are compared on the same images and seed see the same times and noise. The
+    processes of `world` share the batches, and all get the figure.
     Raises UserError for a network on synaptic currents, which predicts no noise of an image.
     """
     require(

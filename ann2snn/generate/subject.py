@@ -12,7 +12,7 @@ from ..convert import SpikingNetwork
 from ..data import to_model_range
 from ..diffusion.process import image_shape, network_shape, require_vp
 from ..errors import UserError
-from ..latent import check_attached
+from ..latent import Autoencoder, autoencoder_for
 from ..nets.architecture import Network
 
 #: What samplers call. A module of a user's that knows its `in_channels`, `image_size` and `diffusion` counts as one.
@@ -79,16 +79,22 @@ def check_edited(net: object, flag: str) -> Sampled:
     """Return `net`. Raises UserError where what `flag` does is undefined: for processes other than VP, on currents."""
     sampled = check_sampled(net)
     require_vp(sampled.diffusion, flag)
-    require(not sampled.diffusion.autoencoder, f"{flag} needs a network on images, not on an autoencoder's latents")
     require(not getattr(net, "currents", False), f"{flag} needs a network on images, not on synaptic currents")
     return sampled
 
 
-def given_images(net: Sampled, images: Tensor) -> Tensor:
+def given_images(net: Sampled, images: Tensor, autoencoder: Autoencoder | None = None) -> Tensor:
     """What `net` is trained on, of uint8 images [N, C, H, W], N at least 1: these in [−1, 1], or latents of them.
 
-    Raises UserError for images that do not fit it.
+    autoencoder: of a network on latents, None for its own. Raises UserError for images, or one, that do not fit it.
     """
+    check_images(net, images)
+    encoder = autoencoder_for(net, autoencoder)
+    return to_model_range(images) if encoder is None else encoder.to(next(net.parameters()).device).encode(images)
+
+
+def check_images(net: Sampled, images: Tensor) -> None:
+    """Raise UserError for what is no images of the network's, uint8 [N, C, H, W], N at least 1."""
     shape = list(image_shape(net))
     tensor = isinstance(images, Tensor)
     description = type(images).__name__
@@ -96,8 +102,3 @@ def given_images(net: Sampled, images: Tensor) -> Tensor:
         description = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
     fits = tensor and images.dtype == torch.uint8 and images.dim() == 4 and list(images.shape[1:]) == shape
     require(fits and len(images) > 0, f"images: {description}, expected uint8 [N, {', '.join(map(str, shape))}]")
-    if not net.diffusion.autoencoder:
-        return to_model_range(images)
-    autoencoder: Any = getattr(net, "autoencoder", None)
-    check_attached(net, autoencoder)
-    return autoencoder.encode(images)

@@ -103,8 +103,12 @@ class Autoencoder:
     def _by_parts(self, part: nn.Module, values: Tensor, size: int, prepared: Callable[[Tensor], Tensor]) -> Tensor:
         device = next(part.parameters()).device if values.device.type == "cpu" else values.device
         part.to(device)
+        made = []
         with steady_convolutions(part), torch.autocast(device.type, enabled=False):
-            return torch.cat([part(prepared(few.to(device))) for few in values.split(size)])
+            for few in values.split(size):  # always as many: what stands beside an image must not change how it rounds
+                full = torch.cat([few, few[-1:].expand(size - len(few), *few.shape[1:])])
+                made.append(part(prepared(full.to(device)))[: len(few)])
+        return torch.cat(made)
 
     def to(self, device: torch.device | str) -> Autoencoder:
         """Itself, to encode there from now on; it decodes where the latents are."""
@@ -134,11 +138,21 @@ def attach(net: Any, autoencoder: Autoencoder | None, where: object = "the netwo
     net.autoencoder = autoencoder
 
 
-def as_images(net: Any, autoencoder: Autoencoder | None = None) -> Callable[[Tensor], Tensor]:
+def autoencoder_for(net: Any, given: Autoencoder | None = None) -> Autoencoder | None:
+    """That of a denoiser's latents: the given one, else the network's own; None for a denoiser of images.
+
+    Raises UserError for anything else, and as `check_attached`.
+    """
+    require(isinstance(given, Autoencoder | None), f"autoencoder={type(given).__name__}: use ann2snn.load_autoencoder")
+    autoencoder = getattr(net, "autoencoder", None) if given is None else given
+    check_attached(net, autoencoder)
+    return autoencoder
+
+
+def as_images(net: Any, given: Autoencoder | None = None) -> Callable[[Tensor], Tensor]:
     """From what a sampler makes with a denoiser, [N, c, h, w], to images, uint8 [N, C, H, W].
 
-    autoencoder: of latents; None: that of the network. Raises UserError as `check_attached`.
+    given: the autoencoder. Its default, and errors: as of `autoencoder_for`.
     """
-    chosen = getattr(net, "autoencoder", None) if autoencoder is None else autoencoder
-    check_attached(net, chosen)
-    return to_uint8 if chosen is None else lambda latents: to_uint8(chosen.decode(latents))
+    autoencoder = autoencoder_for(net, given)
+    return to_uint8 if autoencoder is None else lambda latents: to_uint8(autoencoder.decode(latents))

@@ -88,9 +88,9 @@ def group_grids(sets: list[ImageSet], notes: list[str]) -> list[Grid]:
 
 
 def make_strip(title: str, images: list[Image.Image], mode: Mode | None = None, source: str = "") -> Grid:
-    """images: of one size, put in one row, on paper-white ground."""
+    """images: of one size, put in one row; between them one sees the page."""
     width, height = images[0].size
-    strip = Image.new("RGB", (len(images) * (width + GAP) - GAP, height), "white")
+    strip = Image.new("RGBA", (len(images) * (width + GAP) - GAP, height))
     for index, image in enumerate(images):
         strip.paste(image, (index * (width + GAP), 0))
     return _as_grid(title, strip, max(1, CELL // width), mode, source)
@@ -123,7 +123,7 @@ def training_grids(run: Run, most: int = 3) -> list[Grid]:
 
 def _as_grid(title: str, picture: Image.Image, scale: int, mode: Mode | None = None, source: str = "") -> Grid:
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, format="PNG", optimize=True)
+    picture.convert("RGBA" if picture.mode == "RGBA" else "RGB").save(buffer, format="PNG", optimize=True)
     return Grid(title, buffer.getvalue(), picture.width * scale or PICTURE_WIDTH, mode, source)
 
 

@@ -346,7 +346,7 @@ def how_scored(score: Score, footnotes: dict[str, int]) -> dict[str, str]:
         "sampler": "–" if score.is_real else sampling_text(score.line),
         "spikes per call": amount(number(score.line.get("spikes_per_call"))),
         "seed": score.text("seed"),
-        "checkpoint": score.text("checkpoint"),
+        "checkpoint": score.text("checkpoint")[:8],  # as below the samples
         "trained or tuned steps": score.text("step"),
         "weights": score.text("weights"),
         "reference": shareable(score.text("reference")),

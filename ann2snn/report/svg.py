@@ -128,9 +128,12 @@ class Plot:
             place = f'x="{before}" y="{y}" dy=".32em" text-anchor="end"'
             self.parts.append(f'<text class="tick" {place}>{escape(text)}</text>')
         for value, text in self.x.ticks:
-            x = units(self.at(value, self.y.low)[0])
-            place = f'text-anchor="end" transform="translate({x} {units(bottom + 13)})rotate(-38)"'
-            place = place if slanted else f'text-anchor="middle" x="{x}" y="{units(bottom + 17)}"'
+            x = self.at(value, self.y.low)[0]
+            place = f'text-anchor="end" transform="translate({units(x)} {units(bottom + 13)})rotate(-38)"'
+            if not slanted:
+                cut = x + LETTER * len(text) / 2 + 2 > WIDTH  # off the chart's edge, were it centred
+                across = f'text-anchor="end" x="{WIDTH}"' if cut else f'text-anchor="middle" x="{units(x)}"'
+                place = f'{across} y="{units(bottom + 17)}"'
             self.parts.append(f'<text class="tick" {place}>{escape(text)}</text>')
         middle = units(self.top + self.height / 2)
         turned = units(self.left - LEFT + 13)

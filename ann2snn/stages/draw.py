@@ -14,7 +14,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from ..checkpoints import checkpoint
 from ..config import SampleConfig, require
 from ..data.decode import decode_image
-from ..diffusion.process import image_channels, size_of
+from ..diffusion.process import decoded_size, image_channels
 from ..distributed.runtime import place
 from ..distributed.world import World
 from ..files.atomic import file_hash
@@ -22,7 +22,7 @@ from ..generate.editing import edit
 from ..generate.images import save_grid
 from ..generate.inpainting import inpaint
 from ..generate.interpolation import interpolate
-from ..generate.inversion import round_trip
+from ..generate.inversion import PixelError, round_trip
 from ..run.folder import PICTURES, RunFolder
 from ..run.tables import counted
 from .evaluate import folder_name, settings
@@ -74,8 +74,8 @@ def read_mask(path: Path, net: nn.Module) -> Tensor:
 
 
 def fitting(picture: Image.Image, path: Path, net: nn.Module) -> Tensor:
-    """uint8 [C, H, W] of the network's size. Raises UserError."""
-    pixels, size = pil_to_tensor(picture), size_of(net)
+    """uint8 [C, H, W] of the size of the network's images. Raises UserError."""
+    pixels, size = pil_to_tensor(picture), decoded_size(net)
     height, width = pixels.shape[1:]
     expected = f"{size.width}x{size.height}"
     require((height, width) == size, f"{path} is {width}x{height} pixels, the network's images {expected}")
@@ -110,16 +110,30 @@ def draw_inpainting(canvas: Canvas, subject: Subject, mask: Tensor, resamples: i
 
 
 def draw_inversion(canvas: Canvas, subject: Subject, iterations: int) -> int:
-    """The images, and below them what comes back from their noise; prints how far it is from them."""
+    """The images, and below them what comes back from their noise; prints how far it is from them.
+
+    Between them, of a network on latents, what comes back from the autoencoder alone.
+    """
     sample = canvas.sample
     settings = {key: getattr(sample, key) for key in ("skip", *OF_CALLS)}
     trip = round_trip(canvas.net, subject.images, sample.steps, iterations=iterations, **settings)
-    path = canvas.write(f"invert_{subject.name}_{iterations}_{len(trip.images)}", [subject.images, trip.images])
-    psnr = "nothing differs" if math.isinf(trip.psnr) else f"PSNR {trip.psnr:.2f} dB"
+    rows = [subject.images, trip.images]
+    if trip.latent:
+        rows.insert(1, trip.latent.decoded)
+    path = canvas.write(f"invert_{subject.name}_{iterations}_{len(trip.images)}", rows)
     images, steps = counted(len(trip.images), "image"), counted(sample.steps, "step")
     print(f"{path}: {images} to noise and back, {steps} each way")
-    print(f"round trip: RMSE {trip.rmse:.3f} of 255, {psnr}")
+    print(f"round trip: {written(PixelError(trip.rmse, trip.psnr))}")
+    if trip.latent:
+        print(f"autoencoder alone: {written(trip.latent.autoencoder)}")
+        print(f"diffusion alone: {written(trip.latent.diffusion)}; of latents, RMSE {trip.latent.rmse:.4f}")
     print(
         f"noise: mean {float(trip.noise.mean()):.4f}, standard deviation {float(trip.noise.std()):.4f} (0 and 1 drawn)"
     )
     return 0
+
+
+def written(error: PixelError) -> str:
+    """As the command prints it."""
+    psnr = "nothing differs" if math.isinf(error.psnr) else f"PSNR {error.psnr:.2f} dB"
+    return f"RMSE {error.rmse:.3f} of 255, {psnr}"

@@ -49,8 +49,8 @@ SAMPLER_FIELDS = {
 
 def made_of(dataset: ImageDataset, sample: SampleConfig, ann: Network, inputs: str) -> dict:
     """By flag, what decides inputs and judgement of a fine-tuning: a resumed run must share it. Data by fingerprint."""
-    count, _ = classes_of(ann)
-    dataset.check_classes(count)
+    count, names = classes_of(ann)
+    dataset.check_classes(count, names)
     settings = {"dataset_type": dataset.name, "data_dir": dataset.fingerprint(labels=count > 0), "amp": sample.amp}
     if inputs == "sampler" or sample.carry:
         settings |= {flag: getattr(sample, field) for flag, field in SAMPLER_FIELDS.items()}

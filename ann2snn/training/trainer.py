@@ -368,7 +368,7 @@ def synaptic_loss_of(train: TrainConfig, network: NetworkConfig) -> SynapticLoss
 def _content(dataset: ImageDataset, network: NetworkConfig) -> str:
     """The data set's fingerprint, of images and, where the network is told them, classes. Raises UserError."""
     count = getattr(network, "num_classes", 0)
-    dataset.check_classes(count)
+    dataset.check_classes(count, getattr(network, "class_names", ()))
     return dataset.fingerprint(labels=count > 0)
 
 

@@ -122,12 +122,12 @@ class TestTorchvision:
 
     def test_celeba_is_cropped_to_140_then_scaled(self, tmp_path, monkeypatch):
         pixels = picture(tmp_path / "celeba/img_align_celeba/000001.png", 218, 178)
-        fake = types.SimpleNamespace(base_folder="celeba", filename=["000001.png"])
+        fake = types.SimpleNamespace(base_folder="celeba", filename=["000001.png"], attr=None, attr_names=[])
         monkeypatch.setattr(datasets.tv, "CelebA", lambda *_args, **_kwargs: fake)
         expected = v2.Compose([v2.ToPILImage(), v2.CenterCrop(140), v2.Resize(64), v2.PILToTensor()])(pixels)
         dataset = load_dataset("celeba", tmp_path, 64)
         assert torch.equal(dataset[0], expected)
-        with pytest.raises(UserError, match="celeba has attributes and no classes"):
+        with pytest.raises(UserError, match="celeba has attributes; choose those"):
             dataset.of_class(0)
 
 

@@ -136,7 +136,15 @@ def test_a_killed_worker_raises(lazy):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"batch_size": 0}, {"start_step": -1}, {"share": Share(1)}, {"share": Share(-1)}, {"share": Share(0, 0)}, {"num_workers": -1}]
+    "wrong",
+    [
+        {"batch_size": 0},
+        {"start_step": -1},
+        {"share": Share(1)},
+        {"share": Share(-1)},
+        {"share": Share(0, 0)},
+        {"num_workers": -1},
+    ],
 )
 def test_arguments_out_of_range_raise_at_the_call(wrong):
     with pytest.raises(ValueError, match="out of range"):

@@ -124,6 +124,10 @@ def test_times_of_gddim_are_those_of_its_calls(corrector):
         ({"sampler": "pndm", "order": 3}, "--sampler_order=3: --sampler=pndm has none"),
         ({"sampler": "pndm", "skip": "quadratic"}, "--skip_type=quadratic: --sampler=pndm has none"),
         ({"sampler": "ddpm", "skip": "quadratic"}, "--skip_type=quadratic: --sampler=ddpm has none"),
+        (
+            {"sampler": "ddpm", "steps": 20},
+            "--sampler_steps=20: --sampler=ddpm visits every diffusion step; give another",
+        ),
     ],
 )
 @pytest.mark.parametrize("call", [ann2snn.sample, ann2snn.trajectory, ann2snn.interpolate])

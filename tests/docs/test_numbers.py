@@ -169,7 +169,7 @@ def test_the_scores_of_the_networks_that_ship():
     for line in json.loads((FIGURES / "pretrained.json").read_text())["lines"]:
         bits, real, told = line["bits"], line["sampler"] is None, line["network"] == "class-conditional"
         how = "–" if real else f"{line['sampler']} {line['sampler_steps']}, {line['eta']:g}"
-        name = "the data set (test)" if real else f"{bits} bits" + ", told the classes in turn" * told
+        name = "the data set (test)" if real else f"{bits} bits" + ", class-conditional, the classes in turn" * told
         assert f"| {name} | {how} | {line['count']:,} | {line['FD_efficientnet_lite0']:.1f} |" in page
         folder = ROOT / f"ann2snn/pretrained/fashion-mnist-32-{'classes' if told else f'{bits}bit'}"
         assert real or line["step"] == json.loads((folder / "config.json").read_text())["step"]

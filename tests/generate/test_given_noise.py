@@ -89,7 +89,9 @@ def test_a_strip_of_a_linear_network_is_the_strip_of_its_noise():
     torch.testing.assert_close(got, expected, rtol=0, atol=0.03)  # pixels are rounded
 
 
-@pytest.mark.parametrize("how", [{"sampler": "ddpm"}, {"eta": 0.5}, {"sampler": "gddim", "eta": 1.0, "order": 0}])
+@pytest.mark.parametrize(
+    "how", [{"sampler": "ddpm_strided"}, {"eta": 0.5}, {"sampler": "gddim", "eta": 1.0, "order": 0}]
+)
 def test_strips_of_samplers_that_draw_noise_are_refused(ann, how):
     with pytest.raises(UserError, match="draws noise on the way"):
         ann2snn.interpolate(ann, 0, 1, 2, **{"steps": 3} | how)

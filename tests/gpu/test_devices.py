@@ -40,6 +40,9 @@ from ann2snn.training.trainer import Computing, Trainer
 from tests.gpu.networks import CONFIGS, STEPS, small
 from tests.gpu.simulated import GPU, simulated_gpu
 
+pytestmark = pytest.mark.skipif(
+    torch.__version__.startswith("2.6."), reason="torch 2.6 crashes where a dispatch mode watches a backward pass"
+)
 WAITS = Path(__file__).with_name("waits.json")
 TINY = UNetConfig(
     **{"in_channels": 1, "image_size": 4, "ch": 4, "ch_mult": (1,), "num_res_blocks": 1, "diffusion_steps": STEPS},

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from ann2snn import config
 from ann2snn.cli import flags
 from tests.scripts import script
 from tests.test_architecture import SCRIPTS
@@ -27,6 +28,7 @@ def test_every_flag_stands_in_the_help_once_with_a_text_and_under_a_title(table)
     assert sorted(shown) == table
     assert re.findall(r"^(\w.*):$", text, re.MULTILINE) == list(flags.GROUPS)
     assert all(flags.HELP[title] for title in flags.GROUPS)
+    assert "(default )" not in text and all(name in text.split() for name in config.SAMPLER_NAMES[1:-1]), "none is cut"
 
 
 def test_a_mistyped_flag_suggests_one_that_is_near(table):

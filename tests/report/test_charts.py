@@ -14,7 +14,7 @@ from ann2snn.report.collect import collect
 from ann2snn.report.denoising import AMPLIFIED, MOST_BYTES, denoising, difference
 from ann2snn.report.html import page
 from ann2snn.report.pareto import front
-from ann2snn.report.svg import Plot, Series, linear, logarithmic, tick_text
+from ann2snn.report.svg import WIDTH, Plot, Series, linear, logarithmic, tick_text
 from ann2snn.run.paths import load_paths
 from tests.report.run_folder import (
     AUTO,
@@ -47,6 +47,13 @@ def test_axes_hold_their_values_and_ticks_stand_where_they_say(axis):
         shares = [made.share(value) for value, _ in made.ticks]
         assert shares == sorted(shares) and -1e-9 <= shares[0] and shares[-1] <= 1 + 1e-9
     assert axis("x", []).ticks and axis("x", [3.0, 3.0]).share(3.0) == pytest.approx(0.5, abs=0.3)
+
+
+def test_the_last_tick_of_a_chart_is_not_cut_off_at_its_edge():
+    [last] = re.findall(
+        r"<text[^>]*>1,000<", "".join(Plot(linear("", [0, 1000]), linear("", [0, 1]), 100).axes().parts)
+    )
+    assert f'text-anchor="end" x="{WIDTH}"' in last
 
 
 def test_marks_stand_at_their_values():

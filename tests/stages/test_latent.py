@@ -7,10 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+import ann2snn
 from ann2snn.checkpoints import checkpoint
 from ann2snn.commands import autoencoder as command
 from ann2snn.data import load_dataset
 from ann2snn.latent import AutoencoderConfig, ConvAutoencoder, load_autoencoder, save_autoencoder
+from tests.helpers import assert_equal
 from tests.scripts import NETWORK, SAMPLING, check, script, train_flags
 
 
@@ -70,6 +72,51 @@ def test_a_network_of_latents_goes_through_all_stages(trained, tmp_path):
     assert kept["autoencoder"] == load_autoencoder(folder / "a.pt").identity and kept["clip_x0"] is False
 
 
+def test_given_images_are_drawn_as_they_go_through_latents_and_back(trained, tmp_path):
+    folder, _ = trained
+    autoencoder, net = load_autoencoder(folder / "a.pt"), ann2snn.load(folder / "run/ckpt.pt")
+    images = load_dataset("fashion_mnist_10k", "", 8).images[:2]
+    flags = [f"--logdir={tmp_path}", f"--eval_model_path={folder / 'run/ckpt.pt'}", f"--autoencoder={folder / 'a.pt'}"]
+    flags += ["--drawn_images=2", "--sampler_steps=3", "--num_threads=1"]
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    mask[3:] = True
+    Image.fromarray(mask.numpy().astype(np.uint8) * 255).save(tmp_path / "mask.png")
+    Image.fromarray(images[0, 0].numpy()).save(tmp_path / "0.png")
+    how = {"steps": 3, "autoencoder": autoencoder}
+    trip, first = ann2snn.round_trip(net, images, **how), images[:1].repeat(2, 1, 1, 1)
+    rows = {
+        "--invert": [images, trip.latent.decoded, trip.images],
+        f"--start={tmp_path}/0.png": [first, ann2snn.edit(net, first, 0.5, **how)],
+        f"--inpaint={tmp_path}/mask.png": [
+            images,
+            images.where(~mask, torch.tensor(128, dtype=torch.uint8)),
+            ann2snn.inpaint(net, images, mask, resamples=10, **how),
+        ],
+    }
+    for flag, expected in rows.items():
+        out = check(script("evaluate.py", *flags, flag))
+        [name] = [line.split(".png: ")[0] for line in out.splitlines() if ".png: " in line]
+        picture = torch.from_numpy(np.array(Image.open(f"{name}.png").convert("L")))
+        for i, row in enumerate(expected):
+            for j, image in enumerate(row):
+                assert_equal(picture[2 + 10 * i :, 2 + 10 * j :][:8, :8], image[0])
+        assert ("autoencoder alone: RMSE" in out) == ("diffusion alone: RMSE" in out) == (flag == "--invert")
+
+
+@pytest.mark.slow
+def test_the_best_width_of_an_average_is_searched_on_latents(trained, tmp_path):
+    folder, _ = trained
+    flags = ["--power_ema=0.05,0.1", "--power_ema_step=2", f"--autoencoder={folder / 'a.pt'}"]
+    check(script("ANN_train.py", *train_flags(tmp_path, 8, *flags)))
+    search = ["--search_sigma_rel=loss", "--num_images=8", "--num_threads=1", f"--logdir={tmp_path}", flags[-1]]
+    check(script("evaluate.py", *search))
+    line = json.loads((tmp_path / "power_ema.jsonl").read_text())
+    net = ann2snn.load(tmp_path / "ckpt.pt", sigma_rel=line["best"])
+    images = load_dataset("fashion_mnist_10k", "", 8, train=False).images[:8]
+    loss = ann2snn.denoising_loss(net, images, autoencoder=load_autoencoder(folder / "a.pt"))
+    assert dict(line["found"])[line["best"]] == pytest.approx(loss, rel=1e-5)
+
+
 def test_another_autoencoder_or_none_is_refused_by_every_stage(trained, tmp_path):
     folder, _ = trained
     run, logdir = folder / "run", f"--logdir={tmp_path}"
@@ -97,9 +144,10 @@ def test_another_autoencoder_or_none_is_refused_by_every_stage(trained, tmp_path
         ("SNN_train.py", ["--train", "--arch=sddpm", "--bit=32"], "SNN_train.py trains on images"),
         ("evaluate.py", ["--make_stats"], "drop it or --make_stats"),
         ("evaluate.py", ["--score=x", "--against=y"], "drop it or --score"),
-        ("evaluate.py", ["MODEL", "--start=x.png"], "--start needs a network on images"),
-        ("evaluate.py", ["MODEL", "--invert"], "--invert needs a network on images"),
-        ("evaluate.py", ["MODEL", "--inpaint=x.png"], "--inpaint needs a network on images"),
+        ("evaluate.py", ["MODEL", "--start=IMAGE/0.png", "--strength=0"], "--strength=0.0: use a value above 0"),
+        ("evaluate.py", ["MODEL", "--start=IMAGE/4x4.png"], "4x4.png is 4x4 pixels, the network's images 8x8"),
+        ("evaluate.py", ["MODEL", "--inpaint=IMAGE/4x4.png"], "4x4.png is 4x4 pixels, the network's images 8x8"),
+        ("evaluate.py", ["MODEL", "--inpaint=IMAGE/grid.png"], "--inpaint: the mask leaves no latent known"),
         ("evaluate.py", ["MODEL", "--sample_only", "--clip_x0"], "--clip_x0: latents"),
     ],
 )
@@ -108,8 +156,13 @@ def test_what_latents_cannot_do_is_refused_by_name(trained, tmp_path, name, flag
     data = tmp_path / "data"
     data.mkdir()
     Image.new("RGB", (8, 8)).save(data / "0.png")
+    Image.new("L", (4, 4), 255).save(tmp_path / "4x4.png")  # of a latent's size
+    grid = np.zeros((8, 8), dtype=np.uint8)
+    grid[::2] = 255  # a pixel of every latent
+    Image.fromarray(grid).save(tmp_path / "grid.png")
+    (tmp_path / "0.png").write_bytes((data / "0.png").read_bytes())
     model = f"--eval_model_path={folder / 'run/ckpt.pt'}"
-    given = [model if flag == "MODEL" else flag for flag in flags]
+    given = [model if flag == "MODEL" else flag.replace("IMAGE", str(tmp_path)) for flag in flags]
     common = [f"--logdir={tmp_path / 'run'}", f"--data_dir={data}", *NETWORK, f"--autoencoder={folder / 'a.pt'}"]
     assert words in refused(name, *common, *given)
     assert not (tmp_path / "run/ckpt.pt").exists()
