@@ -251,8 +251,9 @@ def sample(
     """Images 0..n−1 of seed `seed`, uint8 [n, C, H, W]; the same noise for every network and batch size.
 
     batch_size: on a GPU; on a CPU images are computed in groups of a fixed size, see `sampling`.
-    options: other fields of `SampleConfig` (skip, order, denoise, ddim_epsilon, corrector, grid_power, amp, tf32), with
-    the defaults of the scripts. Networks of the processes "cld" and "blur" take sampler="gddim" or "euler".
+    options: other fields of `SampleConfig` (skip, order, denoise, ddim_epsilon, corrector, lower_order_final,
+    grid_power, amp, tf32), with the defaults of the scripts. Networks of the processes "cld" and "blur" take
+    sampler="gddim" or "euler".
     progress: show a bar, where there is a terminal.
     x_T: noise to start from, float [n, C, H, W] with the network's channels, instead of the seed's first draws.
     statistics: what sampler="analytic_dpm" needs to know of the network, from `noise_statistics`.
