@@ -42,7 +42,7 @@ FLAG_OF = {"decay": "lr_decay", "inputs": "ft_inputs"}
 #: Flag → field of `SampleConfig`, for inputs that a sampler makes.
 SAMPLER_FIELDS = {
     **{name: name for name in ("sampler", "eta", "denoise", "corrector", "grid_power", "tf32")},
-    **{name: name for name in ("guidance", "class_label", "ddim_epsilon")},
+    **{name: name for name in ("guidance", "class_label", "ddim_epsilon", "lower_order_final")},
     **{"sampler_steps": "steps", "clip_x0": "clip", "skip_type": "skip", "sampler_order": "order"},
 }
 
