@@ -251,8 +251,9 @@ def sample(
     """Images 0..n−1 of seed `seed`, uint8 [n, C, H, W]; the same noise for every network and batch size.
 
     batch_size: on a GPU; on a CPU images are computed in groups of a fixed size, see `sampling`.
-    options: other fields of `SampleConfig` (skip, order, denoise, ddim_epsilon, corrector, grid_power, amp, tf32), with
-    the defaults of the scripts. Networks of the processes "cld" and "blur" take sampler="gddim" or "euler".
+    options: other fields of `SampleConfig` (skip, order, denoise, ddim_epsilon, corrector, lower_order_final,
+    grid_power, amp, tf32), with the defaults of the scripts. Networks of the processes "cld" and "blur" take
+    sampler="gddim" or "euler".
     progress: show a bar, where there is a terminal.
     x_T: noise to start from, float [n, C, H, W] with the network's channels, instead of the seed's first draws.
     statistics: what sampler="analytic_dpm" needs to know of the network, from `noise_statistics`.
@@ -267,7 +268,7 @@ def sample(
     net = check_sampled(net)
     n, batch_size = check_limits("n", n, "n"), check_limits("batch_size", batch_size, "batch_size")
     progress = check_bool(progress, "progress")
-    of_all, of_each = _classes(net, labels, n)
+    of_all, of_each = _classes(net, labels, n, options)
     config = SampleConfig(sampler, steps, eta, clip, seed, guidance=guidance, **of_all, **options).check_taken()
     require(
         statistics is None or sampler == "analytic_dpm", f"statistics: only for sampler=analytic_dpm, not {sampler}"
@@ -279,11 +280,15 @@ def sample(
 
 
 def _classes(
-    net: nn.Module, labels: int | str | Sequence[int | str] | Tensor | None, n: int
+    net: nn.Module, labels: int | str | Sequence[int | str] | Tensor | None, n: int, settings: dict[str, Any]
 ) -> tuple[dict[str, Any], Tensor | None]:
-    """What `labels` say, as a field of `SampleConfig`, or as classes of n images. Raises UserError."""
+    """What `labels` say, as a field of `SampleConfig`, or as classes of n images; settings: given beside them.
+
+    Raises UserError.
+    """
     if labels is None:
         return {}, None
+    require("class_label" not in settings, "labels and class_label: both say of which classes images are; give one")
     if isinstance(labels, (int, str, numbers.Integral)):  # numpy's, too
         return {"class_label": labels}, None
     return {}, given_labels(net, labels, n)
@@ -322,7 +327,7 @@ def trajectory(
     net = check_sampled(net)
     n = check_limits("n", n, "n")
     require(n >= 1, f"n={n}: use at least 1")
-    of_all, of_each = _classes(net, labels, n)
+    of_all, of_each = _classes(net, labels, n, settings)
     return sampler_calls(net, sampling(settings | of_all), n, of_each)
 
 

@@ -22,6 +22,7 @@ from ..diffusion.process import network_shape
 from ..distributed.runtime import prepare_folder
 from ..errors import MemoryUserError, UserError, is_out_of_memory
 from ..files.atomic import cause, replacing
+from ..files.beside import free_name, previous_of, set_aside
 from ..files.warning import warn
 from ..generate.classes import columns
 from ..generate.images import save_grid
@@ -107,11 +108,11 @@ def keep_earlier(folder: RunFolder, saved_at: int) -> None:
     """
     log = folder.path / LINES
     try:
-        checkpoint.set_aside(folder.path / TRAINED)
+        set_aside(folder.path / TRAINED)
         steps = (entry.get("step") for entry in read_log(log) if entry.get("stage") == "train")
         if any(isinstance(step, int) and step >= saved_at for step in steps):
-            checkpoint.set_aside(folder.sample_grid(0).parent)
-            aside = checkpoint.free_name(checkpoint.previous_of(log))
+            set_aside(folder.sample_grid(0).parent)
+            aside = free_name(previous_of(log))
             with replacing(aside) as temporary:
                 shutil.copyfile(log, temporary)
             warn(f"{log} is of an earlier training; it is kept as {aside}")

@@ -14,6 +14,7 @@ from ..checkpoints.seal import HASH, content_hash
 from ..diffusion.power_ema import Profile, gamma_of, power_decay_at
 from ..errors import UserError
 from ..files.atomic import cause
+from ..files.beside import set_aside
 from ..files.warning import warn
 from .state import require_same
 
@@ -56,12 +57,12 @@ class PowerAverages:
         """
         for sigma, net in self.nets.items():
             average = Profile(sigma, about["step"])
-            payload = about | {"ema_model": net.state_dict()}
+            payload = about | {"ema_model": net.state_dict(), "weights": f"power{sigma:g}"}
             path, content = folder / power.snapshot_name(average), content_hash(payload)
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 if not _holds(path, content):
-                    checkpoint.set_aside(path)
+                    set_aside(path)
                     checkpoint.save(path, payload)
             except (UserError, OSError) as error:
                 reason = cause(error) if isinstance(error, OSError) else error
