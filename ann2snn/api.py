@@ -268,8 +268,8 @@ def sample(
     image; "none" for no class. By default image i has class i modulo the number of classes.
     guidance: w of classifier-free guidance, with the prediction (1 + w)·conditional − w·unconditional.
     autoencoder: for a network on latents, decodes them; by default `net.autoencoder`. Latents are never clipped.
-    options: other fields of `SampleConfig` (skip, order, denoise, ddim_epsilon, corrector, grid_power, amp, tf32), with
-    the defaults of the scripts.
+    options: other fields of `SampleConfig` (skip, order, denoise, ddim_epsilon, corrector, lower_order_final,
+    grid_power, amp, tf32), with the defaults of the scripts.
 
     The network runs in eval mode, and is left in the mode it was in. Raises UserError for arguments that are not valid,
     or not together.

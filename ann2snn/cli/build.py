@@ -163,6 +163,7 @@ def sample_config() -> SampleConfig:
         carry_steps=FLAGS.carry_steps,
         guidance=FLAGS.guidance,
         class_label=FLAGS.class_label,
+        lower_order_final=FLAGS.lower_order_final,
     )
 
 

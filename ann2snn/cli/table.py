@@ -268,6 +268,7 @@ def _define_sampling() -> None:
         2,
         "order of gddim (0 to 3) and the solvers dpm_solver, dpmpp, dpmpp_singlestep, dpmpp_sde, unipc (1 to 3)",
     )
+    DEFINE_bool("lower_order_final", False, "pndm: its last three steps combine 3, 2 and 1 predictions instead of 4")
     DEFINE_bool("denoise", True, "ddim, gddim, euler: end with a call that removes the last noise")
     DEFINE_enum("corrector", "none", config.CORRECTORS, "gddim: correct each step (pec), and predict again (pece)")
     DEFINE_float("grid_power", 2.0, "gddim, euler: times are evenly spaced in t^(1/grid_power)")
