@@ -277,7 +277,7 @@ def sample(
     net = check_sampled(net)
     n, batch_size = check_limits("n", n, "n"), check_limits("batch_size", batch_size, "batch_size")
     progress = check_bool(progress, "progress")
-    of_all, of_each = _classes(net, labels, n)
+    of_all, of_each = _classes(net, labels, n, options)
     config = SampleConfig(sampler, steps, eta, clip, seed, guidance=guidance, **of_all, **options).check_taken()
     require(
         statistics is None or sampler == "analytic_dpm", f"statistics: only for sampler=analytic_dpm, not {sampler}"
@@ -289,11 +289,15 @@ def sample(
 
 
 def _classes(
-    net: nn.Module, labels: int | str | Sequence[int | str] | Tensor | None, n: int
+    net: nn.Module, labels: int | str | Sequence[int | str] | Tensor | None, n: int, settings: dict[str, Any]
 ) -> tuple[dict[str, Any], Tensor | None]:
-    """`labels` as a field of `SampleConfig`, or as the classes of n images. Raises UserError."""
+    """`labels` as a field of `SampleConfig`, or as the classes of n images; settings: the fields given beside them.
+
+    Raises UserError.
+    """
     if labels is None:
         return {}, None
+    require("class_label" not in settings, "labels and class_label: both say of which classes images are; give one")
     if isinstance(labels, (int, str, numbers.Integral)):  # numpy's, too
         return {"class_label": labels}, None
     return {}, given_labels(net, labels, n)
@@ -336,7 +340,7 @@ def trajectory(
     net = check_sampled(net)
     n = check_limits("n", n, "n")
     require(n >= 1, f"n={n}: use at least 1")
-    of_all, of_each = _classes(net, labels, n)
+    of_all, of_each = _classes(net, labels, n, settings)
     return sampler_calls(net, sampling(settings | of_all), n, of_each)
 
 

@@ -11,6 +11,7 @@ import ann2snn
 from ann2snn.checkpoints import checkpoint
 from ann2snn.config import IMAGE_SAMPLERS, DiffusionConfig, SampleConfig
 from ann2snn.data import load_dataset, to_model_range, to_uint8
+from ann2snn.diffusion.process import make_process
 from ann2snn.errors import UserError
 from ann2snn.generate.sampling import Given, generate
 from ann2snn.latent import Autoencoder, AutoencoderConfig, ConvAutoencoder, load_autoencoder, save_autoencoder
@@ -38,6 +39,23 @@ def denoiser(autoencoder):
         if name.startswith("tail.2"):  # begins near zero, and would predict next to nothing
             torch.nn.init.normal_(value, std=0.1)
     return net
+
+
+def test_the_denoising_loss_is_of_latents(tmp_path):
+    """Of images it had been, repeated in all of the latents' channels."""
+    autoencoder, _ = tiny(tmp_path / "a.pt")
+    net, images = denoiser(autoencoder), torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
+    with pytest.raises(UserError, match="makes latents of the autoencoder"):
+        ann2snn.denoising_loss(net, images)
+    net.autoencoder = autoencoder
+    seen = []
+    net.register_forward_pre_hook(lambda module, args: seen.append(args))
+    loss = ann2snn.denoising_loss(net, images, seed=3)
+    ((x_t, t),) = seen
+    alpha_bar = make_process(net.diffusion, net.image_size).alphas_bar[t].view(-1, 1, 1, 1)
+    noise = (x_t - alpha_bar.sqrt() * autoencoder.encode(images).double()) / (1 - alpha_bar).sqrt()
+    assert loss == pytest.approx(float((net(x_t, t) - noise).detach().square().mean()), rel=1e-5)
+    assert noise.std() == pytest.approx(1, abs=0.3)
 
 
 def test_a_few_steps_come_closer_to_the_images_than_their_mean():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..config import FULL_PRECISION, SQUARE_32, DiffusionConfig, ImageSize, SpikingConfig, UNetConfig, check_size
 from ..convert import SpikingNetwork, attach
@@ -25,7 +26,10 @@ from . import bounds, dialects, published, reference, seal
 from .payload import FORMAT, check_description, check_pair, payload_of
 from .states import check_fit, load_state, state_in
 
-__all__ = ["FORMAT", "Loaded", "check_agreement", "load", "load_state", "payload_of", "read", "read_newest", "save"]
+__all__ = [
+    *("FORMAT", "Loaded", "check_agreement", "load", "load_state", "payload_from", "payload_of", "read", "read_newest"),
+    "save",
+]
 
 
 @dataclass
@@ -55,12 +59,25 @@ class Loaded:
     @property
     def trained_on(self) -> str | None:
         """The `dataset_type` of its training; None where the file does not say."""
-        return self.raw.get("config", {}).get("train", {}).get("dataset_type")
+        return self.training.get("dataset_type")
+
+    @property
+    def training(self) -> dict:
+        """The settings of its training; empty where the file does not say."""
+        return self.raw.get("config", {}).get("train", {})
 
     @property
     def hash(self) -> str:
         """Of the file, or of the weights in a folder."""
         return file_hash(dialects.weights_of(self.path) if self.path.is_dir() else self.path)
+
+
+def payload_from(net: nn.Module, source: Loaded, /, **extra: object) -> dict:
+    """`payload_of` a network that was made of `source`, with what that was trained on, and which of its weights."""
+    kept = {} if source.weights == "ema" else {"weights": source.weights}
+    payload = payload_of(net, **kept, **extra)
+    payload["config"]["train"] = dict(source.training)
+    return payload
 
 
 def save(path: str | os.PathLike, payload: dict, keep_previous: bool = False) -> None:
@@ -278,7 +295,7 @@ def load(
     load_state(_unet(net), state, path)
     if dialects.has_assumptions(payload):
         dialects.note(payload, caller.all_expected, (config, diffusion), path)
-    return Loaded(net.eval(), Path(path), step, weights, payload)
+    return Loaded(net.eval(), Path(path), step, payload.get("weights", weights), payload)
 
 
 def _built(build: Callable[[], Network | SpikingNetwork], path: str | os.PathLike) -> Network | SpikingNetwork:

@@ -62,6 +62,9 @@ def check_description(payload: dict, otherwise: str) -> None:
         value = payload.get(name, "")
         if not isinstance(value, str) or not re.fullmatch(r"[a-z0-9_-]{0,64}", value):
             raise UserError(f"{otherwise}: its {name} is no plain word (a-z, 0-9, _ and -, 64 at most)")
+    weights = payload.get("weights", "")
+    if not isinstance(weights, str) or not re.fullmatch(r"[a-z0-9_.]{0,24}", weights):
+        raise UserError(f"{otherwise}: its weights are no plain word (a-z, 0-9, _ and ., 24 at most)")
     if not isinstance(payload.get("identity", {}), dict):
         raise UserError(f"{otherwise}: its 'identity' is no table")
     step = payload.get("step", 0)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..data import to_model_range
 from ..diffusion.power_ema import best_of, search
 from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import World
@@ -18,6 +19,7 @@ from ..generate.sampling import check_generation
 from ..nets.architecture import Network
 from ..run.folder import CHECKPOINT, WIDTHS
 from ..run.lines import append_result, timestamp
+from ..stages.evaluate import sampling_settings
 from ..training.best import FRECHET
 from . import build, networks
 from .flags import FLAGS
@@ -62,10 +64,10 @@ def _loss(first: networks.checkpoint.Loaded, world: World) -> Measure:
     count = min(FLAGS.num_images, len(data))
     classes, names = classes_of(first.net)
     data.check_classes(classes, names)
-    images = torch.stack([data[i] for i in range(count)])
+    inputs = to_model_range(torch.stack([data[i] for i in range(count)]))  # latents are in it already
     labels = data.labels[:count] if classes and data.labels is not None else None
     settings = {"figure": "loss", "data": f"{data.name} ({data.split})", "images": count, "seed": FLAGS.seed}
-    return lambda net: mean_loss(net, images, labels, FLAGS.seed, world), settings
+    return lambda net: mean_loss(net, inputs, labels, FLAGS.seed, world), settings
 
 
 def _score(first: networks.checkpoint.Loaded, world: World) -> Measure:
@@ -76,11 +78,5 @@ def _score(first: networks.checkpoint.Loaded, world: World) -> Measure:
     def distance(net: Network) -> float:
         return next(value for name, value in score(net).items() if name.startswith(FRECHET))
 
-    calls = sample.calls(first.unconverted.diffusion)
-    return distance, {
-        "figure": "distance",
-        "sampler": sample.sampler,
-        "sampler_steps": calls,
-        "seed": FLAGS.seed,
-        **score_settings,
-    }
+    sampled = sampling_settings(sample, first.unconverted.diffusion)
+    return distance, {"figure": "distance", **sampled, **score_settings}

@@ -35,7 +35,8 @@ RESUME_WITH = (
     ),
     *("seed", "dataset_type", "data_dir", "ft_steps", "ft_batch_size", "ft_neuron_lr", "ft_cache", "ft_inputs"),
     *("sampler", "sampler_steps", "eta", "clip_x0", "skip_type", "sampler_order", "denoise", "corrector"),
-    *("grid_power", "var_type", "tf32", "class_dropout", "guidance", "class_label"),
+    *("grid_power", "var_type", "accumulate", "tf32", "class_dropout", "guidance", "class_label", "ddim_epsilon"),
+    "lower_order_final",
 )
 
 

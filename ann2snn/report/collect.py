@@ -55,7 +55,7 @@ from .parse import (
 SCORE_SETTINGS = (
     *("count", "extractor", "notes", "checkpoint", "step", "network", "bits", "weights", "spiking", "sampler"),
     *("sampler_steps", "eta", "clip_x0", "var_type", "seed", "reference", "reference_count", "image_size"),
-    *("device", "date", "time_steps", "direct", "sampler_options"),
+    *("device", "date", "time_steps", "direct", "sampler_options", "statistics"),
     *("spikes_per_call", "time_steps_per_call", "restarts_per_image"),
     *settings_of_all(),
 )

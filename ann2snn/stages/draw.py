@@ -23,12 +23,12 @@ from ..generate.images import save_grid
 from ..generate.inpainting import inpaint
 from ..generate.interpolation import interpolate
 from ..generate.inversion import PixelError, round_trip
+from ..generate.subject import OF_CALLS
 from ..run.folder import PICTURES, RunFolder
 from ..run.tables import counted
-from .evaluate import folder_name, settings
+from .evaluate import picture_name, settings
 
 GREY = 128
-OF_CALLS = ("carry", "carry_steps", "amp", "tf32", "guidance", "class_label")  # settings of a network's calls
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Canvas:
     def write(self, name: str, rows: list[Tensor]) -> Path:
         """`images/{name}_{settings}.png`: rows of pictures, each uint8 [N, C, H, W]."""
         self.folder.begin(self.world)
-        path = self.folder.path / PICTURES / f"{name}_{folder_name(settings(self.source, self.sample))}.png"
+        path = self.folder.path / PICTURES / f"{name}_{picture_name(settings(self.source, self.sample))}.png"
         save_grid(torch.cat(rows), path, nrow=len(rows[0]))
         return path
 
@@ -84,7 +84,8 @@ def fitting(picture: Image.Image, path: Path, net: nn.Module) -> Tensor:
 
 def draw_interpolation(canvas: Canvas, seeds: tuple[int, int], count: int) -> int:
     """A strip of `count` images from one seed's to the other's."""
-    strip = interpolate(canvas.net, *seeds, count, **canvas.sample.taken())
+    settings = {name: value for name, value in canvas.sample.taken().items() if name != "seed"}
+    strip = interpolate(canvas.net, *seeds, count, **settings)
     path = canvas.write(f"interpolate_{seeds[0]}_{seeds[1]}_{count}", [strip])
     print(f"{path}: from seed {seeds[0]} to seed {seeds[1]} in {counted(count, 'image')}")
     return 0

@@ -61,7 +61,7 @@ def run(
     folder = prepare_folder(outer.path / config.folder_name(ann.config.bits))
     with owning(folder, "finetune", world):
         inputs = made_of(dataset, sample, ann, config.inputs)
-        run = Run(folder, ann, spiking, config, source.hash, world, inputs)
+        run = Run(folder, ann, spiking, config, source, world, inputs)
         run.restore()
         outer.begin(world)
         log = RunLog(run.folder, "finetune", run.log_step) if world.main else SilentLog()

@@ -42,7 +42,7 @@ FLAG_OF = {"decay": "lr_decay", "inputs": "ft_inputs"}
 #: Flag → field of `SampleConfig`, for inputs that a sampler makes.
 SAMPLER_FIELDS = {
     **{name: name for name in ("sampler", "eta", "denoise", "corrector", "grid_power", "tf32")},
-    **{name: name for name in ("guidance", "class_label")},
+    **{name: name for name in ("guidance", "class_label", "ddim_epsilon", "lower_order_final")},
     **{"sampler_steps": "steps", "clip_x0": "clip", "skip_type": "skip", "sampler_order": "order"},
 }
 
@@ -165,7 +165,7 @@ class Run:
         ann: Network,
         spiking: SpikingConfig,
         config: FineTuneConfig,
-        source: str,
+        source: checkpoint.Loaded,
         world: World,
         inputs: dict | None = None,
     ) -> None:
@@ -173,6 +173,7 @@ class Run:
         self.inputs = inputs or {}
         self.changes: dict[str, tuple[object, object]] = {}  # settings that differ since `restore`, by flag
         self.folder, self.ann, self.config, self.source, self.world = folder, ann, config, source, world
+        self.source_hash = source.hash  # of the file as it was when the run began
         self.snn: SpikingNetwork = converted(ann, spiking, config.spike_chunk)
         expand_neurons(self.snn, config.learn, config.granularity)
         self.proxy = tied_proxy(ann, self.snn)
@@ -199,10 +200,11 @@ class Run:
 
     def identity(self) -> dict:
         fixed = self.config.fixed() | self.inputs
-        return {**fixed, "source": self.source, "spiking": self.snn.spiking.to_dict()}
+        return {**fixed, "source": self.source_hash, "spiking": self.snn.spiking.to_dict()}
 
     def payload(self) -> dict:
-        return checkpoint.payload_of(self.snn, stage="finetuned", source=self.source, step=self.steps_done)
+        about = {"stage": "finetuned", "source": self.source_hash, "step": self.steps_done}
+        return checkpoint.payload_from(self.snn, self.source, **about)
 
     def restore(self) -> None:
         """Take up a run that stopped between two blocks. Raises UserError if it is another run's."""

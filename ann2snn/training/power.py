@@ -57,7 +57,7 @@ class PowerAverages:
         """
         for sigma, net in self.nets.items():
             average = Profile(sigma, about["step"])
-            payload = about | {"ema_model": net.state_dict()}
+            payload = about | {"ema_model": net.state_dict(), "weights": f"power{sigma:g}"}
             path, content = folder / power.snapshot_name(average), content_hash(payload)
             try:
                 folder.mkdir(parents=True, exist_ok=True)

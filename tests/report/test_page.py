@@ -30,6 +30,7 @@ from tests.report.run_folder import (
     write_image_set,
     write_json,
     write_lines,
+    write_picture,
     write_run,
     written_report,
 )
@@ -268,3 +269,12 @@ def test_a_browser_is_told_to_fetch_nothing_and_to_run_the_page_s_own_script_alo
     assert rules["default-src"] == "'none'" and rules["script-src"] == f"'sha256-{digest}'"
     assert script == (Path(ann2snn.report.__file__).parent / "page.js").read_text(encoding="utf-8")
     assert len(script.splitlines()) < 300
+
+
+def test_pictures_of_evaluate_are_not_shown_as_the_conversions(tmp_path):
+    for name in ("ANN", "SNN_T3", "SNN_T3_carried", "interpolate_1_2_8_ann_ddim3", "trajectory_x"):
+        write_picture(tmp_path / "images" / f"{name}.png", (42, 22))
+    (group,) = sample_groups(collect(tmp_path))
+    assert [grid.title for grid in group.grids] == [
+        f"images/{name}.png" for name in ("ANN", "SNN_T3", "SNN_T3_carried")
+    ]

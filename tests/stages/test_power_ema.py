@@ -120,6 +120,7 @@ def test_the_scripts_take_the_average_and_the_search_names_the_best(run, tmp_pat
     check(script("evaluate.py", "--make_stats", *scored, "--dataset_type=fashion_mnist_10k", "--img_size=8"))
     check(script("evaluate.py", "--search_sigma_rel=score", *scored, *SAMPLING, f"--logdir={folder}"))
     line = json.loads((folder / "power_ema.jsonl").read_text().splitlines()[1])
+    assert {"sampler_options", "eta", "clip_x0", "var_type"} <= line.keys(), "all that the figure depends on"
     sigma = f"--sigma_rel={line['best']:g}"
     check(script("evaluate.py", "--eval", *scored, *SAMPLING, f"--logdir={folder}", sigma))
     score = json.loads((folder / "snn_eval.txt").read_text())
