@@ -70,7 +70,7 @@ def main() -> int:
     source = networks.load_network()
     sample = resolved(source.net, sample)
     inputs = partial(build.inputs_for, source, world.device)
-    statistics = noise_statistics(source, sample, inputs, FLAGS.analytic_images, world)
+    statistics = noise_statistics(source, sample, inputs, FLAGS.analytic_images, Path(FLAGS.logdir), world)
     check_generation(source.net, sample, statistics)
     scoring = evaluate.NO_SCORING
     if not FLAGS.sample_only:
