@@ -285,7 +285,7 @@ def sample(
     if x_T is not None:
         check_noise(net, x_T, n)
     given = Given(statistics, x_T, of_each, autoencoder_for(net, autoencoder))
-    return generate_all(*(net, config, n, batch_size), given=given, progress=progress)
+    return generate_all(net, config, n, batch_size, given=given, progress=progress)
 
 
 def _classes(

@@ -46,22 +46,20 @@ def test_scores_are_not_asked_of_what_scores_nothing(check, tmp_path, action, fl
 
 PASSED_OVER = {
     "--score=a --against=b": (
-        *(
             "--num_images=3",
             "--class_label=3",
             "--guidance=2.5",
             "--sampler=ddim",
             "--fid_cache=s.npz",
             "--kid --pr_images=5",
-        ),
-        *("--eval_model_path=n.pt", "--seed=3", "--images_dir=i"),
+        "--eval_model_path=n.pt", "--seed=3", "--images_dir=i",
     ),
     "--make_stats": ("--guidance=2.5", "--carry", "--eval_model_path=n.pt", "--pic_or_not"),
     "--score_data": ("--guidance=2.5", "--carry", "--eval_model_path=n.pt"),
     "--interpolate=1,2": ("--seed=3", "--num_images=3", "--images_dir=i", "--fid_cache=s.npz"),
     "--start=a.png --invert": ("--seed=3", "--pic_or_not"),
     "--search_sigma_rel=loss": ("--sampler=ddim", "--class_label=3", "--guidance=1.5", "--fid_cache=s.npz"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("action", "flag"), [(action, flag) for action, all_ in PASSED_OVER.items() for flag in all_])

@@ -28,9 +28,9 @@ from .payload import FORMAT, check_description, check_pair, payload_of
 from .states import check_fit, load_state, state_in
 
 __all__ = [
-    *("FORMAT", "Loaded", "check_agreement", "load", "load_state", "payload_from", "payload_of", "read", "read_newest"),
+    "FORMAT", "Loaded", "check_agreement", "load", "load_state", "payload_from", "payload_of", "read", "read_newest",
     "save",
-]
+]  # fmt: skip
 
 
 @dataclass

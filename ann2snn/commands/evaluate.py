@@ -50,7 +50,10 @@ def main() -> int:
     if FLAGS.make_stats:
         require(not Path(FLAGS.fid_cache).exists(), f"{FLAGS.fid_cache} exists: name another file with --fid_cache")
         return evaluate.make_stats(
-            *(Path(FLAGS.fid_cache), build.of_class(build.dataset()), scores.extractor(world.device), FLAGS.num_images),
+            Path(FLAGS.fid_cache),
+            build.of_class(build.dataset()),
+            scores.extractor(world.device),
+            FLAGS.num_images,
             world=world,
         )
     if FLAGS.score_data:

@@ -74,7 +74,8 @@ SAMPLERS: dict[str, Sampler] = {
     "dpmpp": Sampler(*_at("dpmpp.sample_dpmpp, dpmpp.dpmpp_times"), _SOLVER, False, **_REAL, max_order=3),
     "dpmpp_singlestep": Sampler(
         *_at("dpmpp_singlestep.sample_dpmpp_singlestep, dpm_solver.dpm_solver_times"),
-        *(_SOLVER, False),
+        _SOLVER,
+        False,
         **_REAL,
         max_order=3,
     ),

@@ -24,8 +24,11 @@ DDIM_EPSILONS = ("recomputed", "network")
 SKIPS = tuple(dict.fromkeys((*WHOLE_SKIPS[:2], *REAL_SKIPS, *WHOLE_SKIPS)))
 #: What a sampler may not have, by its field of `SampleConfig` and its flag.
 SOME_TAKE = {
-    **{"steps": "sampler_steps", "eta": "eta", "order": "sampler_order"},
-    **{"grid_power": "grid_power", "skip": "skip_type"},
+    "steps": "sampler_steps",
+    "eta": "eta",
+    "order": "sampler_order",
+    "grid_power": "grid_power",
+    "skip": "skip_type",
 }
 
 

@@ -341,7 +341,10 @@ def generate_missing(folder: Path, generation: Generation, config: EvalConfig) -
             print(f"{folder}: {parameters_of(net)}, {drawn}")
         label = f"images → {folder.name}"
         batches = generate_batches(
-            *(net, sample, missing, config.batch_size),
+            net,
+            sample,
+            missing,
+            config.batch_size,
             label=label,
             world=world,
             given=Given(generation.statistics),

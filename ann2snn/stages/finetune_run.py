@@ -44,8 +44,8 @@ FLAG_OF = {"decay": "lr_decay", "inputs": "ft_inputs"}
 SAMPLER_FIELDS = {
     **{name: name for name in ("sampler", "eta", "denoise", "corrector", "grid_power", "tf32")},
     **{name: name for name in ("guidance", "class_label", "ddim_epsilon", "lower_order_final")},
-    **{"sampler_steps": "steps", "clip_x0": "clip", "skip_type": "skip", "sampler_order": "order"},
-}
+    "sampler_steps": "steps", "clip_x0": "clip", "skip_type": "skip", "sampler_order": "order",
+}  # fmt: skip
 
 
 def made_of(dataset: ImageDataset, sample: SampleConfig, ann: Network, inputs: str) -> dict:

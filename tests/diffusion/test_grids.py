@@ -92,13 +92,13 @@ PLANS = [
     *(
         (name, {"steps": k, "order": order, "skip": skip})
         for name, largest in (
-            *(("dpm_solver", 3), ("dpmpp", 3), ("dpmpp_singlestep", 3), ("dpmpp_sde", 2), ("unipc", 3)),
+            ("dpm_solver", 3), ("dpmpp", 3), ("dpmpp_singlestep", 3), ("dpmpp_sde", 2), ("unipc", 3),
         )
         for order in range(1, largest + 1)
         for skip in REAL_TIMES
         for k in (order + 1, 6, 7, 8)
     ),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "options"), PLANS)

@@ -120,7 +120,8 @@ def test_clip_bounds_the_image_that_every_call_implies():
         states = []
         sample_pndm(
             lambda x, t, value=value: torch.full_like(x, value),
-            *(vp, x_T),
+            vp,
+            x_T,
             steps=8,
             clip=clip,
             on_step=lambda t, x, states=states: states.append(x),

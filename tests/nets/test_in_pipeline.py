@@ -30,12 +30,15 @@ def theirs(tmp_path_factory):
     made = {}
     for name, head in (("ours", None), ("theirs", 8)):
         model = diffusers.UNet2DModel(
-            **{"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 16)},
-            **{"layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": head},
-            **{
-                "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-                "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-            },
+            sample_size=8,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            norm_num_groups=4,
+            attention_head_dim=head,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         )
         folder = tmp_path_factory.mktemp(name)
         pipeline("DDPM", model).save_pretrained(folder)

@@ -17,10 +17,10 @@ from tests.scripts import SAMPLING, check, four_blocks, script, train_flags
 from tests.stages.test_bad_input import refused
 
 EVERYTHING = [
-    *("--fine_tune", "--ft_method=bptt", "--ft_steps=2", "--ft_batch_size=4", "--ft_calibrate", "--ft_cache=1"),
-    *("--ft_network_steps=3", "--ft_inputs=sampler", "--ft_granularity=layer", "--lr_decay=cosine", "--lr=1e-4"),
-    *("--nosigned", "--ft_name=all", "--sample_step=0", "--num_threads=1", *SAMPLING),
-]
+    "--fine_tune", "--ft_method=bptt", "--ft_steps=2", "--ft_batch_size=4", "--ft_calibrate", "--ft_cache=1",
+    "--ft_network_steps=3", "--ft_inputs=sampler", "--ft_granularity=layer", "--lr_decay=cosine", "--lr=1e-4",
+    "--nosigned", "--ft_name=all", "--sample_step=0", "--num_threads=1", *SAMPLING,
+]  # fmt: skip
 
 
 def test_all_options_together_end_in_a_network_that_resumes_exactly(tmp_path):

@@ -253,5 +253,5 @@ def test_averages_cannot_begin_or_end_in_the_middle(run, tmp_path):
     shutil.copy(run[0] / "ckpt.pt", tmp_path)
     assert "power_ema=0.05,0.1,0.15, now power_ema=none" in refused(*train_flags(tmp_path, 16), name="ANN_train.py")
     assert "train with --power_ema" in refused(
-        *("--sample_only", "--sigma_rel=0.1", "--eval_model_path=fashion-mnist-32-4bit", f"--logdir={tmp_path}")
+        "--sample_only", "--sigma_rel=0.1", "--eval_model_path=fashion-mnist-32-4bit", f"--logdir={tmp_path}"
     )
