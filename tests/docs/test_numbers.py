@@ -154,7 +154,7 @@ def test_the_table_of_combined_predictions():
     table = multistep.table(rows)
     assert table in section and {row["step"] for row in rows} == {shipped_step()}
     words = section.replace(table, "")
-    told = re.findall(r"\b\d+\.\d\b", words[words.index("* Rounding") :])
+    told = re.findall(r"\b\d+\.\d\b", words[words.index("* **Rounding") :])
     assert len(told) == 11 and set(told) <= {f"{row['score']:.1f}" for row in rows}
 
 
