@@ -274,7 +274,8 @@ class SpikingNetwork(Shared, nn.Module):
                 args, kwargs = map_tensors((args, kwargs), lambda value: repeated(value, steps))
             answer: Any = clock.average(self.net(*args, **kwargs), before)
         else:
-            answer = self.net(*fresh(args), **fresh(kwargs))
+            args, kwargs = fresh((args, kwargs))
+            answer = self.net(*args, **kwargs)
             if clock.on_currents:
                 answer = averaged(answer, before, clock.spike_steps)
         clock.elapsed += steps
@@ -304,13 +305,14 @@ class SpikingNetwork(Shared, nn.Module):
 
     def _look(self, args: tuple, kwargs: dict) -> Description:
         """Follow what reads what through one pass from rest, under layer_sync."""
+        call = fresh((args, kwargs))
         carried, self._carried = self._carried, None
         keeps, self.clock.keeps = self.clock.keeps, False
         self.reset()
         try:
             with self.running_as(SpikingConfig()), self.monitored(None), torch.no_grad():
                 self.clock.begin(1)
-                self._description = description = trace(self.net, fresh(args), fresh(kwargs))
+                self._description = description = trace(self.net, *call)
         finally:
             self.reset()
             self._carried, self.clock.keeps = carried, keeps

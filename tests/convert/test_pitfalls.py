@@ -1,17 +1,19 @@
 """What networks do that a conversion must survive, each once."""
 
+import collections
 import copy
 import dataclasses
 import io
 import pickle
 import threading
+import types
 import warnings
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 
 from ann2snn.config import SpikingConfig
 from ann2snn.convert import Levels, convert, measure_gap, register_quantizer
@@ -197,6 +199,26 @@ def test_a_forward_pass_may_change_its_arguments_and_the_callers_stay(how):
     assert len(call[0][1]) == 1 and set(call[1]["named"]) == {"shift"}
     assert_equal(call[1]["conditions"].image, before[1]["conditions"].image)
     assert len(call[1]["conditions"].extra) == 1
+
+
+@WAYS
+def test_a_tensor_that_is_given_twice_stays_one_tensor(how):
+    net = Made(lambda net, x, *, again: net.b(net.q(net.a(x.mul_(2)))) + net.b(net.p(again)), **_parts())
+    x = normal(2, 4)
+    with torch.no_grad():
+        expected = net(twice := x.clone(), again=twice)
+        assert_equal(convert(net, **how)(x, again=x), expected)
+
+
+@pytest.mark.parametrize("kind", [types.SimpleNamespace, collections.UserDict])
+def test_tensors_in_namespaces_and_user_dicts_are_part_of_the_call(kind):
+    net = Made(lambda net, given: net.b(net.q(net.a(dict(vars(given), **vars(given).get("data", {}))["x"]))), **_parts())
+    x = normal(2, 4)
+    assert names(assert_same(net, kind(x=x))) == {"q", "p"}
+    with convert(net).carrying() as snn, torch.no_grad():
+        for rows in (2, 2, 1):
+            snn(kind(x=x[:rows]))
+        assert snn.restarts == 2
 
 
 @WAYS
@@ -426,6 +448,15 @@ def test_a_network_that_cannot_be_copied_is_refused():
     net.lock = threading.Lock()
     with pytest.raises(UserError, match="cannot be copied"):
         convert(net)
+
+
+@pytest.mark.parametrize("rule", [lambda m: prune.l1_unstructured(m, "weight", 0.5), nn.utils.weight_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_weights_that_hooks_compute_are_copied_after_a_call_too(rule):
+    net = plain()
+    rule(net[2])
+    net(normal(2, 4))  # leaves a weight behind that autograd knows
+    assert_same(net, normal(2, 4))
 
 
 def test_unsigned_neurons_refuse_levels_below_zero_by_name():
