@@ -161,7 +161,7 @@ def trace(net: nn.Module, args: tuple, kwargs: dict) -> Description:
     Neurons whose input does not depend on the call, as a weight's, are marked as constant: they stay quantizers.
     Warns where a network quantizes by functions, or by modules that were not replaced.
     """
-    follower = Follower(net)
+    follower = Follower(net, checks=True)
     with follower.attached(args, kwargs):
         answer = net(*args, **kwargs)
     for value in leaves(answer):
@@ -181,10 +181,11 @@ def trace(net: nn.Module, args: tuple, kwargs: dict) -> Description:
 class Follower(TorchFunctionMode):
     """Notes for every tensor whether it depends on the call and whose levels it holds, while it is attached.
 
-    on_synapses(entry, inputs): called for every linear map and product, after it ran.
+    checks: hold what quantizers answer against their levels, and raise UserError where they differ.
     """
 
     net: nn.Module
+    checks: bool = False
     synapses: list[Synapses] = field(default_factory=list)
     functional: list[str] = field(default_factory=list)
     called: set[str] = field(default_factory=set)
@@ -199,6 +200,7 @@ class Follower(TorchFunctionMode):
         self.origins: WeakIdKeyDictionary = WeakIdKeyDictionary()  # of it, what holds levels or passed by here
         self.numbers: set[float] = set()  # of the call
         self.in_neuron = 0
+        self.moves = False  # whether what the neuron that runs is given depends on the call
 
     __hash__ = object.__hash__
 
@@ -230,9 +232,9 @@ class Follower(TorchFunctionMode):
         self.inside.append(name)
         if isinstance(module, IFNeuron):
             self.in_neuron += 1
-            moves = not args or self.of(args[0]) is not None
+            self.moves = not args or self.of(args[0]) is not None
             # A module that quantizes weights and other values counts as a neuron: it comes to the same levels.
-            module.is_constant = not moves and (name not in self.called or module.is_constant)
+            module.is_constant = not self.moves and (name not in self.called or module.is_constant)
             self.called.add(name)
             self.reach.paused = True  # `_leave` marks what it answers
         elif not self.in_neuron and any(self.of(x) for x in leaves(args)) and _quantizes(module):
@@ -244,10 +246,19 @@ class Follower(TorchFunctionMode):
             return
         name = self.inside.pop()
         if isinstance(module, IFNeuron):
+            if self.checks and self.moves and isinstance(output, Tensor) and output.is_floating_point():
+                self._check_reading(module, name, args[0], output)
             self.in_neuron -= 1
             self.reach.paused = self.in_neuron > 0
-            if args and isinstance(output, Tensor) and self.of(args[0]) is not None:
+            if self.moves and isinstance(output, Tensor):
                 self._mark(output, frozenset([name]))
+
+    def _check_reading(self, neuron: IFNeuron, name: str, x: Tensor, answer: Tensor) -> None:
+        if neuron.misreads(x, answer):
+            raise UserError(
+                f"{name or 'the network'} does not answer what is read from it as its levels: a "
+                f"{type(neuron.quantizer).__name__} computes in its own way, so register it (register_quantizer)"
+            )
 
     def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}

@@ -54,7 +54,7 @@ def fresh(value: Any) -> Any:
 def copied(net: _Net) -> _Net:
     """A copy of the network. Raises UserError where it has none.
 
-    Tensors that hang on a graph of autograd, as what `prune` or a hook computed in the last call, are copied without it.
+    Tensors on a graph of autograd, as what `prune` or a hook computed in the last call, are copied without it.
     """
     attributes = [value for module in net.modules() for value in vars(module).values() if isinstance(value, Tensor)]
     known = {id(value): value.detach().clone() for value in attributes if not value.is_leaf}

@@ -212,7 +212,9 @@ def test_a_tensor_that_is_given_twice_stays_one_tensor(how):
 
 @pytest.mark.parametrize("kind", [types.SimpleNamespace, collections.UserDict])
 def test_tensors_in_namespaces_and_user_dicts_are_part_of_the_call(kind):
-    net = Made(lambda net, given: net.b(net.q(net.a(dict(vars(given), **vars(given).get("data", {}))["x"]))), **_parts())
+    net = Made(
+        lambda net, given: net.b(net.q(net.a(dict(vars(given), **vars(given).get("data", {}))["x"]))), **_parts()
+    )
     x = normal(2, 4)
     assert names(assert_same(net, kind(x=x))) == {"q", "p"}
     with convert(net).carrying() as snn, torch.no_grad():
@@ -605,6 +607,51 @@ def test_a_registered_quantizer_with_zero_point_and_half_even_rounding_is_exact(
     ties = Made(lambda net, x: net.q(x), q=lambda: Affine())
     ties.q.offset = 0.0
     assert_same(ties, torch.linspace(-2, 2, 33, dtype=torch.float64), how=how)
+
+
+class Shifted(UniformQuantizer):
+    def forward(self, x):
+        return super().forward(x.sin()) + 1
+
+
+class Wider(QuantReLU):
+    def quantize(self, x):
+        return super().quantize(x + 1)
+
+
+class Pair(UniformQuantizer):
+    def forward(self, x):
+        return super().forward(x), self.step()
+
+
+@pytest.mark.parametrize("kind", [Shifted, Wider])
+def test_a_class_that_inherits_its_levels_and_computes_in_its_own_way_is_refused_by_name(kind):
+    with pytest.raises(UserError, match=rf"^1 does not answer .* a {kind.__name__} computes in its own way"):
+        convert(chain(kind(3)))(normal(16, 4))
+
+
+def test_a_quantizer_that_answers_more_than_a_tensor_is_refused():
+    net = Made(lambda net, x: net.b(net.q(net.a(x))[0]), a=linear(), b=linear(), q=Pair(3))
+    with pytest.raises(UserError, match="a Pair answers a tuple"):
+        convert(net)(normal(2, 4))
+
+
+@WAYS
+def test_what_hangs_on_a_quantizer_hangs_on_its_neuron(how):
+    net = plain()
+    net[1].register_forward_pre_hook(lambda module, args: args[0].tanh() * 3)
+    net[1].register_forward_hook(lambda module, args, answer: answer * 2 + 1)
+    snn = assert_same(net, normal(8, 4), how=how)
+    assert names(snn) == {"1", "4"} and snn.describe().reads_real == ("0", "2")
+    with torch.no_grad(), snn.carrying():
+        for seed in range(3):
+            assert_equal(snn(normal(8, 4, seed=seed)), net(normal(8, 4, seed=seed)))
+
+
+def test_a_quantizer_may_be_called_by_keyword():
+    net = Made(lambda net, x: net.b(net.p(net.a(net.q(x=net.a(x))))), **_parts())
+    snn = assert_same(net, normal(2, 4), how=SETTLED)
+    assert names(snn) == {"q", "p"} and snn.describe().reads_spikes == ("a", "b")
 
 
 @pytest.mark.parametrize("scheme", ["tensor", "channel"])
