@@ -55,12 +55,17 @@ CONVOLUTIONS = {
 }
 PRODUCTS = {torch.matmul, torch.bmm, torch.mm, Tensor.matmul, Tensor.__matmul__, Tensor.bmm, Tensor.mm, torch.einsum}
 PRODUCTS |= {Tensor.__rmatmul__, torch.linalg.matmul, torch.mv, Tensor.mv, torch.inner, Tensor.inner, torch.dot}
-ADDED_PRODUCTS = {torch.baddbmm, torch.addmm, Tensor.baddbmm, Tensor.addmm}
+ADDED_PRODUCTS = {torch.baddbmm, torch.addmm, torch.addmv, Tensor.baddbmm, Tensor.addmm, Tensor.addmv}
+#: Multiply with weights where nothing is seen of it. Names, without underscores.
+HIDDEN = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", "bilinear"}
 ATTENTION = {F.scaled_dot_product_attention}
 #: Quantization by a function: no module that a neuron could replace.
 FUNCTIONAL = {
     torch.fake_quantize_per_tensor_affine,
     torch.fake_quantize_per_channel_affine,
+    torch._fake_quantize_learnable_per_tensor_affine,
+    torch._fake_quantize_learnable_per_channel_affine,
+    torch.fused_moving_avg_obs_fake_quant,
     torch.quantize_per_tensor,
     torch.quantize_per_channel,
 }
@@ -73,7 +78,13 @@ REAL = ""  # what is no neuron's levels
 
 def copies(func: Callable, kwargs: dict) -> bool:
     """Whether a function moves, copies or selects values."""
-    return func in COPIES and not (func is F.interpolate and kwargs.get("mode", "nearest") != "nearest")
+    return func in COPIES and not (func is F.interpolate and not kwargs.get("mode", "nearest").startswith("nearest"))
+
+
+def factors(func: Callable, args: tuple, kwargs: dict) -> tuple:
+    """The arguments of a product by position, named ones too, and without what it is added to."""
+    given = (*args, *(value for name, value in kwargs.items() if name not in ("out", "alpha", "beta")))
+    return given[1:3] if func in ADDED_PRODUCTS else given
 
 
 @contextlib.contextmanager
@@ -296,10 +307,15 @@ class Follower(TorchFunctionMode):
             over = x.numel() if "transpose" in getattr(func, "__name__", "") else out.numel()
             self._keep("", (x, weight), over * weight[0].numel())
         elif func in PRODUCTS:
-            operands = [value for value in leaves(args) if isinstance(value, Tensor)]
+            operands = [value for value in leaves(factors(func, args, kwargs)) if isinstance(value, Tensor)]
             self._keep("", operands, _product_macs(func, args, operands, out))
         elif func in ADDED_PRODUCTS:
-            self._keep("", args[1:3], out.numel() * args[1].shape[-1])
+            operands = list(factors(func, args, kwargs))
+            self._keep("", operands, out.numel() * operands[0].shape[-1])
+        elif getattr(func, "__name__", "").strip("_") in HIDDEN:
+            weights = next((value for value in args if isinstance(value, list)), args[2:])  # behind input and state
+            sizes = sum(value.numel() for value in weights if isinstance(value, Tensor) and value.dim() > 1)
+            self._keep("", (frozenset([REAL]),), args[0].numel() // args[0].shape[-1] * sizes)
         elif func in ATTENTION:
             names = ("query", "key", "value")
             q, k, v = (args[i] if len(args) > i else kwargs[name] for i, name in enumerate(names))
