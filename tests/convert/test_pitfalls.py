@@ -162,6 +162,63 @@ def test_levels_written_into_zeros_are_levels_and_no_longer_when_something_is_ad
     assert assert_same(net, normal(2, 4)).describe().reads_spikes == ("b",)
 
 
+@pytest.mark.parametrize(
+    "multiply",
+    [
+        lambda a, b, x: torch.matmul(a, other=b.T) @ x,
+        lambda a, b, x: torch.bmm(input=a[None], mat2=b.T[None])[0] @ x,
+        lambda a, b, x: torch.baddbmm(x[None, :, :3], batch1=a[None], batch2=b.T[None], beta=0)[0] @ x,
+        lambda a, b, x: torch.addmm(x[:, :3], mat1=a, mat2=b.T) @ x,
+    ],
+)
+def test_products_called_by_keyword_are_followed(multiply):
+    net = Made(lambda net, x: net.b(multiply(net.q(net.a(x)), net.p(net.a(x)), x)), **_parts())
+    product = assert_same(net, normal(3, 4)).describe().synapses[2]
+    assert product.reads == ({"q"}, {"p"}) and product.macs == 3 * 3 * 4 and product.spikes
+
+
+@pytest.mark.parametrize(
+    ("part", "macs"), [(nn.LSTM(4, 4), 3 * 128), (nn.GRUCell(4, 4), 3 * 96), (nn.Bilinear(4, 4, 4), 3 * 64)]
+)
+def test_what_multiplies_inside_one_function_is_described_as_real(part, macs):
+    def run(net, x):
+        h = net.q(net.a(x))
+        answer = net.part(h, h) if isinstance(net.part, nn.Bilinear) else net.part(h)
+        return net.b(answer[0] if isinstance(answer, tuple) else answer)
+
+    described = assert_same(Made(run, part=copy.deepcopy(part), **_parts()), normal(3, 4)).describe()
+    found = {synapses.name: synapses for synapses in described.synapses}["part"]
+    assert found.macs == macs and not found.spikes
+
+
+@WAYS
+def test_what_a_first_call_leaves_out_is_a_neuron_once_it_is_given(how):
+    def run(net, x, y=None):
+        return net.b(net.q(net.a(x) + net.a(net.p(net.null.weight if y is None else y))))
+
+    net, x, y = Made(run, null=nn.Linear(4, 1), **_parts()), normal(2, 4), normal(2, 4, seed=1)
+    snn, whole, counts = convert(net, **how), convert(net, **how), []
+    with torch.no_grad(), snn.carrying():
+        for call in ((x,), (x, y), (x,), (x, y)):
+            assert_equal(snn(*call), net(*call))
+    whole(x, y)
+    assert names(snn) == names(whole) == {"q", "p"}
+    for network in (snn, whole):
+        with network.monitored(totals := Totals()), torch.no_grad():
+            network(x, y)
+        counts.append(totals.events)
+    assert counts[0] == counts[1] > 0
+
+
+def test_describing_forgets_carried_levels_and_the_next_call_counts_as_a_restart():
+    snn = convert(plain())
+    with snn.carrying(), torch.no_grad():
+        snn(normal(2, 4))
+        snn.describe(normal(2, 4))
+        snn(normal(2, 4))
+        assert snn.restarts == 2
+
+
 def test_a_time_given_as_a_number_is_part_of_the_call():
     def run(net, x, time):
         return net.b(net.q(net.a(x))) + net.b(net.later(torch.tensor([time] * 4, dtype=x.dtype)))
@@ -490,6 +547,16 @@ def test_quantization_by_a_function_is_listed_as_real_with_a_warning():
     with pytest.warns(UserWarning, match=r"no neuron can stand.*\b2\b"):
         snn(normal(2, 4).float())
     assert snn.describe().reads_real == ("0", "3", "2")
+
+
+def test_torchs_learnable_quantizer_is_listed_as_real_with_a_warning():
+    learnable = pytest.importorskip("torch.ao.quantization._learnable_fake_quantize")._LearnableFakeQuantize
+    made = learnable(torch.ao.quantization.MinMaxObserver, 0, 15)
+    net = nn.Sequential(nn.Linear(4, 4), made, nn.Linear(4, 4), quantizer(), nn.Linear(4, 2)).eval()
+    snn = convert(net)
+    with pytest.warns(UserWarning, match="no neuron can stand, so real values run there: 1"):
+        snn(normal(2, 4).float())
+    assert snn.describe().reads_real == ("0", "2", "1")
 
 
 def test_quantizers_that_conversion_cannot_reach_are_named_in_a_warning():
