@@ -102,21 +102,21 @@ def load(
     sigma_rel: float | None = None,
     **spiking: Any,
 ) -> Network | SpikingNetwork:
-    """Read a network, ANN or SNN, of this program, of the published ones or of others, in eval mode.
+    """Read a network, ANN or SNN, in eval mode, from a file or folder of this program, the published ones or others.
 
     path: a checkpoint file of this program, the published conversion code, SDDPM, SDM, FSDDIM, ddpm-torch or
-    pytorch-ddpm; or a folder that `save` made, or diffusers (a `UNet2DModel`, or a pipeline). See docs/models.md.
+    pytorch-ddpm; or a folder that `save` or diffusers wrote (a `UNet2DModel`, or a pipeline). See docs/models.md.
     weights: "ema" (averaged) or "net" (raw; training checkpoints only).
     bit: activation bits, for files of the published conversion code, which do not store them.
-    spike_steps: of files of the published SDDPM (default 4) and FSDDIM (default 8), which do not store them either.
-    image_size, norm_groups: for files that do not tell them; 32 is assumed, with a note. Must agree with others.
-    image_size: one number for squares, or (height, width).
-    sigma_rel: of a training with --power_ema, the power-function average of this relative width (0.005 to 0.28) instead
-    of `weights`, built of the snapshots beside the file. Source: Karras et al. (2024), arXiv:2312.02696.
+    spike_steps: for files of the published SDDPM (default 4) and FSDDIM (default 8), which do not store them either.
+    image_size, norm_groups: for files that do not store them; 32 is assumed, with a note. They must agree with a file
+    that does. image_size is one number for squares, or (height, width).
+    sigma_rel: for a training with --power_ema, the relative width (0.005 to 0.28) of the power-function average that is
+    built from the snapshots beside the file, in place of `weights`. Source: Karras et al. (2024), arXiv:2312.02696.
     spiking: fields of `SpikingConfig` (schedule, signed, …) that override how a spiking network runs.
 
-    The network knows itself: `config`, `in_channels`, `image_size` (a pair of height and width), `diffusion` (and
-    `spiking`, if it is one).
+    The returned network has the attributes `config`, `in_channels`, `image_size` (a pair of height and width),
+    `diffusion`, and, if it is a spiking network, `spiking`.
 
     Raises UserError (a ValueError) for a missing, damaged or foreign file.
     """
@@ -139,13 +139,15 @@ def load(
 
 
 def save(net: nn.Module, path: str | os.PathLike, *, dtype: str = "float32", **about: object) -> None:
-    """Keep a network of this program with its settings, ANN or SNN, so that `load` gives it back.
+    """Write a network of this program, ANN or SNN, with its settings, to a file or folder that `load` reads.
 
     path: a new file that ends in ".pt", for a checkpoint as the scripts write it; anything else is a new folder with
-    `model.safetensors` and `config.json`. dtype: of a folder's weights, "float32", "float64" or "float16" (half the
-    size; they are rounded, and read as float32). about: plain values to keep with it, such as step=20000.
+    `model.safetensors` and `config.json`.
+    dtype: of a folder's weights, "float32", "float64" or "float16" (half the size; they are rounded, and read as
+    float32).
+    about: plain values to store with the network, such as step=20000.
 
-    Raises UserError (a ValueError): there is something at `path`, it cannot be written, or the network is foreign.
+    Raises UserError (a ValueError) if `path` exists or cannot be written, or if the network is foreign.
     """
     path = Path(_file(path))
     require(isinstance(dtype, str), f"dtype={dtype}: use one of {', '.join(folders.DTYPES)}")
@@ -159,12 +161,13 @@ def save(net: nn.Module, path: str | os.PathLike, *, dtype: str = "float32", **a
 
 
 def search_sigma_rel(path: str | os.PathLike, figure: Callable[[nn.Module], float]) -> dict[float, float]:
-    """The widths of about a dozen power-function averages of a training → `figure` of each, narrow to wide.
+    """Try about a dozen power-function averages of a training: {width: `figure` of that average}, narrow to wide.
 
-    path: a checkpoint of a training with --power_ema. figure: of a network in eval mode, better the lower, such as
-    `denoising_loss` on images held back, or a score. `load(path, sigma_rel=min(found, key=found.get))` is the best.
+    path: a checkpoint of a training with --power_ema.
+    figure: a function of a network in eval mode, better if lower, such as `denoising_loss` on images held back, or a
+    score. `load(path, sigma_rel=min(found, key=found.get))` is the best.
 
-    A figure that is not finite is given as infinity. Raises UserError as `load` does, and where none is finite.
+    A figure that is not finite is returned as infinity. Raises UserError as `load` does, and if no figure is finite.
     """
     return search(lambda width: float(figure(load(path, sigma_rel=width))))
 
@@ -177,13 +180,14 @@ def denoising_loss(
     seed: int = 0,
     autoencoder: Autoencoder | None = None,
 ) -> float:
-    """Mean squared error of what a denoiser, ANN or SNN, predicts of noised images; the mean over images and times.
+    """Mean squared error of the prediction of a denoiser, ANN or SNN, on noised images; the mean over images and times.
 
-    images: real ones, uint8 [N, C, H, W]. labels: of a class-conditional network, the class of each. The same images
-    and seed give every network the same times and noise, so that losses can be compared. NaN where a prediction is NaN.
-    autoencoder: of a network on latents, by default its own; the loss is that of the images' latents.
+    images: real ones, uint8 [N, C, H, W].
+    labels: for a class-conditional network, the class of each image.
+    seed: the same images and seed give every network the same times and noise, so that losses can be compared.
+    autoencoder: for a network on latents, by default its own; the loss is that of the images' latents.
 
-    Raises UserError for what cannot be measured.
+    The result is NaN where a prediction is NaN. Raises UserError for what cannot be measured.
     """
     net = check_sampled(net)
     inputs = given_images(net, images, autoencoder)
@@ -206,7 +210,7 @@ def _file(path: object) -> str | os.PathLike:
 def pretrained(name: str = "") -> Network:
     """A trained, quantized network that ships with the package, in eval mode; see docs/pretrained.md.
 
-    Raises UserError, with the names there are, for another name.
+    Raises UserError, which lists the names, for another name.
     """
     names = shipped.names()
     require(name in names, f"pretrained({name!r}): use one of {', '.join(names)}")
@@ -214,10 +218,14 @@ def pretrained(name: str = "") -> Network:
 
 
 def build_unet(*, bit: int = 8, diffusion: DiffusionConfig | None = None, **config: Any) -> UNet:
-    """A U-Net with fresh weights; `bit=32` is the plain ReLU network. `config`: fields of `UNetConfig`.
+    """A U-Net with new random weights.
 
-    It is told of as many diffusion steps as `diffusion` has, and tells the variance where that has var_type
-    "learned_range". Raises UserError.
+    bit: activation bits; 32 is the plain ReLU network.
+    diffusion: its process. The U-Net takes its number of diffusion steps from it, and also predicts the variance if its
+    var_type is "learned_range".
+    config: fields of `UNetConfig`.
+
+    Raises UserError for settings that no network can have.
     """
     if diffusion is not None:
         known = isinstance(diffusion, DiffusionConfig)
@@ -250,24 +258,26 @@ def sample(
 ) -> Tensor:
     """Images 0..n−1 of seed `seed`, uint8 [n, C, H, W]; the same noise for every network and batch size.
 
+    sampler, steps, eta, clip: as the flags --sampler, --sampler_steps, --eta and --clip_x0. Networks of the processes
+    "cld" and "blur" take sampler="gddim" or "euler".
     batch_size: on a GPU; on a CPU images are computed in groups of a fixed size, see `sampling`.
-    options: other fields of `SampleConfig` (skip, order, denoise, ddim_epsilon, corrector, grid_power, amp, tf32), with
-    the defaults of the scripts. Networks of the processes "cld" and "blur" take sampler="gddim" or "euler".
     progress: show a bar, where there is a terminal.
     x_T: noise to start from, float [n, C, H, W] with the network's channels, instead of the seed's first draws.
-    statistics: what sampler="analytic_dpm" needs to know of the network, from `noise_statistics`.
-    labels: of a class-conditional network, the class of all images, by number or name, or of each, n of them; "none"
-    for no class. By default image i is of class i modulo their number. guidance: w of classifier-free guidance, whose
-    prediction is (1 + w)·conditional − w·unconditional.
-    autoencoder: of a network on latents, decodes them; by default `net.autoencoder`. Latents are never clipped.
+    statistics: the result of `noise_statistics`, which sampler="analytic_dpm" needs.
+    labels: for a class-conditional network, the class of all images, by number or name, or n classes, one for each
+    image; "none" for no class. By default image i has class i modulo the number of classes.
+    guidance: w of classifier-free guidance, with the prediction (1 + w)·conditional − w·unconditional.
+    autoencoder: for a network on latents, decodes them; by default `net.autoencoder`. Latents are never clipped.
+    options: other fields of `SampleConfig` (skip, order, denoise, ddim_epsilon, corrector, lower_order_final,
+    grid_power, amp, tf32), with the defaults of the scripts.
 
-    The network runs in eval mode, and is left in the mode it was in. Raises UserError for arguments that nothing can be
-    done with, and for what does not fit together.
+    The network runs in eval mode, and is left in the mode it was in. Raises UserError for arguments that are not valid,
+    or not together.
     """
     net = check_sampled(net)
     n, batch_size = check_limits("n", n, "n"), check_limits("batch_size", batch_size, "batch_size")
     progress = check_bool(progress, "progress")
-    of_all, of_each = _classes(net, labels, n)
+    of_all, of_each = _classes(net, labels, n, options)
     config = SampleConfig(sampler, steps, eta, clip, seed, guidance=guidance, **of_all, **options).check_taken()
     require(
         statistics is None or sampler == "analytic_dpm", f"statistics: only for sampler=analytic_dpm, not {sampler}"
@@ -275,15 +285,19 @@ def sample(
     if x_T is not None:
         check_noise(net, x_T, n)
     given = Given(statistics, x_T, of_each, autoencoder_for(net, autoencoder))
-    return generate_all(*(net, config, n, batch_size), given=given, progress=progress)
+    return generate_all(net, config, n, batch_size, given=given, progress=progress)
 
 
 def _classes(
-    net: nn.Module, labels: int | str | Sequence[int | str] | Tensor | None, n: int
+    net: nn.Module, labels: int | str | Sequence[int | str] | Tensor | None, n: int, settings: dict[str, Any]
 ) -> tuple[dict[str, Any], Tensor | None]:
-    """What `labels` say, as a field of `SampleConfig`, or as classes of n images. Raises UserError."""
+    """`labels` as a field of `SampleConfig`, or as the classes of n images; settings: the fields given beside them.
+
+    Raises UserError.
+    """
     if labels is None:
         return {}, None
+    require("class_label" not in settings, "labels and class_label: both say of which classes images are; give one")
     if isinstance(labels, (int, str, numbers.Integral)):  # numpy's, too
         return {"class_label": labels}, None
     return {}, given_labels(net, labels, n)
@@ -294,9 +308,12 @@ def noise_statistics(
 ) -> Tensor:
     """Γ_t = E‖ε̂(x_t, t)‖²/d of the network's own predictions, float64 [diffusion_steps]: for sampler="analytic_dpm".
 
-    images: real ones, uint8 [N, C, H, W]; 256 are plenty. settings: steps (50) and skip of the calls in which they will
-    be sampled, and seed; Γ_t is NaN at other times. autoencoder: of a network on latents, by default its own. The
-    scripts gather the same (`--analytic_images`), in a file.
+    images: real ones, uint8 [N, C, H, W]; 256 are enough.
+    settings: steps (50) and skip of the calls in which the network will be sampled, and seed; Γ_t is NaN
+    at other times.
+    autoencoder: for a network on latents, by default its own.
+
+    The scripts gather the same (`--analytic_images`), in a file.
     Source: Bao et al., Analytic-DPM (2022), arXiv:2201.06503.
 
     The network runs in eval mode, and is left in the mode it was in. Raises UserError for what cannot be measured.
@@ -313,24 +330,25 @@ def trajectory(
     labels: int | str | Sequence[int | str] | Tensor | None = None,
     **settings: Any,
 ) -> list[tuple[Tensor, ...]]:
-    """The calls of a sampler while it makes images 0..n−1: x [n, C, H, W] and t [n] of each, for `cost`.
+    """The calls of a sampler while it makes images 0..n−1, for `cost`: a tuple for each, x [n, C, H, W] and t [n].
 
-    Of a class-conditional network also y [n]; with guidance there are 2n rows, the images without their classes last.
-    labels, settings: sampler, steps, seed, eta, clip, guidance and options as in `sample`. Raises UserError as that
+    The tuple of a class-conditional network also has y [n]. With guidance there are 2n rows; the last n are the images
+    without their classes.
+    labels, settings: sampler, steps, seed, eta, clip, guidance and options as in `sample`. Raises UserError as `sample`
     does.
     """
     net = check_sampled(net)
     n = check_limits("n", n, "n")
     require(n >= 1, f"n={n}: use at least 1")
-    of_all, of_each = _classes(net, labels, n)
+    of_all, of_each = _classes(net, labels, n, settings)
     return sampler_calls(net, sampling(settings | of_all), n, of_each)
 
 
 def gap(ann: nn.Module, snn: SpikingNetwork, *args: Any, **kwargs: Any) -> GapReport:
     """Relative L2 error of the SNN's time-averaged output against the ANN's, block by block; see `GapReport`.
 
-    args, kwargs: a call of either network, x [N, C, H, W], t [N] for a denoiser. Both run in eval mode and must share a
-    dtype; float64 tells exactness from rounding.
+    args, kwargs: of a call of either network; x [N, C, H, W] and t [N] for a denoiser. Both run in eval mode and must
+    have the same dtype. Use float64 to distinguish a real gap from rounding.
     """
     meter = GapMeter(ann, snn)
     check_call(snn, args, kwargs)
@@ -350,9 +368,12 @@ def cost(
 ) -> CostReport:
     """Operations per image and network call, layer by layer, counted on a run of `net`; and their energy.
 
-    net: any quantized network, counted as the ANN it is, or a spiking one, as it is set to run. args, kwargs: a call.
+    net: any quantized network, counted as an ANN, or a spiking one, counted as it is set to run.
+    args, kwargs: of one call.
     trajectory: instead, the calls of a sampler (`ann2snn.trajectory`), each a tuple, a dict, or a pair (tuple, dict).
-    carry: keep a spiking network's levels from call to call, under `stream` in carry_steps time steps or until silence.
+    carry: keep a spiking network's levels from call to call.
+    carry_steps: time steps of a carried call under `stream`, or "auto": until no neuron fires.
+
     See `CostReport` and docs/cost.md. Raises UserError for what cannot be counted.
     """
     if trajectory is None:

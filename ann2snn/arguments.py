@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from .errors import UserError, one_line
+from .errors import UserError, explained, one_line
 from .files.flagfile import flagfile_path, shipped_ones
 from .files.plain import read_text
 from .output import unbreakable_output
+from .signals import Stopped, stoppable
 
 LONGEST_FILE = 1 << 20  # bytes of a file of arguments
 
@@ -71,10 +72,20 @@ def need(package: str, extra: str) -> None:
 
 
 def exit_code_of(main: Callable[[], int | None]) -> int:
-    """Run `main`; its exit code, 0 for None. Bad input is one line on the standard error stream, and code 2."""
+    """Run `main`; its exit code, 0 for None. A stopping signal ends it with 128 + its number.
+
+    Bad input, a system that refuses and memory that ran out are one line on the standard error stream, and code 2.
+    """
     with unbreakable_output():
         try:
-            return main() or 0
-        except UserError as error:
-            print(f"error: {one_line(str(error))}", file=sys.stderr)
+            with stoppable():
+                return main() or 0
+        except Stopped as stop:
+            print("stopped")
+            return stop.exit_code
+        except Exception as error:
+            message = explained(error)
+            if message is None:
+                raise
+            print(f"error: {one_line(message)}", file=sys.stderr)
             return 2

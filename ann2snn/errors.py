@@ -58,3 +58,14 @@ class MemoryUserError(UserError):
             f"{reason}: lower --batch_size (fine-tuning: --ft_batch_size, grids: --sample_size, --gen_images), or "
             "raise --accumulate, which goes through a batch in parts"
         )
+
+
+def explained(error: Exception) -> str | None:
+    """What users are told, in one line, of an error that is no fault of the program; None of any other."""
+    if isinstance(error, UserError):
+        return str(error)
+    if is_out_of_memory(error):
+        return str(MemoryUserError(error))
+    if isinstance(error, OSError):
+        return one_line(f"{error.filename or 'the system'}: {error.strerror or error}")
+    return None

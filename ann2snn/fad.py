@@ -4,7 +4,7 @@
 
 Writes OUT (a state dict in the layout of the published encoders) and beside it the statistics of the data set's
 test images in both modes, OUT_published.npz and OUT_eval.npz (OUT without .pth), which evaluate.py takes with
---fad_encoder and --fad_stats.
+--fad_encoder and --fad_stats. The same command continues an interrupted training.
 """
 
 from __future__ import annotations

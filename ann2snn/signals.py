@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
 #: What `signal.signal` takes and returns; None stands for a handler that was not Python's.
@@ -34,6 +36,33 @@ def restore(handlers: Mapping[int, Handler]) -> None:
     """Set handlers, by number of their signal, that `signal.signal` has returned."""
     for number, handler in handlers.items():
         signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+class Stopped(BaseException):
+    """A stopping signal asked for the end. Derived from BaseException, as KeyboardInterrupt is."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """The stopping signals raise `Stopped` in here. Stages with something to finish first set their own handlers."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for later in stopping_signals():  # a second signal does not wait for the first one's clean end
+            signal.signal(later, signal.SIG_DFL if later in INSISTENT else signal.SIG_IGN)
+        raise Stopped(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous: dict[int, Handler] = {number: signal.signal(number, stop) for number in stopping_signals()}
+    try:
+        yield
+    finally:
+        restore(previous)
 
 
 class Interruption:

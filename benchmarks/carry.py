@@ -59,9 +59,9 @@ WAYS = {
     "stream, m = 1": SpikingConfig("stream", settle_steps=AUTO),
 }
 HEADER = [
-    *("bits", "sampler", "calls", "eta", "way", "spikes", "of rest", "carried", "steps", "AC share"),
-    *("fp32", "+mem", "int8", "+mem", "error", "score"),
-]
+    "bits", "sampler", "calls", "eta", "way", "spikes", "of rest", "carried", "steps", "AC share",
+    "fp32", "+mem", "int8", "+mem", "error", "score",
+]  # fmt: skip
 BASELINES = {
     "b-bit ANN, dense": "quantized",
     "b-bit ANN, zeros skipped": "quantized_skipping_zeros",

@@ -39,9 +39,9 @@ from benchmarks.settling import environment
 ROOT = Path(__file__).parents[1]
 TSM_SHARE = 10  # one step in so many of SDM's is fine-tuning
 HEADER = [
-    *("network", "parameters", "steps", "training s", "FD", "FAD eval", "FAD published", "spikes", "rate", "AC", "MAC"),
-    *("time steps", "fp32 µJ", "+memory µJ", "int8 µJ", "+memory µJ"),
-]
+    "network", "parameters", "steps", "training s", "FD", "FAD eval", "FAD published", "spikes", "rate", "AC", "MAC",
+    "time steps", "fp32 µJ", "+memory µJ", "int8 µJ", "+memory µJ",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

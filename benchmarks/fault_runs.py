@@ -74,18 +74,18 @@ def pipeline(logdir: Path, images: Path, size: Size) -> list[Stage]:
     lite = ("--extractor=lite0", "--lite0_size=32", f"--fid_cache={stats}")
     widths = [f"--ch_mult={width}" for width in size.ch_mult]
     train = [
-        *("--train", *common, *data, "--ch=8", *widths, "--bit=2", "--num_res_blocks=1", "--norm_groups=4"),
-        *("--dropout=0.1", "--T=50", f"--total_steps={size.train_steps}", "--warmup=3", "--batch_size=8", "--lr=1e-3"),
-        *("--ema_decay=0.9", "--log_step=1", f"--save_step={size.save_step}", "--sample_step=8", "--sample_size=4"),
-    ]
+        "--train", *common, *data, "--ch=8", *widths, "--bit=2", "--num_res_blocks=1", "--norm_groups=4",
+        "--dropout=0.1", "--T=50", f"--total_steps={size.train_steps}", "--warmup=3", "--batch_size=8", "--lr=1e-3",
+        "--ema_decay=0.9", "--log_step=1", f"--save_step={size.save_step}", "--sample_step=8", "--sample_size=4",
+    ]  # fmt: skip
     tune = [
-        *("--fine_tune", *common, f"--ft_steps={size.ft_steps}", "--ft_batch_size=4", "--lr=1e-3", "--ft_calibrate"),
-        *("--save_step=1", "--sample_size=2", "--gap_images=2"),
-    ]
+        "--fine_tune", *common, f"--ft_steps={size.ft_steps}", "--ft_batch_size=4", "--lr=1e-3", "--ft_calibrate",
+        "--save_step=1", "--sample_size=2", "--gap_images=2",
+    ]  # fmt: skip
     score = [
-        *("--eval", *common, *lite, f"--eval_model_path={logdir}/{TUNED}/model_best.pt", "--batch_size=4"),
-        *(f"--num_images={size.images}", f"--images_dir={logdir}/generated/images", "--pic_or_not", "--gen_images=4"),
-    ]
+        "--eval", *common, *lite, f"--eval_model_path={logdir}/{TUNED}/model_best.pt", "--batch_size=4",
+        f"--num_images={size.images}", f"--images_dir={logdir}/generated/images", "--pic_or_not", "--gen_images=4",
+    ]  # fmt: skip
     make_stats = ["--make_stats", *data, f"--data_dir={images}", f"--num_images={size.stats_images}", *lite]
     make_stats += ["--num_threads=1"]
     convert = ["--eval", *common, "--gen_images=8", "--gap_images=2"]
@@ -244,9 +244,9 @@ def _temporary(logdir: Path) -> Iterator[Path]:
 
 
 _FOLDERS = (
-    *("sample", "images", "generated", "generated/images", TUNED),
+    "sample", "images", "generated", "generated/images", TUNED,
     *(f"{TUNED}/{name}" for name in ("model_backpacks", "ft_blocks_samples")),
-)
+)  # fmt: skip
 
 
 def _changed(path: Path | None) -> int:

@@ -48,14 +48,14 @@ AIM_SECONDS = 1.0
 FAULTS = {
     ONE: [("SIGKILL", 3), ("SIGTERM", 1), ("SIGHUP", 1), (DEAF, 1), (FULL, 1), (UNLOCKED, 1), (BROKEN, 1)],
     TWO: [
-        *(("SIGKILL of one", 2), ("SIGKILL of all", 2), ("SIGTERM of all", 1), ("SIGHUP of all", 1)),
-        *((FULL, 1), (UNLOCKED, 1), (BROKEN, 1)),
+        ("SIGKILL of one", 2), ("SIGKILL of all", 2), ("SIGTERM of all", 1), ("SIGHUP of all", 1),
+        (FULL, 1), (UNLOCKED, 1), (BROKEN, 1),
     ],
     LAUNCHED: [
-        *(("SIGKILL of a worker", 1), ("SIGKILL of the launcher", 1)),
-        *(("SIGTERM of the launcher", 1), ("SIGHUP of the launcher", 1)),
+        ("SIGKILL of a worker", 1), ("SIGKILL of the launcher", 1),
+        ("SIGTERM of the launcher", 1), ("SIGHUP of the launcher", 1),
     ],
-}
+}  # fmt: skip
 READS_IMAGES = ("train", "fine-tune", "statistics")
 
 

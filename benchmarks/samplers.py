@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ann2snn.arguments import Parser
-from ann2snn.checkpoints import checkpoint
+from ann2snn.checkpoints import checkpoint, shipped
 from ann2snn.config import SampleConfig, SpikingConfig, require
 from ann2snn.convert import SpikingNetwork, convert
 from ann2snn.data import ImageDataset, load_dataset, to_model_range
@@ -240,7 +240,7 @@ def table(rows: list[dict], network: str) -> str:
 
 def _parser() -> Parser:
     parser = Parser("python -m benchmarks.samplers", __doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="ckpt.pt of a quantized ANN")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="quantized ANN: ckpt.pt, folder, shipped")
     parser.add_argument("--stats", type=Path, required=True, help="reference statistics (evaluate.py --make_stats)")
     parser.add_argument("--out", type=Path, required=True, help="folder of samplers.json and samplers.png")
     parser.add_argument("--lite0_size", type=int, default=96, help="side that images are resized to for the features")
@@ -254,7 +254,8 @@ def _parser() -> Parser:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--analytic_images", type=int, default=64, help="training images of analytic_dpm's statistics")
-    parser.add_argument("--data_dir", default="./data", help="where the checkpoint's data set is")
+    parser.add_argument("--data_dir", default="./data", help="where the data set is")
+    parser.add_argument("--dataset_type", help="analytic_dpm's; default: what the checkpoint was trained on")
     return parser
 
 
@@ -281,13 +282,13 @@ def _main(args: argparse.Namespace) -> int:
         steps["stream"] = _numbers(args.stream_steps, "--stream_steps")
     steps["layer_sync"] = steps["ann"][:1]
     samplers = _names(args.samplers, tuple(SAMPLERS), "--samplers")
-    source = checkpoint.load(args.checkpoint)
+    source = checkpoint.load(shipped.path_of(str(args.checkpoint)))
     common = {"seed": args.seed, "clip": not args.no_clip, "skip": args.skip}
     wanted = tasks(networks(source, names), samplers, steps, common)
     extractor = make_extractor("lite0", resolution=args.lite0_size)
     stats = read_stats(args.stats, extractor.name, extractor.dim)
     reference = {"extractor": extractor.name, "reference": file_hash(args.stats), "reference_count": stats.count}
-    dataset = source.raw.get("config", {}).get("train", {}).get("dataset_type", "")
+    dataset = args.dataset_type or source.raw.get("config", {}).get("train", {}).get("dataset_type", "")
     load = functools.cache(lambda: load_dataset(dataset, args.data_dir, source.net.image_size))
     if "analytic_dpm" in samplers:
         load()  # what is missing must stop it now

@@ -32,8 +32,14 @@ def finished_run(tmp_path_factory):
     out["finetune"] = check(
         script(
             "SNN_ft.py",
-            *("--fine_tune", f"--logdir={logdir}", "--ft_steps=2", "--ft_batch_size=4", "--lr=1e-3"),
-            *("--sample_size=2", "--gap_images=2", *SAMPLING),
+            "--fine_tune",
+            f"--logdir={logdir}",
+            "--ft_steps=2",
+            "--ft_batch_size=4",
+            "--lr=1e-3",
+            "--sample_size=2",
+            "--gap_images=2",
+            *SAMPLING,
             before=four_blocks,
         )
     )

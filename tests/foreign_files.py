@@ -156,10 +156,10 @@ class PytorchDDPM:
 
 
 PLAIN_UNET = {
-    **{"sample_size": 8, "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4},
-    **{"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")},
+    "sample_size": 8, "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
     "attention_head_dim": None,
-}
+}  # fmt: skip
 
 
 def diffusers_folder(path, scheduler=None, seed=0, **options):

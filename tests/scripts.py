@@ -26,9 +26,9 @@ _shipped = functools.lru_cache(datasets._LOADERS[SHIPPED])
 
 ROOT = Path(__file__).parents[1]
 NETWORK = [
-    *("--dataset_type=fashion_mnist_10k", "--img_size=8", "--ch=8", "--ch_mult=1", "--ch_mult=2", "--bit=2"),
-    *("--num_res_blocks=1", "--norm_groups=4", "--dropout=0.1", "--T=50", "--num_threads=1", "--device=cpu"),
-]
+    "--dataset_type=fashion_mnist_10k", "--img_size=8", "--ch=8", "--ch_mult=1", "--ch_mult=2", "--bit=2",
+    "--num_res_blocks=1", "--norm_groups=4", "--dropout=0.1", "--T=50", "--num_threads=1", "--device=cpu",
+]  # fmt: skip
 SAMPLING = ["--sampler=ddim", "--sampler_steps=3"]
 SECONDS = 300
 #: Of the search for clips, which else takes a quarter of a training of a few steps: (module, constant, value).
@@ -136,6 +136,16 @@ def check(done: Done) -> str:
 def train_flags(logdir: Path, steps: int, *extra: str) -> list[str]:
     """A training run of seconds, with warm-up and dropout on."""
     return [
-        *("--train", f"--logdir={logdir}", *NETWORK, f"--total_steps={steps}", "--warmup=3", "--batch_size=8"),
-        *("--lr=1e-3", "--ema_decay=0.9", "--log_step=1", "--save_step=4", "--sample_step=0", *extra),
+        "--train",
+        f"--logdir={logdir}",
+        *NETWORK,
+        f"--total_steps={steps}",
+        "--warmup=3",
+        "--batch_size=8",
+        "--lr=1e-3",
+        "--ema_decay=0.9",
+        "--log_step=1",
+        "--save_step=4",
+        "--sample_step=0",
+        *extra,
     ]

@@ -48,6 +48,7 @@ def net():
         ({"grid_power": -1.0, "sampler": "gddim"}, ["grid_power=-1.0"]),
         ({"ddim_epsilon": "mine"}, ["ddim_epsilon=mine", "recomputed"]),
         ({"ddim_epsilon": "network", "sampler": "dpmpp"}, ["ddim_epsilon=network", "ddim"]),
+        ({"lower_order_final": True, "sampler": "ddim"}, ["lower_order_final", "pndm"]),
         ({"net": torch.nn.Linear(2, 2)}, ["net=Linear", "in_channels"]),
         ({"net": None}, ["net=NoneType"]),
     ],

@@ -1,14 +1,19 @@
 """The command `ann2snn` and every `python -m` program: answered before torch is imported, in and outside a checkout."""
 
+import errno
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import ann2snn
+from ann2snn import signals
+from ann2snn.arguments import exit_code_of
 from ann2snn.commands import demo
 from ann2snn.commands.table import COMMANDS
 from ann2snn.files.flagfile import check_arguments, flagfile_path
@@ -170,15 +175,46 @@ def test_the_demo_says_first_which_packages_it_lacks(tmp_path, monkeypatch, caps
     assert "matplotlib" in error and "ann2snn[report]" in error and not list(Path(tmp_path).iterdir())
 
 
-def test_a_signal_reaches_the_step_that_runs(tmp_path):
-    code = (
-        "import os, signal, sys; from ann2snn.commands.demo import _run; from ann2snn.signals import stopping_signals\n"
-        "child = 'import os, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(5));'\n"
-        "child += 'os.kill(os.getppid(), signal.SIGINT); os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)'\n"
+@pytest.mark.parametrize(("number", "answer", "code"), [("SIGTERM", 5, 5), ("SIGINT", 6, 6), ("SIGHUP", 0, 129)])
+def test_a_signal_reaches_the_step_that_runs_and_ends_the_demo(tmp_path, number, answer, code):
+    """Of a demo without a terminal, which would send Ctrl-C to both; also where the step was just done."""
+    program = (
+        "import sys; from ann2snn.commands.demo import _run\n"
+        f"child = 'import os, signal, sys, time; signal.signal(signal.{number}, lambda *_: sys.exit({answer}));'\n"
+        f"child += 'os.kill(os.getppid(), signal.{number}); time.sleep(60)'\n"
         "sys.exit(_run([sys.executable, '-c', child]))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, timeout=60).returncode == 5
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, timeout=60, start_new_session=True
+    )
+    assert done.returncode == code
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "said"),
+    [
+        *((number, 128 + number, "") for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), 2, "--batch_size"),
+        (MemoryError(), 2, "--batch_size"),
+        (OSError(errno.EIO, "Input/output error", "data/x.png"), 2, "data/x.png: Input/output error"),
+    ],
+    ids=str,
+)
+def test_commands_end_without_a_traceback_when_they_are_stopped_or_the_system_refuses(capsys, fault, code, said):
+    def main() -> None:
+        if isinstance(fault, Exception):
+            raise fault
+        os.kill(os.getpid(), fault)
+        time.sleep(10)
+
+    before = {number: signal.getsignal(number) for number in signals.STOPPING}
+    assert exit_code_of(main) == code
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == (code == 2)
+    assert {number: signal.getsignal(number) for number in signals.STOPPING} == before
+    with pytest.raises(KeyError):  # a fault of the program is one
+        exit_code_of(lambda: {}["nothing"])
 
 
 def test_a_checkout_is_importable_from_anywhere_after_make_install():

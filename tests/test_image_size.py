@@ -162,13 +162,13 @@ def test_squares_are_cut_and_scaled_as_ever():
 
 def test_the_largest_rectangle_of_the_shape_is_cut():
     cases = [  # height and width of the picture, size, crop, height and width that are cut
-        (*(60, 90, ImageSize(4, 6), None), (60, 90)),
-        (*(60, 90, ImageSize(6, 4), None), (60, 40)),
-        (*(28, 28, ImageSize(16, 24), None), (19, 28)),
-        (*(218, 178, ImageSize(48, 32), 140), (210, 140)),
-        (*(218, 178, ImageSize(32, 48), 140), (119, 178)),
-        (*(1, 9, ImageSize(9, 1), None), (1, 1)),
-    ]
+        (60, 90, ImageSize(4, 6), None, (60, 90)),
+        (60, 90, ImageSize(6, 4), None, (60, 40)),
+        (28, 28, ImageSize(16, 24), None, (19, 28)),
+        (218, 178, ImageSize(48, 32), 140, (210, 140)),
+        (218, 178, ImageSize(32, 48), 140, (119, 178)),
+        (1, 9, ImageSize(9, 1), None, (1, 1)),
+    ]  # fmt: skip
     for height, width, size, crop, cut in cases:
         rectangle = center_crop(picture(height, width), list(cut))
         expected = rectangle.resize((size.width, size.height), Image.Resampling.BILINEAR)

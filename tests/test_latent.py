@@ -11,6 +11,7 @@ import ann2snn
 from ann2snn.checkpoints import checkpoint
 from ann2snn.config import IMAGE_SAMPLERS, DiffusionConfig, SampleConfig
 from ann2snn.data import load_dataset, to_model_range, to_uint8
+from ann2snn.diffusion.process import make_process
 from ann2snn.errors import UserError
 from ann2snn.generate.sampling import Given, generate
 from ann2snn.latent import Autoencoder, AutoencoderConfig, ConvAutoencoder, load_autoencoder, save_autoencoder
@@ -40,12 +41,29 @@ def denoiser(autoencoder):
     return net
 
 
+def test_the_denoising_loss_is_of_latents(tmp_path):
+    """Of images it had been, repeated in all of the latents' channels."""
+    autoencoder, _ = tiny(tmp_path / "a.pt")
+    net, images = denoiser(autoencoder), torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
+    with pytest.raises(UserError, match="makes latents of the autoencoder"):
+        ann2snn.denoising_loss(net, images)
+    net.autoencoder = autoencoder
+    seen = []
+    net.register_forward_pre_hook(lambda module, args: seen.append(args))
+    loss = ann2snn.denoising_loss(net, images, seed=3)
+    ((x_t, t),) = seen
+    alpha_bar = make_process(net.diffusion, net.image_size).alphas_bar[t].view(-1, 1, 1, 1)
+    noise = (x_t - alpha_bar.sqrt() * autoencoder.encode(images).double()) / (1 - alpha_bar).sqrt()
+    assert loss == pytest.approx(float((net(x_t, t) - noise).detach().square().mean()), rel=1e-5)
+    assert noise.std() == pytest.approx(1, abs=0.3)
+
+
 def test_a_few_steps_come_closer_to_the_images_than_their_mean():
     data = load_dataset("fashion_mnist_10k", "", 8).part(0, 512)
     given = argparse.Namespace(steps=60, batch_size=16, lr=5e-3, kl_weight=1e-4, seed=0)
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    net = train(data, TINY, given, torch.device("cpu"))
+    net, _ = train(data, TINY, given, torch.device("cpu"))
     assert_equal(torch.get_rng_state(), before)
     from ann2snn.latent.files import autoencoder_of
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from torch import distributed as dist
 
-from ann2snn.distributed import launch, lifelines, world
+from ann2snn import signals
+from ann2snn.distributed import lifelines, world
 from ann2snn.generate import sampling
 from tests.processes import child_inside, ended, fork, kill
 from tests.scripts import SAMPLING, _free_port, processes, train_flags
@@ -45,7 +46,7 @@ class Group:
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(SIZE), "TORCHELASTIC_USE_AGENT_STORE": "True"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         before(rank)
-        with launch.stoppable():
+        with signals.stoppable():
             joined = world.join("cpu")
             os.write(self.writing, b"!")
             work(joined)

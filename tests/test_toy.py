@@ -20,7 +20,7 @@ from ann2snn.nets import UNet
 from ann2snn.nets.mlp import MLP
 from ann2snn.toy import sets
 from ann2snn.toy.__main__ import main, settings_from
-from ann2snn.toy.learn import build, load, train
+from ann2snn.toy.learn import build, load, save, train
 from ann2snn.toy.settings import IMAGES, NAMES, REACH, ToySettings
 from tests.test_architecture import ROOT
 
@@ -90,6 +90,37 @@ def test_a_kept_network_samples_as_it_did_when_it_was_trained(tmp_path):
     first, second = (lines(tmp_path / name)[2]["sliced_wasserstein"] for name in "ab")
     assert first == second
     assert not (tmp_path / "b" / "toy.pt").exists()
+
+
+def test_a_kept_network_that_is_not_finite_is_refused(tmp_path, capsys):
+    settings, _ = settings_from(["--out=x", *SMALL])
+    net = build(settings)
+    torch.nn.init.constant_(net.last.weight, math.nan)
+    save(tmp_path / "nan.pt", net, settings, 1.0)
+    assert main(["--out", str(tmp_path / "out"), *SMALL, f"--network={tmp_path}/nan.pt"]) == 2
+    assert "nan.pt: its weights hold values that are not finite" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_folder_with_files_of_another_run_is_left_as_it_is(tmp_path, capsys):
+    def run(out, *extra):
+        code = main(["--out", str(out), "--steps", "5", *SMALL, *extra])
+        return code, {path.name: path.read_bytes() for path in out.iterdir()}
+
+    _, first = run(tmp_path / "a")
+    kept = {name: content for name, content in first.items() if name != "results.jsonl"}  # which says how long it took
+    assert run(tmp_path / "a")[0] == 0, "the very same run makes the same files"
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    assert kept.items() <= before.items()
+    (tmp_path / "a" / "toy.pt").rename(tmp_path / "toy.pt")
+    for files in (("results.jsonl", "points.png"), ("points.png",)):
+        left = {name: before[name] for name in files}
+        assert run(tmp_path / "a", "--seed=1") == (2, left)
+        assert "choose another --out" in capsys.readouterr().err
+        (tmp_path / "a" / files[0]).unlink()
+    (tmp_path / "toy.pt").rename(tmp_path / "a" / "toy.pt")
+    assert run(tmp_path / "a", "--seed=1") == (2, {"toy.pt": before["toy.pt"]})
+    assert run(tmp_path / "a")[0] == 0, "a run that was killed after its training"
 
 
 @pytest.mark.parametrize("name", ["vp", "cld", "blur"])

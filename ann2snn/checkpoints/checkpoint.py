@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..config import FULL_PRECISION, SQUARE_32, DiffusionConfig, ImageSize, SpikingConfig, UNetConfig, check_size
 from ..convert import SpikingNetwork, attach
 from ..errors import UserError, is_out_of_memory
 from ..files.atomic import file_hash, replacing
+from ..files.beside import beside, free_name, previous_of
 from ..files.plain import open_plain
 from ..files.warning import warn
 from ..nets.architecture import Network, NetworkConfig, build_network, stored_config
@@ -25,7 +27,10 @@ from . import bounds, dialects, published, reference, seal
 from .payload import FORMAT, check_description, check_pair, payload_of
 from .states import check_fit, load_state, state_in
 
-__all__ = ["FORMAT", "Loaded", "check_agreement", "load", "load_state", "payload_of", "read", "read_newest", "save"]
+__all__ = [
+    "FORMAT", "Loaded", "check_agreement", "load", "load_state", "payload_from", "payload_of", "read", "read_newest",
+    "save",
+]  # fmt: skip
 
 
 @dataclass
@@ -55,12 +60,25 @@ class Loaded:
     @property
     def trained_on(self) -> str | None:
         """The `dataset_type` of its training; None where the file does not say."""
-        return self.raw.get("config", {}).get("train", {}).get("dataset_type")
+        return self.training.get("dataset_type")
+
+    @property
+    def training(self) -> dict:
+        """The settings of its training; empty where the file does not say."""
+        return self.raw.get("config", {}).get("train", {})
 
     @property
     def hash(self) -> str:
         """Of the file, or of the weights in a folder."""
         return file_hash(dialects.weights_of(self.path) if self.path.is_dir() else self.path)
+
+
+def payload_from(net: nn.Module, source: Loaded, /, **extra: object) -> dict:
+    """`payload_of` a network that was made of `source`, with what that was trained on, and which of its weights."""
+    kept = {} if source.weights == "ema" else {"weights": source.weights}
+    payload = payload_of(net, **kept, **extra)
+    payload["config"]["train"] = dict(source.training)
+    return payload
 
 
 def save(path: str | os.PathLike, payload: dict, keep_previous: bool = False) -> None:
@@ -108,24 +126,6 @@ def rescued(path: Path, payload: dict, error: UserError) -> UserError:
     return UserError(f"{error}; step {step} is kept in {kept}: copy it to {path} to continue") if kept else error
 
 
-def previous_of(path: str | os.PathLike) -> Path:
-    """`ckpt.prev.pt` beside `ckpt.pt`."""
-    return _beside(Path(path), "prev")
-
-
-def _beside(path: Path, word: str) -> Path:
-    return path.with_name(f"{path.stem}.{word}{path.suffix}")
-
-
-def free_name(path: Path) -> Path:
-    """`path`, or if that is taken the first of `path` with .2, .3, … that is not."""
-    free, number = path, 1
-    while os.path.lexists(free):
-        number += 1
-        free = _beside(path, str(number))
-    return free
-
-
 def read_newest(path: str | os.PathLike) -> tuple[Path, dict]:
     """`read(path)`; if that file is damaged, or missing while a previous one exists, the previous one, with a warning.
 
@@ -148,7 +148,7 @@ def read_newest(path: str | os.PathLike) -> tuple[Path, dict]:
         raise UserError(f"{refusal or f'{path} is missing'}; the previous checkpoint is no help: {error}") from None
     substitution = f"using the previous checkpoint {previous}, of step {payload.get('step', 0)}"
     if refusal:
-        aside = free_name(_beside(path, "damaged"))
+        aside = free_name(beside(path, "damaged"))
         try:
             os.rename(path, aside)
         except OSError as error:
@@ -278,7 +278,7 @@ def load(
     load_state(_unet(net), state, path)
     if dialects.has_assumptions(payload):
         dialects.note(payload, caller.all_expected, (config, diffusion), path)
-    return Loaded(net.eval(), Path(path), step, weights, payload)
+    return Loaded(net.eval(), Path(path), step, payload.get("weights", weights), payload)
 
 
 def _built(build: Callable[[], Network | SpikingNetwork], path: str | os.PathLike) -> Network | SpikingNetwork:

@@ -15,7 +15,7 @@ from .states import attention_settings, divided, state_in
 
 NAME = "ddpm-torch"
 #: What its files do not tell; the published settings of CIFAR-10, without dropout.
-ASSUMED = ("image_size", "norm_groups", "dropout", *("diffusion_steps", "beta_1", "beta_T", "schedule", "mean_type"))
+ASSUMED = ("image_size", "norm_groups", "dropout", "diffusion_steps", "beta_1", "beta_T", "schedule", "mean_type")
 
 
 def recognises(payload: dict) -> bool:

@@ -32,18 +32,18 @@ INDEX = "model_index.json"  # of a pipeline
 PROCESS = ("diffusion_steps", "beta_1", "beta_T", "schedule", "mean_type")
 #: diffusers' defaults, which its own files may leave out.
 DEFAULTS = PLAIN | {
-    **{"sample_size": None, "in_channels": 3, "out_channels": 3, "block_out_channels": [224, 448, 672, 896]},
-    **{"layers_per_block": 2, "dropout": 0.0, "norm_num_groups": 32, "norm_eps": 1e-5, "attention_head_dim": 8},
-    **{"freq_shift": 0, "flip_sin_to_cos": True, "downsample_padding": 1, "mid_block_scale_factor": 1},
+    "sample_size": None, "in_channels": 3, "out_channels": 3, "block_out_channels": [224, 448, 672, 896],
+    "layers_per_block": 2, "dropout": 0.0, "norm_num_groups": 32, "norm_eps": 1e-5, "attention_head_dim": 8,
+    "freq_shift": 0, "flip_sin_to_cos": True, "downsample_padding": 1, "mid_block_scale_factor": 1,
     "down_block_types": ["DownBlock2D", *["AttnDownBlock2D"] * 3],
     "up_block_types": [*["AttnUpBlock2D"] * 3, "UpBlock2D"],
-}
+}  # fmt: skip
 #: What the attention U-Net needs of settings besides, where they are given.
 FITS = {
-    **{"mid_block_type": ("UNetMidBlock2D",), "downsample_type": ("conv",), "upsample_type": ("conv",)},
-    **{"act_fn": ("silu", "swish"), "resnet_time_scale_shift": ("default",), "add_attention": (True,)},
-    **{"attn_norm_num_groups": (None,), "time_embedding_dim": (None,)},
-}
+    "mid_block_type": ("UNetMidBlock2D",), "downsample_type": ("conv",), "upsample_type": ("conv",),
+    "act_fn": ("silu", "swish"), "resnet_time_scale_shift": ("default",), "add_attention": (True,),
+    "attn_norm_num_groups": (None,), "time_embedding_dim": (None,),
+}  # fmt: skip
 SCHEDULES = {"linear": "linear", "scaled_linear": "quad", "squaredcos_cap_v2": "cosine"}
 MEANS = {"epsilon": "epsilon", "sample": "xstart", "v_prediction": "v"}
 VARIANCES = {

@@ -50,8 +50,10 @@ def write(folder: str | os.PathLike, payload: dict, dtype: str = "float32", card
 
 
 def check_free(folder: Path) -> None:
-    """Raise UserError if there is something in the folder already, or it is none."""
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    """Raise UserError if something is in the folder already, or it is none, or a link, whose place no folder takes."""
+    if folder.is_symlink():
+        raise UserError(f"{folder} is a link: name a folder itself")
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not empty: nothing is overwritten; choose another folder")
 
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 MOST_OPCODES = 2_000_000
 CALLS = {
-    *("collections OrderedDict", "torch Size"),
-    *("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"),
-}
+    "collections OrderedDict", "torch Size",
+    "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter",
+}  # fmt: skip
 #: Storage type → bytes of an element.
 STORAGES = {
     **{f"torch {name}Storage": 1 for name in ("Byte", "Char", "Bool")},
@@ -26,9 +26,9 @@ STORAGES = {
     **{f"torch {name}Storage": 8 for name in ("Double", "Long")},
 }
 ATOMS = {
-    *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
-    *("BINUNICODE", "SHORT_BINSTRING"),
-}
+    "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT",
+    "BINUNICODE", "SHORT_BINSTRING",
+}  # fmt: skip
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 DANGEROUS = "it holds objects other than tensors and plain values, which could execute code"
 

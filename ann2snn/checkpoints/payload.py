@@ -46,11 +46,14 @@ def payload_of(net: nn.Module, **extra: object) -> dict:
         require(_is_plain(value), f"{name}={str(value)[:40]}: only plain values can be kept with a network")
     check_description(extra, "cannot keep this with a network")
     check_pair(inner.config, inner.diffusion)
+    state = inner.state_dict()
+    for name, value in state.items():
+        require(bool(value.isfinite().all()), f"{name} holds values that are not finite: no file of it could be read")
     kind = "direct" if isinstance(inner, DirectDenoiser) else "ann"
     config = {"arch": inner.config.arch, "unet": inner.config.to_dict(), "diffusion": inner.diffusion.to_dict()}
     if isinstance(net, SpikingNetwork):
         kind, config["spiking"] = "snn", net.spiking.to_dict()
-    return {"kind": kind, "format": FORMAT, "ema_model": inner.state_dict(), "config": config, **extra}
+    return {"kind": kind, "format": FORMAT, "ema_model": state, "config": config, **extra}
 
 
 def check_description(payload: dict, otherwise: str) -> None:
@@ -62,6 +65,9 @@ def check_description(payload: dict, otherwise: str) -> None:
         value = payload.get(name, "")
         if not isinstance(value, str) or not re.fullmatch(r"[a-z0-9_-]{0,64}", value):
             raise UserError(f"{otherwise}: its {name} is no plain word (a-z, 0-9, _ and -, 64 at most)")
+    weights = payload.get("weights", "")
+    if not isinstance(weights, str) or not re.fullmatch(r"[a-z0-9_.]{0,24}", weights):
+        raise UserError(f"{otherwise}: its weights are no plain word (a-z, 0-9, _ and ., 24 at most)")
     if not isinstance(payload.get("identity", {}), dict):
         raise UserError(f"{otherwise}: its 'identity' is no table")
     step = payload.get("step", 0)

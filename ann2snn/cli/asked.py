@@ -36,16 +36,28 @@ PARTS = {
 }
 #: Of these one is done at a time; --eval, which flagfiles have, gives way to them.
 ACTIONS = ("interpolate", *EDITS, "score", "make_stats", "score_data", "sample_only", "search_sigma_rel")
-#: Flag → the actions that pass it over.
-UNREAD = {
-    # These read no network, or more than one set of its weights.
-    "sigma_rel": ("search_sigma_rel", "score", "make_stats", "score_data"),
-    **dict.fromkeys(
-        ("metrics", "kid", "precision_recall"), (*PICTURES, "sample_only", "make_stats", "search_sigma_rel")
-    ),
-    **dict.fromkeys(("fad_encoder", "fad_stats"), (*PICTURES, "sample_only", "search_sigma_rel")),
-    "trajectory": (*PICTURES, "score", "make_stats", "score_data", "search_sigma_rel"),
+#: How images are sampled; what is made of them; what they are scored with.
+SAMPLING = ("sampler", "sampler_steps", "sampler_order", "eta", "skip_type", "clip_x0", "ddim_epsilon")
+CALLS = ("guidance", "carry")
+GENERATED = ("images_dir", "pic_or_not", "trajectory")
+SCORES = ("metrics", "kid", "precision_recall")
+OF_FAD = ("fad_encoder", "fad_stats")
+DRAWN = (*GENERATED, *SCORES, *OF_FAD, "num_images", "fid_cache")
+NO_NETWORK = (*GENERATED, *CALLS, "eval_model_path", "sigma_rel")
+WANTED = ("class_label", "num_images", "seed")
+#: Action → the flags that it passes over.
+UNREAD: dict[str, tuple[str, ...]] = {
+    "interpolate": (*DRAWN, "seed"),
+    "start": DRAWN,
+    "inpaint": DRAWN,
+    "invert": (*DRAWN, "seed"),
+    "sample_only": (*SCORES, *OF_FAD),
+    "score": (*NO_NETWORK, *SAMPLING, *WANTED, "fid_cache", "pr_images"),
+    "make_stats": (*NO_NETWORK, *SCORES),
+    "score_data": NO_NETWORK,
+    "search_sigma_rel": (*GENERATED, *SCORES, *OF_FAD, "sigma_rel"),
 }
+OF_SCORES = (*SAMPLING, *CALLS, "class_label", "fid_cache")  # that --search_sigma_rel=loss passes over
 
 
 def check(command: str) -> None:
@@ -73,9 +85,10 @@ def check(command: str) -> None:
     for name in ACTIONS:
         message = f"--start: draws an image's variations; drop it or --{name}"
         require(name in EDITS or not (FLAGS[name].value and FLAGS.start), message)
-    for name, actions in UNREAD.items():
-        for action in actions:
-            require(not (FLAGS[action].value and _asks(name)), f"{_as_given(name)}: not with --{action}; drop one")
+    passed_over = [(action, name) for action, names in UNREAD.items() for name in names if FLAGS[action].value]
+    passed_over += [("search_sigma_rel=loss", name) for name in OF_SCORES if FLAGS.search_sigma_rel == "loss"]
+    for action, name in passed_over:
+        require(not _asks(name), f"{_as_given(name)}: not with --{action}; drop one")
     for name, owners in PARTS.items():
         owner = " or ".join(f"--{owner}" for owner in owners)
         asks = any(FLAGS[owner].value for owner in owners)

@@ -110,7 +110,17 @@ def dataset_for(source: checkpoint.Loaded, train: bool = True) -> ImageDataset:
             f"{name} has {images.channels} image channels, the network of {source.path} {network_channels}: "
             "give the --dataset_type it was trained on"
         )
+    if train and name == source.trained_on and current().main:
+        _note_others(images, source)
     return _announced(images)
+
+
+def _note_others(images: ImageDataset, source: checkpoint.Loaded) -> None:
+    """Say so where images of the data set that a checkpoint was trained on are not those that it saw."""
+    seen, net = source.training.get("data_dir"), source.net
+    of_images = seen is not None and not net.diffusion.autoencoder  # else it saw latents
+    if of_images and images.fingerprint(labels=classes_of(net)[0] > 0) != seen:
+        print(f"note: {source.path} was trained on other images of --dataset_type={images.name}: see --data_dir")
 
 
 def inputs_for(source: checkpoint.Loaded, device: torch.device, train: bool = True) -> ImageDataset:
@@ -163,6 +173,7 @@ def sample_config() -> SampleConfig:
         carry_steps=FLAGS.carry_steps,
         guidance=FLAGS.guidance,
         class_label=FLAGS.class_label,
+        lower_order_final=FLAGS.lower_order_final,
     )
 
 

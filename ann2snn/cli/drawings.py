@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoints import checkpoint
+from ..checkpoints.seal import content_hash
 from ..config import SampleConfig, check_seed, require
 from ..distributed.runtime import prepare_folder
 from ..distributed.world import World
@@ -78,4 +79,4 @@ def given_images(source: checkpoint.Loaded) -> draw.Subject:
         return draw.read_subject(Path(FLAGS.start), source.net, count)
     data = build.dataset_for(source)
     images = torch.stack([data[i] for i in range(min(count, len(data)))])
-    return draw.Subject(images, data.name)
+    return draw.Subject(images, f"{data.name}_{content_hash({'images': images}).removeprefix('sha256:')[:8]}")

@@ -55,10 +55,10 @@ FLAGS = Table()
 ) = (
     functools.partial(define, flag_values=FLAGS)
     for define in (
-        *(flags.DEFINE_bool, flags.DEFINE_integer, flags.DEFINE_float, flags.DEFINE_string, flags.DEFINE_enum),
-        *(flags.DEFINE_list, flags.DEFINE_multi_integer, flags.DEFINE_alias),
+        flags.DEFINE_bool, flags.DEFINE_integer, flags.DEFINE_float, flags.DEFINE_string, flags.DEFINE_enum,
+        flags.DEFINE_list, flags.DEFINE_multi_integer, flags.DEFINE_alias,
     )
-)
+)  # fmt: skip
 
 
 class _SizeParser(flags.ArgumentParser):

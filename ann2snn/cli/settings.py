@@ -54,12 +54,12 @@ ARCHITECTURES: dict[str, tuple[dict[str, str], type[NetworkConfig]]] = {
 }
 #: Flag → the value that asks for nothing. Other values of flags that an architecture does not have are refused.
 NEUTRAL = {
-    **{"bit": FULL_PRECISION, "weight_bit": FULL_PRECISION, "spike_driven": False, "block_size": 1},
-    **{"tsm": False, "corrections": None, "decay": None, "norm": None, "threshold": None, "timestep": None},
-    **{"surrogate": None, "soft_reset": None, "detach_reset": None, "recompute": False},
+    "bit": FULL_PRECISION, "weight_bit": FULL_PRECISION, "spike_driven": False, "block_size": 1,
+    "tsm": False, "corrections": None, "decay": None, "norm": None, "threshold": None, "timestep": None,
+    "surrogate": None, "soft_reset": None, "detach_reset": None, "recompute": False,
     "class_cond": False,
     "norm_bins": 1,
-}
+}  # fmt: skip
 
 
 def unet_config(in_channels: int) -> UNetConfig:

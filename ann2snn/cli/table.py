@@ -20,6 +20,7 @@ from .parsing import (
     DEFINE_string,
     define_size,
 )
+from .table_evaluate import define_drawing, define_scores
 
 
 def define() -> None:
@@ -48,7 +49,9 @@ def _define_actions() -> None:
 
 def _define_network() -> None:
     DEFINE_enum(
-        *("arch", "unet", config.ARCHS),
+        "arch",
+        "unet",
+        config.ARCHS,
         "unet, and attention (of DDPM) where --bit is given, convert to spikes; sddpm, fsddim: SNN_train",
     )
     DEFINE_integer("ch", 128, "channels of the first level")
@@ -60,7 +63,9 @@ def _define_network() -> None:
     DEFINE_integer("weight_bit", 32, "weight bits, 2 to 8, or 32 for full precision")
     DEFINE_enum("weight_quant", "apot", ["apot", "uniform"], "weight levels when --weight_bit is below 32")
     DEFINE_enum(
-        *("norm", None, ["group", "batch", "plain", "scaled"]),
+        "norm",
+        None,
+        ["group", "batch", "plain", "scaled"],
         "unet: group (default), or batch, which is an affine map once trained; fsddim: batch norm plain, or times α",
     )
     DEFINE_integer("norm_bins", 1, "--norm=batch: parts of diffusion time with statistics of their own; unet only")
@@ -116,19 +121,23 @@ def _define_data() -> None:
     )
     DEFINE_string("data_dir", "./data", "where the data set is, or is downloaded to; for folder, the images")
     DEFINE_list(
-        *("class_attributes", []),
+        "class_attributes",
+        [],
         "celeba: attributes, as Male,Smiling, whose combinations are its classes (--class_cond, --class_label)",
     )
     DEFINE_integer("channels", None, "1 (grey) or 3 (colour) for a folder of images; default 3")
     define_size("img_size", "32", "height and width, or HEIGHT,WIDTH; multiples of 2^(levels − 1)")
     DEFINE_string(
-        *("autoencoder", None),
+        "autoencoder",
+        None,
         "diffuse this autoencoder's latents: a file of `ann2snn autoencoder`, or a folder of diffusers' AutoencoderKL",
     )
     DEFINE_bool("flip", None, "mirror training images at random; default: what suits the data set")
     DEFINE_integer("num_workers", 4, "processes that decode images, where a data set does not fit in memory")
     DEFINE_enum(
-        *("resident", "auto", config.RESIDENT),
+        "resident",
+        "auto",
+        config.RESIDENT,
         "keep training images on the device; auto: on a GPU, where they take little of its memory",
     )
 
@@ -268,15 +277,18 @@ def _define_sampling() -> None:
         2,
         "order of gddim (0 to 3) and the solvers dpm_solver, dpmpp, dpmpp_singlestep, dpmpp_sde, unipc (1 to 3)",
     )
+    DEFINE_bool("lower_order_final", False, "pndm: its last three steps combine 3, 2 and 1 predictions instead of 4")
     DEFINE_bool("denoise", True, "ddim, gddim, euler: end with a call that removes the last noise")
     DEFINE_enum("corrector", "none", config.CORRECTORS, "gddim: correct each step (pec), and predict again (pece)")
     DEFINE_float("grid_power", 2.0, "gddim, euler: times are evenly spaced in t^(1/grid_power)")
     DEFINE_float(
-        *("guidance", 0.0),
+        "guidance",
+        0.0,
         "of a class-conditional network: w in (1 + w) * conditional - w * unconditional; 0: the conditional one alone",
     )
     DEFINE_string(
-        *("class_label", None),
+        "class_label",
+        None,
         "class of all generated images, by number or name, or none; default: each in turn; also of the real images of "
         "--make_stats and --score_data",
     )
@@ -291,78 +303,6 @@ def _define_sampling() -> None:
     DEFINE_bool("trajectory", False, "evaluate: also draw and animate how the first images arise from noise")
     DEFINE_integer("trajectory_images", 8, "images of --trajectory, 1 to 64")
     DEFINE_enum("trajectory_format", "webp", ["webp", "gif"], "animation of --trajectory")
-
-
-def _define_drawing() -> None:
-    DEFINE_list("interpolate", None, "two seeds, such as 1,2: a strip of images from one to the other")
-    DEFINE_string("start", None, "an image of the size that the network makes: draw variations of it (SDEdit)")
-    DEFINE_float("strength", 0.5, "share of the diffusion steps that --start is noised over, above 0 to 1")
-    DEFINE_string(
-        *("inpaint", None),
-        "a mask: what is white is drawn anew in --start, or else in the first training images (RePaint)",
-    )
-    DEFINE_integer("resamples", 10, "times that --inpaint repeats each step (RePaint's resampling)")
-    DEFINE_bool(
-        "invert",
-        False,
-        "find the noise of --start, or else of the first training images; prints the error of the way back, with "
-        "--autoencoder also that of its parts",
-    )
-    DEFINE_integer("invert_iterations", 1, "fixed-point iterations of each step of --invert")
-    DEFINE_integer("drawn_images", 8, "images of a picture, 1 to 64")
-
-
-def _define_scores() -> None:
-    DEFINE_string(
-        *("eval_model_path", None),
-        "the network to evaluate, convert or fine-tune: a file, a folder or a shipped one's name; default: that of "
-        "--logdir",
-    )
-    DEFINE_float(
-        *("sigma_rel", None),
-        "evaluate, convert: use weights averaged with this relative width, 0.005 to 0.28, made from --power_ema's "
-        "snapshots",
-    )
-    DEFINE_enum(
-        *("search_sigma_rel", None, config.SEARCHES),
-        "evaluate: find the --sigma_rel of the lowest loss on --num_images test images (loss), or of the lowest "
-        "Fréchet distance of as many generated ones (score)",
-    )
-    DEFINE_string(
-        *("extractor", "inception"),
-        "features: inception gives FID and IS; lite0 is offline; torchvision:NAME or timm:NAME, any classifier of "
-        "these packages, with --extractor_weights; none: FAD alone",
-    )
-    DEFINE_string("extractor_weights", None, "weights of --extractor=torchvision:NAME or timm:NAME, a file")
-    DEFINE_string("inception_weights", None, "file pt_inception-2015-12-05-6726825d.pth, if not in torch's cache")
-    DEFINE_integer("lite0_size", 224, "side in pixels that images are resized to for lite0; part of its name")
-    DEFINE_string("fid_cache", "./stats/cifar10.train.npz", "statistics of the real images")
-    DEFINE_list(
-        *("metrics", None),
-        "evaluate: scores by name, such as fd,is,kid,prdc,fad; default: fd (which is FID with the Inception), is where "
-        "the extractor has logits, and those of other flags; with --score: all that can be computed",
-    )
-    DEFINE_bool(
-        "precision_recall",
-        False,
-        "evaluate: as prdc in --metrics: precision, recall, density, coverage",
-    )
-    DEFINE_bool("kid", False, "evaluate: as kid in --metrics: the kernel distance KID, with its deviation")
-    DEFINE_string("score", None, "evaluate: score these images, a folder or an npz with arr_0, with those of --against")
-    DEFINE_string("against", None, "what --score is compared with: a folder or an npz with arr_0")
-    DEFINE_integer("pr_k", 3, "an image's ball reaches to its k-th nearest neighbour; the literature has k = 3")
-    DEFINE_integer("pr_images", None, "training images that kid and prdc compare with; default: --num_images of them")
-    DEFINE_string("fad_encoder", None, "evaluate: autoencoder (.pth) for the FAD beside the other scores")
-    DEFINE_string("fad_stats", None, "statistics of the real images for the FAD; --make_stats writes them")
-    DEFINE_enum("fad_mode", "eval", ["published", "eval"], "FAD with statistics of each batch, or running ones")
-    DEFINE_bool("fid_use_torch", False, "accepted for compatibility; statistics are always float64")
-    DEFINE_integer("gap_images", 8, "images the gap table is measured on")
-    DEFINE_string("export", None, "SNN_conversion: a new folder for the network and a card of what was measured")
-    DEFINE_string("export_nir", None, "SNN_conversion: a new file for the network at --nir_time as a graph (NIR)")
-    DEFINE_float("nir_time", None, "diffusion time of --export_nir, 0 to below --T")
-    DEFINE_bool("fold_norms", False, "--export_nir: batch norms become weights of the convolutions in front of them")
-    DEFINE_string("export_onnx", None, "SNN_conversion: a new ONNX file of the layer_sync network, with Q/DQ nodes")
-    DEFINE_string("export_program", None, "SNN_conversion: a new file of the layer_sync network, for torch.export.load")
 
 
 def _define_run() -> None:
@@ -392,6 +332,6 @@ GROUPS: dict[str, Callable[[], None]] = {
     "Spiking network": _define_spiking,
     "Fine-tuning": _define_fine_tuning,
     "Sampling": _define_sampling,
-    "Drawing (evaluate)": _define_drawing,
-    "Scores": _define_scores,
+    "Drawing (evaluate)": define_drawing,
+    "Scores": define_scores,
 }

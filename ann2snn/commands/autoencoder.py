@@ -3,7 +3,7 @@
     ann2snn autoencoder --dataset_type fashion_mnist_10k --img_size 32 --out logs/latent/autoencoder.pt --steps 1000
 
 Writes OUT, a checkpoint, and OUT.png (without .pt): images that it has not seen, and what comes back of them. The
-latents that it makes have zero mean and unit variance.
+latents that it makes have zero mean and unit variance. The same command continues an interrupted training.
 """
 
 from __future__ import annotations

@@ -94,11 +94,13 @@ def run() -> int:
 
 
 def _run(command: list[str]) -> int:
-    """The exit code; signals that ask for an end reach the process, which ends cleanly, and not this one."""
+    """The exit code; signals that ask for an end reach the process, which ends cleanly, and then the demo."""
+    asked: list[int] = []
     with subprocess.Popen(command) as process:
 
         def pass_on(number: int, frame) -> None:
-            if number != signal.SIGINT:  # which a terminal has sent to both
+            asked.append(number)
+            if number != signal.SIGINT or not _at_a_terminal():
                 process.send_signal(number)
 
         previous: dict[int, Handler] = {number: signal.signal(number, pass_on) for number in stopping_signals()}
@@ -106,4 +108,15 @@ def _run(command: list[str]) -> int:
             code = process.wait()
         finally:
             restore(previous)
+    if asked and code == 0:  # the step was done in that very moment
+        return 128 + asked[0]
     return code if code >= 0 else 128 - code
+
+
+def _at_a_terminal() -> bool:
+    """Whether a terminal sends its Ctrl-C to this process and, with it, to those that it has started."""
+    try:
+        with open("/dev/tty", encoding="utf-8") as terminal:
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:
+        return False

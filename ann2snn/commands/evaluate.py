@@ -14,10 +14,13 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..cli import asked
 from ..cli.flags import FLAGS, require_action
-from ..config import require
+
+if TYPE_CHECKING:
+    from ..distributed.world import World
 
 
 def main() -> int:
@@ -26,11 +29,7 @@ def main() -> int:
     actions = actions or FLAGS.search_sigma_rel
     require_action(actions, "eval, --sample_only, --make_stats, --score_data or --score")
     asked.check("evaluate")
-    from ..cli import build, comparison, drawings, networks, scores, widths
-    from ..generate.analytic import noise_statistics
-    from ..generate.classes import resolved
-    from ..generate.sampling import check_generation
-    from ..stages import evaluate, fad
+    from ..cli import build, comparison, drawings, real_images, scores, widths
 
     scores.metric_names()  # a name that is none stops it now
     world = build.world()
@@ -41,22 +40,17 @@ def main() -> int:
     if FLAGS.search_sigma_rel:
         return widths.run(world)
     if FLAGS.make_stats:
-        evaluate.require_spread(FLAGS.num_images)
-    if FLAGS.make_stats and FLAGS.fad_encoder is not None:
-        scores.require_fad_stats()
-        encoder = scores.fad_extractor(world.device)
-        require(not Path(FLAGS.fad_stats).exists(), f"{FLAGS.fad_stats} exists: name another file with --fad_stats")
-        return fad.make_stats(Path(FLAGS.fad_stats), build.of_class(build.dataset()), encoder, FLAGS.num_images, world)
-    if FLAGS.make_stats:
-        require(not Path(FLAGS.fid_cache).exists(), f"{FLAGS.fid_cache} exists: name another file with --fid_cache")
-        return evaluate.make_stats(
-            *(Path(FLAGS.fid_cache), build.of_class(build.dataset()), scores.extractor(world.device), FLAGS.num_images),
-            world=world,
-        )
-    if FLAGS.score_data:
-        scoring = scores.scoring(world.device, lambda: build.of_class(build.dataset()))
-        data = build.of_class(build.dataset(train=False))
-        return evaluate.score_data(build.run_folder("evaluate"), data, FLAGS.num_images, scoring, world)
+        return real_images.make_stats(world)
+    return real_images.score_data(world) if FLAGS.score_data else _generate(world)
+
+
+def _generate(world: World) -> int:
+    from ..cli import build, networks, scores
+    from ..generate.analytic import noise_statistics
+    from ..generate.classes import resolved
+    from ..generate.sampling import check_generation
+    from ..stages import evaluate
+
     sample = build.sample_config()
     config = evaluate.EvalConfig(
         FLAGS.num_images,
@@ -70,7 +64,7 @@ def main() -> int:
     source = networks.load_network()
     sample = resolved(source.net, sample)
     inputs = partial(build.inputs_for, source, world.device)
-    statistics = noise_statistics(source, sample, inputs, FLAGS.analytic_images, world)
+    statistics = noise_statistics(source, sample, inputs, FLAGS.analytic_images, Path(FLAGS.logdir), world)
     check_generation(source.net, sample, statistics)
     scoring = evaluate.NO_SCORING
     if not FLAGS.sample_only:

@@ -74,14 +74,15 @@ SAMPLERS: dict[str, Sampler] = {
     "dpmpp": Sampler(*_at("dpmpp.sample_dpmpp, dpmpp.dpmpp_times"), _SOLVER, False, **_REAL, max_order=3),
     "dpmpp_singlestep": Sampler(
         *_at("dpmpp_singlestep.sample_dpmpp_singlestep, dpm_solver.dpm_solver_times"),
-        *(_SOLVER, False),
+        _SOLVER,
+        False,
         **_REAL,
         max_order=3,
     ),
     "dpmpp_sde": Sampler(*_at("dpmpp.sample_dpmpp_sde, dpmpp.dpmpp_sde_times"), _SOLVER, True, **_REAL, max_order=2),
     "heun": Sampler(*_at("heun.sample_heun, heun.heun_times"), ("steps", "skip"), False, **_REAL),
     "unipc": Sampler(*_at("unipc.sample_unipc, dpmpp.dpmpp_times"), _SOLVER, False, **_REAL, max_order=3),
-    "pndm": Sampler(*_at("pndm.sample_pndm, pndm.pndm_times"), ("steps",), False),
+    "pndm": Sampler(*_at("pndm.sample_pndm, pndm.pndm_times"), ("steps", "lower_order_final"), False),
     "fsddim": Sampler(
         *_at("currents.sample_currents, currents.current_times"), _CURRENTS, False, **_WHOLE, clips=False
     ),

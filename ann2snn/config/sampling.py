@@ -24,8 +24,11 @@ DDIM_EPSILONS = ("recomputed", "network")
 SKIPS = tuple(dict.fromkeys((*WHOLE_SKIPS[:2], *REAL_SKIPS, *WHOLE_SKIPS)))
 #: What a sampler may not have, by its field of `SampleConfig` and its flag.
 SOME_TAKE = {
-    **{"steps": "sampler_steps", "eta": "eta", "order": "sampler_order"},
-    **{"grid_power": "grid_power", "skip": "skip_type"},
+    "steps": "sampler_steps",
+    "eta": "eta",
+    "order": "sampler_order",
+    "grid_power": "grid_power",
+    "skip": "skip_type",
 }
 
 
@@ -37,7 +40,8 @@ class SampleConfig:
     their own way to count steps. "" or None: "logsnr" for the solvers, else "uniform". order: of the dpm_solver, dpmpp,
     dpmpp_singlestep, dpmpp_sde and unipc samplers, and of gddim's extrapolation. denoise: end with a call that removes
     the last noise; ddim and the SDE samplers can do without, blur always does. eta: of ddim; λ of gddim and euler.
-    corrector: of gddim. grid_power: the SDE samplers' times are evenly spaced in t^(1/grid_power).
+    corrector: of gddim. lower_order_final: pndm's last steps combine ever fewer predictions. grid_power: the SDE
+    samplers' times are evenly spaced in t^(1/grid_power).
     clip: fsddim has none and sets it False.
     amp: call the network under bfloat16 autocast; the sampler's own arithmetic stays as it is. tf32: on a GPU multiply
     float32 in TF32, see `precision`. ddim_epsilon: see
@@ -66,6 +70,7 @@ class SampleConfig:
     tf32: bool = False
     guidance: float = 0.0
     class_label: int | str | None = None
+    lower_order_final: bool = False
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -85,7 +90,7 @@ class SampleConfig:
         )
         check_number(self.grid_power, "--grid_power")
         require(0 < self.grid_power <= 100, f"--grid_power={self.grid_power}: use a value above 0, at most 100")
-        for name in ("clip", "denoise", "amp", "tf32", "carry"):
+        for name in ("clip", "denoise", "amp", "tf32", "carry", "lower_order_final"):
             check_bool(getattr(self, name), "--clip_x0" if name == "clip" else f"--{name}")
         check_number(self.eta, "--eta")
         object.__setattr__(self, "guidance", check_guidance(self.guidance))
@@ -100,6 +105,10 @@ class SampleConfig:
         require(
             self.denoise or "denoise" in sampler.options,
             f"--denoise=False: only --sampler={samplers_with('denoise')} can end without it",
+        )
+        require(
+            not self.lower_order_final or "lower_order_final" in sampler.options,
+            f"--lower_order_final: only --sampler={samplers_with('lower_order_final')} has the choice",
         )
         require(0 <= self.eta <= 1, f"--eta={self.eta}: use 0 (deterministic) to 1")
         object.__setattr__(self, "seed", check_seed(self.seed))

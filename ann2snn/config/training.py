@@ -21,22 +21,14 @@ SEARCHES = ("loss", "score")
 LEAST_WIDTH, MOST_WIDTH = 0.005, 0.28
 #: Flags that `--resume_with` may name; a stage that has no such setting passes over it.
 RESUME_WITH = (
-    *("lr", "lr_decay", "grad_clip", "warmup", "total_steps", "batch_size", "ema_decay", "ema_warmup", "dropout"),
-    *(
-        "loss_type",
-        "loss_weight",
-        "min_snr_gamma",
-        "image_loss_weight",
-        "spike_loss_weight",
-        "reconstruction_loss_weight",
-        "act_init",
-        "flip",
-        "amp",
-    ),
-    *("seed", "dataset_type", "data_dir", "ft_steps", "ft_batch_size", "ft_neuron_lr", "ft_cache", "ft_inputs"),
-    *("sampler", "sampler_steps", "eta", "clip_x0", "skip_type", "sampler_order", "denoise", "corrector"),
-    *("grid_power", "var_type", "tf32", "class_dropout", "guidance", "class_label"),
-)
+    "lr", "lr_decay", "grad_clip", "warmup", "total_steps", "batch_size", "ema_decay", "ema_warmup", "dropout",
+    "loss_type", "loss_weight", "min_snr_gamma", "image_loss_weight", "spike_loss_weight",
+    "reconstruction_loss_weight", "act_init", "flip", "amp",
+    "seed", "dataset_type", "data_dir", "ft_steps", "ft_batch_size", "ft_neuron_lr", "ft_cache", "ft_inputs",
+    "sampler", "sampler_steps", "eta", "clip_x0", "skip_type", "sampler_order", "denoise", "corrector",
+    "grid_power", "var_type", "accumulate", "tf32", "class_dropout", "guidance", "class_label", "ddim_epsilon",
+    "lower_order_final",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

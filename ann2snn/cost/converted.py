@@ -37,7 +37,9 @@ PER_VALUE = {
 #: Names of torch's functions, without underscores, by kind.
 KINDS = {
     **dict.fromkeys(("group_norm", "layer_norm", "instance_norm", "rms_norm"), "norm"),
-    **{"batch_norm": "affine", "batch_norm_of_rows": "affine", "softmax": "softmax"},
+    "batch_norm": "affine",
+    "batch_norm_of_rows": "affine",
+    "softmax": "softmax",
     **dict.fromkeys(("add", "radd", "iadd", "sub", "rsub", "isub", "sum", "mean", "cumsum"), "sum"),
     **dict.fromkeys(
         ("mul", "rmul", "imul", "div", "rdiv", "truediv", "rtruediv", "itruediv", "multiply", "outer", "ger"), "scale"
@@ -45,10 +47,9 @@ KINDS = {
 }
 #: Looked into by nobody: what they multiply inside would go uncounted.
 CLOSED = (
-    *("multi_head_attention_forward", "native_multi_head_attention", "transformer_encoder_layer_fwd"),
-    *HIDDEN,
-    *("tensordot", "addbmm", "chain_matmul", "linalg_multi_dot", "cdist", "embedding_bag", "conv_tbc"),
-)
+    "multi_head_attention_forward", "native_multi_head_attention", "transformer_encoder_layer_fwd",
+    "tensordot", "addbmm", "chain_matmul", "linalg_multi_dot", "cdist", "embedding_bag", "conv_tbc", *HIDDEN,
+)  # fmt: skip
 #: Make new tensors, or only look at old ones.
 FREE = ("get", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "type", "setitem")
 #: A change of one value changes all of its group behind these.

@@ -14,10 +14,10 @@ from .layers import REAL, SPIKES
 from .tally import INPUTS, Counter, Tally, add_block_sums
 
 KINDS = {
-    **{nn.Conv2d: "conv", StepConv: "conv", nn.Linear: "linear", sddpm.TSMConv: "factor", StepBatchNorm: "norm"},
-    **{LIFNeuron: "neuron", nn.SiLU: "activation", sddpm.SDDPMBlock: "sum", fsddim.FSDDIMBlock: "sum"},
+    nn.Conv2d: "conv", StepConv: "conv", nn.Linear: "linear", sddpm.TSMConv: "factor", StepBatchNorm: "norm",
+    LIFNeuron: "neuron", nn.SiLU: "activation", sddpm.SDDPMBlock: "sum", fsddim.FSDDIMBlock: "sum",
     DirectDenoiser: "readout",
-}
+}  # fmt: skip
 #: Norms that are not folded, because what they read is no sum of convolutions and linear layers alone.
 UNFOLDED = ("tail_bn", "nin_shortcut")
 POOLED = 4  # pixels of a 2×2 average: it makes quarters of spikes
@@ -37,8 +37,13 @@ class DirectCounter(Counter):
     @property
     def functions(self) -> dict[str, Callable[[Tally, Tensor, Tensor], None]]:
         return {
-            **{"conv": self._synapse, "linear": self._synapse, "norm": self._norm, "neuron": self._neuron},
-            **{"activation": self._activation, "sum": add_block_sums, "readout": self._readout},
+            "conv": self._synapse,
+            "linear": self._synapse,
+            "norm": self._norm,
+            "neuron": self._neuron,
+            "activation": self._activation,
+            "sum": add_block_sums,
+            "readout": self._readout,
             "factor": lambda tally, x, out: None,  # in the weights of its step, but for a constant current
         }
 

@@ -56,6 +56,6 @@ class LayerCost:
 
 #: Fields that add up over layers.
 ADDITIVE = (
-    *("neurons", "spikes", "updates", "ac", "mac", "additions", "dense", "synapses", "parameters", "parameter_bits"),
-    *("weight_reads", "weight_fetches", "values", "activations", "states", "state_words", "touched"),
-)
+    "neurons", "spikes", "updates", "ac", "mac", "additions", "dense", "synapses", "parameters", "parameter_bits",
+    "weight_reads", "weight_fetches", "values", "activations", "states", "state_words", "touched",
+)  # fmt: skip

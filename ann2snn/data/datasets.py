@@ -227,7 +227,10 @@ def _array_dataset(
 ) -> ImageDataset:
     """labels: one a picture, whole numbers."""
     source = ImageSource(
-        *(request.name, request.split, ImageArray(array, request.img_size), len(array)),
+        request.name,
+        request.split,
+        ImageArray(array, request.img_size),
+        len(array),
         channels=3 if array.dim() == 4 else 1,
         img_size=request.img_size,
         flip=flip,
@@ -281,7 +284,10 @@ def _celeba(request: _Request) -> ImageDataset:
     chosen = request.attributes
     names = [name for name in source.attr_names if name]  # the list's line of names ends with a blank
     source = ImageSource(
-        *(request.name, request.split, read, len(read.paths)),
+        request.name,
+        request.split,
+        read,
+        len(read.paths),
         channels=3,
         img_size=request.img_size,
         flip=True,
@@ -316,7 +322,10 @@ def _folder(request: _Request) -> ImageDataset:
     others = left_out(folder)
     labels, classes = _class_folders(read.paths, folder, request, split)
     source = ImageSource(
-        *(request.name, split, read, len(read.paths)),
+        request.name,
+        split,
+        read,
+        len(read.paths),
         channels=channels,
         img_size=request.img_size,
         flip=True,

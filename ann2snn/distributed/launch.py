@@ -18,22 +18,14 @@ from typing import Any
 
 import torch
 
-from ..errors import MemoryUserError, UserError, is_out_of_memory, one_line
-from ..signals import INSISTENT, STOPPING, Handler, restore, stopping_signals
+from ..errors import UserError, explained, is_out_of_memory, one_line
+from ..signals import STOPPING, Stopped, stoppable, stopping_signals
 from . import meeting, world
 from .runtime import choose_device
 
 LAUNCHER = "ANN2SNN_LAUNCHER"  # environment variable: process id of the launcher, which workers do not outlive
 SHUTDOWN_SECONDS = 120  # that workers have for finishing a step and writing a checkpoint
 STARTING_SECONDS = 5  # that they have before they have joined the others
-
-
-class Stopped(BaseException):
-    """A stopping signal asked for the end. Derived from BaseException, as KeyboardInterrupt is."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.exit_code = 128 + number
 
 
 def process_count(nproc: int, parallel: bool, device: str) -> int:
@@ -67,20 +59,17 @@ def run(main: Callable[[], int | None], processes: Callable[[], int], worker: Se
             code = start_workers(count, worker) if count > 1 else main() or 0
             world.leave()  # in here, because it waits for the others
         return code
-    except UserError as error:
-        return _fail(str(error), 2)
     except Stopped as stop:
         if world.current().main:
             print("stopped; run the same command to continue", flush=True)
         return stop.exit_code
     except Exception as error:
-        if is_out_of_memory(error):
-            return _fail(str(MemoryUserError(error)), 2)
-        if meeting.launched() and _is_lost_peer(error):
+        if meeting.launched() and _is_lost_peer(error) and not is_out_of_memory(error):
             return _lost(error)
-        if isinstance(error, OSError):
-            return _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
-        raise
+        message = explained(error)
+        if message is None:
+            raise
+        return _fail(message, 2)
 
 
 def _lost(error: Exception) -> int:
@@ -104,25 +93,6 @@ def _is_lost_peer(error: Exception) -> bool:
     """Whether a collective failed because a process at its other end is gone."""
     signs = ("closed by peer", "reset by peer", "connect", "gloo", "nccl", "broken pipe", "recv", "socket")
     return isinstance(error, RuntimeError | OSError) and any(sign in str(error).lower() for sign in signs)
-
-
-@contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """The stopping signals raise `Stopped` in here. Stages with something to finish first set their own handlers."""
-
-    def stop(number: int, frame) -> None:
-        for later in stopping_signals():  # a second signal does not wait for the first one's clean end
-            signal.signal(later, signal.SIG_DFL if later in INSISTENT else signal.SIG_IGN)
-        raise Stopped(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous: dict[int, Handler] = {number: signal.signal(number, stop) for number in stopping_signals()}
-    try:
-        yield
-    finally:
-        restore(previous)
 
 
 @contextlib.contextmanager

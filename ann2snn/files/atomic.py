@@ -22,6 +22,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # there is no type for a module that may be missing
 
 HOST = re.sub(r"[^A-Za-z0-9-]", "_", socket.gethostname())[:64] or "localhost"
+LONGEST_NAME = 255  # bytes of a file's name that usual file systems take
 SWEEP_DEPTH = 2  # folders below the one swept: {run}/SNN_2bit_ft/model_backpacks
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[A-Za-z0-9_-]+)\.(?P<pid>[1-9][0-9]{0,9})\.[0-9a-f]{8}\.tmp")
 _mine: set[Path] = set()  # temporary files this process is writing
@@ -155,7 +156,10 @@ def file_hash(path: str | os.PathLike) -> str:
 
 
 def _temporary_name(path: Path) -> Path:
-    name = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.{secrets.token_hex(4)}.tmp").absolute()
+    ending = f".{HOST}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    most = LONGEST_NAME - len(ending) - 1
+    begin = os.fsencode(path.name)[:most].decode(errors="ignore") or "_"  # the name itself may be as long as any
+    name = path.with_name(f".{begin}{ending}").absolute()
     _mine.add(name)
     return name
 

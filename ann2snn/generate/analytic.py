@@ -1,4 +1,4 @@
-"""Analytic-DPM's statistics of a network: measured, and kept beside its checkpoint."""
+"""Analytic-DPM's statistics of a network: measured, and kept in the run's folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..data import ImageDataset, to_model_range
 from ..diffusion import VP, analytic_statistics
 from ..diffusion.process import require_vp
 from ..diffusion.samplers.grids import whole_times
-from ..distributed.runtime import evaluating, place, seed_from
+from ..distributed.runtime import evaluating, place, prepare_folder, seed_from
 from ..distributed.world import World
 from ..errors import UserError
 from ..files.atomic import replacing
@@ -33,12 +33,17 @@ MOST_BYTES = 2**24
 
 
 def noise_statistics(
-    source: checkpoint.Loaded, sample: SampleConfig, images: Callable[[], ImageDataset], count: int, world: World
+    source: checkpoint.Loaded,
+    sample: SampleConfig,
+    images: Callable[[], ImageDataset],
+    count: int,
+    folder: Path,
+    world: World,
 ) -> Tensor | None:
     """Γ_t of the network of `source`, run as it is set to, float64 [diffusion_steps]; None where no sampler needs it.
 
     Measured by the main process on the first `count` images at the times that `sample` visits, and written to
-    `{checkpoint}.analytic_….npz`. Raises UserError.
+    `{checkpoint}.analytic_….npz` in `folder`; the checkpoint's own folder may be the package's. Raises UserError.
     """
     if sample.sampler != "analytic_dpm":
         return None
@@ -46,8 +51,9 @@ def noise_statistics(
     require_vp(net.diffusion, "--sampler=analytic_dpm")
     require(count >= 1, f"--analytic_images={count}: use at least 1")
     dataset = images()
-    path = statistics_path(source, sample, count, dataset)
+    path = folder / statistics_name(source, sample, count, dataset)
     if world.main and not path.exists():
+        prepare_folder(folder)
         measured = measured_statistics(net, sample, _batches(dataset, min(count, len(dataset))), world.device)
         with replacing(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, statistics=measured.numpy())
@@ -57,14 +63,14 @@ def noise_statistics(
     return _read(path)
 
 
-def statistics_path(source: checkpoint.Loaded, sample: SampleConfig, count: int, dataset: ImageDataset) -> Path:
-    """Beside the checkpoint, named after everything that decides the figures, the content of the data set included."""
+def statistics_name(source: checkpoint.Loaded, sample: SampleConfig, count: int, dataset: ImageDataset) -> str:
+    """A file's name that tells everything which decides the figures, the content of the data set included."""
     net = source.net
     spiking = net.spiking.to_dict() if isinstance(net, (SpikingNetwork, DirectDenoiser)) else {}
     mode = "-".join(str(value) for value in spiking.values()) or "ann"
     name = f"{source.path.stem}.analytic_{source.hash[:8]}_{source.weights}_{mode}_{sample.steps}{sample.skip}"
     data = f"{dataset.name}-{hashlib.blake2b(dataset.fingerprint().encode(), digest_size=4).hexdigest()}"
-    return source.path.with_name(f"{name}_{data}_{count}_seed{sample.seed}.npz")
+    return f"{name}_{data}_{count}_seed{sample.seed}.npz"
 
 
 def measured_statistics(

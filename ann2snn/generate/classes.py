@@ -60,6 +60,7 @@ def given_labels(net: object, labels: Sequence[int | str] | Tensor, n: int) -> T
     count, names = classes_of(net)
     require(count > 0, "labels: the network knows no classes; train one with --class_cond")
     values = labels.tolist() if hasattr(labels, "tolist") else labels
+    values = list(values) if isinstance(values, range) else values
     require(isinstance(values, (list, tuple)) and len(values) == n, f"labels: expected {n}, one an image")
     indices = []
     for value in values:

@@ -21,6 +21,8 @@ from ..data.image_set import ImageSet
 from ..errors import UserError
 from ..files.atomic import replacing, sync_folder
 from ..files.npz import read_npz
+from ..files.plain import open_plain
+from ..files.zipped import members
 
 NPZ_KEY = "arr_0"  # what guided-diffusion's evaluator reads
 MOST_NPZ_BYTES = 2**36
@@ -173,6 +175,24 @@ def save_npz(source: str | os.PathLike | torch.Tensor, path: str | os.PathLike) 
     _check(images)
     array = images.cpu().permute(0, 2, 3, 1).contiguous().numpy()
     _write(Path(path), lambda file: np.savez(file, array))  # the first is called NPZ_KEY
+
+
+def npz_path(folder: Path, count: int) -> Path:
+    """Where the first `count` images of `folder` are kept as one array."""
+    return folder.with_name(f"{folder.name}_{count}.npz")
+
+
+def check_npz(path: Path) -> None:
+    """Raise UserError where something is in the way that `save_npz` has not written."""
+    if not os.path.lexists(path):
+        return
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        with open_plain(path) as file:
+            names = members(file).keys()
+        first = read_npz(path, {NPZ_KEY: "u"}, MOST_NPZ_BYTES, rows=1)[NPZ_KEY]
+        if names == {f"{NPZ_KEY}.npy"} and first.dtype == np.uint8 and first.ndim == 4:
+            return
+    raise UserError(f"{path} is in the way, and holds no images: move it, or choose another --images_dir")
 
 
 def stale_npzs(folder: Path, images: torch.Tensor) -> list[Path]:

@@ -17,7 +17,7 @@ from ..diffusion.samplers.call import estimate
 from ..latent import Autoencoder, as_images
 from .classes import without_class
 from .sampling import Rows, check_generation, run_chain
-from .subject import Sampled, check_edited, check_images, given_images
+from .subject import OF_CALLS, Sampled, check_edited, check_images, check_settings, given_images
 
 
 def inpaint(
@@ -51,6 +51,7 @@ def inpaint(
     made = network_mask(net, mask)
     x_0, shown = given_images(net, extended(images, mask), autoencoder), as_images(net, autoencoder)
     resamples = check_limits("resamples", resamples)
+    check_settings(settings, "inpaint", ("seed", "clip", "skip", *OF_CALLS))
     config = without_class(net, SampleConfig("ddpm_strided", steps, **settings))
     check_generation(net, config)
     process = VP(net.diffusion)

@@ -27,6 +27,7 @@ def interpolate(
     net = check_sampled(net)
     n = check_limits("n", n, "n")
     seeds = [check_seed(seed, name) for name, seed in (("seed_a", seed_a), ("seed_b", seed_b))]
+    require("seed" not in settings, f"seed={settings.get('seed')}: interpolate has two, seed_a and seed_b")
     config = without_class(net, sampling(settings))
     check_generation(net, config)
     require(

@@ -15,7 +15,7 @@ from ..diffusion.samplers.call import estimate
 from ..latent import Autoencoder, as_images
 from .classes import without_class
 from .sampling import Given, Rows, check_generation, run_chain, walk
-from .subject import check_edited, check_sampled, given_images
+from .subject import OF_CALLS, check_edited, check_sampled, check_settings, given_images
 
 
 def invert(
@@ -41,6 +41,7 @@ def invert(
     net = check_edited(net, "--invert")
     x_0 = given_images(net, images, autoencoder)
     iterations = check_limits("invert_iterations", iterations)
+    check_settings(settings, "invert", OF_CALLS)
     config = without_class(net, way_back(steps, skip, **settings))
     check_generation(net, config)
     process = VP(net.diffusion)

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
+from ..files.atomic import cause
 from ..files.lines import append_line
 from ..files.plain import read_text
 from ..neurons import IFNeuron
@@ -66,9 +68,16 @@ class SpikeTally:
 
 
 def keep_spikes(folder: Path, image_spikes: Iterable[ImageSpikes]) -> None:
-    """Append them to the folder's file, before the images are saved: an image that is there has been counted."""
-    for line in image_spikes:
-        append_line(folder / SPIKES_FILE, json.dumps(vars(line)))
+    """Append them to the folder's file, before the images are saved: an image that is there has been counted.
+
+    Raises UserError if the disk refuses.
+    """
+    path = folder / SPIKES_FILE
+    try:
+        for line in image_spikes:
+            append_line(path, json.dumps(vars(line)))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {cause(error)}") from None
 
 
 def kept_spikes(folder: Path, count: int) -> list[ImageSpikes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -36,6 +37,17 @@ def sampling(given_fields: dict[str, Any]) -> SampleConfig:
     """
     settings: dict[str, Any] = {"sampler": "ddim", "steps": 50} | given_fields
     return SampleConfig(**settings).check_taken()
+
+
+#: Settings of a network's calls, which all that sample have.
+OF_CALLS = ("carry", "carry_steps", "amp", "tf32", "class_label", "guidance")
+
+
+def check_settings(given_fields: dict[str, Any], what: str, allowed: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of `SampleConfig` given for `what`. Raises UserError for one that it would pass over."""
+    for name in given_fields:
+        require(name in allowed, f"{name}: {what} has no such setting; it takes {', '.join(allowed)}")
+    return given_fields
 
 
 def check_call(net: object, args: tuple, kwargs: dict) -> None:

@@ -17,18 +17,11 @@ SIGNS = {torch.neg, Tensor.neg, Tensor.__neg__}
 JOINS = {torch.cat, torch.concat}
 #: Functions that leave the order of values as it is.
 VIEWS = {
-    *(F.dropout, F.dropout2d, torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.clone, torch.detach),
-    *(Tensor.flatten, Tensor.reshape, Tensor.squeeze, Tensor.unsqueeze, Tensor.clone, Tensor.detach, Tensor.view),
-    *(
-        Tensor.contiguous,
-        Tensor.to,
-        Tensor.double,
-        Tensor.__getitem__,
-        Tensor.type_as,
-        Tensor.view_as,
-        Tensor.unflatten,
-    ),
-}
+    F.dropout, F.dropout2d, torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.clone, torch.detach,
+    Tensor.flatten, Tensor.reshape, Tensor.squeeze, Tensor.unsqueeze, Tensor.clone, Tensor.detach, Tensor.view,
+    Tensor.contiguous, Tensor.to, Tensor.double, Tensor.__getitem__, Tensor.type_as, Tensor.view_as,
+    Tensor.unflatten,
+}  # fmt: skip
 #: Functions that answer no tensor, but what one holds or, of `setitem`, by writing into one.
 TELL = {"numpy", "tolist", "item", "bool", "float", "int", "index", "array", "contains", "equal", "setitem"}
 MEANS = {torch.mean, Tensor.mean}

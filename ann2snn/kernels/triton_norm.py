@@ -224,9 +224,16 @@ def _plan(x: Tensor, norm: NormRule) -> tuple[tuple[int], dict[str, int]]:
     per_group = channels // norm.groups
     block = min(triton.next_power_of_2(per_group * height * width), TILE)
     return (samples * norm.groups,), {
-        **{"groups": norm.groups, "width": per_group, "pixels": height * width},
-        **{"stride_n": stride_n, "stride_c": stride_c, "stride_p": stride_p, "CHANNELS_INNER": stride_c < stride_p},
-        **{"BLOCK": block, "num_warps": warps_of(block), "enable_fp_fusion": False},
+        "groups": norm.groups,
+        "width": per_group,
+        "pixels": height * width,
+        "stride_n": stride_n,
+        "stride_c": stride_c,
+        "stride_p": stride_p,
+        "CHANNELS_INNER": stride_c < stride_p,
+        "BLOCK": block,
+        "num_warps": warps_of(block),
+        "enable_fp_fusion": False,
     }
 
 

@@ -20,10 +20,10 @@ from .network import AutoencoderConfig, ConvAutoencoder
 KIND, CLASS = "autoencoder", "AutoencoderKL"
 #: diffusers' settings that make a network, with their defaults, which its own files may leave out.
 SETTINGS: dict[str, Any] = {
-    **{"in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": [64], "layers_per_block": 1},
-    **{"down_block_types": ["DownEncoderBlock2D"], "up_block_types": ["UpDecoderBlock2D"], "norm_num_groups": 32},
-    **{"act_fn": "silu", "use_quant_conv": True, "use_post_quant_conv": True, "mid_block_add_attention": True},
-}
+    "in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": [64], "layers_per_block": 1,
+    "down_block_types": ["DownEncoderBlock2D"], "up_block_types": ["UpDecoderBlock2D"], "norm_num_groups": 32,
+    "act_fn": "silu", "use_quant_conv": True, "use_post_quant_conv": True, "mid_block_add_attention": True,
+}  # fmt: skip
 #: Those of its latents: (z - shift)·scaling.
 SCALING: dict[str, Any] = {"scaling_factor": 0.18215, "shift_factor": None}
 

@@ -58,4 +58,14 @@ def compare(images: ImageSet, real: ImageSet, names: Iterable[str], setting: Set
     def shared(some: ImageSet) -> Shared:
         return lambda world: numbered(some.batches())
 
-    return measure(metrics, setting.extractor, shared(images), shared(real))
+    scores = measure(metrics, setting.extractor, shared(images), shared(real))
+    return scores | {"notes": [*scores["notes"], *_of_sizes(images, real)]}
+
+
+def _of_sizes(images: ImageSet, real: ImageSet) -> list[str]:
+    """A sentence where both kinds of images differ in size: nothing else tells, as extractors scale all to theirs."""
+    size, other = (tuple(next(some.batches()).shape[2:]) for some in (images, real))
+    if size == other:
+        return []
+    texts = ["x".join(map(str, pixels)) for pixels in (size, other)]
+    return [f"images of {texts[0]} pixels (height, width) are compared with images of {texts[1]}, each scaled alike"]

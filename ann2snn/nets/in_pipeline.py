@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import check_size, require
+from ..config import LEARNED, check_size, require
 
 
 class PipelineUNet(nn.Module):
@@ -23,11 +23,16 @@ class PipelineUNet(nn.Module):
         self.net = net
 
     @property
+    def _tells(self) -> bool:
+        """Whether the answer has the variance behind the prediction: not where a fixed one has been chosen."""
+        return getattr(getattr(self.net, "diffusion", None), "var_type", "") == LEARNED
+
+    @property
     def config(self) -> SimpleNamespace:
         net: Any = self.net
         return SimpleNamespace(
             in_channels=net.in_channels,
-            out_channels=getattr(net, "out_channels", net.in_channels),
+            out_channels=getattr(net, "out_channels", net.in_channels) if self._tells else net.in_channels,
             sample_size=check_size(net.image_size).stored,
             class_embed_type=None,
         )
@@ -47,8 +52,15 @@ class PipelineUNet(nn.Module):
         class_labels: Tensor | None = None,
         return_dict: bool = True,
     ) -> Any:
+        net: Any = self.net
+        require(
+            not self._tells or sample.shape[1] == net.in_channels,
+            f"the scheduler took the network's variance for channels of an image: use DDPMScheduler with "
+            f'variance_type="{LEARNED}", or set net.diffusion to a fixed var_type',
+        )
         t = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
-        answer = self.net(sample, t) if class_labels is None else self.net(sample, t, class_labels)
+        answer = net(sample, t) if class_labels is None else net(sample, t, class_labels)
+        answer = answer if self._tells else answer[:, : net.in_channels]
         return SimpleNamespace(sample=answer) if return_dict else (answer,)
 
 

@@ -26,9 +26,9 @@ from .clock import AT_ONCE, Clock
 Read = Callable[[Any], Levels | None]
 #: What a user hangs on a quantizer stands around its neuron.
 _HOOKS = (
-    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
-    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
-)
+    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
+    "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs",
+)  # fmt: skip
 _State = TypeVar("_State")
 
 
@@ -168,7 +168,7 @@ class IFNeuron(nn.Module):
         clock, neurons = self.clock, self.neurons(x)
         not_fused = clock.is_stream and (clock.on_currents or clock.config.if_neuron == "reference" or clock.smooth)
         # Half precision does not tell 200 from 200.5.
-        not_fused = not_fused or self._forward_hooks or self._forward_pre_hooks
+        not_fused = not_fused or bool(self._forward_hooks or self._forward_pre_hooks)
         if not_fused or self.is_constant or neurons.levels.before is not None or norm.weight.dtype.itemsize < 4:
             return None
         x, rule, paces = clock.unfold(x), NormRule.of(norm), clock.paces()

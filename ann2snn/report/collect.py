@@ -53,12 +53,12 @@ from .parse import (
 
 #: Fields of a line of scores that say how the score came about; any other float is a score.
 SCORE_SETTINGS = (
-    *("count", "extractor", "notes", "checkpoint", "step", "network", "bits", "weights", "spiking", "sampler"),
-    *("sampler_steps", "eta", "clip_x0", "var_type", "seed", "reference", "reference_count", "image_size"),
-    *("device", "date", "time_steps", "direct", "sampler_options"),
-    *("spikes_per_call", "time_steps_per_call", "restarts_per_image"),
+    "count", "extractor", "notes", "checkpoint", "step", "network", "bits", "weights", "spiking", "sampler",
+    "sampler_steps", "eta", "clip_x0", "var_type", "seed", "reference", "reference_count", "image_size",
+    "device", "date", "time_steps", "direct", "sampler_options", "statistics",
+    "spikes_per_call", "time_steps_per_call", "restarts_per_image",
     *settings_of_all(),
-)
+)  # fmt: skip
 MOST_SCORES = 200  # lines that are shown: a table of more is not read
 #: Of these, the ones that may differ between two lines where the newer replaces the older.
 INCIDENTAL = ("notes", "device", "date", "time_steps", "spikes_per_call", "time_steps_per_call", "restarts_per_image")

@@ -22,9 +22,9 @@ COUNTS = ("spikes", "firing_rate", "ac", "mac", "additions", "updates")
 LAYER_COUNTS = ("spikes", "updates", "ac", "mac", "additions", "dense", "parameters")
 HEADINGS = {"ac": "AC", "mac": "MAC", "firing_rate": "rate"}
 WAYS = {
-    **{"fp32": "fp32 ANN", "quantized": "{bits}-bit ANN", "quantized_skipping_zeros": "{bits}-bit ANN, zeros skipped"},
+    "fp32": "fp32 ANN", "quantized": "{bits}-bit ANN", "quantized_skipping_zeros": "{bits}-bit ANN, zeros skipped",
     "quantized_differences": "{bits}-bit ANN, differences of calls",
-}
+}  # fmt: skip
 
 Energies = dict[tuple[str, str], float]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ GAP = 2  # pixels between images, as in the grids that the stages write
 MOST_STRIPS = 24
 #: What two folders share, besides the sampler's options, where image i took the same way from the same noise.
 SAME_NOISE = ("sampler", "sampler_steps", "eta", "clip_x0", "var_type", "seed")
+
+
+_GRID = re.compile(rf"{PICTURES}/(ANN|(SNN|SDDPM|FSDDIM)_T[0-9]+(_carried)?)\.png")
 
 
 @dataclass(frozen=True)
@@ -141,10 +145,11 @@ def _load(image_set: ImageSet, indices: Sequence[int]) -> list[Image.Image]:
 
 
 def _stage_pictures(run: Run) -> list[GridGroup]:
-    """What the conversion wrote to `images/`."""
-    paths = {name: path for name, path in run.pictures.items() if name.startswith(f"{PICTURES}/")}
-    grids = [grid for name, path in list(paths.items())[:4] for grid in picture_grid(clean(name), path, run.notes)]
-    return [GridGroup("Written by the stages, from the same noise.", grids, strips=False)] if grids else []
+    """What the conversion wrote to `images/`, where evaluate.py draws, too."""
+    paths = {name: path for name, path in run.pictures.items() if _GRID.fullmatch(name)}
+    grids = [grid for name, path in paths.items() for grid in picture_grid(clean(name), path, run.notes)]
+    heading = "Written by the stages; pictures of one command are from the same noise."
+    return [GridGroup(heading, grids[:4], strips=False)] if grids else []
 
 
 def _with_real(run: Run, groups: list[GridGroup]) -> list[GridGroup]:

@@ -23,6 +23,7 @@ BACKPACKS, BLOCK_SAMPLES = "model_backpacks", "ft_blocks_samples"
 REAL_IMAGES, SAMPLES, PICTURES = "real.png", "sample", "images"
 #: Folder of the averages that a training keeps on its way, and the lines of searches among those built of them.
 SNAPSHOTS, WIDTHS = "power_ema", "power_ema.jsonl"
+WIDTHS_BEGUN = "power_ema.{}.begun.jsonl"  # of a search that is not done, by what it goes by
 #: The flags of the training; those of another stage are in `flagfile.{stage}.txt`.
 FLAGFILE = "flagfile.txt"
 #: Folders of numbered images, one for each way to make them; in each how they were made, and their spikes.

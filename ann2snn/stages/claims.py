@@ -41,6 +41,7 @@ def claim_folder(folder: Path, made_with: dict) -> None:
     stored = stored if isinstance(stored, dict) else {}
     # Files written before these were settings lack them.
     stored = {"arch": "unet", "process": "vp", "sampler_options": {}} | stored
+    stored = {"statistics": made_with.get("statistics")} | stored
     stored = stored | {"spiking": SpikingConfig.completed(stored.get("spiking"))}
     for name, value in made_with.items():
         if stored.get(name) != value:
@@ -51,7 +52,12 @@ CURE = "choose another --images_dir"
 #: What a setting of a folder of images is called on the command line, where that is not its own name.
 CALLED = {"checkpoint": "--eval_model_path", "network": "--eval_model_path", "step": "--eval_model_path"}
 CALLED |= {"weights": "--eval_model_path", "bits": "--bit", "skip": "--skip_type", "order": "--sampler_order"}
-CALLED |= {"spike_steps": "--timestep", "decay": "--lr_decay", "inputs": "--ft_inputs"}
+CALLED |= {
+    "statistics": "--analytic_images, --dataset_type",
+    "spike_steps": "--timestep",
+    "decay": "--lr_decay",
+    "inputs": "--ft_inputs",
+}
 
 
 def difference_text(name: str, was: object, now: object) -> str:

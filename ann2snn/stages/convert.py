@@ -97,8 +97,8 @@ def run(
     with owning(logdir, "convert", world):
         folder.begin(world)
         if world.main:
-            kept = {} if source.weights == "ema" else {"weights": source.weights}
-            payload = checkpoint.payload_of(snn, stage="converted", source=source.hash, step=source.step, **kept)
+            kept = {"stage": "converted", "source": source.hash, "step": source.step}
+            payload = checkpoint.payload_from(snn, source, **kept)
             set_aside_earlier(logdir, payload)
             checkpoint.save(logdir / CONVERTED, payload)
             steps = f"T = {snn.clock.spike_steps} time steps"
@@ -108,7 +108,7 @@ def run(
                 measure(logdir, ann, snn, spiking, sample, config.gap_images)
             if config.exported is not None:
                 hashes = (source.hash, file_hash(logdir / CONVERTED))
-                export(config.exported, snn, logdir, hashes, measured=config.gap_images > 0)
+                export(config.exported, snn, source, logdir, hashes, measured=config.gap_images > 0)
                 print(f"{config.exported}: the network and its card; ann2snn.load reads it")
             if nir_file is not None:
                 write_graph(graph, nir_file.path)
@@ -151,8 +151,8 @@ _GRID = re.compile(r"ANN\.png|SNN_T[0-9]+(_carried)?\.png")  # what `grid_name` 
 
 
 def _content(payload: dict) -> str:
-    """A hash of a file's network, without how it runs."""
-    config = {name: value for name, value in payload.get("config", {}).items() if name != "spiking"}
+    """A hash of a file's network, without how it runs and was trained."""
+    config = {name: value for name, value in payload.get("config", {}).items() if name not in ("spiking", "train")}
     return content_hash({"weights": payload.get("ema_model"), "config": config})
 
 

@@ -50,9 +50,7 @@ def export(
 def payload_of(source: checkpoint.Loaded) -> dict:
     """The averaged weights of a training checkpoint, as a network to hand on."""
     stage = "sdm" if getattr(source.net.config, "tsm", False) else "trained"
-    payload = checkpoint.payload_of(source.net, stage=stage, step=source.step)
-    payload["config"]["train"] = source.raw.get("config", {}).get("train", {})
-    return payload
+    return checkpoint.payload_from(source.net, source, stage=stage, step=source.step)
 
 
 def tsm_folder(folder: RunFolder, spike_steps: int, name: str = "") -> RunFolder:

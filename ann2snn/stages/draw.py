@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +25,13 @@ from ..generate.images import save_grid
 from ..generate.inpainting import inpaint
 from ..generate.interpolation import interpolate
 from ..generate.inversion import PixelError, round_trip
+from ..generate.subject import OF_CALLS
 from ..run.folder import PICTURES, RunFolder
 from ..run.tables import counted
-from .evaluate import folder_name, settings
+from .evaluate import picture_name, settings
 
 GREY = 128
-OF_CALLS = ("carry", "carry_steps", "amp", "tf32", "guidance", "class_label")  # settings of a network's calls
+LONGEST_STEM = 240  # bytes of a picture's name without its ending: file systems take 255
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Canvas:
     def write(self, name: str, rows: list[Tensor]) -> Path:
         """`images/{name}_{settings}.png`: rows of pictures, each uint8 [N, C, H, W]."""
         self.folder.begin(self.world)
-        path = self.folder.path / PICTURES / f"{name}_{folder_name(settings(self.source, self.sample))}.png"
+        stem = f"{name}_{picture_name(settings(self.source, self.sample))}"
+        path = self.folder.path / PICTURES / f"{within(stem, LONGEST_STEM)}.png"
         save_grid(torch.cat(rows), path, nrow=len(rows[0]))
         return path
 
@@ -58,6 +62,15 @@ class Subject:
 
     images: Tensor
     name: str
+
+
+def within(name: str, longest: int) -> str:
+    """`name`, or if that has more than `longest` bytes its beginning and a hash of it."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= longest:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:8]
+    return f"{encoded[: longest - len(digest) - 1].decode(errors='ignore')}_{digest}"
 
 
 def read_subject(path: Path, net: nn.Module, copies: int) -> Subject:
@@ -84,7 +97,8 @@ def fitting(picture: Image.Image, path: Path, net: nn.Module) -> Tensor:
 
 def draw_interpolation(canvas: Canvas, seeds: tuple[int, int], count: int) -> int:
     """A strip of `count` images from one seed's to the other's."""
-    strip = interpolate(canvas.net, *seeds, count, **canvas.sample.taken())
+    settings = {name: value for name, value in canvas.sample.taken().items() if name != "seed"}
+    strip = interpolate(canvas.net, *seeds, count, **settings)
     path = canvas.write(f"interpolate_{seeds[0]}_{seeds[1]}_{count}", [strip])
     print(f"{path}: from seed {seeds[0]} to seed {seeds[1]} in {counted(count, 'image')}")
     return 0

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checkpoints import checkpoint
+from ..checkpoints.seal import content_hash
 from ..config import DiffusionConfig, SampleConfig, require
 from ..convert import SpikingNetwork
 from ..data import ImageDataset
@@ -22,7 +23,17 @@ from ..distributed.runtime import place, prepare_folder
 from ..distributed.world import ALONE, World
 from ..files.atomic import sweep
 from ..generate.classes import columns
-from ..generate.images import ImageWriter, existing_indices, image_path, read_images, save_grid, save_npz, stale_npzs
+from ..generate.images import (
+    ImageWriter,
+    check_npz,
+    existing_indices,
+    image_path,
+    npz_path,
+    read_images,
+    save_grid,
+    save_npz,
+    stale_npzs,
+)
 from ..generate.sampling import Given, Hooks, generate, generate_batches, image_groups
 from ..generate.spikes import keep_spikes, kept_spikes
 from ..metrics.features import FeatureExtractor
@@ -31,7 +42,7 @@ from ..metrics.score import make_stats as gather_stats
 from ..metrics.score import measure
 from ..nets.direct import DirectDenoiser
 from ..report.trajectory import Trajectory, write_trajectory
-from ..run.folder import GENERATED, PICTURES, RESULTS, RunFolder
+from ..run.folder import GENERATED, PICTURES, RESULTS, SPIKES_FILE, RunFolder
 from ..run.lines import append_result, timestamp
 from ..run.tables import counted, first_of, parameters_of, show
 from .claims import claim_folder
@@ -46,8 +57,7 @@ SCORE_BATCH = 64
 class EvalConfig:
     """images_dir None: a folder inside the logdir named after the settings.
 
-    grid: also write a picture of the first `grid_images`, `grid_row` to a line, to `grid_path` inside the logdir
-    (default: `images/`, named after the folder of the images).
+    grid: also write a picture of the first `grid_images` to `images/`, named after the folder of the images.
     trajectory: images whose paths from noise are drawn and animated (`trajectory_format`), 0 for none.
     """
 
@@ -56,8 +66,6 @@ class EvalConfig:
     images_dir: str | None = None
     grid: bool = False
     grid_images: int = 64
-    grid_row: int = 0
-    grid_path: str = ""
     trajectory: int = 0
     trajectory_format: str = "webp"
 
@@ -72,8 +80,9 @@ def require_spread(images: int) -> None:
     require(images >= 2, f"--num_images={images}: a score needs at least 2; --sample_only generates without one")
 
 
-def settings(source: checkpoint.Loaded, sample: SampleConfig) -> dict:
-    """Everything that decides which images come out."""
+def settings(source: checkpoint.Loaded, sample: SampleConfig, statistics: Tensor | None = None) -> dict:
+    """Everything that decides which images come out. statistics: of analytic_dpm, which depend on images, too."""
+    known = {} if statistics is None else {"statistics": _digest({"gamma": statistics})}
     net = source.net
     spiking = net.spiking.to_dict() if isinstance(net, SpikingNetwork) else None
     return {
@@ -87,7 +96,9 @@ def settings(source: checkpoint.Loaded, sample: SampleConfig) -> dict:
         "direct": direct_settings(net),
         **sampling_settings(sample, net.diffusion),
         "process": net.diffusion.process,
-    } | ({"autoencoder": net.diffusion.autoencoder} if net.diffusion.autoencoder else {})
+        **({"autoencoder": net.diffusion.autoencoder} if net.diffusion.autoencoder else {}),
+        **known,
+    }
 
 
 def sampling_settings(sample: SampleConfig, diffusion: DiffusionConfig) -> dict:
@@ -120,19 +131,22 @@ def run(folder: RunFolder, generation: Generation, config: EvalConfig, scoring: 
     if scoring:  # what cannot be measured stops it before anything is sampled
         require_spread(config.num_images)
         metrics = scoring.made(config.num_images, image_channels(source.net), decoded_size(source.net), world.device)
-    made_with = settings(source, sample)
+    made_with = settings(source, sample, generation.statistics)
     flag = "--images_dir" if config.images_dir else "--logdir"
     images = prepare_folder(config.images_dir or logdir / GENERATED / folder_name(made_with), flag)
     with owning(images, "generate", world):
         if world.main:
             sweep(images.parent, depth=0)  # of an npz that a killed run was writing beside the images
+            check_npz(npz_path(images, config.num_images))
             claim_folder(images, made_with)
         folder.begin(world)
         generate_missing(images, generation, config)
         if world.main:
-            present(logdir, images, config, source.net, sample)
+            # Folders of a user's may have one name.
+            name = f"{images.name}_{_digest(made_with)}" if config.images_dir else images.name
+            present(logdir / PICTURES / f"{name}.png", images, config, source.net, sample)
             if config.trajectory:
-                follow(logdir / PICTURES / f"trajectory_{images.name}", generation, config)
+                follow(logdir / PICTURES / f"trajectory_{name}", generation, config)
         world.wait()
         if not scoring:
             return 0
@@ -154,6 +168,9 @@ def carried_counts(folder: Path, count: int, calls: int, is_stream: bool) -> dic
     restarts_per_image: calls that began from rest, the first among them.
     """
     image_spikes = kept_spikes(folder, count)
+    if len(image_spikes) < count:
+        known = counted(len(image_spikes), "image")
+        print(f"note: {folder / SPIKES_FILE} has the spikes of {known} of {count:,}: it has lost lines, or is lost")
     if not image_spikes:
         return {}
     spikes, steps, restarts = (
@@ -164,21 +181,19 @@ def carried_counts(folder: Path, count: int, calls: int, is_stream: bool) -> dic
     return {"spikes_per_call": spikes / calls, **timed, "restarts_per_image": restarts}
 
 
-def present(logdir: Path, folder: Path, config: EvalConfig, net: nn.Module, sample: SampleConfig) -> None:
-    """The images of `folder` in one npz beside it, and as a grid if asked for, named after the folder.
+def present(grid: Path, folder: Path, config: EvalConfig, net: nn.Module, sample: SampleConfig) -> None:
+    """The images of `folder` in one npz beside it, and if asked for as the picture `grid`.
 
     The npz is written anew each time: an older one may hold images that the folder no longer has.
     """
-    npz = folder.with_name(f"{folder.name}_{config.num_images}.npz")
     images = torch.cat([batch for _, batch in image_batches(folder, config.num_images)])
-    save_npz(images, npz)
+    save_npz(images, npz_path(folder, config.num_images))
     for stale in stale_npzs(folder, images):
         print(f"note: {stale} holds other images than {folder}, those of an earlier run: delete it")
     if config.grid and config.grid_images:
         count = min(config.grid_images, config.num_images)
-        path = logdir / (config.grid_path or f"{PICTURES}/{folder.name}.png")
-        write_grid(path, folder, count, config.grid_row or columns(net, sample, count))
-        print(f"{path}: the first {count}")
+        write_grid(grid, folder, count, columns(net, sample, count))
+        print(f"{grid}: the first {count}")
     print(f"{folder}: {counted(config.num_images, 'image')}")
 
 
@@ -283,6 +298,19 @@ def dataset_batches(dataset: ImageDataset, count: int, world: World) -> Iterator
 
 def folder_name(made_with: dict) -> str:
     """Readable and unambiguous enough; `settings.json` inside the folder holds the rest."""
+    return f"{_described(made_with)}_{made_with['checkpoint'][:8]}"
+
+
+def picture_name(made_with: dict) -> str:
+    """As readable, and different for all settings: nothing beside a picture says the rest."""
+    return f"{_described(made_with)}_{_digest(made_with)}"
+
+
+def _digest(made_with: dict) -> str:
+    return content_hash(made_with).removeprefix("sha256:")[:8]
+
+
+def _described(made_with: dict) -> str:
     spiking = made_with["spiking"]
     mode = "ann" if spiking is None else f"{made_with['network']}_{spiking['schedule']}"
     if direct := made_with["direct"]:
@@ -298,7 +326,7 @@ def folder_name(made_with: dict) -> str:
     options = made_with["sampler_options"] | ({"eta": made_with["eta"]} if made_with["eta"] else {})
     sampler += "".join(f"_{name}{value}" for name, value in options.items())
     weights = "" if made_with["weights"] == "ema" else f"_{made_with['weights']}"
-    return f"{mode}{weights}_{sampler}_seed{made_with['seed']}_{made_with['checkpoint'][:8]}"
+    return f"{mode}{weights}_{sampler}_seed{made_with['seed']}"
 
 
 def generate_missing(folder: Path, generation: Generation, config: EvalConfig) -> None:
@@ -313,7 +341,10 @@ def generate_missing(folder: Path, generation: Generation, config: EvalConfig) -
             print(f"{folder}: {parameters_of(net)}, {drawn}")
         label = f"images → {folder.name}"
         batches = generate_batches(
-            *(net, sample, missing, config.batch_size),
+            net,
+            sample,
+            missing,
+            config.batch_size,
             label=label,
             world=world,
             given=Given(generation.statistics),

@@ -6,8 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..checkpoints import folders
-from ..checkpoints.payload import payload_of
+from ..checkpoints import checkpoint, folders
 from ..config import require
 from ..convert import SpikingNetwork
 from ..diffusion.process import image_shape
@@ -27,14 +26,22 @@ def check_target(folder: Path, logdir: Path) -> None:
     require(not same, f"--export={folder}: is --logdir itself; name a new folder")
 
 
-def export(folder: Path, snn: SpikingNetwork, logdir: Path, hashes: Sequence[str], measured: bool) -> None:
+def export(
+    folder: Path,
+    snn: SpikingNetwork,
+    source: checkpoint.Loaded,
+    logdir: Path,
+    hashes: Sequence[str],
+    measured: bool,
+) -> None:
     """Write the network and its card, from what `logdir` holds, to a new folder, which `load` reads back.
 
-    hashes: of the files of the network and of the one it was converted from, whose scores count. measured: whether gap
+    source: the network it was converted from. hashes: of the files of both, whose scores count. measured: whether gap
     and cost are of this conversion. Raises UserError, and then leaves nothing.
     """
     run = collect(logdir)
-    folders.write(folder, payload_of(snn, stage="converted"), card=card(folder.name, snn, run, hashes, measured))
+    payload = checkpoint.payload_from(snn, source, stage="converted")
+    folders.write(folder, payload, card=card(folder.name, snn, run, hashes, measured))
 
 
 def card(name: str, snn: SpikingNetwork, run: Run, hashes: Sequence[str], measured: bool) -> str:

@@ -61,7 +61,7 @@ def run(
     folder = prepare_folder(outer.path / config.folder_name(ann.config.bits))
     with owning(folder, "finetune", world):
         inputs = made_of(dataset, sample, ann, config.inputs)
-        run = Run(folder, ann, spiking, config, source.hash, world, inputs)
+        run = Run(folder, ann, spiking, config, source, world, inputs)
         run.restore()
         outer.begin(world)
         log = RunLog(run.folder, "finetune", run.log_step) if world.main else SilentLog()
@@ -131,6 +131,7 @@ def _tune_all(run: Run, dataset: ImageDataset, sample: SampleConfig, log: Tracke
     held_back = [judged if few else tuple(map(run.world.share, judged))]
     judge = _Judge(run, held_back, sample)
     if not run.gaps:
+        run.keep_earlier()
         run.gaps.append(judge.gap())
     run.keep_if_best()  # also of a resumed run: a rescued state comes without it
     bar = tqdm(total=run.steps_planned, desc="fine-tune", unit="step", disable=None if run.world.main else True)

@@ -26,6 +26,7 @@ from ..data import ImageDataset
 from ..distributed.world import World
 from ..errors import UserError
 from ..files.atomic import cause, write_text
+from ..files.beside import set_aside
 from ..finetune import LEARNABLE, NETWORK, BlockReport, BlockTuning, expand_neurons, tied_proxy, tunable_blocks
 from ..finetune.inputs import HELD_BACK
 from ..generate.classes import classes_of
@@ -42,9 +43,9 @@ FLAG_OF = {"decay": "lr_decay", "inputs": "ft_inputs"}
 #: Flag → field of `SampleConfig`, for inputs that a sampler makes.
 SAMPLER_FIELDS = {
     **{name: name for name in ("sampler", "eta", "denoise", "corrector", "grid_power", "tf32")},
-    **{name: name for name in ("guidance", "class_label")},
-    **{"sampler_steps": "steps", "clip_x0": "clip", "skip_type": "skip", "sampler_order": "order"},
-}
+    **{name: name for name in ("guidance", "class_label", "ddim_epsilon", "lower_order_final")},
+    "sampler_steps": "steps", "clip_x0": "clip", "skip_type": "skip", "sampler_order": "order",
+}  # fmt: skip
 
 
 def made_of(dataset: ImageDataset, sample: SampleConfig, ann: Network, inputs: str) -> dict:
@@ -165,7 +166,7 @@ class Run:
         ann: Network,
         spiking: SpikingConfig,
         config: FineTuneConfig,
-        source: str,
+        source: checkpoint.Loaded,
         world: World,
         inputs: dict | None = None,
     ) -> None:
@@ -173,6 +174,7 @@ class Run:
         self.inputs = inputs or {}
         self.changes: dict[str, tuple[object, object]] = {}  # settings that differ since `restore`, by flag
         self.folder, self.ann, self.config, self.source, self.world = folder, ann, config, source, world
+        self.source_hash = source.hash  # of the file as it was when the run began
         self.snn: SpikingNetwork = converted(ann, spiking, config.spike_chunk)
         expand_neurons(self.snn, config.learn, config.granularity)
         self.proxy = tied_proxy(ann, self.snn)
@@ -199,10 +201,11 @@ class Run:
 
     def identity(self) -> dict:
         fixed = self.config.fixed() | self.inputs
-        return {**fixed, "source": self.source, "spiking": self.snn.spiking.to_dict()}
+        return {**fixed, "source": self.source_hash, "spiking": self.snn.spiking.to_dict()}
 
     def payload(self) -> dict:
-        return checkpoint.payload_of(self.snn, stage="finetuned", source=self.source, step=self.steps_done)
+        about = {"stage": "finetuned", "source": self.source_hash, "step": self.steps_done}
+        return checkpoint.payload_from(self.snn, self.source, **about)
 
     def restore(self) -> None:
         """Take up a run that stopped between two blocks. Raises UserError if it is another run's."""
@@ -263,6 +266,19 @@ class Run:
         """`model_best.pt` is the network with the smallest prediction gap so far, the untouched one included."""
         if self.world.main and self.gaps[-1] <= min(self.gaps):
             checkpoint.save(self.folder / TUNED, self.payload() | {"prediction_gap": self.gaps[-1]})
+
+    def keep_earlier(self) -> None:
+        """Where this run begins, keep a network that one tuned whose state is gone. Raises UserError."""
+        path = self.folder / TUNED
+        if not self.world.main or not path.exists():
+            return
+        with contextlib.suppress(UserError):
+            if checkpoint.read(path).get("step", 0) == 0:  # untouched: this run's own first one, or worth no more
+                return
+        try:
+            set_aside(path)
+        except OSError as error:
+            raise UserError(f"cannot keep {path}, which an earlier run has tuned: {cause(error)}") from None
 
     def save_backpack(self, stem: str) -> None:
         """`model_backpacks/{stem}_model.pt`: the network as it is now."""

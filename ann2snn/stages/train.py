@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,12 +21,14 @@ from ..diffusion import ImageNoise
 from ..diffusion.process import network_shape
 from ..distributed.runtime import prepare_folder
 from ..errors import MemoryUserError, UserError, is_out_of_memory
+from ..files.atomic import cause, replacing
+from ..files.beside import free_name, previous_of, set_aside
 from ..files.warning import warn
 from ..generate.classes import columns
 from ..generate.images import save_grid
 from ..generate.sampling import generate_all
 from ..latent import as_images, attach
-from ..run.folder import BEST, CHECKPOINT, LINES, REAL_IMAGES, RESULTS, SNAPSHOTS, RunFolder
+from ..run.folder import BEST, CHECKPOINT, LINES, REAL_IMAGES, RESULTS, SNAPSHOTS, TRAINED, RunFolder
 from ..run.lines import append_result, read_log
 from ..run.log import RunLog
 from ..run.tables import counted, images_of, parameters_of
@@ -71,6 +74,8 @@ def run(plan: Training, options: Options = AS_USUAL) -> int:
         fresh = not (logdir / CHECKPOINT).exists()
         start(trainer, logdir / CHECKPOINT, dataset, options)
         plan.folder.begin(world)
+        if trainer.step == 0 and world.main:
+            keep_earlier(plan.folder, schedule.save_step or plan.train.total_steps)
         owed = owed_after(trainer, plan.folder, schedule)
         if trainer.step >= plan.train.total_steps and not any(owed):
             if fresh and trainer.step == 0:
@@ -93,6 +98,26 @@ def run(plan: Training, options: Options = AS_USUAL) -> int:
             return _loop(trainer, stream, log, plan, owed)
         finally:
             log.close()
+
+
+def keep_earlier(folder: RunFolder, saved_at: int) -> None:
+    """Keep network, log and pictures of a training whose checkpoint is gone: a new one begins in their folder.
+
+    saved_at: step of the first checkpoint. A log that goes further is no beginning of the new training, made again.
+    Raises UserError.
+    """
+    log = folder.path / LINES
+    try:
+        set_aside(folder.path / TRAINED)
+        steps = (entry.get("step") for entry in read_log(log) if entry.get("stage") == "train")
+        if any(isinstance(step, int) and step >= saved_at for step in steps):
+            set_aside(folder.sample_grid(0).parent)
+            aside = free_name(previous_of(log))
+            with replacing(aside) as temporary:
+                shutil.copyfile(log, temporary)
+            warn(f"{log} is of an earlier training; it is kept as {aside}")
+    except OSError as error:
+        raise UserError(f"cannot keep what an earlier run left in {folder.path}: {cause(error)}") from None
 
 
 def _begun(logdir: Path, trainer: Trainer, dataset: ImageDataset) -> str:

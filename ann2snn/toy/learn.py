@@ -88,4 +88,6 @@ def load(path: str | os.PathLike, settings: ToySettings) -> tuple[nn.Module, flo
         net.load_state_dict(content["ema_model"], strict=True)
     except (RuntimeError, TypeError, AttributeError, KeyError):
         require(False, f"{path}: its weights do not fit the network it describes")
+    finite = all(bool(torch.isfinite(value).all()) for value in net.state_dict().values())
+    require(finite, f"refusing {path}: its weights hold values that are not finite")
     return net.eval(), loss if isinstance(loss, float) else math.nan

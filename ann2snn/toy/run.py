@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from ..checkpoints import checkpoint
 from ..distributed.runtime import prepare_folder
 from ..errors import UserError
 from ..files.atomic import replacing, sweep, write_text
+from ..files.plain import read_text
 from .draw import picture
-from .learn import load, save, train
+from .learn import KIND, load, save, train
 from .sample import Result, fresh, sample
 from .sets import distance, draw, sliced_wasserstein
 from .settings import ToySettings
 
 PICTURE, RESULTS, NETWORK = "points.png", "results.jsonl", "toy.pt"
+LARGEST = 1 << 24  # bytes of a file of results
 
 
 def run(settings: ToySettings, out: Path, network: Path | None = None) -> list[Result]:
@@ -28,6 +33,7 @@ def run(settings: ToySettings, out: Path, network: Path | None = None) -> list[R
         sweep(prepare_folder(out), depth=0)
     except UserError as error:
         raise UserError(str(error).replace("--logdir", "--out")) from None
+    check_target(out, settings)
     start = time.perf_counter()
     if network is None:
         with tqdm(total=settings.train_steps, desc="training", leave=False, disable=None) as bar:
@@ -50,6 +56,22 @@ def run(settings: ToySettings, out: Path, network: Path | None = None) -> list[R
     print("\n".join(table(settings, loss, seconds, lines[1:])))
     print(out / PICTURE)
     return results
+
+
+def check_target(out: Path, settings: ToySettings) -> None:
+    """Raise UserError if the folder has a file of the run's names that this very run would not make."""
+    there = [name for name in (RESULTS, NETWORK, PICTURE) if os.path.lexists(out / name)]
+    if not there:
+        return
+    with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError, KeyError):  # UserError among them
+        if there[0] == RESULTS:
+            head = json.loads(read_text(out / RESULTS, LARGEST).partition("\n")[0])
+            made_with = head["settings"]
+        else:
+            made_with = checkpoint.read(out / NETWORK)["config"][KIND]
+        if made_with == settings.to_dict():
+            return
+    raise UserError(f"{out / there[0]} is not of a run with these settings: choose another --out, or remove it")
 
 
 def table(settings: ToySettings, loss: float, seconds: float, lines: list[dict]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from ..checkpoints.seal import HASH, content_hash
 from ..diffusion.power_ema import Profile, gamma_of, power_decay_at
 from ..errors import UserError
 from ..files.atomic import cause
+from ..files.beside import set_aside
 from ..files.warning import warn
 from .state import require_same
 
@@ -57,12 +57,12 @@ class PowerAverages:
         """
         for sigma, net in self.nets.items():
             average = Profile(sigma, about["step"])
-            payload = about | {"ema_model": net.state_dict()}
+            payload = about | {"ema_model": net.state_dict(), "weights": f"power{sigma:g}"}
             path, content = folder / power.snapshot_name(average), content_hash(payload)
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 if not _holds(path, content):
-                    _set_aside(path)
+                    set_aside(path)
                     checkpoint.save(path, payload)
             except (UserError, OSError) as error:
                 reason = cause(error) if isinstance(error, OSError) else error
@@ -89,11 +89,3 @@ def _holds(path: Path, content: str) -> bool:
         return path.exists() and checkpoint.read(path).get(HASH) == content
     except UserError:
         return False
-
-
-def _set_aside(path: Path) -> None:
-    """Raises OSError."""
-    if os.path.lexists(path):
-        aside = checkpoint.free_name(checkpoint.previous_of(path))
-        os.rename(path, aside)
-        warn(f"{path} is of an earlier training; it is kept as {aside}")

@@ -47,7 +47,7 @@ FIXED_ON_RESUME = (
     "data_dir",
 )
 #: Of these, what earlier checkpoints do not tell.
-UNTOLD = ("amp", "tf32", "data_dir")
+UNTOLD = ("amp", "tf32", "data_dir", "var_type")
 #: Fine-tuning's name of a flag → training's, which SDM is trained with.
 SAME = {"ft_steps": "total_steps", "ft_batch_size": "batch_size"}
 MOMENTS = ("exp_avg", "exp_avg_sq")

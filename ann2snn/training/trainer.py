@@ -315,7 +315,7 @@ class Trainer:
         for name in set(DiffusionConfig.__dataclass_fields__) - {"var_type"}:  # a choice of the sampler
             require_same(path, name, getattr(loaded.net.diffusion, name), getattr(self.diffusion, name))
         stored = raw.get("config", {}).get("train", {})
-        self.changes = self._changes(stored, path)
+        self.changes = self._changes(stored | {"var_type": loaded.net.diffusion.var_type}, path)
         self.origin = stored.get("origin")
         require_same_origin(path, self.origin, initial)
         self.net.load_state_dict(loaded.net.state_dict())
@@ -327,11 +327,14 @@ class Trainer:
 
     def _changes(self, stored: dict, path: Path) -> dict[str, tuple[object, object]]:
         """{flag: (before, now)}. Raises UserError for a change that was not asked for."""
-        current = self.train_config.to_dict() | self.run_settings
+        current = self.train_config.to_dict() | self.run_settings | {"var_type": self.diffusion.var_type}
         free = {SAME.get(name, name) for name in self.train_config.resume_with}
         if "dataset_type" in free:
             free.add("data_dir")
-        fixed = (*FIXED_ON_RESUME, "total_steps") if self.train_config.lr_decay != "none" else FIXED_ON_RESUME
+        fixed: tuple[str, ...] = FIXED_ON_RESUME
+        fixed += ("total_steps",) if self.train_config.lr_decay != "none" else ()
+        fixed += ("var_type",) if self.train_config.loss_type == "kl" else ()  # whose weights it makes
+        fixed += ("accumulate",) if counted(self.net) else ()  # batch norms see a part alone
         changes = {}
         for name in fixed:
             if name in UNTOLD and not (name in stored and name in current):

@@ -13,9 +13,9 @@ from pathlib import Path
 from benchmarks.gpu.setting import Setting
 
 NETWORK = [
-    *("--dataset_type=fashion_mnist_10k", "--img_size=8", "--ch=8", "--ch_mult=1", "--ch_mult=2", "--bit=2"),
-    *("--num_res_blocks=1", "--norm_groups=4", "--dropout=0", "--T=50", "--warmup=3", "--batch_size=8"),
-]
+    "--dataset_type=fashion_mnist_10k", "--img_size=8", "--ch=8", "--ch_mult=1", "--ch_mult=2", "--bit=2",
+    "--num_res_blocks=1", "--norm_groups=4", "--dropout=0", "--T=50", "--warmup=3", "--batch_size=8",
+]  # fmt: skip
 SAMPLING = ["--sampler=ddim", "--sampler_steps=3"]
 
 

@@ -217,10 +217,15 @@ def test_a_page_gets_the_tables_of_the_groups_that_ran_between_their_marks():
     page = document.filled(PAGE, about, [line], ran)
     head, _, rest = page.partition("text\n")
     assert head.splitlines() == [
-        *("# Speed", "", "<!-- targets -->", "processor: C", ""),
+        "# Speed",
+        "",
+        "<!-- targets -->",
+        "processor: C",
+        "",
         "| what | on | allowed | measured (quartiles) | worst at | verdict |",
         "| --- | --- | --- | --- | --- | --- |",
-        *("| a over b | CPU | ≤ 2 | 1.23 (1.20–1.30) | T = 3 | pass |", "<!-- /targets -->"),
+        "| a over b | CPU | ≤ 2 | 1.23 (1.20–1.30) | T = 3 | pass |",
+        "<!-- /targets -->",
     ]
     table = "*Title*\n\n| what | ms |\n| --- | --- |\n| x | 1.23e+03 |\n| y | – |\n\nA note."
     assert rest == f"<!-- int8 -->\n{table}\n<!-- /int8 -->\n<!-- scan -->\nkept\n<!-- /scan -->\n"

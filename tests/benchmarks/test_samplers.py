@@ -47,8 +47,16 @@ def job(tmp_path, monkeypatch):
     monkeypatch.setattr(samplers, "make_extractor", lambda *args, **options: Pixels())
     monkeypatch.setattr(samplers, "load_dataset", lambda *args: Shipped())
     return [
-        *("--checkpoint", str(tmp_path / "ckpt.pt"), "--stats", str(tmp_path / "ref.npz")),
-        *("--out", str(tmp_path / "out"), "--images", "5", "--batch_size", "3"),
+        "--checkpoint",
+        str(tmp_path / "ckpt.pt"),
+        "--stats",
+        str(tmp_path / "ref.npz"),
+        "--out",
+        str(tmp_path / "out"),
+        "--images",
+        "5",
+        "--batch_size",
+        "3",
     ]
 
 

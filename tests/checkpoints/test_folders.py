@@ -1,7 +1,9 @@
 """Networks as folders: what is saved comes back bit for bit, and anything else is refused in one line."""
 
+import copy
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -67,6 +69,17 @@ def test_nothing_is_overwritten_and_foreign_networks_are_named(ann, tmp_path):
         with pytest.raises(UserError, match="nothing is overwritten"):
             ann2snn.save(ann, path)
     assert (tmp_path / "net" / WEIGHTS).read_bytes() == before and len(list(tmp_path.iterdir())) == 2
+    links = tmp_path / "links"
+    (links / "empty").mkdir(parents=True)
+    for target in ("nowhere", "empty"):
+        (links / "link").symlink_to(target)
+        with pytest.raises(UserError, match="is a link"):  # found at once, not when it is to be replaced
+            folders.check_free(links / "link")
+        (links / "link").unlink()
+    os.mkfifo(links / "pipe")
+    with pytest.raises(UserError, match="nothing is overwritten"):
+        folders.check_free(links / "pipe")
+    shutil.rmtree(links)
     with pytest.raises(UserError, match="a Linear cannot be saved"):
         ann2snn.save(torch.nn.Linear(2, 2), tmp_path / "linear")
     with pytest.raises(UserError, match="dtype=int8"):
@@ -92,6 +105,11 @@ def test_what_could_not_be_read_again_is_not_written(ann, tmp_path, name):
     for key, value in told:
         with pytest.raises(UserError, match=CONFIG if key == "note" else key):
             ann2snn.save(ann, tmp_path / name, **{key: value})
+    for net in (ann, ann2snn.convert(ann)):
+        diverged = copy.deepcopy(net)
+        next(diverged.parameters()).data.view(-1)[-1] = np.nan
+        with pytest.raises(UserError, match="not finite"):
+            ann2snn.save(diverged, tmp_path / name)
     assert not list(tmp_path.iterdir())
     ann2snn.save(ann, tmp_path / name, step=np.int64(7), note=np.float32(0.5))
     ann2snn.load(tmp_path / name)

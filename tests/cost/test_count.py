@@ -24,9 +24,9 @@ MODES = {"layer_sync": LAYER_SYNC, "stream": STREAM, "settled": AUTO, "burst": r
 modes = pytest.mark.parametrize("mode", MODES)
 #: Fed by real values, whatever the schedule.
 REAL = {
-    *("head", "time_embedding.timembedding.1", "downblocks.1.main", "upblocks.2.main", "downblocks.2.shortcut"),
+    "head", "time_embedding.timembedding.1", "downblocks.1.main", "upblocks.2.main", "downblocks.2.shortcut",
     *(f"upblocks.{i}.shortcut" for i in (0, 1, 3, 4)),
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -131,10 +131,10 @@ def test_constant_currents_are_computed_once():
 
 #: Layers of FSDDIM that read real values, and in which input channels; the sheet's list of real-valued tensors.
 FSDDIM_REAL = {
-    **{"temb.0": (0, 8), "conv_in": (0, 1), "downs.0.0.conv1": (0, 8), "downs.1.0.conv1": (0, 8)},
-    **{"ups.1.0.conv1": (0, 8), "ups.1.0.nin_shortcut": (0, 8), "conv_out": (8, 16)},  # behind an upsampler; conv_in
-    **{"final_res_block.conv1": (8, 16), "final_res_block.nin_shortcut": (8, 16)},
-}
+    "temb.0": (0, 8), "conv_in": (0, 1), "downs.0.0.conv1": (0, 8), "downs.1.0.conv1": (0, 8),
+    "ups.1.0.conv1": (0, 8), "ups.1.0.nin_shortcut": (0, 8), "conv_out": (8, 16),  # behind an upsampler; conv_in
+    "final_res_block.conv1": (8, 16), "final_res_block.nin_shortcut": (8, 16),
+}  # fmt: skip
 #: Of these, the ones whose real values are the first convolution's: the same in every step.
 FSDDIM_ONCE = {"downs.0.0.conv1", "final_res_block.conv1", "final_res_block.nin_shortcut", "conv_out"}
 

@@ -159,7 +159,7 @@ def test_singlestep_solvers_of_the_data_prediction(order, steps, mean_type, kind
     """Whole chains on our times. Their 3S takes its middle call where the paper's does under `heun` alone."""
     vp, x_T = process(mean_type=mean_type), normal(2, 1, 4, 4)
     made = scheduler(
-        *("DPMSolverSinglestepScheduler", vp), solver_order=order, prediction_type=kind, lower_order_final=True
+        "DPMSolverSinglestepScheduler", vp, solver_order=order, prediction_type=kind, lower_order_final=True
     )
     made.set_timesteps(steps)
     nodes = [node(vp, time) for time in SAMPLERS["dpmpp_singlestep"].times(vp, steps=steps, order=order)]

@@ -35,9 +35,9 @@ def noise_covariance(process, t, s, lam):
 
 def test_grid_values():
     expected = (
-        *(1, 0.79638228, 0.61591898, 0.45861012, 0.32445569, 0.21345569, 0.12561012, 0.06091898),
-        *(0.01938228, 0.001),
-    )
+        1, 0.79638228, 0.61591898, 0.45861012, 0.32445569, 0.21345569, 0.12561012, 0.06091898,
+        0.01938228, 0.001,
+    )  # fmt: skip
     np.testing.assert_allclose(time_grid(PROCESS, 9), expected, rtol=0, atol=5e-9)
     assert time_grid(PROCESS, 1) == (1.0, 1e-3)
     np.testing.assert_allclose(time_grid(VP, 3, power=1), (999, 666, 333, 0), rtol=1e-12)

@@ -92,13 +92,13 @@ PLANS = [
     *(
         (name, {"steps": k, "order": order, "skip": skip})
         for name, largest in (
-            *(("dpm_solver", 3), ("dpmpp", 3), ("dpmpp_singlestep", 3), ("dpmpp_sde", 2), ("unipc", 3)),
+            ("dpm_solver", 3), ("dpmpp", 3), ("dpmpp_singlestep", 3), ("dpmpp_sde", 2), ("unipc", 3),
         )
         for order in range(1, largest + 1)
         for skip in REAL_TIMES
         for k in (order + 1, 6, 7, 8)
     ),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "options"), PLANS)
@@ -176,6 +176,7 @@ def test_tables_agree():
         ("analytic_dpm", {"steps": 5}, "analytic_statistics"),
         ("analytic_dpm", {"steps": 5, "statistics": torch.ones(19)}, "20 diffusion steps"),
         ("analytic_dpm", {"steps": 5, "statistics": torch.full((20,), torch.nan)}, "lack 4"),
+        ("analytic_dpm", {"steps": 5, "statistics": torch.full((20,), torch.inf)}, "lack 4"),
         ("dpm_solver", {"steps": 3, "order": 3}, "at least 4 network calls"),
         ("dpm_solver", {"steps": 9, "order": 4}, "--sampler_order=4"),
         ("dpm_solver", {"steps": 9, "skip": "sddpm"}, "--skip_type=sddpm"),

@@ -5,9 +5,14 @@ import math
 import pytest
 import torch
 
-from ann2snn.diffusion.predict import x0_from_eps
+import ann2snn
+from ann2snn.config import DiffusionConfig, SampleConfig
+from ann2snn.diffusion import VP
+from ann2snn.diffusion.predict import predicted_eps, x0_from_eps
+from ann2snn.diffusion.process import run_sampler
 from ann2snn.diffusion.samplers import SAMPLERS, sample_ddim, sample_heun, sample_pndm
 from ann2snn.diffusion.samplers.pndm import WEIGHTS
+from ann2snn.diffusion.samplers.solver import ddim_step, node
 from tests.diffusion.test_solvers import flow_error
 from tests.diffusion.vp_exact import in_terms_of, no_noise, normal, process
 
@@ -17,24 +22,65 @@ def net(x, t):
     return torch.tanh(x + 1e-3 * t.to(x).view(-1, 1, 1, 1)) + 0.1
 
 
-@pytest.mark.parametrize("times", [3, 4, 11])
-def test_pndm_is_that_of_diffusers_without_runge_kutta(times):
+def pndm_of_diffusers(net, vp, x, times):
     """Theirs leaves the state at t = 0 and does nothing with its call there, which here makes the image."""
     schedulers = pytest.importorskip("diffusers.schedulers", reason="pip install -r requirements-dev.txt")
-    vp, x_T, stride = process(10 * (times - 1) + 1), normal(2, 1, 4, 4), 10
+    stride = (vp.diffusion_steps - 1) // (times - 1)
     made = schedulers.PNDMScheduler(num_train_timesteps=vp.diffusion_steps, skip_prk_steps=True)
     made.alphas_cumprod, made.final_alpha_cumprod = vp.alphas_bar, vp.alphas_bar[0]
     made.set_timesteps(vp.diffusion_steps // stride)
     first, *later = range(vp.diffusion_steps - 1, -1, -stride)
     called = torch.tensor([first, later[0], *later])
     assert called.tolist() == SAMPLERS["pndm"].times(vp, steps=times + 1)
-    x = x_T
     for t in called:
         x = made.step(net(x, t.expand(len(x))), t, x).prev_sample
     end = torch.zeros(len(x), dtype=torch.long)
-    expected = x0_from_eps(vp, net(x, end), x, end).clamp(-1, 1)
+    return x0_from_eps(vp, net(x, end), x, end).clamp(-1, 1)
+
+
+@pytest.mark.parametrize("times", [3, 4, 11])
+def test_pndm_is_that_of_diffusers_without_runge_kutta(times):
+    vp, x_T = process(10 * (times - 1) + 1), normal(2, 1, 4, 4)
     got = sample_pndm(net, vp, x_T, noise=no_noise, steps=times + 1, clip=False)
-    torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(got, pndm_of_diffusers(net, vp, x_T, times), rtol=1e-8, atol=1e-8)
+
+
+def test_it_is_on_the_network_that_ships_given_the_noise_that_v_implies():
+    ann = ann2snn.pretrained("fashion-mnist-32-4bit").double()
+    vp, x_T = VP(ann.diffusion), normal(1, 1, 32, 32)
+
+    def eps(x, t):
+        return predicted_eps(vp, ann(x, t), x, t)
+
+    with torch.no_grad():
+        got, expected = sample_pndm(ann, vp, x_T, steps=11, clip=False), pndm_of_diffusers(eps, vp, x_T, 10)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_last_steps_may_combine_fewer_predictions():
+    """Of three, two and one; those before them are the same."""
+    vp, states = process(100), {False: [], True: []}
+    for lower, seen in states.items():
+        hook = lambda t, x, seen=seen: seen.append((t, x))  # noqa: E731
+        sample_pndm(net, vp, normal(2, 1, 4, 4), steps=10, clip=False, on_step=hook, lower_order_final=lower)
+    times, lowered = [t for t, _ in states[True]], [x for _, x in states[True]]
+    assert all(torch.equal(x, state) for x, (_, state) in zip(lowered[:7], states[False][:7], strict=True))
+    slopes = [net(x, torch.full((2,), t)) for t, x in states[True]]
+    for last, end in enumerate((7, 8, 9)):
+        weights = WEIGHTS[3 - last]
+        eps = sum(weight * slopes[end - 1 - back] for back, weight in enumerate(weights))
+        expected = ddim_step(lowered[end - 1], eps, node(vp, times[end - 1]), node(vp, times[end]))
+        torch.testing.assert_close(lowered[end], expected, rtol=1e-12, atol=1e-12)
+        assert not torch.allclose(lowered[end], states[False][end][1], atol=1e-6)
+
+
+def test_the_setting_reaches_the_sampler():
+    x_T = normal(2, 1, 4, 4)
+    images = [
+        run_sampler(net, DiffusionConfig(diffusion_steps=100), 4, SampleConfig("pndm", 8, **way), lambda: x_T)
+        for way in ({}, {"lower_order_final": True})
+    ]
+    assert not torch.equal(*images)
 
 
 @pytest.mark.parametrize("order", WEIGHTS)
@@ -74,7 +120,8 @@ def test_clip_bounds_the_image_that_every_call_implies():
         states = []
         sample_pndm(
             lambda x, t, value=value: torch.full_like(x, value),
-            *(vp, x_T),
+            vp,
+            x_T,
             steps=8,
             clip=clip,
             on_step=lambda t, x, states=states: states.append(x),

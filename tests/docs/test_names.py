@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("config/**/*.md"))]
 #: Flags of torchrun, Slurm and uv or pip that pages show in commands.
 OTHERS = {
-    *("max_restarts", "nnodes", "nproc_per_node", "rdzv_backend", "rdzv_endpoint", "rdzv_id", "standalone"),
-    *("cpus", "gpus", "job", "nodes", "ntasks", "open", "requeue", "signal", "time", "flagfile", "help", "index"),
-}
+    "max_restarts", "nnodes", "nproc_per_node", "rdzv_backend", "rdzv_endpoint", "rdzv_id", "standalone",
+    "cpus", "gpus", "job", "nodes", "ntasks", "open", "requeue", "signal", "time", "flagfile", "help", "index",
+}  # fmt: skip
 
 
 def table() -> str:

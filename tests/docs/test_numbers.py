@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from benchmarks import guidance
+from benchmarks import guidance, multistep
 from benchmarks.carry_table import in_full, microjoules, overview
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +145,17 @@ def test_the_table_of_steps_a_call():
         if "spikes" in row and row["way"] != "layer_sync, from rest":
             cells = [row["way"], f"{row['share_of_rest']:.1%}", f"{row['steps_run']:.2f}", f"{row['worst_error']:.1e}"]
             assert f"| {' | '.join(cells)} | {row['score']:.1f} |" in results
+
+
+def test_the_table_of_combined_predictions():
+    results = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    section = results.split("### Rounded activations ")[1].split("###")[0]
+    rows = json.loads((FIGURES / "multistep.json").read_text())["rows"]
+    table = multistep.table(rows)
+    assert table in section and {row["step"] for row in rows} == {shipped_step()}
+    words = section.replace(table, "")
+    told = re.findall(r"\b\d+\.\d\b", words[words.index("* Rounding") :])
+    assert len(told) == 11 and set(told) <= {f"{row['score']:.1f}" for row in rows}
 
 
 def test_what_guidance_costs():

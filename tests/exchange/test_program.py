@@ -111,9 +111,15 @@ def test_diffusers_networks(tmp_path):
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     model = diffusers.UNet2DModel(
-        **{"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 16)},
-        **{"layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 4},
-        **{"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")},
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     )
     x, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 700])
     snn = ann2snn.convert(ann2snn.quantize(model, 4, calibrate=[(x, t)]))

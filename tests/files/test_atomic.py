@@ -28,6 +28,20 @@ def refusal(path, text=BIG) -> str:
     return message
 
 
+@pytest.mark.parametrize("name", ["n" * 255, "é" * 127, "😀" * 63])
+def test_a_file_and_a_folder_may_have_the_longest_name_there_is(tmp_path, name):
+    for replaced in ("old", "new"):
+        write_text(tmp_path / name, replaced)
+    with replacing(tmp_path / name, previous=tmp_path / f"a{name[1:]}") as temporary:
+        assert atomic._TEMPORARY.fullmatch(temporary.name)  # or no sweep would find it
+        temporary.write_text("newest")
+    assert [path.read_text() for path in (tmp_path / name, tmp_path / f"a{name[1:]}")] == ["newest", "new"]
+    with new_folder(tmp_path / "new" / name) as folder:
+        (folder / "file").write_text("in it")
+    assert (tmp_path / "new" / name / "file").read_text() == "in it"
+    assert sorted(os.listdir(tmp_path)) == sorted([name, f"a{name[1:]}", "new"])
+
+
 # ---- disks that refuse ----------------------------------------------------------------------------------------------
 
 

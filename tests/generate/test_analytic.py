@@ -8,7 +8,7 @@ from ann2snn.checkpoints.checkpoint import Loaded
 from ann2snn.config import SampleConfig
 from ann2snn.data import load_dataset
 from ann2snn.distributed.world import ALONE
-from ann2snn.generate.analytic import noise_statistics, statistics_path
+from ann2snn.generate.analytic import noise_statistics, statistics_name
 from tests.helpers import random_ann
 
 
@@ -16,8 +16,8 @@ def test_files_are_named_after_the_content_of_the_data_set(tmp_path):
     (tmp_path / "ckpt.pt").write_bytes(b"any")
     source, sample = Loaded(random_ann(ch=4, ch_mult=(1,)), tmp_path / "ckpt.pt"), SampleConfig("analytic_dpm", 5)
     train, test = (load_dataset("fashion_mnist_10k", "", 8, train=train) for train in (True, False))
-    paths = {statistics_path(source, sample, 8, data) for data in (train, test, train.part(0, 100))}
-    assert len(paths) == 3 and statistics_path(source, sample, 8, load_dataset("fashion_mnist_10k", "", 8)) in paths
+    paths = {statistics_name(source, sample, 8, data) for data in (train, test, train.part(0, 100))}
+    assert len(paths) == 3 and statistics_name(source, sample, 8, load_dataset("fashion_mnist_10k", "", 8)) in paths
 
 
 def test_python_measures_what_the_scripts_do(tmp_path):
@@ -27,7 +27,9 @@ def test_python_measures_what_the_scripts_do(tmp_path):
     )
     (tmp_path / "ckpt.pt").write_bytes(b"any")
     sample = SampleConfig("analytic_dpm", 5, seed=3)
-    theirs = noise_statistics(Loaded(net, tmp_path / "ckpt.pt"), sample, lambda: data, 40, ALONE)
+    theirs = noise_statistics(Loaded(net, tmp_path / "ckpt.pt"), sample, lambda: data, 40, tmp_path / "run", ALONE)
+    assert len(list((tmp_path / "run").iterdir())) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ckpt.pt", "run"]  # nothing beside the checkpoint
     images = torch.stack([data[i] for i in range(40)])
     net.train()
     ours = ann2snn.noise_statistics(net, images, steps=5, seed=3)

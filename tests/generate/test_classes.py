@@ -264,3 +264,12 @@ class TestSampling:
     def test_an_unconditional_network_is_neither_guided_nor_told_a_class(self, how):
         with pytest.raises(UserError, match="knows no classes"):
             images(random_ann(in_channels=1), **how)
+
+
+def test_labels_are_said_once_and_in_any_sequence(ann):
+    assert_equal(images(ann, 3, labels=range(3)), images(ann, 3, labels=[0, 1, 2]))
+    for labels in (1, [0, 1, 2]):
+        with pytest.raises(UserError, match="^labels and class_label: .* give one"):
+            images(ann, 3, labels=labels, class_label=2)
+        with pytest.raises(UserError, match="^labels and class_label: .* give one"):
+            ann2snn.trajectory(ann, 3, labels=labels, class_label=2)

@@ -226,3 +226,18 @@ def test_masks_that_do_not_fit_are_refused(ann):
             ann2snn.inpaint(ann, pictures(1), mask, 4)
     with pytest.raises(UserError, match="resamples=0"):
         ann2snn.inpaint(ann, pictures(1), left_half(), 4, resamples=0)
+
+
+@pytest.mark.parametrize("name", ["eta", "order", "sampler", "seed"])
+@pytest.mark.parametrize("function", ["inpaint", "invert", "round_trip"])
+def test_settings_that_would_be_passed_over_are_refused(ann, function, name):
+    if (function, name) == ("inpaint", "seed"):
+        name = "grid_power"
+    mask = [left_half()] if function == "inpaint" else []
+    with pytest.raises(UserError, match=f"^{name}: in(paint|vert) has no such setting; it takes .*guidance"):
+        getattr(ann2snn, function)(ann, pictures(1), *mask, steps=2, **{name: 1})
+
+
+def test_interpolation_has_two_seeds_and_no_third(ann):
+    with pytest.raises(UserError, match="^seed=3: interpolate has two, seed_a and seed_b"):
+        ann2snn.interpolate(ann, 1, 2, 3, steps=2, seed=3)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import ann2snn
-from ann2snn import UserError
+from ann2snn import DiffusionConfig, UserError
+from ann2snn.config import LEARNED
 from tests.helpers import random_ann
 
 IMAGES = torch.randint(256, (70, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -25,3 +26,21 @@ def test_a_network_that_predicts_nothing_has_the_variance_of_the_noise_as_its_lo
 def test_images_that_are_not_the_networks_are_refused():
     with pytest.raises(UserError, match="images: "):
         ann2snn.denoising_loss(random_ann(diffusion_steps=10), IMAGES[:, :1])
+
+
+def test_a_variance_that_is_told_does_not_count():
+    told = ann2snn.build_unet(
+        bit=32,
+        ch=8,
+        ch_mult=(1,),
+        num_res_blocks=1,
+        norm_groups=4,
+        image_size=8,
+        diffusion=DiffusionConfig(10, var_type=LEARNED),
+    )
+    images = IMAGES[:9]
+    answers = torch.randn(2, 9, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    told.forward = lambda x, t: answers.transpose(0, 1).flatten(1, 2)
+    loss = ann2snn.denoising_loss(told, images)
+    told.forward, told.diffusion = lambda x, t: answers[0], DiffusionConfig(10)
+    assert loss == ann2snn.denoising_loss(told, images)

@@ -45,8 +45,15 @@ pytestmark = pytest.mark.skipif(
 )
 WAITS = Path(__file__).with_name("waits.json")
 TINY = UNetConfig(
-    **{"in_channels": 1, "image_size": 4, "ch": 4, "ch_mult": (1,), "num_res_blocks": 1, "diffusion_steps": STEPS},
-    **{"norm_groups": 2, "dropout": 0.1, "bits": 2},
+    in_channels=1,
+    image_size=4,
+    ch=4,
+    ch_mult=(1,),
+    num_res_blocks=1,
+    diffusion_steps=STEPS,
+    norm_groups=2,
+    dropout=0.1,
+    bits=2,
 )
 
 

@@ -27,11 +27,11 @@ WORDS = {
     **dict.fromkeys(("expanded", "expanded elsewhere"), "larger than its data"),
     **dict.fromkeys(("billion laughs", "billion laughs as step", "deep"), "too large or too deep"),
     **dict.fromkeys(("packed", "bomb"), "packed"),
-    **{"storage of another size": "another size than is stored", "one tensor for all": "share their data"},
-    **{"torchscript": "TorchScript", "tar": "torch before 1.6"},
-    **{"billion laughs as name": "neither names nor numbers", "path as stage": "no plain word"},
-    **{"table as setting": "no table of plain values", "tensor as setting": "no table of plain values"},
-}
+    "storage of another size": "another size than is stored", "one tensor for all": "share their data",
+    "torchscript": "TorchScript", "tar": "torch before 1.6",
+    "billion laughs as name": "neither names nor numbers", "path as stage": "no plain word",
+    "table as setting": "no table of plain values", "tensor as setting": "no table of plain values",
+}  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name", "ignore:.*torch.jit.script:FutureWarning")

@@ -64,9 +64,18 @@ def test_no_source_evaluates_unpickles_or_calls_a_shell(path):
 @pytest.mark.parametrize(
     "text",
     [
-        *("eval('1')", "exec(x)", "import pickle", "from pickle import loads", "import os\nos.system('ls')"),
-        *("run(a, shell=True)", "np.load(p, allow_pickle=True)", "np.load(p)", "torch.load(p)"),
-        *("torch.load(p, weights_only=False)", "torch.load(p, weights_only=flag)", "import a, marshal"),
+        "eval('1')",
+        "exec(x)",
+        "import pickle",
+        "from pickle import loads",
+        "import os\nos.system('ls')",
+        "run(a, shell=True)",
+        "np.load(p, allow_pickle=True)",
+        "np.load(p)",
+        "torch.load(p)",
+        "torch.load(p, weights_only=False)",
+        "torch.load(p, weights_only=flag)",
+        "import a, marshal",
     ],
 )
 def test_the_check_finds_each_of_them(text):

@@ -1,5 +1,7 @@
 """Networks of this program in diffusers' pipelines make the images that diffusers' own, and one another, make."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -28,12 +30,15 @@ def theirs(tmp_path_factory):
     made = {}
     for name, head in (("ours", None), ("theirs", 8)):
         model = diffusers.UNet2DModel(
-            **{"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 16)},
-            **{"layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": head},
-            **{
-                "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-                "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-            },
+            sample_size=8,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            norm_num_groups=4,
+            attention_head_dim=head,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         )
         folder = tmp_path_factory.mktemp(name)
         pipeline("DDPM", model).save_pretrained(folder)
@@ -98,3 +103,15 @@ def test_a_network_of_classes_is_told_them():
     x, t, y = torch.randn(2, 3, 4, 4), torch.tensor([7, 7]), torch.tensor([0, 2])
     with torch.no_grad():
         assert torch.equal(ann2snn.in_pipeline(net)(x, 7, class_labels=y).sample, net(x, t, y))
+
+
+def test_a_variance_that_is_told_goes_to_a_scheduler_that_takes_it_alone():
+    told = ann2snn.DiffusionConfig(diffusion_steps=100, var_type="learned_range")
+    net = ann2snn.build_unet(
+        bit=2, in_channels=1, image_size=8, ch=8, ch_mult=(1,), num_res_blocks=1, norm_groups=4, diffusion=told
+    ).eval()
+    assert images(pipeline("DDPM", ann2snn.in_pipeline(net), variance_type="learned_range")).shape == (2, 8, 8, 1)
+    with pytest.raises(ann2snn.UserError, match='use DDPMScheduler with variance_type="learned_range", or set'):
+        images(pipeline("DDIM", ann2snn.in_pipeline(net)))
+    net.diffusion = replace(told, var_type="fixedlarge")
+    assert images(pipeline("DDIM", ann2snn.in_pipeline(net))).shape == (2, 8, 8, 1)

@@ -24,9 +24,9 @@ LAYER_SYNC = {
 STREAM = LAYER_SYNC | {"schedule": "stream"}
 AUTO = STREAM | {"settle_steps": "auto"}
 INPUTS = (
-    *("log.jsonl", "flagfile.txt", "gap.json", "SNN_2bit_ft/gap.json", "SNN_2bit_ft", "snn_eval.txt", "raster.npz"),
-    *("generated", "real.png", "sample", "images"),
-)
+    "log.jsonl", "flagfile.txt", "gap.json", "SNN_2bit_ft/gap.json", "SNN_2bit_ft", "snn_eval.txt", "raster.npz",
+    "generated", "real.png", "sample", "images",
+)  # fmt: skip
 
 
 def written_report(logdir: Path) -> Path:
@@ -145,8 +145,14 @@ def account(label: str, spiking: dict | None, energy: float, steps: int | None =
     prices = {"compute_pj": 1e6 * energy, "total_pj": 1e7 * energy, "total_by_event_pj": 1e8 * energy}
     ways = ("counted", "all_mac") if spiking else ("fp32", "quantized", "quantized_skipping_zeros")
     return {
-        **{"label": label, "spiking": spiking, "bits": 2, "latency_steps": steps, "latency_steps_delayed": steps},
-        **{"carried": carried, "layers": [], "totals": {"spikes": 1e3, "ac": 1e6, "mac": 1e5, "dense_mac": 1e7}},
+        "label": label,
+        "spiking": spiking,
+        "bits": 2,
+        "latency_steps": steps,
+        "latency_steps_delayed": steps,
+        "carried": carried,
+        "layers": [],
+        "totals": {"spikes": 1e3, "ac": 1e6, "mac": 1e5, "dense_mac": 1e7},
         "energy": {way: {"fp32": prices, "int8": prices, "int8_state16": prices} for way in ways},
         "spikes_by_call": [1000.0, 100.0 if carried else 900.0] if spiking else [],
     }

@@ -71,7 +71,13 @@ def test_marks_stand_at_their_values():
 
 def test_ticks_are_short():
     assert [tick_text(v) for v in (0.05, 1, 5000, 20_000, 1e6, 5e9, 1e15)] == [
-        *("0.05", "1", "5000", "20 k", "1 M", "5 G", "1000 T")
+        "0.05",
+        "1",
+        "5000",
+        "20 k",
+        "1 M",
+        "5 G",
+        "1000 T",
     ]
 
 

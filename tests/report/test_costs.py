@@ -109,14 +109,14 @@ def test_hostile_strings_are_shown_as_text(measured, logdir):
 
 
 WRONG = (
-    *("", "{", "null", "[]", "7", '{"reports": 3}', '{"reports": [3, {}, null]}', "[" * 100_000),
+    "", "{", "null", "[]", "7", '{"reports": 3}', '{"reports": [3, {}, null]}', "[" * 100_000,
     '{"reports": [{"label": 1, "totals": [], "energy": {}, "layers": []}]}',
     '{"reports": [{"label": 1, "totals": {}, "energy": {"fp32": 3}, "layers": []}]}',
     '{"reports": [{"label": 1, "totals": {"ac": "x", "mac": 1e999}, "energy": {"a": {}}, "layers": [{"name": 3}]}]}',
     '{"images": "a", "calls_per_image": [], "reports": [{"label": {}, "totals": {}, "energy": {}, "layers": [7]}]}',
     '{"calls_per_image": 1e308, "reports": [{"label": "a", "bits": {}, "latency_steps": NaN, "totals": {"ac": 1e308, '
     '"mac": 1e308}, "energy": {"all_mac": {"fp32": {"total_pj": 1e308}}}, "layers": []}]}',
-)
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("content", WRONG, ids=range(len(WRONG)))
@@ -135,7 +135,13 @@ def test_malformed_report_is_noted_and_the_others_are_shown(measured, logdir):
 
 def test_numbers_are_shown_with_the_prefix_that_fits():
     assert [scaled(v) for v in (0, 7, 99.94, 999.4, 999.6, 1234, 5.678e6)] == [
-        *("0", "7", "99.9", "999", "1 k", "1.23 k", "5.68 M")
+        "0",
+        "7",
+        "99.9",
+        "999",
+        "1 k",
+        "1.23 k",
+        "5.68 M",
     ]
     assert [joules(v) for v in (0.5, 1070000, 2.5e9, float("nan"))] == ["0.5 pJ", "1.07 µJ", "2.5 mJ", "–"]
     assert [steps_text(s) for s in ((None, None), (5, 25), (54, 54), (5, None))] == ["–", "5 / 25", "54", "5"]

@@ -36,11 +36,11 @@ def cost_file(direct: DirectSpiking, spikes: float, told: bool = True) -> dict:
     energy = {"compute_pj": 5e6, "total_pj": 6e6}
     layers = [{"name": "conv", "kind": "conv", "inputs": "real", "mac": 1000.0}]
     one = {
-        **{"label": direct.label, "spiking": direct.to_dict() if told else None, "bits": 32, "layers": layers},
-        **{"latency_steps": direct.spike_steps, "latency_steps_delayed": direct.spike_steps + 51},
+        "label": direct.label, "spiking": direct.to_dict() if told else None, "bits": 32, "layers": layers,
+        "latency_steps": direct.spike_steps, "latency_steps_delayed": direct.spike_steps + 51,
         "totals": {"spikes": spikes, "firing_rate": 0.125, "ac": 4e6, "mac": 1e6, "additions": 9.0, "updates": 7.0},
         "energy": {way: {"fp32": energy, "int8": energy} for way in ("counted", "all_mac")},
-    }
+    }  # fmt: skip
     return {"images": 2, "times": 4, "calls_per_image": 50, "reports": [one]}
 
 
@@ -105,7 +105,10 @@ def test_the_summary_calls_networks_by_architecture_threshold_and_steps(logdir):
     run = collect(logdir)
     header, rows = summary_table(run)
     assert header == [
-        *("network", "threshold", "steps per call", "spikes per image and call"),
+        "network",
+        "threshold",
+        "steps per call",
+        "spikes per image and call",
         "FD_efficientnet_lite0 (images)",
     ]
     assert rows == [

@@ -30,6 +30,7 @@ from tests.report.run_folder import (
     write_image_set,
     write_json,
     write_lines,
+    write_picture,
     write_run,
     written_report,
 )
@@ -139,13 +140,13 @@ def test_hostile_strings_are_shown_as_text(logdir):
 
 
 WRONG = (
-    *("", "{", "null", "[]", "7", '"x"', "{}", "[" * 100_000, "\xff"),
-    *('{"reports": 3}', '{"reports": [3, {}, null]}', '{"prediction_gap": "ab", "blocks": {}}'),
+    "", "{", "null", "[]", "7", '"x"', "{}", "[" * 100_000, "\xff",
+    '{"reports": 3}', '{"reports": [3, {}, null]}', '{"prediction_gap": "ab", "blocks": {}}',
     '{"images": 1e999, "reports": [{"label": 3, "spiking": {"schedule": []}, "blocks": [{"block": "prediction"}]}]}',
     '{"network": "trained", "spiking": [], "bits": {}, "count": "many", "notes": 3}',
     '{"network": "trained", "spiking": null, "bits": NaN, "count": [1], "notes": {"a": 1}, "FID": NaN, "seed": {}}',
     '{"stage": "train", "step": "a", "loss": []}',
-)
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("content", WRONG, ids=range(len(WRONG)))
@@ -268,3 +269,12 @@ def test_a_browser_is_told_to_fetch_nothing_and_to_run_the_page_s_own_script_alo
     assert rules["default-src"] == "'none'" and rules["script-src"] == f"'sha256-{digest}'"
     assert script == (Path(ann2snn.report.__file__).parent / "page.js").read_text(encoding="utf-8")
     assert len(script.splitlines()) < 300
+
+
+def test_pictures_of_evaluate_are_not_shown_as_the_conversions(tmp_path):
+    for name in ("ANN", "SNN_T3", "SNN_T3_carried", "interpolate_1_2_8_ann_ddim3", "trajectory_x"):
+        write_picture(tmp_path / "images" / f"{name}.png", (42, 22))
+    (group,) = sample_groups(collect(tmp_path))
+    assert [grid.title for grid in group.grids] == [
+        f"images/{name}.png" for name in ("ANN", "SNN_T3", "SNN_T3_carried")
+    ]

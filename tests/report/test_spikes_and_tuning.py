@@ -76,8 +76,13 @@ def test_a_prediction_gap_too_few_or_too_many_costs_only_itself(logdir):
 @pytest.mark.parametrize(
     "content",
     [
-        *("{", "[]", "{}", '{"prediction_gap": [], "blocks": []}', '{"prediction_gap": "ab", "blocks": []}'),
-        *('{"prediction_gap": [1], "blocks": {}}', '{"prediction_gap": [1], "blocks": [7]}'),
+        "{",
+        "[]",
+        "{}",
+        '{"prediction_gap": [], "blocks": []}',
+        '{"prediction_gap": "ab", "blocks": []}',
+        '{"prediction_gap": [1], "blocks": {}}',
+        '{"prediction_gap": [1], "blocks": [7]}',
         '{"prediction_gap": [1], "blocks": [], "identity": 3}',
     ],
 )
@@ -176,16 +181,16 @@ DAMAGE = {
     "window": [np.int64(0), np.int64(4), np.float64(3), np.array([3])],
     "t": [np.float64("nan"), np.array([1.0]), np.array("x")],
     "modes": [
-        *(np.array(["{"]), np.array(["{}"]), np.array([1]), np.array([], dtype="U1"), np.array(["[" * 9000])),
+        np.array(["{"]), np.array(["{}"]), np.array([1]), np.array([], dtype="U1"), np.array(["[" * 9000]),
         *(np.array([json.dumps(STREAM | change)]) for change in ({"settle_steps": 1e999}, {"signed": "no"})),
         np.array([json.dumps(STREAM)] * 3),  # and events of two
     ],
     "events_0": [
-        *(np.zeros((2, 4, 3), np.int16), np.full((2, 4, 3), 2, np.int8), np.zeros((2, 5, 3), np.int8)),
-        *(np.zeros((2, 4, 2), np.int8), np.zeros((2, 4), np.int8)),
+        np.zeros((2, 4, 3), np.int16), np.full((2, 4, 3), 2, np.int8), np.zeros((2, 5, 3), np.int8),
+        np.zeros((2, 4, 2), np.int8), np.zeros((2, 4), np.int8),
         np.array([{"a": 1}], dtype=object),  # a pickle
     ],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "index"), [(name, i) for name, values in DAMAGE.items() for i in range(len(values))])

@@ -69,8 +69,11 @@ def test_it_receives_settings_scalars_pictures_and_the_end(tmp_path, install, ca
     name, how = first
     assert name == "init" and how.pop("id") == run_id(tmp_path)
     assert how == {
-        **{"project": "spikes", "name": tmp_path.name, "dir": str(tmp_path)},
-        **{"config": settings, "resume": "allow"},
+        "project": "spikes",
+        "name": tmp_path.name,
+        "dir": str(tmp_path),
+        "config": settings,
+        "resume": "allow",
     }
     assert last == ("finish", {})
     assert fake.logged[0] == (0, {"loss": 1.5, "lr": 0.5}) and fake.logged[2] == (1, {"loss": 0.5})

@@ -8,9 +8,9 @@ from ann2snn.nets.sddpm import SDDPM
 from tests.scripts import SAMPLING
 
 COMMON = [
-    *("--dataset_type=fashion_mnist_10k", "--img_size=8", "--ch=4", "--ch_mult=1", "--ch_mult=2", "--device=cpu"),
-    *("--num_res_blocks=1", "--timestep=2", "--T=20", "--num_threads=1", *SAMPLING),
-]
+    "--dataset_type=fashion_mnist_10k", "--img_size=8", "--ch=4", "--ch_mult=1", "--ch_mult=2", "--device=cpu",
+    "--num_res_blocks=1", "--timestep=2", "--T=20", "--num_threads=1", *SAMPLING,
+]  # fmt: skip
 RUN = ["--log_step=1", "--save_step=2", "--sample_step=0", "--sample_size=3", "--gen_images=3", "--gap_images=1"]
 SHAPES = {
     "sddpm": ["--arch=sddpm", *COMMON],

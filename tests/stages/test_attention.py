@@ -21,9 +21,9 @@ from tests.stages.test_resume import assert_same_run
 
 DATA = ["--dataset_type=fashion_mnist_10k", "--img_size=8", "--num_threads=1", "--device=cpu"]
 NETWORK = [
-    *("--arch=attention", "--ch=8", "--ch_mult=1", "--ch_mult=2", "--attn=1", "--num_res_blocks=1", "--norm_groups=4"),
-    *("--dropout=0.1", "--T=50", *DATA),
-]
+    "--arch=attention", "--ch=8", "--ch_mult=1", "--ch_mult=2", "--attn=1", "--num_res_blocks=1", "--norm_groups=4",
+    "--dropout=0.1", "--T=50", *DATA,
+]  # fmt: skip
 CONFIG = {"in_channels": 1, "image_size": 8, "ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "norm_groups": 4}
 LITE = ["--extractor=lite0", "--lite0_size=32"]
 K, REAL, GENERATED = 4, 50, 20
@@ -32,8 +32,18 @@ K, REAL, GENERATED = 4, 50, 20
 def train_flags(logdir, steps, *extra):
     """A training run of seconds with all that a resumed or a shared one could get wrong."""
     return [
-        *("--train", f"--logdir={logdir}", *NETWORK, f"--total_steps={steps}", "--warmup=3", "--batch_size=8"),
-        *("--lr=1e-3", "--ema_warmup", "--log_step=1", "--save_step=2", "--sample_step=0", *extra),
+        "--train",
+        f"--logdir={logdir}",
+        *NETWORK,
+        f"--total_steps={steps}",
+        "--warmup=3",
+        "--batch_size=8",
+        "--lr=1e-3",
+        "--ema_warmup",
+        "--log_step=1",
+        "--save_step=2",
+        "--sample_step=0",
+        *extra,
     ]
 
 

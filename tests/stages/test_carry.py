@@ -7,9 +7,12 @@ import signal
 
 import pytest
 
+from ann2snn.errors import UserError
 from ann2snn.generate import spikes
 from ann2snn.generate.spikes import kept_spikes
 from ann2snn.run.folder import SPIKES_FILE
+from ann2snn.stages.evaluate import carried_counts
+from tests.disks import fill, small_disk
 from tests.scripts import check, four_blocks, processes, script
 from tests.stages.test_bad_input import refused
 
@@ -88,6 +91,23 @@ def test_a_line_cut_off_by_a_kill_is_no_count(whole, tmp_path):
     known = kept_spikes(tmp_path, 70)
     assert 0 < len(known) < 70 and set(known) <= set(kept_spikes(whole, 70))
     assert kept_spikes(tmp_path / "nowhere", 3) == []
+
+
+def test_a_mean_of_a_part_of_the_images_says_so(whole, tmp_path, capsys):
+    shutil.copy(whole / SPIKES_FILE, tmp_path)
+    full = carried_counts(tmp_path, 70, CALLS, False)
+    assert capsys.readouterr().out == ""
+    lines = (tmp_path / SPIKES_FILE).read_text().splitlines()
+    (tmp_path / SPIKES_FILE).write_text("\n".join(lines[:20]))
+    assert carried_counts(tmp_path, 70, CALLS, False).keys() == full.keys()
+    assert "has the spikes of 20 images of 70" in capsys.readouterr().out
+
+
+def test_spikes_that_a_disk_refuses_are_named_with_the_cure(tmp_path):
+    with small_disk("64k") as disk:
+        fill(disk)
+        with pytest.raises(UserError, match=rf"cannot write {disk}/{SPIKES_FILE}: No space left on device; free some"):
+            spikes.keep_spikes(disk, [spikes.ImageSpikes(0, 1, 1, 1)])
 
 
 def test_scores_stand_beside_the_spikes_that_they_took(converted, finished_run, whole):

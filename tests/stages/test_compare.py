@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import ann2snn
 from ann2snn.generate.images import save_npz, save_numbered
 from tests.scripts import check, script
 from tests.stages.test_bad_input import refused
@@ -38,6 +39,13 @@ def test_a_folder_and_an_npz_of_the_same_images_have_no_distance(place):
     assert "12 images" in out and "efficientnet-lite0-1280@32px" in out and "k = 3" in out
     dark = figures(check(script("evaluate.py", f"--score={place}/dark.npz", f"--against={place}/images", *LITE)))
     assert dark["FD_efficientnet_lite0"] > 1 and dark["KID"] > found["KID"] and dark["KID_std"] >= 0
+
+
+def test_images_of_two_sizes_are_compared_with_a_word():
+    images = torch.randint(0, 256, (4, 1, 8, 12), dtype=torch.uint8)
+    told = [note for note in ann2snn.score(images, images.mT, ["kid"], extractor="lite0")["notes"] if "pixels" in note]
+    assert told == ["images of 8x12 pixels (height, width) are compared with images of 12x8, each scaled alike"]
+    assert not any("pixels" in note for note in ann2snn.score(images, images, ["kid"], extractor="lite0")["notes"])
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import torch
 from ann2snn.checkpoints import checkpoint
 from ann2snn.config import DiffusionConfig, SampleConfig, TrainConfig
 from ann2snn.data import load_dataset
+from ann2snn.diffusion.power_ema import gamma_of
 from ann2snn.distributed import world
 from ann2snn.nets.fsddim import FSDDIMConfig
 from ann2snn.nets.sddpm import SDDPMConfig
@@ -184,3 +185,44 @@ def test_two_processes_train_the_network_of_one(network, images, tmp_path):
         assert distance(two[key], one[key]) < 3e-4
         statistics = [{n: v for n, v in whole[key].items() if "running" in n} for whole in (one, two)]
         assert distance(*statistics) < 1e-4
+
+
+@pytest.mark.parametrize("network", [SDDPM, pytest.param(FSDDIM, marks=pytest.mark.slow)], ids=["sddpm", "fsddim"])
+def test_power_averages_are_the_sums_over_all_steps_whether_it_was_killed_or_not(images, tmp_path, network):
+    """That of σ_rel weighs step s of n by (s/n)^(γ+1) − ((s−1)/n)^(γ+1); its snapshots are the checkpoint's own."""
+    sigma, steps = 0.1, []
+    update = Trainer.update_ema
+
+    def updated(self):
+        update(self)
+        steps.append({name: value.detach().double().clone() for name, value in self.net.named_parameters()})
+
+    settings = (DiffusionConfig(diffusion_steps=50), config_of(3, power_ema=(sigma,)), SampleConfig("ddim", steps=2))
+
+    def averaged(folder: Path) -> dict:
+        folder.mkdir(exist_ok=True)
+        schedule = train.Schedule(0, 2, 1, 0, power_ema_step=1)
+        train.run(Training(RunFolder(folder), images, network, *settings, schedule, world.ALONE))
+        return content(folder)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Trainer, "update_ema", updated)
+        whole = averaged(tmp_path / "whole")
+        tracked = whole["power_ema"]["averages"][0]
+        shares = ((torch.arange(4, dtype=torch.float64) / 3) ** (gamma_of(sigma) + 1)).diff()
+        for name in steps[0]:
+            wanted = sum(share * step[name] for share, step in zip(shares, steps, strict=True))
+            torch.testing.assert_close(tracked[name].double(), wanted, rtol=1e-6, atol=1e-7)
+
+        def killed(self):
+            update(self)
+            if self.step == 2:  # of 0 to 2
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        patched.setattr(Trainer, "update_ema", killed)
+        assert ended(fork(lambda: averaged(tmp_path / "killed"))) == -signal.SIGKILL
+    again = averaged(tmp_path / "killed")
+    assert all(torch.equal(value, again["power_ema"]["averages"][0][name]) for name, value in tracked.items())
+    assert again["power_ema"]["snapshots"] == whole["power_ema"]["snapshots"]
+    snapshot = checkpoint.read(tmp_path / "killed" / "power_ema" / f"{sigma}_3.pt")["ema_model"]
+    assert all(torch.equal(value, snapshot[name]) for name, value in tracked.items())

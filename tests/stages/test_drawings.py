@@ -5,7 +5,12 @@ import torch
 from PIL import Image
 
 import ann2snn
+from ann2snn.checkpoints import checkpoint
+from ann2snn.config import SampleConfig
+from ann2snn.distributed.world import World
 from ann2snn.generate.images import read_images, save_numbered
+from ann2snn.run.folder import RunFolder
+from ann2snn.stages import draw
 from tests.helpers import assert_equal, random_ann
 from tests.scripts import check, script
 from tests.stages.test_bad_input import refused
@@ -100,3 +105,12 @@ def test_what_does_not_fit_is_refused_in_a_line(place, tmp_path, what, words):
     done = script("evaluate.py", *flags(place), f"--logdir={tmp_path}", *(word.format(place) for word in what))
     refused(done, *words)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_named_after_a_long_name_and_many_settings_can_be_written(place):
+    """Refused by the file system, it would be lost after all of its sampling."""
+    net = checkpoint.load(place / "net")
+    canvas = draw.Canvas(RunFolder(place / "long"), net, SampleConfig("ddim", steps=3), World(torch.device("cpu")))
+    images = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    paths = {canvas.write(f"start_{'🖼' * 40}_{'9' * 70}{last}", [images]) for last in "ab"}
+    assert len(paths) == 2 and all(path.exists() for path in paths)

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from ann2snn import signals
 from ann2snn.distributed import launch
 from ann2snn.distributed.meeting import check_environment
 from tests.disks import may_unshare
@@ -92,7 +93,7 @@ def test_processes_of_one_machine_do_not_ask_for_its_name(monkeypatch):
         monkeypatch.setenv(name, "")
     asked = []
     monkeypatch.setattr(api, "elastic_launch", lambda config, *_: asked.append(config) or (lambda *argv: None))
-    with launch.stoppable():
+    with signals.stoppable():
         assert launch.start_workers(2) == 0
     assert (asked[0].local_addr, asked[0].rdzv_endpoint) == ("127.0.0.1", "127.0.0.1:0")
 

@@ -1,5 +1,6 @@
 """The Frechet autoencoder distance from the command line: beside other scores, alone, by two processes, trained."""
 
+import argparse
 import json
 import runpy
 import sys
@@ -218,7 +219,7 @@ def test_bad_arguments_are_refused_with_one_line(arguments, told, capsys, tmp_pa
 def test_diverged_training_is_told(folder):
     data = load_dataset("folder", folder, 32, channels=1)
     with pytest.raises(UserError, match="lower --lr"):
-        train(data, 5, 3, 8, 1e30, 0, torch.device("cpu"))
+        train(data, 5, argparse.Namespace(steps=3, batch_size=8, lr=1e30, seed=0), torch.device("cpu"))
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")

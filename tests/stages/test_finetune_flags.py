@@ -1,5 +1,6 @@
 """Fine-tuning from the command line: every option in one run, resumed exactly; impossible ones refused."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -9,15 +10,17 @@ import pytest
 import torch
 
 import ann2snn
+from ann2snn.config import RESUME_WITH, SampleConfig
 from ann2snn.stages import finetune
+from ann2snn.stages.finetune_run import SAMPLER_FIELDS
 from tests.scripts import SAMPLING, check, four_blocks, script, train_flags
 from tests.stages.test_bad_input import refused
 
 EVERYTHING = [
-    *("--fine_tune", "--ft_method=bptt", "--ft_steps=2", "--ft_batch_size=4", "--ft_calibrate", "--ft_cache=1"),
-    *("--ft_network_steps=3", "--ft_inputs=sampler", "--ft_granularity=layer", "--lr_decay=cosine", "--lr=1e-4"),
-    *("--nosigned", "--ft_name=all", "--sample_step=0", "--num_threads=1", *SAMPLING),
-]
+    "--fine_tune", "--ft_method=bptt", "--ft_steps=2", "--ft_batch_size=4", "--ft_calibrate", "--ft_cache=1",
+    "--ft_network_steps=3", "--ft_inputs=sampler", "--ft_granularity=layer", "--lr_decay=cosine", "--lr=1e-4",
+    "--nosigned", "--ft_name=all", "--sample_step=0", "--num_threads=1", *SAMPLING,
+]  # fmt: skip
 
 
 def test_all_options_together_end_in_a_network_that_resumes_exactly(tmp_path):
@@ -74,3 +77,10 @@ def test_all_options_together_end_in_a_network_that_resumes_exactly(tmp_path):
 )
 def test_impossible_options_are_refused(finished_run, flags, words):
     refused(script("SNN_ft.py", "--fine_tune", f"--logdir={finished_run[0]}", *flags, *SAMPLING), *words)
+
+
+def test_every_setting_of_the_sampler_that_makes_inputs_is_kept():
+    """Or a resumed run would be of two samplers. What is left is kept under names of their own, or draws no inputs."""
+    fields = {field.name for field in dataclasses.fields(SampleConfig)}
+    assert fields - set(SAMPLER_FIELDS.values()) == {"seed", "amp", "carry", "carry_steps"}
+    assert set(SAMPLER_FIELDS) <= set(RESUME_WITH)

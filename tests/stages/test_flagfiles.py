@@ -16,14 +16,14 @@ PUBLISHED = {
     "SNN_evaluate/CIFAR10_snn.txt": {"bit": 2.0, "eval": True, "num_images": 50000},
 }
 DEFAULTS = {
-    **{"ch": 128, "ch_mult": [1, 2, 2, 2], "attn": [1], "num_res_blocks": 2, "dropout": 0.1, "bit": 8.0},
-    **{"beta_1": 1e-4, "beta_T": 0.02, "T": 1000, "mean_type": "epsilon", "var_type": "fixedlarge", "lr": 2e-4},
-    **{"dataset_type": "cifar10", "grad_clip": 1.0, "total_steps": 800000, "warmup": 5000, "ft_steps": 10000},
-    **{"ft_batch_size": 64, "img_size": ImageSize(32, 32), "batch_size": 128, "num_workers": 4, "ema_decay": 0.9999},
-    **{"parallel": False, "logdir": "./logs/DDPM_CIFAR10_EPS", "sample_size": 64, "sample_step": 1000, "eval_step": 0},
-    **{"num_images": 50000, "fid_use_torch": False, "fid_cache": "./stats/cifar10.train.npz", "gen_images": 64},
-    **{"pic_or_not": False, "train": False, "eval": False, "fine_tune": False},
-}
+    "ch": 128, "ch_mult": [1, 2, 2, 2], "attn": [1], "num_res_blocks": 2, "dropout": 0.1, "bit": 8.0,
+    "beta_1": 1e-4, "beta_T": 0.02, "T": 1000, "mean_type": "epsilon", "var_type": "fixedlarge", "lr": 2e-4,
+    "dataset_type": "cifar10", "grad_clip": 1.0, "total_steps": 800000, "warmup": 5000, "ft_steps": 10000,
+    "ft_batch_size": 64, "img_size": ImageSize(32, 32), "batch_size": 128, "num_workers": 4, "ema_decay": 0.9999,
+    "parallel": False, "logdir": "./logs/DDPM_CIFAR10_EPS", "sample_size": 64, "sample_step": 1000, "eval_step": 0,
+    "num_images": 50000, "fid_use_torch": False, "fid_cache": "./stats/cifar10.train.npz", "gen_images": 64,
+    "pic_or_not": False, "train": False, "eval": False, "fine_tune": False,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -67,23 +67,23 @@ def test_every_shipped_flagfile_is_valid(table, path):
 
 DDPM_TORCH = {
     "cifar10": {
-        **{"dataset_type": "cifar10", "dropout": 0.1, "var_type": "fixedlarge", "lr": 2e-4, "batch_size": 128},
-        **{"total_steps": 795600, "flip": True},
+        "dataset_type": "cifar10", "dropout": 0.1, "var_type": "fixedlarge", "lr": 2e-4, "batch_size": 128,
+        "total_steps": 795600, "flip": True,
     },
     "celeba": {
-        **{"dataset_type": "celeba", "dropout": 0.0, "var_type": "fixedsmall", "lr": 2e-5, "batch_size": 128},
-        **{"total_steps": 949200, "flip": True},
+        "dataset_type": "celeba", "dropout": 0.0, "var_type": "fixedsmall", "lr": 2e-5, "batch_size": 128,
+        "total_steps": 949200, "flip": True,
     },
     "celebahq": {
-        **{"dataset_type": "folder", "dropout": 0.0, "var_type": "fixedsmall", "lr": 2e-5, "batch_size": 64},
-        **{"total_steps": 561600, "flip": None},
+        "dataset_type": "folder", "dropout": 0.0, "var_type": "fixedsmall", "lr": 2e-5, "batch_size": 64,
+        "total_steps": 561600, "flip": None,
     },
-}
+}  # fmt: skip
 DDPM_TORCH_OF_ALL = {
-    **{"arch": "attention", "num_res_blocks": 2, "T": 1000, "beta_1": 1e-4, "beta_T": 0.02, "mean_type": "epsilon"},
-    **{"beta_schedule": "linear", "loss_type": "mse", "warmup": 5000, "grad_clip": 1.0, "ema_decay": 0.9999},
-    **{"ema_warmup": True, "train": True, "lr_decay": "none"},
-}
+    "arch": "attention", "num_res_blocks": 2, "T": 1000, "beta_1": 1e-4, "beta_T": 0.02, "mean_type": "epsilon",
+    "beta_schedule": "linear", "loss_type": "mse", "warmup": 5000, "grad_clip": 1.0, "ema_decay": 0.9999,
+    "ema_warmup": True, "train": True, "lr_decay": "none",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("cifar10", 35746307), ("celeba", 35746307), ("celebahq", 113673219)])
@@ -116,21 +116,21 @@ def test_flagfiles_of_ddpm_torch_describe_its_networks(table, name, parameters):
 
 # What the published programs say of themselves, by data set.
 SDDPM_OF_ALL = {
-    **{"arch": "sddpm", "ch": 128, "ch_mult": [1, 2, 2, 4], "num_res_blocks": 2, "timestep": 4, "dropout": 0.1},
-    **{"T": 1000, "beta_1": 1e-4, "beta_T": 0.02, "beta_schedule": "linear", "mean_type": "epsilon", "lr": 2e-4},
-    **{"var_type": "fixedlarge", "loss_type": "mse", "lr_decay": "none", "grad_clip": 1.0, "batch_size": 32},
-    **{"total_steps": 500001, "warmup": 5000, "ema_decay": 0.9999, "ema_warmup": False, "sampler": "ddpm"},
-    **{"sample_step": 5000, "sample_size": 64, "seed": 42, "train": True, "corrections": None, "tsm": False},
-    **{"threshold": None, "surrogate": None},
-}
+    "arch": "sddpm", "ch": 128, "ch_mult": [1, 2, 2, 4], "num_res_blocks": 2, "timestep": 4, "dropout": 0.1,
+    "T": 1000, "beta_1": 1e-4, "beta_T": 0.02, "beta_schedule": "linear", "mean_type": "epsilon", "lr": 2e-4,
+    "var_type": "fixedlarge", "loss_type": "mse", "lr_decay": "none", "grad_clip": 1.0, "batch_size": 32,
+    "total_steps": 500001, "warmup": 5000, "ema_decay": 0.9999, "ema_warmup": False, "sampler": "ddpm",
+    "sample_step": 5000, "sample_size": 64, "seed": 42, "train": True, "corrections": None, "tsm": False,
+    "threshold": None, "surrogate": None,
+}  # fmt: skip
 FSDDIM_OF_ALL = {
-    **{"arch": "fsddim", "ch": 128, "ch_mult": [1, 2, 3, 4], "num_res_blocks": 2, "dropout": 0.0, "norm": "plain"},
-    **{"T": 1000, "beta_schedule": "cosine", "mean_type": "v", "loss_type": "scl", "image_loss_weight": 1.0},
-    **{"spike_loss_weight": 0.0, "reconstruction_loss_weight": 1.0, "lr_decay": "none", "warmup": 0, "ema_decay": 0.0},
-    **{"batch_size": 256, "accumulate": 1, "num_images": 1000, "sample_size": 16, "sampler": "fsddim"},
-    **{"sampler_steps": 1000, "amp": True, "train": True, "decay": None, "soft_reset": None, "detach_reset": None},
-    **{"threshold": None, "surrogate": None},
-}
+    "arch": "fsddim", "ch": 128, "ch_mult": [1, 2, 3, 4], "num_res_blocks": 2, "dropout": 0.0, "norm": "plain",
+    "T": 1000, "beta_schedule": "cosine", "mean_type": "v", "loss_type": "scl", "image_loss_weight": 1.0,
+    "spike_loss_weight": 0.0, "reconstruction_loss_weight": 1.0, "lr_decay": "none", "warmup": 0, "ema_decay": 0.0,
+    "batch_size": 256, "accumulate": 1, "num_images": 1000, "sample_size": 16, "sampler": "fsddim",
+    "sampler_steps": 1000, "amp": True, "train": True, "decay": None, "soft_reset": None, "detach_reset": None,
+    "threshold": None, "surrogate": None,
+}  # fmt: skip
 #: Steps of an epoch: 60,000 and 50,000 images in batches of 256; of CelebA 200.
 DIRECT = {
     "sddpm_cifar10": SDDPM_OF_ALL | {"dataset_type": "cifar10", "img_size": ImageSize(32, 32), "flip": True},
@@ -145,9 +145,9 @@ for _name, _size, _flip, _lr, _steps, _epoch in (
     ("celeba", 64, True, 5e-4, 4, 200),
 ):
     DIRECT[f"fsddim_{_name}"] = FSDDIM_OF_ALL | {
-        **{"dataset_type": _name, "img_size": ImageSize(_size, _size), "flip": _flip, "lr": _lr, "timestep": _steps},
-        **{"total_steps": 1500 * _epoch, "save_step": _epoch, "sample_step": 10 * _epoch, "eval_step": 150 * _epoch},
-    }
+        "dataset_type": _name, "img_size": ImageSize(_size, _size), "flip": _flip, "lr": _lr, "timestep": _steps,
+        "total_steps": 1500 * _epoch, "save_step": _epoch, "sample_step": 10 * _epoch, "eval_step": 150 * _epoch,
+    }  # fmt: skip
 #: By architecture and channels of the images.
 PARAMETERS = {("sddpm", 1): 66691725, ("sddpm", 3): 66696413, ("fsddim", 1): 52536705, ("fsddim", 3): 52540547}
 

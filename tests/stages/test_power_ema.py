@@ -12,7 +12,9 @@ import torch
 import ann2snn
 from ann2snn.checkpoints import checkpoint
 from ann2snn.checkpoints.power import power_average
+from ann2snn.cli import widths
 from ann2snn.diffusion.power_ema import gamma_of
+from ann2snn.distributed.world import ALONE
 from ann2snn.errors import UserError
 from ann2snn.training.trainer import Trainer
 from tests.helpers import slow
@@ -120,6 +122,7 @@ def test_the_scripts_take_the_average_and_the_search_names_the_best(run, tmp_pat
     check(script("evaluate.py", "--make_stats", *scored, "--dataset_type=fashion_mnist_10k", "--img_size=8"))
     check(script("evaluate.py", "--search_sigma_rel=score", *scored, *SAMPLING, f"--logdir={folder}"))
     line = json.loads((folder / "power_ema.jsonl").read_text().splitlines()[1])
+    assert {"sampler_options", "eta", "clip_x0", "var_type"} <= line.keys(), "all that the figure depends on"
     sigma = f"--sigma_rel={line['best']:g}"
     check(script("evaluate.py", "--eval", *scored, *SAMPLING, f"--logdir={folder}", sigma))
     score = json.loads((folder / "snn_eval.txt").read_text())
@@ -130,6 +133,45 @@ def test_the_scripts_take_the_average_and_the_search_names_the_best(run, tmp_pat
     assert converted.raw["weights"] == f"power{line['best']:g}"
     built = ann2snn.load(folder / "ckpt.pt", sigma_rel=line["best"]).state_dict()
     assert all(torch.equal(value, built[name]) for name, value in converted.unet.state_dict().items())
+
+
+@pytest.mark.slow
+def test_a_search_that_was_killed_measures_no_width_twice(run, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run")
+    search = ["--search_sigma_rel=loss", "--num_images=8", "--num_threads=1", f"--logdir={tmp_path / 'run'}"]
+
+    def counting(last: int):
+        def before():
+            from ann2snn.cli import widths
+
+            measure = widths.mean_loss
+
+            def counted(*given):
+                with open(tmp_path / "measured", "a") as file:
+                    file.write("x")
+                if (tmp_path / "measured").stat().st_size == last:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return measure(*given)
+
+            widths.mean_loss = counted
+
+        return before
+
+    assert script("evaluate.py", *search, before=counting(4)).returncode == -signal.SIGKILL
+    again = check(script("evaluate.py", *search, before=counting(0)))
+    found = json.loads((tmp_path / "run/power_ema.jsonl").read_text())["found"]
+    assert (tmp_path / "measured").stat().st_size == 1 + len(found) and again.count("--sigma_rel=") == 1 + len(found)
+    assert not list((tmp_path / "run").glob("*begun*"))
+
+
+def test_figures_of_a_search_are_known_to_one_with_the_same_settings_alone(tmp_path):
+    begun = widths._Begun(tmp_path / "begun", {"seed": 0, "pair": (1, 2)}, ALONE)
+    begun.keep(0.1, 3, 0.5)
+    begun.keep(0.2, 3, math.inf)
+    with open(tmp_path / "begun", "a") as file:
+        file.write('{"settings": {"seed": 0, "pair": [1, 2]}, "found": [0.3, 3, "x"]}\n[1]\n{"found": 3}\n')
+    assert widths._Begun(tmp_path / "begun", {"seed": 0, "pair": (1, 2)}, ALONE).found == {(0.1, 3): 0.5}
+    assert widths._Begun(tmp_path / "begun", {"seed": 1, "pair": (1, 2)}, ALONE).found == {}
 
 
 def refused(*flags: str, name: str = "evaluate.py") -> str:
@@ -211,5 +253,5 @@ def test_averages_cannot_begin_or_end_in_the_middle(run, tmp_path):
     shutil.copy(run[0] / "ckpt.pt", tmp_path)
     assert "power_ema=0.05,0.1,0.15, now power_ema=none" in refused(*train_flags(tmp_path, 16), name="ANN_train.py")
     assert "train with --power_ema" in refused(
-        *("--sample_only", "--sigma_rel=0.1", "--eval_model_path=fashion-mnist-32-4bit", f"--logdir={tmp_path}")
+        "--sample_only", "--sigma_rel=0.1", "--eval_model_path=fashion-mnist-32-4bit", f"--logdir={tmp_path}"
     )

@@ -56,13 +56,11 @@ def test_evaluate_generates_with_every_option(trained, tmp_path, flags, network)
     out = check(
         script(
             "evaluate.py",
-            *(
-                "--sample_only",
-                f"--logdir={tmp_path}",
-                f"--eval_model_path={logdir}/{network}",
-                "--num_images=3",
-                *flags,
-            ),
+            "--sample_only",
+            f"--logdir={tmp_path}",
+            f"--eval_model_path={logdir}/{network}",
+            "--num_images=3",
+            *flags,
         )
     )
     assert "3 images" in out and len(list(tmp_path.glob("generated/*/*.png"))) == 3

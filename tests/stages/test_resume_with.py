@@ -158,6 +158,7 @@ def half_tuned(trained, tmp_path_factory):
         (["--sampler_steps=4"], ["sampler_steps=3, now sampler_steps=4", "--resume_with=sampler_steps"]),
         slow(["--eta=1"], ["eta=0.0, now eta=1.0"]),
         slow(["--sampler=ddpm_strided"], ["sampler=ddim, now sampler=ddpm_strided"]),
+        slow(["--ddim_epsilon=network"], ["ddim_epsilon=recomputed, now ddim_epsilon=network"]),
         slow(["--noclip_x0"], ["clip_x0=True, now clip_x0=False"]),
         slow(["--var_type=fixedsmall"], ["var_type=fixedlarge, now var_type=fixedsmall"]),
         pytest.param(["--amp"], ["amp=False, now amp=True"], marks=LOW),

@@ -8,22 +8,24 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...config import check_int, require
+from ...config import check_bool, check_int, require
 from ..vp import VP
 from .call import Denoiser, StepHook, estimate
 from .grids import real_times
 from .solver import Node, check_solver, ddim_step, node
 
 #: Adams and Bashforth's weights of the last predictions, newest first, for evenly spaced times.
-WEIGHTS = {
+WEIGHTS: dict[int, tuple[float, ...]] = {
+    1: (1.0,),
     2: (3 / 2, -1 / 2),
     3: (23 / 12, -16 / 12, 5 / 12),
     4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
 }
 
 
-def pndm_times(process: VP, steps: int) -> list[float]:
+def pndm_times(process: VP, steps: int, lower_order_final: bool = False) -> list[float]:
     """Times of the network calls of `sample_pndm`. Raises UserError for options that do not fit the process."""
+    check_bool(lower_order_final, "--lower_order_final")
     first, *later = (at.time for at in _nodes(process, steps))
     return [first, later[0], *later]
 
@@ -38,6 +40,8 @@ def sample_pndm(
     steps: int,
     clip: bool = True,
     on_step: StepHook | None = None,
+    lower_order_final: bool = False,
+    order: int = 4,
 ) -> Tensor:
     """x_T [N, C, H, W] → x_0 in [−1, 1] in `steps` network calls along the probability flow; draws no noise.
 
@@ -47,15 +51,20 @@ def sample_pndm(
     skip_prk_steps=True. There are `steps` − 1 times, evenly spaced, as the weights need it; the second has two calls.
     As DDIM's step weighs ε by σ/α and the combinations by t, the whole is of second order. The result is the image
     predicted at t = 0. `clip` limits the x_0 implied by every call. Raises UserError before the first call.
+
+    lower_order_final: the last three steps combine three, two and one predictions, as multistep solvers of diffusers
+    may. Four multiply independent errors of theirs, such as those of rounded activations, by 3.7, and nothing behind
+    the last steps removes what that leaves in the image. order: of predictions combined at most, 4 in PNDM.
     """
-    nodes, slopes = _nodes(process, steps), deque[Tensor](maxlen=4)
-    for start, end in zip(nodes, nodes[1:], strict=False):
+    nodes, slopes = _nodes(process, steps), deque[Tensor](maxlen=order)
+    for i, (start, end) in enumerate(zip(nodes, nodes[1:], strict=False), 1):
         slopes.appendleft(estimate(net, process, x, start.time, clip, on_step)[1])
-        if len(slopes) == 1:
+        if i == 1:
             ahead = ddim_step(x, slopes[0], start, end)
             eps = (slopes[0] + estimate(net, process, ahead, end.time, clip, on_step)[1]) / 2
         else:
-            weighted = (weight * slope for weight, slope in zip(WEIGHTS[len(slopes)], slopes, strict=True))
+            order = min(len(slopes), len(nodes) - i) if lower_order_final else len(slopes)
+            weighted = (weight * slope for weight, slope in zip(WEIGHTS[order], slopes, strict=False))
             eps = sum(weighted, start=torch.zeros_like(x))
         x = ddim_step(x, eps, start, end)
     return process.in_range(estimate(net, process, x, nodes[-1].time, clip, on_step)[0])

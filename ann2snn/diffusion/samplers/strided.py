@@ -79,7 +79,7 @@ def analytic_times(process: VP, steps: int, skip: str = "uniform", statistics: T
         tuple(statistics.shape) == (available,),
         f"noise statistics of shape {list(statistics.shape)}: the process has {available} diffusion steps",
     )
-    missing = [t for t in times[:-1] if not float(statistics[t]) >= 0]
+    missing = [t for t in times[:-1] if not 0 <= float(statistics[t]) < math.inf]
     require(not missing, f"noise statistics lack {len(missing)} of the sampler's times: {missing[:5]}")
     return times
 
