@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -219,7 +220,7 @@ def blocks_of(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     Lists and sequences of modules are looked into.
     """
     own_blocks = getattr(net, "blocks", None)
-    if own_blocks is not None:
+    if inspect.ismethod(own_blocks):  # and no list of modules that has the name
         yield from own_blocks()
         return
     for name, child in net.named_children():
@@ -252,7 +253,7 @@ def record_outputs(net: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
                 if clock is not None:
                     earlier = before.get(name, [])[len(values) : len(values) + 1]
                     value = clock.average(value, *earlier)
-                values.append(value)
+                values.append(value.clone())  # what comes next may write into it
 
         return hook
 

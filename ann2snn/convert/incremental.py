@@ -86,7 +86,7 @@ class DeviceNetwork(SpikingNetwork):
         self.arithmetic, self.readers, self.refresh = arithmetic, readers, refresh
         self.accumulators: dict[tuple[str, int], Accumulator] = {}
         self.carried_calls = 0  # since the last one from rest
-        self._description, self._looks_first = snn._description, False
+        self._description, self._forms = snn._description, None
         self.train(snn.training)
 
     def reset(self) -> None:

@@ -16,7 +16,7 @@ from ..nets.shared import Shared
 from ..neurons import Clock, IFNeuron, Monitor
 from ..ptq.calls import fresh, leaves, map_tensors
 from ..quant import quantized_once
-from .running import Carried, Lock, averaged, repeated
+from .running import Carried, Lock, averaged, form_of, repeated
 from .trace import Description, trace
 
 #: Of one feature map over a chunk of time steps; measured, and flat around the optimum (docs/performance.md).
@@ -63,9 +63,10 @@ class SpikingNetwork(Shared, nn.Module):
         self._carried: Carried | None = None
         self._lock = Lock()
         self._random: list[tuple[str, nn.Module]] | None = None
-        # Networks of ours are known by construction; those of others show at their first call what reads what.
+        # Networks of ours are known by construction; those of others show at their first call what reads what, and
+        # again where it is given what it was not before, as classes.
         self._description: Description | None = None
-        self._looks_first = not self.folds_time
+        self._forms: set[tuple] | None = None if self.folds_time else set()
         weights = ("weight", "parametrizations")  # quantizers of weights show at the first call
         self._check_signs([name for name, _ in self.neurons() if not any(word in name for word in weights)])
 
@@ -204,8 +205,7 @@ class SpikingNetwork(Shared, nn.Module):
 
     def _call(self, args: tuple, kwargs: dict) -> Any:
         carried = self._carried
-        if self._looks_first and not torch.compiler.is_compiling():
-            self._look(args, kwargs)
+        self.meet(args, kwargs)
         self.check_mode()
         self.last_settle_steps = 0
         goes_on = carried is not None and carried.goes_on(args, kwargs)
@@ -274,7 +274,8 @@ class SpikingNetwork(Shared, nn.Module):
                 args, kwargs = map_tensors((args, kwargs), lambda value: repeated(value, steps))
             answer: Any = clock.average(self.net(*args, **kwargs), before)
         else:
-            answer = self.net(*fresh(args), **fresh(kwargs))
+            args, kwargs = fresh((args, kwargs))
+            answer = self.net(*args, **kwargs)
             if clock.on_currents:
                 answer = averaged(answer, before, clock.spike_steps)
         clock.elapsed += steps
@@ -302,20 +303,32 @@ class SpikingNetwork(Shared, nn.Module):
         finally:
             clock.asks, clock.busy = False, None
 
+    def meet(self, args: tuple, kwargs: dict) -> None:
+        """Look once at what reads what in calls of this form; nothing else about them needs to be known."""
+        if self._forms is not None and not torch.compiler.is_compiling() and form_of(args, kwargs) not in self._forms:
+            self._look(args, kwargs)
+
     def _look(self, args: tuple, kwargs: dict) -> Description:
         """Follow what reads what through one pass from rest, under layer_sync."""
+        call = fresh((args, kwargs))
         carried, self._carried = self._carried, None
         keeps, self.clock.keeps = self.clock.keeps, False
+        moved = [] if self._description is None else [neuron for _, neuron in self.neurons()]
         self.reset()
         try:
             with self.running_as(SpikingConfig()), self.monitored(None), torch.no_grad():
                 self.clock.begin(1)
-                self._description = description = trace(self.net, fresh(args), fresh(kwargs))
+                self._description = description = trace(self.net, *call)
         finally:
             self.reset()
             self._carried, self.clock.keeps = carried, keeps
+            if carried is not None:
+                carried.shapes = None  # its levels are forgotten
+        for neuron in moved:  # and may again
+            neuron.is_constant = False
         tensors = [value for value in leaves((args, kwargs)) if isinstance(value, Tensor)]
-        self._looks_first = any(value.numel() == 0 for value in tensors)  # nothing was computed
+        if self._forms is not None and all(value.numel() for value in tensors):  # else nothing was computed
+            self._forms.add(form_of(args, kwargs))
         moving = [neuron for _, neuron in self.neurons()]
         if not moving:
             raise UserError("no quantizer's input depends on the network's input: no layer would send spikes")

@@ -25,6 +25,11 @@ class Carried:
         self.shapes = _shapes(args, kwargs)
 
 
+def form_of(args: tuple, kwargs: dict) -> tuple:
+    """Which arguments of a call are given, and are tensors."""
+    return (*kwargs, *(isinstance(value, Tensor) for value in leaves((args, kwargs))))
+
+
 def _shapes(args: tuple, kwargs: dict) -> list:
     values = leaves((args, kwargs))
     return [(value.shape, value.dtype, value.device) if isinstance(value, Tensor) else None for value in values]

@@ -55,12 +55,17 @@ CONVOLUTIONS = {
 }
 PRODUCTS = {torch.matmul, torch.bmm, torch.mm, Tensor.matmul, Tensor.__matmul__, Tensor.bmm, Tensor.mm, torch.einsum}
 PRODUCTS |= {Tensor.__rmatmul__, torch.linalg.matmul, torch.mv, Tensor.mv, torch.inner, Tensor.inner, torch.dot}
-ADDED_PRODUCTS = {torch.baddbmm, torch.addmm, Tensor.baddbmm, Tensor.addmm}
+ADDED_PRODUCTS = {torch.baddbmm, torch.addmm, torch.addmv, Tensor.baddbmm, Tensor.addmm, Tensor.addmv}
+#: Multiply with weights where nothing is seen of it. Names, without underscores.
+HIDDEN = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", "bilinear"}
 ATTENTION = {F.scaled_dot_product_attention}
 #: Quantization by a function: no module that a neuron could replace.
 FUNCTIONAL = {
     torch.fake_quantize_per_tensor_affine,
     torch.fake_quantize_per_channel_affine,
+    torch._fake_quantize_learnable_per_tensor_affine,
+    torch._fake_quantize_learnable_per_channel_affine,
+    torch.fused_moving_avg_obs_fake_quant,
     torch.quantize_per_tensor,
     torch.quantize_per_channel,
 }
@@ -73,7 +78,13 @@ REAL = ""  # what is no neuron's levels
 
 def copies(func: Callable, kwargs: dict) -> bool:
     """Whether a function moves, copies or selects values."""
-    return func in COPIES and not (func is F.interpolate and kwargs.get("mode", "nearest") != "nearest")
+    return func in COPIES and not (func is F.interpolate and not kwargs.get("mode", "nearest").startswith("nearest"))
+
+
+def factors(func: Callable, args: tuple, kwargs: dict) -> tuple:
+    """The arguments of a product by position, named ones too, and without what it is added to."""
+    given = (*args, *(value for name, value in kwargs.items() if name not in ("out", "alpha", "beta")))
+    return given[1:3] if func in ADDED_PRODUCTS else given
 
 
 @contextlib.contextmanager
@@ -161,7 +172,7 @@ def trace(net: nn.Module, args: tuple, kwargs: dict) -> Description:
     Neurons whose input does not depend on the call, as a weight's, are marked as constant: they stay quantizers.
     Warns where a network quantizes by functions, or by modules that were not replaced.
     """
-    follower = Follower(net)
+    follower = Follower(net, checks=True)
     with follower.attached(args, kwargs):
         answer = net(*args, **kwargs)
     for value in leaves(answer):
@@ -181,10 +192,11 @@ def trace(net: nn.Module, args: tuple, kwargs: dict) -> Description:
 class Follower(TorchFunctionMode):
     """Notes for every tensor whether it depends on the call and whose levels it holds, while it is attached.
 
-    on_synapses(entry, inputs): called for every linear map and product, after it ran.
+    checks: hold what quantizers answer against their levels, and raise UserError where they differ.
     """
 
     net: nn.Module
+    checks: bool = False
     synapses: list[Synapses] = field(default_factory=list)
     functional: list[str] = field(default_factory=list)
     called: set[str] = field(default_factory=set)
@@ -199,6 +211,7 @@ class Follower(TorchFunctionMode):
         self.origins: WeakIdKeyDictionary = WeakIdKeyDictionary()  # of it, what holds levels or passed by here
         self.numbers: set[float] = set()  # of the call
         self.in_neuron = 0
+        self.moves = False  # whether what the neuron that runs is given depends on the call
 
     __hash__ = object.__hash__
 
@@ -230,9 +243,9 @@ class Follower(TorchFunctionMode):
         self.inside.append(name)
         if isinstance(module, IFNeuron):
             self.in_neuron += 1
-            moves = not args or self.of(args[0]) is not None
+            self.moves = not args or self.of(args[0]) is not None
             # A module that quantizes weights and other values counts as a neuron: it comes to the same levels.
-            module.is_constant = not moves and (name not in self.called or module.is_constant)
+            module.is_constant = not self.moves and (name not in self.called or module.is_constant)
             self.called.add(name)
             self.reach.paused = True  # `_leave` marks what it answers
         elif not self.in_neuron and any(self.of(x) for x in leaves(args)) and _quantizes(module):
@@ -244,10 +257,19 @@ class Follower(TorchFunctionMode):
             return
         name = self.inside.pop()
         if isinstance(module, IFNeuron):
+            if self.checks and self.moves and isinstance(output, Tensor) and output.is_floating_point():
+                self._check_reading(module, name, args[0], output)
             self.in_neuron -= 1
             self.reach.paused = self.in_neuron > 0
-            if args and isinstance(output, Tensor) and self.of(args[0]) is not None:
+            if self.moves and isinstance(output, Tensor):
                 self._mark(output, frozenset([name]))
+
+    def _check_reading(self, neuron: IFNeuron, name: str, x: Tensor, answer: Tensor) -> None:
+        if neuron.misreads(x, answer):
+            raise UserError(
+                f"{name or 'the network'} does not answer what is read from it as its levels: a "
+                f"{type(neuron.quantizer).__name__} computes in its own way, so register it (register_quantizer)"
+            )
 
     def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}
@@ -285,10 +307,15 @@ class Follower(TorchFunctionMode):
             over = x.numel() if "transpose" in getattr(func, "__name__", "") else out.numel()
             self._keep("", (x, weight), over * weight[0].numel())
         elif func in PRODUCTS:
-            operands = [value for value in leaves(args) if isinstance(value, Tensor)]
+            operands = [value for value in leaves(factors(func, args, kwargs)) if isinstance(value, Tensor)]
             self._keep("", operands, _product_macs(func, args, operands, out))
         elif func in ADDED_PRODUCTS:
-            self._keep("", args[1:3], out.numel() * args[1].shape[-1])
+            operands = list(factors(func, args, kwargs))
+            self._keep("", operands, out.numel() * operands[0].shape[-1])
+        elif getattr(func, "__name__", "").strip("_") in HIDDEN:
+            weights = next((value for value in args if isinstance(value, list)), args[2:])  # behind input and state
+            sizes = sum(value.numel() for value in weights if isinstance(value, Tensor) and value.dim() > 1)
+            self._keep("", (frozenset([REAL]),), args[0].numel() // args[0].shape[-1] * sizes)
         elif func in ATTENTION:
             names = ("query", "key", "value")
             q, k, v = (args[i] if len(args) > i else kwargs[name] for i, name in enumerate(names))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from ..convert.trace import ADDED_PRODUCTS, ATTENTION, CONVOLUTIONS, PRODUCTS
+from ..convert.trace import ADDED_PRODUCTS, ATTENTION, CONVOLUTIONS, HIDDEN, PRODUCTS, factors
 from ..errors import UserError
 from ..neurons import Clock, IFNeuron
 from .events import EventFollower, Read
@@ -41,12 +41,14 @@ KINDS = {
     "batch_norm_of_rows": "affine",
     "softmax": "softmax",
     **dict.fromkeys(("add", "radd", "iadd", "sub", "rsub", "isub", "sum", "mean", "cumsum"), "sum"),
-    **dict.fromkeys(("mul", "rmul", "imul", "div", "rdiv", "truediv", "rtruediv", "itruediv", "multiply"), "scale"),
+    **dict.fromkeys(
+        ("mul", "rmul", "imul", "div", "rdiv", "truediv", "rtruediv", "itruediv", "multiply", "outer", "ger"), "scale"
+    ),
 }
 #: Looked into by nobody: what they multiply inside would go uncounted.
 CLOSED = (
     "multi_head_attention_forward", "native_multi_head_attention", "transformer_encoder_layer_fwd",
-    "lstm", "gru", "rnn_tanh", "rnn_relu",
+    "tensordot", "addbmm", "chain_matmul", "linalg_multi_dot", "cdist", "embedding_bag", "conv_tbc", *HIDDEN,
 )  # fmt: skip
 #: Make new tensors, or only look at old ones.
 FREE = ("get", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "type", "setitem")
@@ -140,11 +142,11 @@ class EventCounter(EventFollower):
     def count(self, func: Callable, args: tuple, kwargs: dict, operands: list[Tensor], out: Tensor, group: str) -> str:
         name = getattr(func, "__name__", "").strip("_")
         if name in CLOSED:
-            raise UserError(f"cannot count the operations inside {name}: use an attention of separate layers")
+            raise UserError(f"cannot count the operations inside {name}: use separate layers, whose products are seen")
         if func is F.linear or func in CONVOLUTIONS:
             return self._layer(func, args, kwargs, out, group)
         if func in PRODUCTS or func in ADDED_PRODUCTS:
-            return self._multiplied(func, args, out, group)
+            return self._multiplied(func, factors(func, args, kwargs), out, group)
         if func in ATTENTION:
             return self._attention(args, kwargs, out)
         kind = KINDS.get(name, "activation")
@@ -199,8 +201,7 @@ class EventCounter(EventFollower):
 
     def _multiplied(self, func: Callable, args: tuple, out: Tensor, group: str) -> str:
         """A matrix product, of which one operand may be a weight."""
-        if func in ADDED_PRODUCTS:
-            func, args = torch.matmul, args[1:3]
+        func = torch.matmul if func in ADDED_PRODUCTS else func
         tensors = [value for value in pytree.tree_leaves(args) if isinstance(value, Tensor)]
 
         def apply(*values: Tensor) -> Tensor:

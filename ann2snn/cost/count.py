@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -98,9 +99,8 @@ class _Run:
         """calls: one after the other, each in batches of images."""
         with evaluating(self.net), contextlib.ExitStack() as stack:
             if self.snn is not None:
-                args, kwargs = calls[0][0]
-                if not self.snn.folds_time:
-                    self.snn.describe(*args, **kwargs)  # else the first call would look, and be counted twice
+                for call in itertools.chain(*calls):
+                    self.snn.meet(*call)  # else a call that looks first would be counted twice
                 stack.enter_context(self.snn.running_as(self.spiking))
             differs = self.is_ann and self.snn is not None and len(calls) > 1
             differences = _mean(self._count(calls, DIFFERENCES, carry=True)) if differs else None

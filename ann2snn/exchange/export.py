@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import require
+from ..config import DiffusionConfig, require
 from ..convert import SpikingNetwork, convert
 from ..convert.network import is_random
 from ..errors import UserError, one_line
@@ -92,7 +92,7 @@ def _exported(net: nn.Module, path: str | os.PathLike, example: tuple, named: di
     require(not training, "the network is in training mode: call .eval() first")
     snn = net if isinstance(net, SpikingNetwork) else convert(net)
     args, kwargs = (example, named) if example or named else snn.example()
-    if not (example or named) and getattr(snn.net, "num_classes", None):
+    if not (example or named) and _process(snn.net) is not None and getattr(snn.net, "num_classes", None):
         args = (*args, torch.zeros(len(args[0]), dtype=torch.int64))  # it is told its images' classes
     with torch.no_grad():
         inside = copied(snn.net).cpu()
@@ -132,8 +132,14 @@ def _reason(error: Exception) -> str:
 
 def _about(net: nn.Module) -> dict[str, str]:
     """What a reader of the file must know, where the network does."""
-    diffusion = getattr(net, "diffusion", None)
+    diffusion = _process(net)
     return {"written_by": "ann2snn"} | ({} if diffusion is None else {"diffusion": json.dumps(diffusion.to_dict())})
+
+
+def _process(net: nn.Module) -> DiffusionConfig | None:
+    """That of a network of this program: others may call anything `diffusion`."""
+    diffusion = getattr(net, "diffusion", None)
+    return diffusion if isinstance(diffusion, DiffusionConfig) else None
 
 
 def _write(path: str | os.PathLike, data: bytes) -> None:

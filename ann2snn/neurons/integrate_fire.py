@@ -10,6 +10,7 @@ Nothing else in the network changes. docs/theory.md proves what follows.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,9 +21,14 @@ from torch import Tensor, nn
 from ..config import require
 from ..errors import UserError
 from ..kernels import IFState, Levels, Neurons, NormRule, Spikes, follow, if_scan, norm_follow
-from .clock import Clock
+from .clock import AT_ONCE, Clock
 
 Read = Callable[[Any], Levels | None]
+#: What a user hangs on a quantizer stands around its neuron.
+_HOOKS = (
+    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
+    "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs",
+)  # fmt: skip
 _State = TypeVar("_State")
 
 
@@ -48,9 +54,14 @@ class IFNeuron(nn.Module):
         self._parameters, self._buffers, self._modules = quantizer._parameters, quantizer._buffers, quantizer._modules
         self._non_persistent_buffers_set = quantizer._non_persistent_buffers_set
         self.__dict__["quantizer"], self._version = quantizer, quantizer._version
+        for name in _HOOKS:
+            self.__dict__[name], quantizer.__dict__[name] = quantizer.__dict__[name], OrderedDict()
         self.read, self.clock = read, clock
         self.register_parameter("charge", None)
         self.reset()
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        return super().__call__(*args, *named.values())  # whatever the quantizer calls its only argument
 
     @property
     def levels(self) -> Levels:
@@ -105,6 +116,12 @@ class IFNeuron(nn.Module):
             answer = self.quantizer(x)
             if isinstance(answer, Tensor):  # and nothing that wraps one, as brevitas' answers do
                 return answer
+            kind = type(answer)
+            require(
+                kind not in (tuple, list, dict),
+                f"a {type(self.quantizer).__name__} answers a {kind.__name__}, "
+                "and a neuron one tensor: let the quantizer do so",
+            )
         neurons, clock = self.neurons(x), self.clock
         if neurons.levels.before is not None:
             x = neurons.levels.before(x)
@@ -126,6 +143,17 @@ class IFNeuron(nn.Module):
         is_plain = self.charge is None and not self.unit_events and (alpha is None or alpha.dim() == 0)
         return is_plain and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
+    def misreads(self, x: Tensor, answer: Tensor) -> bool:
+        """Whether the quantizer has answered x otherwise than its levels say, by more than ties and rounding explain.
+
+        A class may inherit how its levels are read, and not how it computes.
+        """
+        neurons = self.neurons(x)
+        levels = neurons.levels
+        own, _ = follow((x if levels.before is None else levels.before(x))[None], None, neurons, AT_ONCE)
+        near = levels.step * (1.5 if levels.level is None else 0.6)
+        return own[0].shape != answer.shape or bool(((own[0] - answer).abs() > near).any())
+
     def _rest(self, x: Tensor, neurons: Neurons) -> Tensor | None:
         """Levels before the first step of an input like x [N, *S]; None where the first step is the last."""
         _check_channels(neurons, x)
@@ -140,6 +168,7 @@ class IFNeuron(nn.Module):
         clock, neurons = self.clock, self.neurons(x)
         not_fused = clock.is_stream and (clock.on_currents or clock.config.if_neuron == "reference" or clock.smooth)
         # Half precision does not tell 200 from 200.5.
+        not_fused = not_fused or bool(self._forward_hooks or self._forward_pre_hooks)
         if not_fused or self.is_constant or neurons.levels.before is not None or norm.weight.dtype.itemsize < 4:
             return None
         x, rule, paces = clock.unfold(x), NormRule.of(norm), clock.paces()

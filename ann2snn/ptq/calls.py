@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections import UserDict
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
@@ -26,7 +28,8 @@ class Call(NamedTuple):
 
     def run(self, net: nn.Module) -> object:
         """What `net` answers to copies of the arguments: a forward pass may write into tensors and empty lists."""
-        return net(*fresh(self.args), **fresh(self.kwargs))
+        args, kwargs = fresh((self.args, self.kwargs))
+        return net(*args, **kwargs)
 
     def stored(self) -> Call:
         """A copy on the CPU."""
@@ -34,20 +37,35 @@ class Call(NamedTuple):
 
 
 def fresh(value: Any) -> Any:
-    """A copy of arguments: what a forward pass changes or takes out of containers is there again the next time."""
-    return map_tensors(value, Tensor.clone)
+    """A copy of arguments: what a forward pass changes or takes out of containers is there again the next time.
+
+    A tensor that is given twice is one tensor in the copy, too.
+    """
+    clones: dict[int, Tensor] = {}
+
+    def clone(x: Tensor) -> Tensor:
+        if id(x) not in clones:
+            clones[id(x)] = x.clone()
+        return clones[id(x)]
+
+    return map_tensors(value, clone)
 
 
 def copied(net: _Net) -> _Net:
-    """A copy of the network. Raises UserError where it has none."""
+    """A copy of the network. Raises UserError where it has none.
+
+    Tensors on a graph of autograd, as what `prune` or a hook computed in the last call, are copied without it.
+    """
+    attributes = [value for module in net.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    known = {id(value): value.detach().clone() for value in attributes if not value.is_leaf}
     try:
-        return copy.deepcopy(net)
+        return copy.deepcopy(net, known)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise UserError(f"net cannot be copied, which keeps the original as it is: {error}") from error
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], object]) -> Any:
-    """`value` with its tensors changed, in new tuples, lists, dicts and dataclasses; other objects are the same."""
+    """`value` with its tensors changed, in new tuples, lists, dicts and records; other objects are the same."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -57,9 +75,8 @@ def map_tensors(value: Any, change: Callable[[Tensor], object]) -> Any:
         return tuple(map_tensors(item, change) for item in value)
     if is_record(value):
         changed = copy.copy(value)
-        for field in dataclasses.fields(value):
-            if hasattr(value, field.name):  # frozen ones can be changed in no other way
-                object.__setattr__(changed, field.name, map_tensors(getattr(value, field.name), change))
+        for name, held in _fields(value).items():  # frozen ones can be changed in no other way
+            object.__setattr__(changed, name, map_tensors(held, change))
         return changed
     if type(value) is list:
         return [map_tensors(item, change) for item in value]
@@ -74,17 +91,28 @@ def map_tensors(value: Any, change: Callable[[Tensor], object]) -> Any:
 
 
 def is_record(value: object) -> bool:
-    """Whether it is an instance of a dataclass, and no dict as well, as diffusers' and transformers' answers are."""
+    """Whether it is a dataclass' instance, and no dict as well as diffusers' answers are, or another bundle of values.
+
+    A `UserDict` is what transformers' tokenizers answer.
+    """
+    if isinstance(value, (SimpleNamespace, UserDict)):
+        return True
     return dataclasses.is_dataclass(value) and not isinstance(value, (type, dict))
 
 
+def _fields(record: Any) -> dict[str, object]:
+    if not dataclasses.is_dataclass(record):
+        return dict(vars(record))
+    names = [field.name for field in dataclasses.fields(record)]
+    return {name: getattr(record, name) for name in names if hasattr(record, name)}
+
+
 def leaves(value: object) -> list:
-    """What `value` consists of: what its tuples, lists, dicts and dataclasses hold."""
+    """What `value` consists of: what its tuples, lists, dicts and records hold."""
     parts = []
     for leaf in pytree.tree_leaves(value):
         if is_record(leaf):
-            held = [getattr(leaf, field.name, None) for field in dataclasses.fields(leaf)]
-            parts += leaves(held)
+            parts += leaves(list(_fields(leaf).values()))
         else:
             parts.append(leaf)
     return parts

@@ -3,10 +3,13 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
+from ann2snn import gap
 from ann2snn.config import SpikingConfig
 from ann2snn.convert import convert, measure_gap, relative_error
 from ann2snn.convert.gap import PREDICTION, GapMeter
+from ann2snn.quant import QuantReLU
 from tests.helpers import random_ann, random_batch, spike_trains
 
 STREAM = SpikingConfig("stream")
@@ -30,6 +33,31 @@ def test_relative_error_laws():
     assert math.isnan(relative_error(torch.tensor([float("nan")]), torch.ones(1)))
     # Differences far below float32's resolution of the sum are seen.
     assert relative_error(torch.tensor([1e4, 1e-4]), torch.tensor([1e4, 0.0])) == pytest.approx(1e-8, rel=1e-3)
+
+
+class Blocks(nn.Module):
+    """Its list of blocks has the name of a method of ours, and a block is written into by what follows."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.blocks = nn.Linear(4, 4), nn.ModuleList([QuantReLU(3, 1.0), nn.Linear(4, 4), QuantReLU(3, 0.5)])
+
+    def forward(self, x, wipe=True):
+        h = self.stem(x)
+        for block in self.blocks:
+            before, h = h, block(h)
+            if wipe:
+                before.zero_()
+        return h
+
+
+def test_blocks_of_others_are_measured_as_they_answered():
+    net = Blocks().double().eval()
+    x = torch.randn(32, 4, dtype=torch.float64)
+    reports = [gap(net, convert(net, schedule="stream"), x, wipe=wipe).rows() for wipe in (True, False)]
+    assert [row.block for row in reports[0]] == ["stem", "blocks.0", "blocks.1", "blocks.2", PREDICTION]
+    assert [row.error for row in reports[0]] == [row.error for row in reports[1]]
 
 
 def test_layer_sync_has_no_gap_in_any_block(pair):

@@ -1,17 +1,19 @@
 """What networks do that a conversion must survive, each once."""
 
+import collections
 import copy
 import dataclasses
 import io
 import pickle
 import threading
+import types
 import warnings
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 
 from ann2snn.config import SpikingConfig
 from ann2snn.convert import Levels, convert, measure_gap, register_quantizer
@@ -160,6 +162,63 @@ def test_levels_written_into_zeros_are_levels_and_no_longer_when_something_is_ad
     assert assert_same(net, normal(2, 4)).describe().reads_spikes == ("b",)
 
 
+@pytest.mark.parametrize(
+    "multiply",
+    [
+        lambda a, b, x: torch.matmul(a, other=b.T) @ x,
+        lambda a, b, x: torch.bmm(input=a[None], mat2=b.T[None])[0] @ x,
+        lambda a, b, x: torch.baddbmm(x[None, :, :3], batch1=a[None], batch2=b.T[None], beta=0)[0] @ x,
+        lambda a, b, x: torch.addmm(x[:, :3], mat1=a, mat2=b.T) @ x,
+    ],
+)
+def test_products_called_by_keyword_are_followed(multiply):
+    net = Made(lambda net, x: net.b(multiply(net.q(net.a(x)), net.p(net.a(x)), x)), **_parts())
+    product = assert_same(net, normal(3, 4)).describe().synapses[2]
+    assert product.reads == ({"q"}, {"p"}) and product.macs == 3 * 3 * 4 and product.spikes
+
+
+@pytest.mark.parametrize(
+    ("part", "macs"), [(nn.LSTM(4, 4), 3 * 128), (nn.GRUCell(4, 4), 3 * 96), (nn.Bilinear(4, 4, 4), 3 * 64)]
+)
+def test_what_multiplies_inside_one_function_is_described_as_real(part, macs):
+    def run(net, x):
+        h = net.q(net.a(x))
+        answer = net.part(h, h) if isinstance(net.part, nn.Bilinear) else net.part(h)
+        return net.b(answer[0] if isinstance(answer, tuple) else answer)
+
+    described = assert_same(Made(run, part=copy.deepcopy(part), **_parts()), normal(3, 4)).describe()
+    found = {synapses.name: synapses for synapses in described.synapses}["part"]
+    assert found.macs == macs and not found.spikes
+
+
+@WAYS
+def test_what_a_first_call_leaves_out_is_a_neuron_once_it_is_given(how):
+    def run(net, x, y=None):
+        return net.b(net.q(net.a(x) + net.a(net.p(net.null.weight if y is None else y))))
+
+    net, x, y = Made(run, null=nn.Linear(4, 1), **_parts()), normal(2, 4), normal(2, 4, seed=1)
+    snn, whole, counts = convert(net, **how), convert(net, **how), []
+    with torch.no_grad(), snn.carrying():
+        for call in ((x,), (x, y), (x,), (x, y)):
+            assert_equal(snn(*call), net(*call))
+    whole(x, y)
+    assert names(snn) == names(whole) == {"q", "p"}
+    for network in (snn, whole):
+        with network.monitored(totals := Totals()), torch.no_grad():
+            network(x, y)
+        counts.append(totals.events)
+    assert counts[0] == counts[1] > 0
+
+
+def test_describing_forgets_carried_levels_and_the_next_call_counts_as_a_restart():
+    snn = convert(plain())
+    with snn.carrying(), torch.no_grad():
+        snn(normal(2, 4))
+        snn.describe(normal(2, 4))
+        snn(normal(2, 4))
+        assert snn.restarts == 2
+
+
 def test_a_time_given_as_a_number_is_part_of_the_call():
     def run(net, x, time):
         return net.b(net.q(net.a(x))) + net.b(net.later(torch.tensor([time] * 4, dtype=x.dtype)))
@@ -197,6 +256,28 @@ def test_a_forward_pass_may_change_its_arguments_and_the_callers_stay(how):
     assert len(call[0][1]) == 1 and set(call[1]["named"]) == {"shift"}
     assert_equal(call[1]["conditions"].image, before[1]["conditions"].image)
     assert len(call[1]["conditions"].extra) == 1
+
+
+@WAYS
+def test_a_tensor_that_is_given_twice_stays_one_tensor(how):
+    net = Made(lambda net, x, *, again: net.b(net.q(net.a(x.mul_(2)))) + net.b(net.p(again)), **_parts())
+    x = normal(2, 4)
+    with torch.no_grad():
+        expected = net(twice := x.clone(), again=twice)
+        assert_equal(convert(net, **how)(x, again=x), expected)
+
+
+@pytest.mark.parametrize("kind", [types.SimpleNamespace, collections.UserDict])
+def test_tensors_in_namespaces_and_user_dicts_are_part_of_the_call(kind):
+    net = Made(
+        lambda net, given: net.b(net.q(net.a(dict(vars(given), **vars(given).get("data", {}))["x"]))), **_parts()
+    )
+    x = normal(2, 4)
+    assert names(assert_same(net, kind(x=x))) == {"q", "p"}
+    with convert(net).carrying() as snn, torch.no_grad():
+        for rows in (2, 2, 1):
+            snn(kind(x=x[:rows]))
+        assert snn.restarts == 2
 
 
 @WAYS
@@ -428,6 +509,15 @@ def test_a_network_that_cannot_be_copied_is_refused():
         convert(net)
 
 
+@pytest.mark.parametrize("rule", [lambda m: prune.l1_unstructured(m, "weight", 0.5), nn.utils.weight_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_weights_that_hooks_compute_are_copied_after_a_call_too(rule):
+    net = plain()
+    rule(net[2])
+    net(normal(2, 4))  # leaves a weight behind that autograd knows
+    assert_same(net, normal(2, 4))
+
+
 def test_unsigned_neurons_refuse_levels_below_zero_by_name():
     with pytest.raises(UserError, match=r"\b1, 4\b.*signed=True"):
         convert(plain(), signed=False)
@@ -457,6 +547,16 @@ def test_quantization_by_a_function_is_listed_as_real_with_a_warning():
     with pytest.warns(UserWarning, match=r"no neuron can stand.*\b2\b"):
         snn(normal(2, 4).float())
     assert snn.describe().reads_real == ("0", "3", "2")
+
+
+def test_torchs_learnable_quantizer_is_listed_as_real_with_a_warning():
+    learnable = pytest.importorskip("torch.ao.quantization._learnable_fake_quantize")._LearnableFakeQuantize
+    made = learnable(torch.ao.quantization.MinMaxObserver, 0, 15)
+    net = nn.Sequential(nn.Linear(4, 4), made, nn.Linear(4, 4), quantizer(), nn.Linear(4, 2)).eval()
+    snn = convert(net)
+    with pytest.warns(UserWarning, match="no neuron can stand, so real values run there: 1"):
+        snn(normal(2, 4).float())
+    assert snn.describe().reads_real == ("0", "2", "1")
 
 
 def test_quantizers_that_conversion_cannot_reach_are_named_in_a_warning():
@@ -574,6 +674,51 @@ def test_a_registered_quantizer_with_zero_point_and_half_even_rounding_is_exact(
     ties = Made(lambda net, x: net.q(x), q=lambda: Affine())
     ties.q.offset = 0.0
     assert_same(ties, torch.linspace(-2, 2, 33, dtype=torch.float64), how=how)
+
+
+class Shifted(UniformQuantizer):
+    def forward(self, x):
+        return super().forward(x.sin()) + 1
+
+
+class Wider(QuantReLU):
+    def quantize(self, x):
+        return super().quantize(x + 1)
+
+
+class Pair(UniformQuantizer):
+    def forward(self, x):
+        return super().forward(x), self.step()
+
+
+@pytest.mark.parametrize("kind", [Shifted, Wider])
+def test_a_class_that_inherits_its_levels_and_computes_in_its_own_way_is_refused_by_name(kind):
+    with pytest.raises(UserError, match=rf"^1 does not answer .* a {kind.__name__} computes in its own way"):
+        convert(chain(kind(3)))(normal(16, 4))
+
+
+def test_a_quantizer_that_answers_more_than_a_tensor_is_refused():
+    net = Made(lambda net, x: net.b(net.q(net.a(x))[0]), a=linear(), b=linear(), q=Pair(3))
+    with pytest.raises(UserError, match="a Pair answers a tuple"):
+        convert(net)(normal(2, 4))
+
+
+@WAYS
+def test_what_hangs_on_a_quantizer_hangs_on_its_neuron(how):
+    net = plain()
+    net[1].register_forward_pre_hook(lambda module, args: args[0].tanh() * 3)
+    net[1].register_forward_hook(lambda module, args, answer: answer * 2 + 1)
+    snn = assert_same(net, normal(8, 4), how=how)
+    assert names(snn) == {"1", "4"} and snn.describe().reads_real == ("0", "2")
+    with torch.no_grad(), snn.carrying():
+        for seed in range(3):
+            assert_equal(snn(normal(8, 4, seed=seed)), net(normal(8, 4, seed=seed)))
+
+
+def test_a_quantizer_may_be_called_by_keyword():
+    net = Made(lambda net, x: net.b(net.p(net.a(net.q(x=net.a(x))))), **_parts())
+    snn = assert_same(net, normal(2, 4), how=SETTLED)
+    assert names(snn) == {"q", "p"} and snn.describe().reads_spikes == ("a", "b")
 
 
 @pytest.mark.parametrize("scheme", ["tensor", "channel"])

@@ -206,9 +206,38 @@ class Torchs(nn.Module):
         return self.attention(x, x, x)[0]
 
 
+class Hidden(nn.Module):
+    """Multiplies inside one function."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.act, self.part = quantizer(), part
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.act(x)
+        return self.part(x, x) if isinstance(self.part, nn.Bilinear) else self.part(x)[0]
+
+
+def test_what_only_a_later_call_gives_is_counted_from_the_first_on():
+    class Optional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act, self.table, self.none = quantizer(), quantizer(), nn.Parameter(torch.ones(1, 4))
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+            return self.act(x) + self.table(self.none if y is None else y)
+
+    net, x, y = made(Optional), images(2, 4), images(2, 4, seed=1)
+    alone = ann2snn.cost(ann2snn.convert(net), x, y).total("spikes")
+    both = ann2snn.cost(ann2snn.convert(net), trajectory=[(x,), (x, y)])
+    assert both.spikes_by_call[1] == alone
+
+
 @pytest.mark.parametrize(
     ("how", "words"),
     [
+        (lambda net, x: ann2snn.cost(made(lambda: Hidden(nn.LSTMCell(4, 4))), images(2, 4)), "inside lstm_cell"),
+        (lambda net, x: ann2snn.cost(made(lambda: Hidden(nn.Bilinear(4, 4, 4))), images(2, 4)), "inside bilinear"),
         (lambda net, x: ann2snn.cost(net, trajectory=[]), "no call"),
         (lambda net, x: ann2snn.cost(net, trajectory=[(x,), (x[:1],)]), "1, 2 images"),
         (lambda net, x: ann2snn.cost(net, trajectory=["x"]), "a call of trajectory is a str"),

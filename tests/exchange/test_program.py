@@ -79,6 +79,14 @@ def test_learned_potentials_folded_thresholds_and_double_precision_are_written(t
     assert_equal(written(tmp_path / "charged.pt2", snn, x).module()(x), expected)
 
 
+def test_attributes_of_other_networks_mean_nothing(tmp_path):
+    layers = [torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)]
+    net, x = torch.nn.Sequential(*layers), torch.randn(5, 3)
+    net.num_classes, net.diffusion = 2, torch.nn.Identity()
+    quantized = ann2snn.quantize(net, 4, [x])
+    assert_equal(written(tmp_path / "net.pt2", quantized).module()(x), plain_answer(quantized, x))
+
+
 def test_folded_thresholds_are_written(tmp_path):
     x = torch.randn(5, 3)
     layers = [torch.nn.Linear(3, 8), ann2snn.quant.QuantReLU(3), torch.nn.Linear(8, 2)]
