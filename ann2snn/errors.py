@@ -33,7 +33,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the machine or a GPU had no memory left, in Python's words or in those of torch."""
     if isinstance(error, MemoryError):
         return True
-    signs = ("out of memory", "allocate memory", "unable to allocate", "bad_alloc", "alloc_failed")
+    signs = ["out of memory", "allocate memory", "unable to allocate", "bad_alloc", "alloc_failed"]
+    signs.append("could not create a primitive")  # oneDNN's word where it gets no memory for one
     return isinstance(error, RuntimeError | OSError) and any(sign in str(error).lower() for sign in signs)
 
 

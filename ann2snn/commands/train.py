@@ -59,7 +59,9 @@ def run_evaluation(world) -> int:
         source = networks.load_checkpoint(Path(FLAGS.logdir) / CHECKPOINT, weights)
         sample = resolved(source.net, sample)
         check_generation(source.net, sample)
-        config = evaluate.EvalConfig(FLAGS.num_images, FLAGS.batch_size, None, True, 256, 16, grid)
+        config = evaluate.EvalConfig(
+            FLAGS.num_images, FLAGS.batch_size, grid=True, grid_images=256, grid_row=16, grid_path=grid
+        )
         generation = evaluate.Generation(source, sample, world)
         evaluate.run(build.run_folder("evaluate", source), generation, config, scoring)
     return 0

@@ -57,7 +57,8 @@ SCORE_BATCH = 64
 class EvalConfig:
     """images_dir None: a folder inside the logdir named after the settings.
 
-    grid: also write a picture of the first `grid_images` to `images/`, named after the folder of the images.
+    grid: also write a picture of the first `grid_images`, `grid_row` to a line, to `grid_path` inside the logdir; by
+    default in `images/`, named after the folder of the images, and as many to a line as there are classes, or lines.
     trajectory: images whose paths from noise are drawn and animated (`trajectory_format`), 0 for none.
     """
 
@@ -66,6 +67,8 @@ class EvalConfig:
     images_dir: str | None = None
     grid: bool = False
     grid_images: int = 64
+    grid_row: int = 0
+    grid_path: str = ""
     trajectory: int = 0
     trajectory_format: str = "webp"
 
@@ -144,7 +147,8 @@ def run(folder: RunFolder, generation: Generation, config: EvalConfig, scoring: 
         if world.main:
             # Folders of a user's may have one name.
             name = f"{images.name}_{_digest(made_with)}" if config.images_dir else images.name
-            present(logdir / PICTURES / f"{name}.png", images, config, source.net, sample)
+            grid = logdir / (config.grid_path or f"{PICTURES}/{name}.png")
+            present(grid, images, config, source.net, sample)
             if config.trajectory:
                 follow(logdir / PICTURES / f"trajectory_{name}", generation, config)
         world.wait()
@@ -192,7 +196,7 @@ def present(grid: Path, folder: Path, config: EvalConfig, net: nn.Module, sample
         print(f"note: {stale} holds other images than {folder}, those of an earlier run: delete it")
     if config.grid and config.grid_images:
         count = min(config.grid_images, config.num_images)
-        write_grid(grid, folder, count, columns(net, sample, count))
+        write_grid(grid, folder, count, config.grid_row or columns(net, sample, count))
         print(f"{grid}: the first {count}")
     print(f"{folder}: {counted(config.num_images, 'image')}")
 

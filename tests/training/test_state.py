@@ -42,11 +42,11 @@ class Run:
             "optim": copy.deepcopy(self.optimizer.state_dict()),
             "sched": self.scheduler.state_dict(),
             "step": self.step,
-            "weights": copy.deepcopy(self.net.state_dict()),
+            "net_model": copy.deepcopy(self.net.state_dict()),
         }
 
     def take_up(self, state: dict) -> None:
-        self.net.load_state_dict(state["weights"])
+        self.net.load_state_dict(state["net_model"])
         self.step = state["step"]
         load_optimizer(self.optimizer, state["optim"], "x.pt")
         load_schedule(self.scheduler, state["sched"], self.step, "x.pt")
