@@ -14,6 +14,9 @@ for _number, _usual in _USUAL.items():
     if signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, _usual)
 
+# Autograd looks for devices once, at its first backward pass. Some tests import what passes for one, and a first pass
+# after those would start threads for it, with which no process could be forked any more.
+torch.ones(1, requires_grad=True).sum().backward()
 torch.set_num_threads(1)  # the networks are tiny, and a sum's order must not depend on the machine's cores
 
 
