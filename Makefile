@@ -15,7 +15,9 @@ CHECK_WITHOUT := tests/stages tests/benchmarks tests/hostile tests/conformance t
 	tests/kernels tests/finetune tests/cost tests/test_latent.py tests/convert/test_spike_chunk.py \
 	tests/convert/test_carried_sampling.py tests/convert/test_fold.py tests/convert/test_foreign.py \
 	tests/convert/test_incremental.py tests/generate/test_compiled.py tests/metrics/test_fad.py \
-	tests/metrics/test_score.py tests/checkpoints/test_dialects.py tests/nets/test_sddpm.py tests/diffusion/test_samplers.py \
+	tests/metrics/test_score.py tests/checkpoints/test_dialects.py tests/checkpoints/test_folders.py \
+	tests/checkpoints/test_seal.py tests/convert/test_direct_raster.py tests/convert/test_random_graphs.py \
+	tests/generate/test_latent_editing.py tests/nets/test_sddpm.py tests/diffusion/test_samplers.py \
 	tests/diffusion/test_gddim.py tests/diffusion/test_sample_currents.py tests/nets/test_spike_driven.py \
 	tests/docs/test_own_network.py tests/docs/test_models.py tests/docs/test_notebooks.py tests/docs/test_extending.py \
 	tests/test_same_images.py tests/test_threads.py tests/test_lost_processes.py tests/test_toy.py tests/test_commands.py
