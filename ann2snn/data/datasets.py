@@ -152,6 +152,11 @@ class ImageDataset:
             same = f"class {index} is {ours} in {self.name}, {theirs} for the network: give the data it was trained on"
             require(ours == theirs, f"--class_cond: {same}")
 
+    def fingerprint_for(self, count: int, names: Sequence[str] = ()) -> str:
+        """`fingerprint`, with the classes where a network is told some. Raises UserError as `check_classes`."""
+        self.check_classes(count, names)
+        return self.fingerprint(labels=count > 0)
+
     @property
     def unlabelled(self) -> str:
         """Why images have no classes, and where they would come from."""

@@ -50,9 +50,8 @@ SAMPLER_FIELDS = {
 
 def made_of(dataset: ImageDataset, sample: SampleConfig, ann: Network, inputs: str) -> dict:
     """By flag, what decides inputs and judgement of a fine-tuning: a resumed run must share it. Data by fingerprint."""
-    count, names = classes_of(ann)
-    dataset.check_classes(count, names)
-    settings = {"dataset_type": dataset.name, "data_dir": dataset.fingerprint(labels=count > 0), "amp": sample.amp}
+    content = dataset.fingerprint_for(*classes_of(ann))
+    settings = {"dataset_type": dataset.name, "data_dir": content, "amp": sample.amp}
     if inputs == "sampler" or sample.carry:
         settings |= {flag: getattr(sample, field) for flag, field in SAMPLER_FIELDS.items()}
         settings["var_type"] = ann.diffusion.var_type

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from itertools import count
 from pathlib import Path
 
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from ..checkpoints import checkpoint
 from ..errors import UserError
 from ..files.atomic import cause
+from ..files.beside import free_name
 from ..files.warning import warn
 from .trainer import Trainer
 
@@ -80,8 +80,7 @@ class BestKeeper:
         """Give a file with the name of the previous one the first number that is free. Raises OSError."""
         aside = checkpoint.previous_of(self.path)
         if os.path.lexists(aside):
-            numbered = (aside.with_name(f"{aside.stem}.{number}{aside.suffix}") for number in count(2))
-            os.rename(aside, next(path for path in numbered if not os.path.lexists(path)))
+            os.rename(aside, free_name(aside))
 
     def consider(self, figures: Mapping[str, float]) -> None:
         """Keep the present state if the first Fréchet distance of the averaged weights in `figures` is the lowest.

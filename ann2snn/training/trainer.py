@@ -26,6 +26,7 @@ from ..distributed.precision import in_tf32
 from ..distributed.runtime import layout_for, place, seed_from, seed_step
 from ..distributed.world import World
 from ..errors import UserError
+from ..generate.classes import classes_of
 from ..generate.compiled import compiled
 from ..nets.architecture import NetworkConfig, build_network, tells_variance
 from ..nets.direct import DirectDenoiser
@@ -85,7 +86,7 @@ class Trainer:
         # What a run is made of besides its configurations. The data by their fingerprint: a path is no content.
         amp, tf32, recompute = computing
         self.run_settings: dict[str, object] = {"amp": amp, "tf32": tf32}
-        self.run_settings |= {} if dataset is None else {"data_dir": _content(dataset, network)}
+        self.run_settings |= {} if dataset is None else {"data_dir": dataset.fingerprint_for(*classes_of(network))}
         self.origin: str | None = FRESH  # content of the weights it began with; None: nobody knows
         self.changes: dict[str, tuple[object, object]] = {}  # settings that differ since `restore`, by flag
         self.num_classes = getattr(network, "num_classes", 0)
@@ -366,13 +367,6 @@ def synaptic_loss_of(train: TrainConfig, network: NetworkConfig) -> SynapticLoss
         )
     weights = (train.image_loss_weight, train.spike_loss_weight, train.reconstruction_loss_weight)
     return SynapticLoss(network.spike_steps, *weights)
-
-
-def _content(dataset: ImageDataset, network: NetworkConfig) -> str:
-    """The data set's fingerprint, of images and, where the network is told them, classes. Raises UserError."""
-    count = getattr(network, "num_classes", 0)
-    dataset.check_classes(count, getattr(network, "class_names", ()))
-    return dataset.fingerprint(labels=count > 0)
 
 
 @torch.no_grad()
